@@ -1,0 +1,43 @@
+"""XAI Workbook's helper package: visual attribution for image classifiers, in notebooks.
+
+The public names below load on first use, so that ``import xaiutils`` does not import TensorFlow.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "load_dataset": "xaiutils.datasets",
+    "ImageDataset": "xaiutils.datasets",
+    "DATASETS": "xaiutils.datasets",
+    "TRANSFORMS": "xaiutils.transforms",
+    "build_model": "xaiutils.models",
+    "MODELS": "xaiutils.models",
+    "train": "xaiutils.training",
+    "RECIPES": "xaiutils.training",
+    "explain": "xaiutils.attribution",
+    "explain_all": "xaiutils.attribution",
+    "METHODS": "xaiutils.attribution",
+    "predict": "xaiutils.attribution",
+    "evaluate": "xaiutils.evaluation",
+    "METRICS": "xaiutils.evaluation",
+}
+_MODULES = ("workbook", "plots", "widgets", "evaluation", "attribution", "datasets", "models", "training", "transforms")
+__all__ = ["__version__", *_MODULES, *_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        value = getattr(import_module(_PUBLIC[name]), name)
+    elif name in _MODULES:
+        value = import_module(f"xaiutils.{name}")
+    else:
+        raise AttributeError(f"module 'xaiutils' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,110 @@
+"""The in-memory data set that every notebook works on."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class ImageDataset:
+    """Images with labels, and where known the masks of their evidence.
+
+    ``pixels`` is uint8 ``(n, height, width, 3)`` in [0, 255]; ``labels`` int64 ``(n,)``; ``masks`` bool
+    ``(n, height, width)`` or None (an image without evidence has an empty mask); ``ids`` and ``patients`` are lists
+    of strings (``patients`` None where unknown); ``skipped`` names files that could not be read, with the reason.
+    """
+
+    pixels: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    ids: list[str]
+    masks: np.ndarray | None = None
+    patients: list[str] | None = None
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    name: str = ""
+    split: str = ""
+
+    def __post_init__(self):
+        n = len(self.pixels)
+        if self.pixels.dtype != np.uint8 or self.pixels.ndim != 4 or self.pixels.shape[-1] != 3:
+            raise ValueError(f"pixels must be uint8 (n, height, width, 3), got {self.pixels.dtype} {self.pixels.shape}.")
+        object.__setattr__(self, "labels", np.asarray(self.labels, np.int64))
+        object.__setattr__(self, "class_names", tuple(map(str, self.class_names)))
+        for name in ("labels", "ids", "masks", "patients"):
+            value = getattr(self, name)
+            if value is not None and len(value) != n:
+                raise ValueError(f"{name} has {len(value)} entries for {n} images.")
+        if self.masks is not None and self.masks.shape != self.pixels.shape[:3]:
+            raise ValueError(f"masks has shape {self.masks.shape}; expected {self.pixels.shape[:3]}.")
+        if n and not (0 <= self.labels.min() and self.labels.max() < len(self.class_names)):
+            raise ValueError(f"labels must lie in 0..{len(self.class_names) - 1}.")
+
+    @property
+    def images(self) -> np.ndarray:
+        """All images as float32 ``(n, height, width, 3)`` in [0, 255]: a new array, four times the stored size."""
+        return self.pixels.astype(np.float32)
+
+    @property
+    def image_size(self) -> int:
+        return self.pixels.shape[1]
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def select(self, indices: Any) -> "ImageDataset":
+        """The images at ``indices`` (integers or a bool mask), in that order."""
+        indices = np.asarray(indices)
+        if indices.dtype == bool:
+            indices = np.flatnonzero(indices)
+        indices = indices.astype(np.int64)
+        return replace(
+            self,
+            pixels=self.pixels[indices],
+            labels=self.labels[indices],
+            ids=[self.ids[i] for i in indices],
+            masks=None if self.masks is None else self.masks[indices],
+            patients=None if self.patients is None else [self.patients[i] for i in indices],
+        )
+
+    def take(self, n: int) -> "ImageDataset":
+        """The first ``n`` images."""
+        return self.select(np.arange(min(n, len(self))))
+
+    def sample(self, n: int, seed: int = 0) -> "ImageDataset":
+        """``n`` images with the classes as evenly represented as they can be, in their stored order."""
+        return self.select(balanced_indices(self.labels, n, seed))
+
+    def batches(
+        self, batch_size: int = 32, shuffle: bool = False, seed: int = 0
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield (float32 images, int64 labels); the last batch may be smaller."""
+        order = np.random.default_rng(seed).permutation(len(self)) if shuffle else np.arange(len(self))
+        for start in range(0, len(self), batch_size):
+            chosen = order[start : start + batch_size]
+            yield self.pixels[chosen].astype(np.float32), self.labels[chosen]
+
+
+def balanced_indices(labels: np.ndarray, n: int, seed: int = 0) -> np.ndarray:
+    """Sorted indices of ``n`` entries, drawn by turns from the classes."""
+    if n >= len(labels):
+        return np.arange(len(labels))
+    rng = np.random.default_rng(seed)
+    turns = np.empty(len(labels))
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        turns[rng.permutation(members)] = np.arange(len(members))
+    return np.sort(np.lexsort((rng.random(len(labels)), turns))[:n])
+
+
+def stratified_indices(labels: np.ndarray, n: int, seed: int = 0) -> np.ndarray:
+    """Sorted indices of ``n`` entries that keep the class proportions."""
+    if n >= len(labels):
+        return np.arange(len(labels))
+    rng = np.random.default_rng(seed)
+    rank = np.empty(len(labels))
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        rank[members] = (np.arange(len(members)) + 0.5) / len(members)
+    return np.sort(np.lexsort((rng.random(len(labels)), rank))[:n])

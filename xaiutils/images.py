@@ -1,0 +1,121 @@
+"""The image contract: float32 ``(n, height, width, 3)`` with values in [0, 255]; reading and checking.
+
+Masks are bool ``(n, height, width)``, attribution maps float32 ``(n, height, width)``.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp"})
+
+
+def check_images(images: object, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Return ``images`` as a float32 batch ``(n, height, width, 3)`` in [0, 255], or raise ValueError.
+
+    ``size`` is the (height, width) that a model needs; None accepts any.
+    """
+    array = np.asarray(images)
+    if array.dtype == object or array.dtype.kind not in "uifb":
+        raise ValueError(f"images must be one numeric array (n, height, width, 3), got dtype {array.dtype}.")
+    if array.ndim == 3 and array.shape[-1] == 3:
+        raise ValueError(f"images has shape {array.shape}: one image; pass images[None] to make a batch of it.")
+    if array.ndim != 4 or array.shape[-1] != 3:
+        raise ValueError(
+            f"images has shape {array.shape}; expected (n, height, width, 3). Repeat a grey image over 3 channels."
+        )
+    if array.shape[0] == 0:
+        raise ValueError("images is empty: there is nothing to explain.")
+    if size is not None and array.shape[1:3] != tuple(size):
+        raise ValueError(
+            f"images are {array.shape[1]} x {array.shape[2]} pixels but the model takes {size[0]} x {size[1]}; "
+            "load the data set with that image_size."
+        )
+    array = array.astype(np.float32, copy=False)
+    bad = np.flatnonzero(~np.isfinite(array).all(axis=(1, 2, 3)))
+    if bad.size:
+        raise ValueError(f"images {bad[:10].tolist()} hold NaN or infinite values.")
+    low, high = float(array.min()), float(array.max())
+    if low < 0 or high > 255:
+        raise ValueError(
+            f"images range over [{low:g}, {high:g}]; expected [0, 255]. Models scale their own input: pass raw pixels."
+        )
+    if 0 < high <= 1 and np.any((array > 0) & (array < 1)):
+        raise ValueError(
+            "images range over [0, 1]; expected [0, 255]. Multiply by 255: models scale their own input."
+        )
+    return array
+
+
+def check_maps(maps: object, shape: tuple[int, ...]) -> np.ndarray:
+    """Return ``maps`` as finite float32 of ``shape`` (n, height, width), or raise ValueError."""
+    array = np.asarray(maps, dtype=np.float32)
+    if array.shape != tuple(shape):
+        raise ValueError(f"maps has shape {array.shape}; expected {tuple(shape)}, one map for each image.")
+    bad = np.flatnonzero(~np.isfinite(array).all(axis=(1, 2)))
+    if bad.size:
+        raise ValueError(f"maps {bad[:10].tolist()} hold NaN or infinite values; no metric has a meaning for them.")
+    return array
+
+
+def read_image(path: str | Path, image_size: int, keep_aspect: bool = False) -> np.ndarray:
+    """Read any common image file as uint8 ``(image_size, image_size, 3)``.
+
+    EXIF orientation is applied, transparency is laid over black, 16-bit grey is scaled by its full range.
+    ``keep_aspect`` pads with black to a square; otherwise the image is squeezed, as in the thesis. Raises OSError or
+    ValueError (truncated, not an image, too large).
+    """
+    with Image.open(path) as image:
+        image.load()
+        rgb = to_rgb(ImageOps.exif_transpose(image))
+    if keep_aspect:
+        return np.asarray(ImageOps.pad(rgb, (image_size, image_size), Image.Resampling.BILINEAR, color=0))
+    return np.asarray(rgb.resize((image_size, image_size), Image.Resampling.BILINEAR))
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any Pillow mode to 8-bit RGB."""
+    if image.mode.startswith("I") or image.mode == "F":
+        grey = np.asarray(image, dtype=np.float64)
+        top = 1.0 if image.mode == "F" and grey.max() <= 1 else 255.0 if grey.max() <= 255 else 65535.0
+        return Image.fromarray(np.rint(255 * np.clip(grey / top, 0, 1)).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def read_mask(
+    path: str | Path, image_size: int, values: Sequence[int] = (), keep_aspect: bool = False
+) -> np.ndarray:
+    """Read a mask file as bool ``(image_size, image_size)``, resized with nearest neighbour.
+
+    ``values`` are the grey values that mean evidence (a trimap's animal is 1); empty: every value but 0.
+    """
+    with Image.open(path) as image:
+        image.load()
+        # A palette image holds class numbers: its indices are the values.
+        grey = ImageOps.exif_transpose(image)
+        grey = grey if grey.mode in ("P", "L", "1", "I", "I;16") else grey.convert("L")
+        array = np.asarray(grey)
+    mask = np.isin(array, list(values)) if len(values) else array > 0
+    return resize_mask(mask, image_size, keep_aspect)
+
+
+def resize_mask(mask: np.ndarray, image_size: int, keep_aspect: bool = False) -> np.ndarray:
+    """Nearest-neighbour resize of a bool ``(height, width)`` mask, laid out as `read_image` lays its image."""
+    image = Image.fromarray(mask.astype(np.uint8) * 255)
+    if keep_aspect:
+        image = ImageOps.pad(image, (image_size, image_size), Image.Resampling.NEAREST, color=0)
+    return np.asarray(image.resize((image_size, image_size), Image.Resampling.NEAREST)) > 0
+
+
+def boxes_to_mask(boxes: Sequence[Sequence[float]], height: int, width: int) -> np.ndarray:
+    """Union of boxes (x, y, width, height; pixels, y downwards) as bool ``(height, width)``."""
+    mask = np.zeros((height, width), bool)
+    for x, y, w, h in boxes:
+        top, left = max(0, int(np.floor(y))), max(0, int(np.floor(x)))
+        mask[top : max(top + 1, int(np.ceil(y + h))), left : max(left + 1, int(np.ceil(x + w)))] = True
+    return mask

@@ -1,0 +1,45 @@
+"""One progress helper that suits notebooks, papermill logs and CI."""
+
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+Item = TypeVar("Item")
+LOG_EVERY_SECONDS = 10.0
+
+
+def progress(items: Iterable[Item], total: int | None = None, title: str = "") -> Iterator[Item]:
+    """Yield ``items`` while showing how far the work is, once it lasts over two seconds.
+
+    The environment variable ``XAI_PROGRESS`` chooses: "bar" (a tqdm bar), "log" (a line every ten seconds, for
+    papermill's logs), "off"; by default a bar in a notebook or a terminal, and nothing elsewhere or in CI.
+    """
+    mode = os.environ.get("XAI_PROGRESS") or _default_mode()
+    total = len(items) if total is None and hasattr(items, "__len__") else total
+    if mode == "bar":
+        from tqdm.auto import tqdm
+
+        yield from tqdm(items, total=total, desc=title, leave=False, delay=2.0)
+    elif mode == "log":
+        yield from _logged(items, total, title)
+    else:
+        yield from items
+
+
+def _default_mode() -> str:
+    if os.environ.get("CI"):
+        return "off"
+    return "bar" if "ipykernel" in sys.modules or sys.stderr.isatty() else "off"
+
+
+def _logged(items: Iterable[Item], total: int | None, title: str) -> Iterator[Item]:
+    start = last = time.monotonic()
+    for done, item in enumerate(items, start=1):
+        yield item
+        now = time.monotonic()
+        if now - last >= LOG_EVERY_SECONDS:
+            last = now
+            of = f" of {total}" if total else ""
+            print(f"{title}: {done}{of}, {now - start:.0f} s", flush=True)
