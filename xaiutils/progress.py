@@ -3,11 +3,28 @@
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 Item = TypeVar("Item")
 LOG_EVERY_SECONDS = 10.0
+Listener = Callable[[int, int | None], None]
+_listener: ContextVar[Listener | None] = ContextVar("progress listener", default=None)
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Within the block, every `progress` of this thread reports (done, total) to ``listener`` instead of showing it.
+
+    A listener may raise to cancel the work: a panel's Stop button does.
+    """
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
 
 
 def progress(items: Iterable[Item], total: int | None = None, title: str = "") -> Iterator[Item]:
@@ -18,7 +35,11 @@ def progress(items: Iterable[Item], total: int | None = None, title: str = "") -
     """
     mode = os.environ.get("XAI_PROGRESS") or _default_mode()
     total = len(items) if total is None and hasattr(items, "__len__") else total
-    if mode == "bar":
+    if (listener := _listener.get()) is not None:
+        for done, item in enumerate(items):
+            listener(done, total)
+            yield item
+    elif mode == "bar":
         from tqdm.auto import tqdm
 
         yield from tqdm(items, total=total, desc=title, leave=False, delay=2.0)

@@ -1,0 +1,151 @@
+"""Attribution: which pixels made this classifier give this class this score? `explain` and its `METHODS`.
+
+Layers of this package, lowest first: `network` (a model's graph, logits and layers), `passes` (compiled, batched
+passes), one module for each family of methods, `libraries` (the same methods from other packages), and here the calls.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+# The order in which the families declare their methods is the order of METHODS.
+# isort: off
+from xaiutils.attribution import gradients  # noqa: F401
+from xaiutils.attribution import perturbation  # noqa: F401
+from xaiutils.attribution import cam
+
+# isort: on
+from xaiutils.attribution.libraries import ADAPTERS
+from xaiutils.attribution.method import METHODS, Method
+from xaiutils.attribution.network import ModelError, Network
+from xaiutils.attribution.passes import logits as _logits
+from xaiutils.backend import keras
+from xaiutils.images import check_images
+from xaiutils.registry import check_parameters, suggest
+
+__all__ = ["METHODS", "Method", "ModelError", "Network", "explain", "explain_all", "predict"]
+
+
+def predict(
+    model: keras.Model, images: np.ndarray, batch_size: int = 32, probabilities: bool = False
+) -> np.ndarray:
+    """Logits, or probabilities, of any Keras image classifier, float32 ``(n, classes)``.
+
+    Takes what `explain` takes; a one-unit sigmoid z gives the two logits (-z, z) and probabilities
+    (1 - p, p).
+    """
+    network = Network.of(model)
+    logits = _logits(network, check_images(images, _size(network)), _check_batch_size(batch_size))
+    return network.probabilities(logits).numpy() if probabilities else logits
+
+
+def explain(
+    model: keras.Model,
+    images: np.ndarray,
+    targets: int | Iterable[int] | None = None,
+    method: str = "grad_cam",
+    library: str = "xaiutils",
+    batch_size: int = 32,
+    **params,
+) -> np.ndarray:
+    """Attribution maps of images.
+
+    Args:
+        model: a functional or Sequential Keras classifier, flat or nested, with a softmax, a sigmoid or no last
+            activation; its logits are found. A one-unit sigmoid is read as two classes.
+        images: ``(n, height, width, 3)`` in [0, 255], the size that the model takes.
+        targets: class index for all images, one for each, or None for each image's predicted class.
+        method: a name in `METHODS`, which declares ``params``, their defaults and ranges.
+        library: "xaiutils", or a library that computes the method too (see ``METHODS[method].libraries``). Libraries
+            are given the logits and return raw values; `xaiutils.attribution.libraries.ADAPTERS` says where they deviate
+            from the published formula.
+        batch_size: images in one pass; memory depends on it, results do not.
+
+    Returns:
+        Maps, finite float32 ``(n, height, width)``, unnormalised, signed where the method is.
+
+    Raises:
+        UnknownNameError, TypeError, ValueError: a name, an argument or a parameter is not valid. ModelError (a
+        ValueError): the model cannot be explained, or lacks the layer.
+    """
+    declared = METHODS[method]
+    network, images, targets = _prepare(model, images, targets, batch_size)
+    if library == "xaiutils":
+        chosen = check_parameters(f"method {method!r}", declared.parameters, params)
+        maps = declared.compute(network, images, targets, batch_size, **chosen)
+    elif library in declared.libraries:
+        adapter = ADAPTERS[library, method]
+        taken = tuple(p for p in declared.parameters if p.name in adapter.parameters)
+        chosen = check_parameters(f"method {method!r} of {library}", taken, params)
+        maps = adapter.compute(network, images, targets, **chosen)
+    else:
+        raise ValueError(f"{method} is not available from {library!r}; {suggest(library, list(declared.libraries))}")
+    return _finite(maps, method, images)
+
+
+def explain_all(
+    model: keras.Model,
+    images: np.ndarray,
+    targets: int | Iterable[int] | None = None,
+    methods: Iterable[str] = ("grad_cam",),
+    batch_size: int = 32,
+    parameters: Mapping[str, Mapping] | None = None,
+) -> dict[str, np.ndarray]:
+    """Maps of several methods by name; methods that read the same activation and gradient share their pass.
+
+    ``parameters`` gives a method's parameters by its name, as `explain` takes them. Returns as `explain` does.
+    """
+    methods, parameters = list(methods), dict(parameters or {})
+    for name in parameters:
+        METHODS[name]  # an unknown name raises with its neighbours, before any computing
+    chosen = {
+        name: check_parameters(f"method {name!r}", METHODS[name].parameters, parameters.get(name, {})) for name in methods
+    }
+    network, images, targets = _prepare(model, images, targets, batch_size)
+    maps: dict[str, np.ndarray] = {}
+    by_layer: dict[str, list[str]] = {}
+    for name in methods:
+        if METHODS[name].combine is None:
+            maps[name] = METHODS[name].compute(network, images, targets, batch_size, **chosen[name])
+        else:
+            by_layer.setdefault(network.cam_layer(chosen[name]["layer"]), []).append(name)
+    for layer, names in by_layer.items():
+        combines = [METHODS[name].combine for name in names]
+        maps.update(zip(names, cam.from_one_pass(network, images, targets, batch_size, combines, layer), strict=True))
+    return {name: _finite(maps[name], name, images) for name in methods}
+
+
+def _prepare(model, images, targets, batch_size) -> tuple[Network, np.ndarray, np.ndarray]:
+    network = Network.of(model)
+    _check_batch_size(batch_size)
+    images = check_images(images, _size(network))
+    if targets is None:
+        return network, images, _logits(network, images, batch_size).argmax(axis=1).astype(np.int32)
+    classes = np.asarray(targets)
+    if classes.dtype.kind not in "ui" or classes.ndim > 1 or classes.shape not in ((), (len(images),)):
+        raise ValueError(f"targets={targets!r}; expected a class index, one for each of {len(images)} images, or None.")
+    if classes.size and (classes.min() < 0 or classes.max() >= network.n_classes):
+        raise ValueError(f"targets reach from {classes.min()} to {classes.max()}; the model has {network.n_classes} classes.")
+    return network, images, np.broadcast_to(classes, len(images)).astype(np.int32)
+
+
+def _size(network: Network) -> tuple[int, int] | None:
+    return None if None in network.image_size else network.image_size
+
+
+def _check_batch_size(batch_size: int) -> int:
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
+        raise ValueError(f"batch_size={batch_size!r}; expected a positive integer.")
+    return int(batch_size)
+
+
+def _finite(maps: np.ndarray, method: str, images: np.ndarray) -> np.ndarray:
+    maps = np.asarray(maps, np.float32)
+    bad = np.flatnonzero(~np.isfinite(maps).all(axis=(1, 2)))
+    if bad.size:
+        raise FloatingPointError(
+            f"{method} gave NaN or infinite values for images {bad[:10].tolist()}; the model's weights or its logits "
+            "for these images are not finite, or overflow."
+        )
+    assert maps.shape == images.shape[:3]
+    return maps

@@ -1,0 +1,51 @@
+"""What a method declares: `METHODS` feeds `explain`, the panel, the notebooks' parameters, the docs and the tests."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from xaiutils.attribution.libraries import sources
+from xaiutils.registry import Parameter, Registry
+
+
+@dataclass(frozen=True)
+class Method:
+    """One attribution method.
+
+    ``compute(network, images, targets, batch_size, **parameters)`` returns float32 maps ``(n, height, width)`` from
+    checked float32 images and int32 targets ``(n,)``. A method that reads one activation and its gradient gives
+    ``combine(activation, gradient)`` (both ``(n, rows, columns, channels)``) instead, so that such methods share
+    their pass. ``cost`` is in model passes for one image.
+    """
+
+    name: str
+    title: str
+    family: str
+    paper: str
+    signed: bool
+    cost: str
+    compute: Callable[..., np.ndarray]
+    parameters: tuple[Parameter, ...] = ()
+    suits: tuple[str, ...] = ("cnn", "vit")
+    combine: Callable[[Any, Any], Any] | None = None
+
+    @property
+    def libraries(self) -> tuple[str, ...]:
+        """The sources that `explain` offers for this method, our own first."""
+        return sources(self.name)
+
+
+METHODS: Registry[Method] = Registry("method")
+
+# Parameters that mean the same wherever they occur.
+SEED = Parameter("seed", int, 0, "seed of the random draws", low=0)
+LAYER = Parameter("layer", str, "", "layer whose activation is read; empty: the last feature map or token grid")
+REDUCTION = Parameter(
+    "reduction",
+    str,
+    "max_abs",
+    "how the three colour channels become one: largest or summed absolute value, or the signed sum",
+    choices=("max_abs", "sum_abs", "sum"),
+)

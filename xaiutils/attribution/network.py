@@ -1,0 +1,317 @@
+"""A Keras classifier as attribution sees it: one flat graph, its logits, and any layer's activation.
+
+Nested models (a backbone used as a layer) are opened by walking their graphs; nothing is cloned, no layer is called
+symbolically, and the user's model is left as it was. The graph runs on tensors, so a gradient tape sees every
+activation, and it can start at an inner layer.
+"""
+
+import math
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from xaiutils.backend import keras, tf
+from xaiutils.registry import suggest
+
+Functional = keras.src.models.Functional  # Keras does not export the class, only the factory keras.Model
+_PASS_THROUGH = ("Dropout", "Identity", "InputLayer")
+
+
+class ModelError(ValueError):
+    """The model is not one that can be explained; the message says why and what to do."""
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One operation of the flat graph. ``inputs`` maps the identities of its symbolic arguments to tensor keys."""
+
+    path: str
+    operation: Any
+    arguments: Any
+    inputs: dict[int, int]
+    outputs: tuple[int, ...]
+
+    def run(self, values: dict[int, Any]) -> None:
+        args, kwargs = self.arguments.convert(
+            lambda x: values[self.inputs[id(x)]] if isinstance(x, keras.KerasTensor) else x
+        )
+        for key, value in zip(self.outputs, keras.tree.flatten(self.operation(*args, **kwargs)), strict=True):
+            values[key] = value
+
+
+class Network:
+    """The flat graph of a classifier with one image input and one output of class scores.
+
+    Attributes: ``image_size`` (height, width; None where the model takes any), ``n_classes``, and ``activation``: "softmax", "sigmoid" (one
+    independent probability for each class) or "binary" (one unit, read as two classes with the scores -z and z).
+    """
+
+    _known: "weakref.WeakKeyDictionary[keras.Model, Network]" = weakref.WeakKeyDictionary()
+
+    def __init__(self, model: keras.Model):
+        function = _as_function(model)
+        if function is None:
+            raise ModelError(
+                f"{type(model).__name__} is not a functional or built Sequential Keras model, so its layers cannot be "
+                "followed. Rebuild it as keras.Model(inputs, outputs), or call a Sequential on an image once."
+            )
+        if len(function.inputs) != 1 or len(function.inputs[0].shape) != 4 or function.inputs[0].shape[-1] != 3:
+            shapes = [tuple(t.shape) for t in function.inputs]
+            raise ModelError(f"the model takes inputs {shapes}; expected one image input (n, height, width, 3).")
+        if len(function.outputs) != 1 or len(function.outputs[0].shape) != 2:
+            shapes = [tuple(t.shape) for t in function.outputs]
+            raise ModelError(f"the model returns {shapes}; expected one output (n, classes).")
+        self._model = weakref.ref(model)  # the cache below must not keep the model alive
+        self.steps: list[Step] = []
+        self.shapes: dict[int, tuple[int | None, ...]] = {}
+        self._compiled: dict[Any, Callable] = {}
+        self._input = self._new_key(function.inputs[0])
+        self.image_size: tuple[int | None, int | None] = tuple(function.inputs[0].shape[1:3])
+        (output,) = self._flatten(function, [self._input], "")
+        self._producer = {key: step for step in self.steps for key in step.outputs}
+        self._head: Callable[[Any], Any] | None = None
+        self._logits, self.activation = self._find_logits(output)
+        units = self.shapes[output][-1]
+        if units == 1:
+            self.activation = "binary"
+        self.n_classes = 2 if self.activation == "binary" else units
+
+    @classmethod
+    def of(cls, model: keras.Model) -> "Network":
+        """The network of ``model``, made once for each model and forgotten with it."""
+        if not isinstance(model, keras.Model):
+            raise ModelError(f"expected a Keras model, got {type(model).__name__}.")
+        if model not in cls._known:
+            cls._known[model] = cls(model)
+        return cls._known[model]
+
+    # The graph -----------------------------------------------------------------------------------------------------
+
+    def _new_key(self, tensor: Any) -> int:
+        key = len(self.shapes)
+        self.shapes[key] = tuple(tensor.shape)
+        return key
+
+    def _flatten(self, function: Any, input_keys: list[int], prefix: str) -> list[int]:
+        keys = {id(t): key for t, key in zip(function.inputs, input_keys, strict=True)}
+        for depth in sorted(function._nodes_by_depth, reverse=True):
+            for node in function._nodes_by_depth[depth]:
+                if node.is_input or any(id(t) not in keys for t in node.input_tensors):
+                    continue
+                inner = _as_function(node.operation)
+                if inner is None:
+                    outputs = [self._new_key(t) for t in node.outputs]
+                    path = prefix + node.operation.name
+                    self.steps.append(Step(path, node.operation, node.arguments, keys, tuple(outputs)))
+                else:
+                    inputs = [keys[id(t)] for t in node.input_tensors]
+                    outputs = self._flatten(inner, inputs, f"{prefix}{node.operation.name}/")
+                keys.update({id(t): key for t, key in zip(node.outputs, outputs, strict=True)})
+        return [keys[id(t)] for t in function.outputs]
+
+    def _find_logits(self, output: int) -> tuple[int, str]:
+        """Key of the tensor before the last activation, and that activation's name."""
+        key = output
+        while (step := self._producer.get(key)) is not None:
+            kind = type(step.operation).__name__
+            if kind == "Activation" and step.operation.activation is keras.activations.linear:
+                kind = "Identity"
+            if kind not in _PASS_THROUGH:
+                break
+            key = self._inputs_of(step)[0]
+        if step is None:
+            raise ModelError("the model has no layer that computes class scores.")
+        activation = _activation_name(step.operation)
+        if activation in ("softmax", "sigmoid"):
+            if hasattr(step.operation, "kernel"):  # fused into the layer: compute the layer without it
+                if not isinstance(step.operation, keras.layers.Dense):
+                    raise ModelError(
+                        f"the {activation} of the last layer {step.path!r} ({kind}) cannot be taken off; "
+                        "end the model in a layer without activation, then keras.layers.Activation."
+                    )
+                self._head = _WithoutActivation(step.operation)
+                return key, activation
+            return self._inputs_of(step)[0], activation
+        if activation == "linear" and isinstance(step.operation, keras.layers.Dense):
+            return key, "softmax"
+        self._refuse_probabilities(key, step.path)
+        return key, "softmax"
+
+    def _refuse_probabilities(self, key: int, path: str) -> None:
+        size = [n or 64 for n in self.image_size]
+        noise = np.random.default_rng(0).uniform(0, 255, (4, *size, 3)).astype(np.float32)
+        output = keras.ops.convert_to_numpy(self._run({self._input: tf.constant(noise)}, [key])[0])
+        if output.min() >= 0 and output.max() <= 1:
+            raise ModelError(
+                f"the model ends in {path!r} and returns values in [0, 1]: they look like probabilities, but no softmax "
+                "or sigmoid layer was found to take off. Give a model that returns logits."
+            )
+
+    def _inputs_of(self, step: Step) -> list[int]:
+        return [step.inputs[id(t)] for t in step.arguments.keras_tensors]
+
+    def _run(self, values: dict[int, Any], wanted: list[int]) -> list[Any]:
+        """Compute ``wanted`` tensors from the given ones, running only the steps that they need."""
+        needed, open_keys = set(), [k for k in wanted if k not in values]
+        while open_keys:
+            step = self._producer.get(open_keys.pop())
+            if step is not None and step not in needed:
+                needed.add(step)
+                open_keys += [k for k in self._inputs_of(step) if k not in values]
+        values = dict(values)
+        for step in self.steps:
+            if step in needed:
+                if self._head is not None and self._logits in step.outputs:
+                    values[self._logits] = self._head(values[self._inputs_of(step)[0]])
+                else:
+                    given = {k: values[k] for k in step.outputs if k in values}
+                    step.run(values)
+                    values.update(given)
+        return [values[k] for k in wanted]
+
+    # What attribution asks -----------------------------------------------------------------------------------------
+
+    def logits(self, images: Any) -> Any:
+        """Logits ``(n, n_classes)`` as float32; a one-unit model gives (-z, z)."""
+        return self.forward(images, [])[0]
+
+    def forward(self, images: Any, layers: Iterable[str]) -> tuple[Any, list[Any]]:
+        """Logits and the outputs of ``layers`` (paths) for a tensor of images, on whatever tape is recording."""
+        wanted = [self._key(path) for path in layers]
+        logits, *outputs = self._run({self._input: images}, [self._logits, *wanted])
+        return self._two_sided(logits), outputs
+
+    def from_layer(self, path: str, activation: Any) -> Any:
+        """Logits when ``path`` outputs ``activation``; only the layers behind it run."""
+        return self._two_sided(self._run({self._key(path): activation}, [self._logits])[0])
+
+    def _two_sided(self, logits: Any) -> Any:
+        logits = tf.cast(logits, tf.float32)
+        return tf.concat([-logits, logits], axis=-1) if self.activation == "binary" else logits
+
+    def probabilities(self, logits: Any) -> Any:
+        """Probabilities ``(n, n_classes)`` of logits as `logits` returns them."""
+        return tf.nn.softmax(logits) if self.activation == "softmax" else tf.nn.sigmoid(logits)
+
+    def compiled(self, key: Any, build: Callable[[], Callable]) -> Callable:
+        """The graph-compiled function stored under ``key``; ``build`` makes it at the first call."""
+        if key not in self._compiled:
+            self._compiled[key] = build()
+        return self._compiled[key]
+
+    @property
+    def image_spec(self) -> tf.TensorSpec:
+        """Any number of images: one trace serves every batch size, so nothing retraces or is padded."""
+        return tf.TensorSpec([None, *self.image_size, 3], tf.float32)
+
+    # Layers --------------------------------------------------------------------------------------------------------
+
+    def spatial_layers(self) -> list[str]:
+        """Paths of the layers whose output is a feature map ``(n, h, w, channels)`` or tokens ``(n, tokens, width)``
+        that the logits depend on, in order."""
+        return [step.path for step in self.steps if self.grid(step.path) is not None and self._before_logits(step)]
+
+    def _before_logits(self, step: Step) -> bool:
+        if not hasattr(self, "_ancestors"):
+            self._ancestors: set[Step] = set()
+            open_keys = [self._logits]
+            while open_keys:
+                producer = self._producer.get(open_keys.pop())
+                if producer is not None and producer not in self._ancestors:
+                    self._ancestors.add(producer)
+                    open_keys += self._inputs_of(producer)
+        return step in self._ancestors
+
+    def _step(self, path: str) -> Step:
+        """The step of a layer given by its path, or by its bare name where that is unique."""
+        found = [s for s in self.steps if s.path == path] or [s for s in self.steps if s.path.split("/")[-1] == path]
+        if len(found) != 1:
+            what = "is not in the model" if not found else f"is in it {len(found)} times; give its path"
+            raise ModelError(f"layer {path!r} {what}; {suggest(path, self.spatial_layers()[-30:])}")
+        return found[0]
+
+    def _key(self, path: str) -> int:
+        return self._step(path).outputs[0]
+
+    def grid(self, path: str) -> tuple[int, int] | None:
+        """(rows, columns) of a layer's output: of its feature map, or of its patch tokens; None where it has none."""
+        shape = self.shapes[self._key(path)]
+        if len(shape) == 4 and None not in shape[1:] and shape[1] * shape[2] > 1:
+            return shape[1], shape[2]
+        if len(shape) == 3 and shape[1] is not None and shape[1] > 3:
+            return self._token_grid(shape[1])
+        return None
+
+    def _token_grid(self, tokens: int) -> tuple[int, int] | None:
+        """Rows and columns of patch tokens with up to 8 leading class and register tokens, in the image's aspect."""
+        height, width = (n or 1 for n in self.image_size)
+        for leading in range(9):
+            patches = tokens - leading
+            rows = round(math.sqrt(patches * height / width)) if patches > 0 else 0
+            if rows and patches % rows == 0 and rows * width == patches // rows * height:
+                return rows, patches // rows
+        return None
+
+    def to_grid(self, path: str, activation: Any) -> Any:
+        """A layer's output as ``(n, rows, columns, channels)``; class and register tokens are dropped."""
+        rows, columns = self.grid(path)
+        if len(activation.shape) == 4:
+            return activation
+        patches = activation[:, -rows * columns :]
+        return tf.reshape(patches, [-1, rows, columns, activation.shape[-1]])
+
+    def cam_layer(self, name: str = "") -> str:
+        """Path of the layer that a CAM reads: ``name``, or by default the last feature map of a CNN, or the tokens
+        that enter the last attention layer of a transformer (its last block's first LayerNorm)."""
+        if name:
+            step = self._step(name)
+            if self.grid(step.path) is None or not self._before_logits(step):
+                raise ModelError(
+                    f"layer {step.path!r} has the output shape {self.shapes[step.outputs[0]]}, or the logits do not "
+                    f"depend on it: it has no map. Choose one of {', '.join(self.spatial_layers()[-12:])}."
+                )
+            return step.path
+        for step in reversed(self.steps):  # a transformer: the input of its last attention layer
+            if "attention" in type(step.operation).__name__.lower() and len(self.shapes[step.outputs[0]]) == 3:
+                producer = self._producer.get(self._inputs_of(step)[0])
+                if producer is not None and self.grid(producer.path) is not None and self._before_logits(step):
+                    return producer.path
+        maps = [path for path in self.spatial_layers() if len(self.shapes[self._key(path)]) == 4]
+        if not maps:
+            raise ModelError(
+                "the model has no layer with a feature map (n, h, w, channels): class activation maps have no meaning "
+                "for it; use a gradient method or occlusion."
+            )
+        return maps[-1]
+
+
+class _WithoutActivation:
+    """A Dense layer's result before its fused activation, from the same weights."""
+
+    def __init__(self, layer: Any):
+        self.layer = layer
+
+    def __call__(self, x: Any) -> Any:
+        y = keras.ops.matmul(x, keras.ops.cast(self.layer.kernel, x.dtype))
+        return y if self.layer.bias is None else y + keras.ops.cast(self.layer.bias, y.dtype)
+
+
+def _as_function(operation: Any) -> Any | None:
+    """The functional graph of a model or nested model; None for a layer (or a model with a call of its own)."""
+    if isinstance(operation, keras.Sequential):
+        return operation._functional
+    if isinstance(operation, Functional) and type(operation).call is Functional.call:
+        return operation
+    return None
+
+
+def _activation_name(operation: Any) -> str:
+    """ "softmax", "sigmoid", "linear" or another name; layers and keras.ops alike."""
+    kind = type(operation).__name__
+    if kind in ("Softmax", "Sigmoid"):
+        return kind.lower()
+    activation = getattr(operation, "activation", None)
+    return getattr(activation, "__name__", kind.lower())
