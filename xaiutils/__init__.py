@@ -24,7 +24,17 @@ _PUBLIC = {
     "evaluate": "xaiutils.evaluation",
     "METRICS": "xaiutils.evaluation",
 }
-_MODULES = ("workbook", "plots", "widgets", "evaluation", "attribution", "datasets", "models", "training", "transforms")
+_MODULES = (
+    "workbook",
+    "plots",
+    "widgets",
+    "evaluation",
+    "attribution",
+    "datasets",
+    "models",
+    "training",
+    "transforms",
+)
 __all__ = ["__version__", *_MODULES, *_PUBLIC]
 
 

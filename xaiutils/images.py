@@ -21,7 +21,9 @@ def check_images(images: object, size: tuple[int, int] | None = None) -> np.ndar
     if array.dtype == object or array.dtype.kind not in "uifb":
         raise ValueError(f"images must be one numeric array (n, height, width, 3), got dtype {array.dtype}.")
     if array.ndim == 3 and array.shape[-1] == 3:
-        raise ValueError(f"images has shape {array.shape}: one image; pass images[None] to make a batch of it.")
+        raise ValueError(
+            f"images has shape {array.shape}: one image; pass images[None] to make a batch of it."
+        )
     if array.ndim != 4 or array.shape[-1] != 3:
         raise ValueError(
             f"images has shape {array.shape}; expected (n, height, width, 3). Repeat a grey image over 3 channels."
@@ -56,7 +58,9 @@ def check_maps(maps: object, shape: tuple[int, ...]) -> np.ndarray:
         raise ValueError(f"maps has shape {array.shape}; expected {tuple(shape)}, one map for each image.")
     bad = np.flatnonzero(~np.isfinite(array).all(axis=(1, 2)))
     if bad.size:
-        raise ValueError(f"maps {bad[:10].tolist()} hold NaN or infinite values; no metric has a meaning for them.")
+        raise ValueError(
+            f"maps {bad[:10].tolist()} hold NaN or infinite values; no metric has a meaning for them."
+        )
     return array
 
 

@@ -23,7 +23,7 @@ from xaiutils.backend import keras
 from xaiutils.images import check_images
 from xaiutils.registry import check_parameters, suggest
 
-__all__ = ["METHODS", "Method", "ModelError", "Network", "explain", "explain_all", "predict"]
+__all__ = ["METHODS", "Method", "ModelError", "Network", "explain", "explain_all", "predict", "prepare"]
 
 
 def predict(
@@ -69,7 +69,7 @@ def explain(
         ValueError): the model cannot be explained, or lacks the layer.
     """
     declared = METHODS[method]
-    network, images, targets = _prepare(model, images, targets, batch_size)
+    network, images, targets = prepare(model, images, targets, batch_size)
     if library == "xaiutils":
         chosen = check_parameters(f"method {method!r}", declared.parameters, params)
         maps = declared.compute(network, images, targets, batch_size, **chosen)
@@ -79,7 +79,9 @@ def explain(
         chosen = check_parameters(f"method {method!r} of {library}", taken, params)
         maps = adapter.compute(network, images, targets, **chosen)
     else:
-        raise ValueError(f"{method} is not available from {library!r}; {suggest(library, list(declared.libraries))}")
+        raise ValueError(
+            f"{method} is not available from {library!r}; {suggest(library, list(declared.libraries))}"
+        )
     return _finite(maps, method, images)
 
 
@@ -99,9 +101,10 @@ def explain_all(
     for name in parameters:
         METHODS[name]  # an unknown name raises with its neighbours, before any computing
     chosen = {
-        name: check_parameters(f"method {name!r}", METHODS[name].parameters, parameters.get(name, {})) for name in methods
+        name: check_parameters(f"method {name!r}", METHODS[name].parameters, parameters.get(name, {}))
+        for name in methods
     }
-    network, images, targets = _prepare(model, images, targets, batch_size)
+    network, images, targets = prepare(model, images, targets, batch_size)
     maps: dict[str, np.ndarray] = {}
     by_layer: dict[str, list[str]] = {}
     for name in methods:
@@ -111,11 +114,16 @@ def explain_all(
             by_layer.setdefault(network.cam_layer(chosen[name]["layer"]), []).append(name)
     for layer, names in by_layer.items():
         combines = [METHODS[name].combine for name in names]
-        maps.update(zip(names, cam.from_one_pass(network, images, targets, batch_size, combines, layer), strict=True))
+        maps.update(
+            zip(names, cam.from_one_pass(network, images, targets, batch_size, combines, layer), strict=True)
+        )
     return {name: _finite(maps[name], name, images) for name in methods}
 
 
-def _prepare(model, images, targets, batch_size) -> tuple[Network, np.ndarray, np.ndarray]:
+def prepare(
+    model: keras.Model, images: np.ndarray, targets: int | Iterable[int] | None, batch_size: int
+) -> tuple[Network, np.ndarray, np.ndarray]:
+    """The arguments of `explain`, checked: the network, float32 images, and int32 targets ``(n,)``."""
     network = Network.of(model)
     _check_batch_size(batch_size)
     images = check_images(images, _size(network))
@@ -123,9 +131,13 @@ def _prepare(model, images, targets, batch_size) -> tuple[Network, np.ndarray, n
         return network, images, _logits(network, images, batch_size).argmax(axis=1).astype(np.int32)
     classes = np.asarray(targets)
     if classes.dtype.kind not in "ui" or classes.ndim > 1 or classes.shape not in ((), (len(images),)):
-        raise ValueError(f"targets={targets!r}; expected a class index, one for each of {len(images)} images, or None.")
+        raise ValueError(
+            f"targets={targets!r}; expected a class index, one for each of {len(images)} images, or None."
+        )
     if classes.size and (classes.min() < 0 or classes.max() >= network.n_classes):
-        raise ValueError(f"targets reach from {classes.min()} to {classes.max()}; the model has {network.n_classes} classes.")
+        raise ValueError(
+            f"targets reach from {classes.min()} to {classes.max()}; the model has {network.n_classes} classes."
+        )
     return network, images, np.broadcast_to(classes, len(images)).astype(np.int32)
 
 

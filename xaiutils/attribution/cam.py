@@ -10,7 +10,14 @@ import numpy as np
 
 from xaiutils.attribution.method import LAYER, METHODS, Method
 from xaiutils.attribution.network import Network
-from xaiutils.attribution.passes import activation, activation_and_gradient, batches, enlarge, logits, masked_scores
+from xaiutils.attribution.passes import (
+    activation,
+    activation_and_gradient,
+    batches,
+    enlarge,
+    logits,
+    masked_scores,
+)
 from xaiutils.backend import tf
 from xaiutils.registry import Parameter
 
@@ -128,7 +135,10 @@ def _gradient_cam(name: str, title: str, paper: str, combine: Callable) -> None:
 
 _gradient_cam("grad_cam", "Grad-CAM", "Selvaraju et al. 2017, arXiv:1610.02391", grad_cam)
 _gradient_cam(
-    "grad_cam_plus_plus", "Grad-CAM++", "Chattopadhay, Sarkar, Howlader & Balasubramanian 2018, arXiv:1710.11063", grad_cam_plus_plus
+    "grad_cam_plus_plus",
+    "Grad-CAM++",
+    "Chattopadhay, Sarkar, Howlader & Balasubramanian 2018, arXiv:1710.11063",
+    grad_cam_plus_plus,
 )
 METHODS.add(
     Method(
@@ -141,7 +151,14 @@ METHODS.add(
         compute=score_cam,
         parameters=(
             LAYER,
-            Parameter("max_channels", int, 0, "channels scored for each image, those that vary most; 0: all", 0, 100_000),
+            Parameter(
+                "max_channels",
+                int,
+                0,
+                "channels scored for each image, those that vary most; 0: all",
+                0,
+                100_000,
+            ),
             Parameter(
                 "weighting",
                 str,

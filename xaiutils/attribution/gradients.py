@@ -160,7 +160,14 @@ METHODS.add(
         compute=smoothgrad,
         parameters=(
             Parameter("n_samples", int, 25, "noisy copies; the paper finds little change above 50", 1, 1000),
-            Parameter("noise", float, 0.15, "sigma as a fraction of each image's range; the paper: 0.1 to 0.2", 0.0, 1.0),
+            Parameter(
+                "noise",
+                float,
+                0.15,
+                "sigma as a fraction of each image's range; the paper: 0.1 to 0.2",
+                0.0,
+                1.0,
+            ),
             REDUCTION,
             SEED,
         ),
@@ -179,7 +186,11 @@ METHODS.add(
             Parameter("n_steps", int, 20, "points on the path; the paper: 20 to 300", 1, 1000),
             Parameter("baseline", str, "black", "the reference image", choices=BASELINES),
             Parameter(
-                "quadrature", str, "midpoint", "integration rule", choices=("midpoint", "gauss_legendre", "trapezoid")
+                "quadrature",
+                str,
+                "midpoint",
+                "integration rule",
+                choices=("midpoint", "gauss_legendre", "trapezoid"),
             ),
         ),
     )

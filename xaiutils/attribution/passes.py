@@ -22,8 +22,12 @@ def batches(n: int, batch_size: int, title: str) -> Iterator[slice]:
 
 def logits(network: Network, images: np.ndarray, batch_size: int) -> np.ndarray:
     """Logits ``(n, classes)`` float32."""
-    forward = network.compiled("logits", lambda: tf.function(network.logits, input_signature=[network.image_spec]))
-    return np.concatenate([forward(images[b]).numpy() for b in batches(len(images), batch_size, "predicting")])
+    forward = network.compiled(
+        "logits", lambda: tf.function(network.logits, input_signature=[network.image_spec])
+    )
+    return np.concatenate(
+        [forward(images[b]).numpy() for b in batches(len(images), batch_size, "predicting")]
+    )
 
 
 def class_scores(network: Network, scores: tf.Tensor, targets: tf.Tensor, score: str) -> tf.Tensor:
@@ -79,7 +83,9 @@ def averaged_gradients(
     return total.astype(np.float32)
 
 
-def activation_and_gradient(network: Network, layer: str) -> Callable[[np.ndarray, np.ndarray], tuple[tf.Tensor, tf.Tensor]]:
+def activation_and_gradient(
+    network: Network, layer: str
+) -> Callable[[np.ndarray, np.ndarray], tuple[tf.Tensor, tf.Tensor]]:
     """Function (images, targets) -> a layer's activation and the target logit's gradient by it.
 
     Both ``(n, rows, columns, channels)``; of a transformer's tokens, only the patch tokens.

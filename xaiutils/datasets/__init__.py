@@ -57,7 +57,15 @@ def load_dataset(
     for option in options:
         if option not in known:
             raise TypeError(f"Data set {name!r} has no option {option!r}; {suggest(option, known)}")
-    common = {"split": split, "image_size": image_size, "limit": limit, "seed": seed, "data_dir": Path(data_dir)}
+    common = {
+        "split": split,
+        "image_size": image_size,
+        "limit": limit,
+        "seed": seed,
+        "data_dir": Path(data_dir),
+    }
     loaded = loader(**{k: v for k, v in common.items() if k in takes}, **options)
-    fields = loaded if isinstance(loaded, dict) else {k: getattr(loaded, k) for k in loaded.__dataclass_fields__}
+    fields = (
+        loaded if isinstance(loaded, dict) else {k: getattr(loaded, k) for k in loaded.__dataclass_fields__}
+    )
     return ImageDataset(**{**fields, "name": name, "split": split})

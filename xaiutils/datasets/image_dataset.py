@@ -29,7 +29,9 @@ class ImageDataset:
     def __post_init__(self):
         n = len(self.pixels)
         if self.pixels.dtype != np.uint8 or self.pixels.ndim != 4 or self.pixels.shape[-1] != 3:
-            raise ValueError(f"pixels must be uint8 (n, height, width, 3), got {self.pixels.dtype} {self.pixels.shape}.")
+            raise ValueError(
+                f"pixels must be uint8 (n, height, width, 3), got {self.pixels.dtype} {self.pixels.shape}."
+            )
         object.__setattr__(self, "labels", np.asarray(self.labels, np.int64))
         object.__setattr__(self, "class_names", tuple(map(str, self.class_names)))
         for name in ("labels", "ids", "masks", "patients"):
@@ -38,7 +40,7 @@ class ImageDataset:
                 raise ValueError(f"{name} has {len(value)} entries for {n} images.")
         if self.masks is not None and self.masks.shape != self.pixels.shape[:3]:
             raise ValueError(f"masks has shape {self.masks.shape}; expected {self.pixels.shape[:3]}.")
-        if n and not (0 <= self.labels.min() and self.labels.max() < len(self.class_names)):
+        if n and not (self.labels.min() >= 0 and self.labels.max() < len(self.class_names)):
             raise ValueError(f"labels must lie in 0..{len(self.class_names) - 1}.")
 
     @property

@@ -1,0 +1,96 @@
+"""Evaluation: which map can be trusted? `evaluate` and its `METRICS`, control maps, and means with error bars."""
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import pandas as pd
+
+from xaiutils.attribution import prepare
+from xaiutils.backend import keras
+from xaiutils.datasets import ImageDataset
+from xaiutils.evaluation import faithfulness, localisation  # noqa: F401  (they declare their metrics)
+from xaiutils.evaluation.controls import control_maps
+from xaiutils.evaluation.metric import METRICS, Metric
+from xaiutils.evaluation.statistics import summarise
+from xaiutils.images import check_maps
+from xaiutils.registry import check_parameters
+
+__all__ = ["METRICS", "Metric", "chance", "control_maps", "evaluate", "summarise"]
+
+
+def evaluate(
+    model: keras.Model | None,
+    ds: ImageDataset,
+    maps: np.ndarray,
+    metrics: Iterable[str] | None = None,
+    targets: int | Iterable[int] | None = None,
+    batch_size: int = 32,
+    parameters: Mapping[str, Mapping] | None = None,
+) -> pd.DataFrame:
+    """Score one map for each image of ``ds``.
+
+    Args:
+        model: the classifier that the maps explain; None is enough for metrics that need only masks.
+        maps: finite float32 ``(n, height, width)`` from `xaiutils.explain`.
+        metrics: names in `METRICS`; None: all that the data allow.
+        targets: the classes that were explained, as given to `explain`; only metrics that run the model use them.
+        parameters: a metric's parameters by its name.
+
+    Returns:
+        A row for each image and metric: image_id, metric, value (NaN where the metric has no meaning, such as an empty mask).
+
+    Raises:
+        UnknownNameError, TypeError, ValueError: a name, a parameter or an array is not as needed.
+    """
+    maps = check_maps(maps, ds.pixels.shape[:3])
+    chosen = _chosen(metrics, parameters, ds, model is not None)
+    prepared = None
+    columns = []
+    for name, values in chosen.items():
+        metric = METRICS[name]
+        if metric.needs == "masks":
+            scores = metric.compute(maps, ds.masks, **values)
+        else:
+            prepared = prepared or prepare(model, ds.images, targets, batch_size)
+            network, images, classes = prepared
+            scores = metric.compute(network, images, maps, classes, batch_size, **values)
+        columns.append(
+            pd.DataFrame({"image_id": ds.ids, "metric": name, "value": np.asarray(scores, np.float64)})
+        )
+    return pd.concat(columns, ignore_index=True)
+
+
+def chance(
+    ds: ImageDataset, metrics: Iterable[str], parameters: Mapping[str, Mapping] | None = None
+) -> pd.DataFrame:
+    """What a map without knowledge is expected to score, for the metrics that know it; columns as `evaluate`."""
+    chosen = _chosen(metrics, parameters, ds, has_model=True)
+    tables = [
+        pd.DataFrame({"image_id": ds.ids, "metric": name, "value": METRICS[name].chance(ds.masks, **values)})
+        for name, values in chosen.items()
+        if METRICS[name].chance is not None
+    ]
+    return (
+        pd.concat(tables, ignore_index=True)
+        if tables
+        else pd.DataFrame(columns=["image_id", "metric", "value"])
+    )
+
+
+def _chosen(metrics, parameters, ds: ImageDataset, has_model: bool) -> dict[str, dict]:
+    parameters = dict(parameters or {})
+    available = {"masks": ds.masks is not None, "model": has_model}
+    names = [n for n, m in METRICS.items() if available[m.needs]] if metrics is None else list(metrics)
+    for name in [*names, *parameters]:
+        METRICS[name]  # an unknown name raises with its neighbours
+    for name in names:
+        if not available[METRICS[name].needs]:
+            what = (
+                "masks; this data set has none"
+                if METRICS[name].needs == "masks"
+                else "a model; None was given"
+            )
+            raise ValueError(f"metric {name!r} needs {what}.")
+    if not names:
+        raise ValueError("no metric is left: the data set has no masks and no model was given.")
+    return {n: check_parameters(f"metric {n!r}", METRICS[n].parameters, parameters.get(n, {})) for n in names}

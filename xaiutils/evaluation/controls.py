@@ -1,0 +1,40 @@
+"""Maps that know nothing of the model, and the best map there can be: every table of metrics needs them beside it."""
+
+import numpy as np
+from skimage.filters import sobel
+
+from xaiutils.attribution.passes import enlarge
+from xaiutils.datasets import ImageDataset
+
+
+def control_maps(ds: ImageDataset, seed: int = 0, grid: int = 7) -> dict[str, np.ndarray]:
+    """Maps float32 ``(n, height, width)`` by name.
+
+    ``random``: uniform noise. ``centre``: a Gaussian at the image's centre, sigma a quarter of its height. ``edges``: Sobel
+    magnitude. ``intensity``: brightness. ``oracle``: the mask averaged over a ``grid`` x ``grid`` field and enlarged, the best that a
+    map of that resolution (a CNN's last layer) can do; only with masks.
+    """
+    n, height, width = ds.pixels.shape[:3]
+    grey = ds.pixels.mean(axis=-1, dtype=np.float32)
+    rows, columns = np.mgrid[0:height, 0:width]
+    distance = ((rows - (height - 1) / 2) / height) ** 2 + ((columns - (width - 1) / 2) / width) ** 2
+    noise = np.random.default_rng(seed).random((height, width), np.float32)
+    maps = {
+        "random": np.broadcast_to(noise, (n, height, width)),
+        "centre": np.broadcast_to(np.exp(-distance / (2 * 0.25**2)).astype(np.float32), (n, height, width)),
+        "edges": np.stack([sobel(image).astype(np.float32) for image in grey]),
+        "intensity": grey,
+    }
+    if ds.masks is not None:
+        maps["oracle"] = enlarge(_averaged(ds.masks, grid), height, width)
+    return maps
+
+
+def _averaged(masks: np.ndarray, grid: int) -> np.ndarray:
+    """Mean of the masks over ``grid`` x ``grid`` fields that differ by at most a pixel in size."""
+    for axis in (1, 2):
+        edges = np.rint(np.linspace(0, masks.shape[axis], grid + 1)).astype(int)
+        sums = np.add.reduceat(masks.astype(np.float32), edges[:-1], axis=axis)
+        sizes = np.diff(edges).reshape([-1 if a == axis else 1 for a in range(3)])
+        masks = sums / sizes
+    return masks

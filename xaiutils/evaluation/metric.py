@@ -1,0 +1,35 @@
+"""What a metric declares: `METRICS` feeds `evaluate`, the notebooks, the docs and the tests."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from xaiutils.registry import Parameter, Registry
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One score of a map. ``needs`` is "masks" or "model".
+
+    ``compute`` returns one float for each image, NaN where the metric has no meaning. With masks:
+    ``compute(maps, masks, **parameters)``; with the model: ``compute(network, images, maps, targets, batch_size,
+    **parameters)``. ``chance(masks, **parameters)`` is the expected value of a map without any knowledge, where it
+    is known.
+    """
+
+    name: str
+    title: str
+    needs: str
+    higher_is_better: bool
+    paper: str
+    compute: Callable[..., np.ndarray]
+    parameters: tuple[Parameter, ...] = ()
+    chance: Callable[..., np.ndarray] | None = None
+
+    @property
+    def direction(self) -> str:
+        return "higher is better" if self.higher_is_better else "lower is better"
+
+
+METRICS: Registry[Metric] = Registry("metric")

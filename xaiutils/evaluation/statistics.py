@@ -1,0 +1,35 @@
+"""From one value an image to means with error bars."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+
+def summarise(
+    table: pd.DataFrame, by: Sequence[str], n_resamples: int = 1000, confidence: float = 0.95, seed: int = 0
+) -> pd.DataFrame:
+    """Mean of ``value`` in each group of ``by`` with a percentile bootstrap interval over images.
+
+    Returns a row a group, in the order of first appearance: the columns ``by``, mean, low, high, n (images with a value) and
+    missing (NaN values, left out). The interval is NaN where fewer than two images have a value.
+    """
+    rows = []
+    for key, group in table.groupby(list(by), sort=False, observed=True, dropna=False):
+        values = group["value"].dropna().to_numpy(float)
+        low = high = np.nan
+        if len(values) > 1:
+            rng = np.random.default_rng(seed)
+            interval = stats.bootstrap(
+                (values,),
+                np.mean,
+                n_resamples=n_resamples,
+                confidence_level=confidence,
+                method="percentile",
+                rng=rng,
+            ).confidence_interval
+            low, high = float(interval.low), float(interval.high)
+        mean = float(values.mean()) if len(values) else np.nan
+        rows.append((*key, mean, low, high, len(values), len(group) - len(values)))
+    return pd.DataFrame(rows, columns=[*by, "mean", "low", "high", "n", "missing"])

@@ -1,0 +1,29 @@
+"""Files that are whole or absent: written beside their place, then moved there."""
+
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def replace_file(path: str | Path, write: Callable[[Path], Any]) -> Path:
+    """Let ``write`` make a file under a temporary name in the folder of ``path`` (made if missing), then rename it.
+
+    A reader, or a run that is killed, sees the old file or the new one, never a part. The temporary name keeps the
+    suffix, since writers choose their format by it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Write ``text`` as UTF-8, whole or not at all."""
+    return replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
