@@ -11,9 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-os.environ.setdefault(
-    "TF_FORCE_GPU_ALLOW_GROWTH", "true"
-)  # else the first kernel takes all memory of the GPU
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # else the first kernel takes all memory of the GPU
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 

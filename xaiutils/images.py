@@ -21,9 +21,7 @@ def check_images(images: object, size: tuple[int, int] | None = None) -> np.ndar
     if array.dtype == object or array.dtype.kind not in "uifb":
         raise ValueError(f"images must be one numeric array (n, height, width, 3), got dtype {array.dtype}.")
     if array.ndim == 3 and array.shape[-1] == 3:
-        raise ValueError(
-            f"images has shape {array.shape}: one image; pass images[None] to make a batch of it."
-        )
+        raise ValueError(f"images has shape {array.shape}: one image; pass images[None] to make a batch of it.")
     if array.ndim != 4 or array.shape[-1] != 3:
         raise ValueError(
             f"images has shape {array.shape}; expected (n, height, width, 3). Repeat a grey image over 3 channels."
@@ -45,9 +43,7 @@ def check_images(images: object, size: tuple[int, int] | None = None) -> np.ndar
             f"images range over [{low:g}, {high:g}]; expected [0, 255]. Models scale their own input: pass raw pixels."
         )
     if 0 < high <= 1 and np.any((array > 0) & (array < 1)):
-        raise ValueError(
-            "images range over [0, 1]; expected [0, 255]. Multiply by 255: models scale their own input."
-        )
+        raise ValueError("images range over [0, 1]; expected [0, 255]. Multiply by 255: models scale their own input.")
     return array
 
 
@@ -58,9 +54,7 @@ def check_maps(maps: object, shape: tuple[int, ...]) -> np.ndarray:
         raise ValueError(f"maps has shape {array.shape}; expected {tuple(shape)}, one map for each image.")
     bad = np.flatnonzero(~np.isfinite(array).all(axis=(1, 2)))
     if bad.size:
-        raise ValueError(
-            f"maps {bad[:10].tolist()} hold NaN or infinite values; no metric has a meaning for them."
-        )
+        raise ValueError(f"maps {bad[:10].tolist()} hold NaN or infinite values; no metric has a meaning for them.")
     return array
 
 
@@ -91,9 +85,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def read_mask(
-    path: str | Path, image_size: int, values: Sequence[int] = (), keep_aspect: bool = False
-) -> np.ndarray:
+def read_mask(path: str | Path, image_size: int, values: Sequence[int] = (), keep_aspect: bool = False) -> np.ndarray:
     """Read a mask file as bool ``(image_size, image_size)``, resized with nearest neighbour.
 
     ``values`` are the grey values that mean evidence (a trimap's animal is 1); empty: every value but 0.

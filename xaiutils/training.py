@@ -117,9 +117,7 @@ def _recipe(recipe: str | Recipe, epochs: int | None, changes: Mapping[str, Any]
     if changed.epochs < 1 or changed.batch_size < 1 or changed.learning_rate <= 0:
         raise ValueError(f"epochs, batch_size and learning_rate must be positive; got {changed}.")
     if changed.frozen and changed.flip:
-        raise ValueError(
-            "flip=True has no effect with frozen=True: features are computed once. Give frozen=False."
-        )
+        raise ValueError("flip=True has no effect with frozen=True: features are computed once. Give frozen=False.")
     return changed
 
 
@@ -131,9 +129,7 @@ def _check_data(model: keras.Model, train_ds: ImageDataset, val_ds: ImageDataset
         if ds.pixels.shape[1:3] != size:
             raise ValueError(f"{name} has images of {ds.pixels.shape[1:3]} pixels; the model takes {size}.")
         if len(ds.class_names) != classes:
-            raise ValueError(
-                f"{name} has {len(ds.class_names)} classes; the model {classes}. Build it with n_classes."
-            )
+            raise ValueError(f"{name} has {len(ds.class_names)} classes; the model {classes}. Build it with n_classes.")
     shared = set(train_ds.ids) & set(val_ds.ids)
     if shared:
         raise ValueError(f"{len(shared)} images are in both train_ds and val_ds, such as {min(shared)!r}.")
@@ -152,10 +148,7 @@ def _features(extract: keras.Model, ds: ImageDataset, batch_size: int) -> np.nda
     images = tf.TensorSpec([None, *ds.pixels.shape[1:]], tf.float32)
     run = tf.function(lambda x: extract(x, training=False), input_signature=[images])
     steps = -(-len(ds) // batch_size)
-    found = [
-        run(tf.constant(x)).numpy()
-        for x, _ in progress(ds.batches(batch_size), steps, f"features of {ds.split}")
-    ]
+    found = [run(tf.constant(x)).numpy() for x, _ in progress(ds.batches(batch_size), steps, f"features of {ds.split}")]
     return np.concatenate(found)
 
 
@@ -171,12 +164,8 @@ def _fit(part, train_x, train_y, val_x, val_y, recipe: Recipe, seed: int) -> pd.
         warmup_target=recipe.learning_rate,
         warmup_steps=warmup,
     )
-    optimizer = keras.optimizers.AdamW(
-        schedule, weight_decay=recipe.weight_decay, global_clipnorm=recipe.clip
-    )
-    part.compile(
-        optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"]
-    )
+    optimizer = keras.optimizers.AdamW(schedule, weight_decay=recipe.weight_decay, global_clipnorm=recipe.clip)
+    part.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
     rng = np.random.default_rng(seed)
     rows, best, best_weights = [], np.inf, None
     for epoch in progress(range(1, recipe.epochs + 1), title="epochs"):
@@ -188,9 +177,7 @@ def _fit(part, train_x, train_y, val_x, val_y, recipe: Recipe, seed: int) -> pd.
         loss, accuracy = np.mean(seen, axis=0)
         val_loss, val_accuracy = _validate(part, val_x, val_y, recipe.batch_size)
         if not np.isfinite(loss) or not np.isfinite(val_loss):
-            raise FloatingPointError(
-                f"the loss is not finite in epoch {epoch}; lower learning_rate ({recipe})."
-            )
+            raise FloatingPointError(f"the loss is not finite in epoch {epoch}; lower learning_rate ({recipe}).")
         rows.append(
             {
                 "epoch": epoch,
@@ -212,10 +199,7 @@ def _fit(part, train_x, train_y, val_x, val_y, recipe: Recipe, seed: int) -> pd.
 
 def _validate(part, x, y, batch_size) -> tuple[float, float]:
     logits = np.concatenate(
-        [
-            part.predict_on_batch(x[i : i + batch_size].astype(np.float32))
-            for i in range(0, len(y), batch_size)
-        ]
+        [part.predict_on_batch(x[i : i + batch_size].astype(np.float32)) for i in range(0, len(y), batch_size)]
     )
     loss = metrics.log_loss(y, _softmax(logits), labels=np.arange(logits.shape[1]))
     return float(loss), float((logits.argmax(axis=1) == y).mean())
@@ -258,9 +242,7 @@ def classification_report(model: keras.Model, ds: ImageDataset, batch_size: int 
     precision, recall, f1, support = metrics.precision_recall_fscore_support(
         ds.labels, predicted, labels=numbers, zero_division=0
     )
-    classes = pd.DataFrame(
-        {"precision": precision, "recall": recall, "F1": f1, "support": support}, index=names
-    )
+    classes = pd.DataFrame({"precision": precision, "recall": recall, "F1": f1, "support": support}, index=names)
     present = [c for c in numbers if 0 < (ds.labels == c).sum() < len(ds)]
     one_vs_rest = [metrics.roc_auc_score(ds.labels == c, probabilities[:, c]) for c in present]
     summary = {
@@ -270,7 +252,5 @@ def classification_report(model: keras.Model, ds: ImageDataset, batch_size: int 
         "balanced accuracy": float(recall[support > 0].mean()),
         "majority accuracy": float(support.max() / len(ds)),
     }
-    confusion = pd.DataFrame(
-        metrics.confusion_matrix(ds.labels, predicted, labels=numbers), index=names, columns=names
-    )
+    confusion = pd.DataFrame(metrics.confusion_matrix(ds.labels, predicted, labels=numbers), index=names, columns=names)
     return Report(pd.Series(summary), classes, confusion, probabilities)

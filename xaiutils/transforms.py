@@ -157,7 +157,5 @@ TRANSFORMS.add(
     )
 )
 TRANSFORMS.add(
-    Transform(
-        "rotate_180", "Rotation by 180°", "turned upside down", _rotate_180, geometric=True, back=_rotate_180
-    )
+    Transform("rotate_180", "Rotation by 180°", "turned upside down", _rotate_180, geometric=True, back=_rotate_180)
 )

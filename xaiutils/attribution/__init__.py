@@ -26,9 +26,7 @@ from xaiutils.registry import check_parameters, suggest
 __all__ = ["METHODS", "Method", "ModelError", "Network", "explain", "explain_all", "predict", "prepare"]
 
 
-def predict(
-    model: keras.Model, images: np.ndarray, batch_size: int = 32, probabilities: bool = False
-) -> np.ndarray:
+def predict(model: keras.Model, images: np.ndarray, batch_size: int = 32, probabilities: bool = False) -> np.ndarray:
     """Logits, or probabilities, of any Keras image classifier, float32 ``(n, classes)``.
 
     Takes what `explain` takes; a one-unit sigmoid z gives the two logits (-z, z) and probabilities
@@ -79,9 +77,7 @@ def explain(
         chosen = check_parameters(f"method {method!r} of {library}", taken, params)
         maps = adapter.compute(network, images, targets, **chosen)
     else:
-        raise ValueError(
-            f"{method} is not available from {library!r}; {suggest(library, list(declared.libraries))}"
-        )
+        raise ValueError(f"{method} is not available from {library!r}; {suggest(library, list(declared.libraries))}")
     return _finite(maps, method, images)
 
 
@@ -114,9 +110,7 @@ def explain_all(
             by_layer.setdefault(network.cam_layer(chosen[name]["layer"]), []).append(name)
     for layer, names in by_layer.items():
         combines = [METHODS[name].combine for name in names]
-        maps.update(
-            zip(names, cam.from_one_pass(network, images, targets, batch_size, combines, layer), strict=True)
-        )
+        maps.update(zip(names, cam.from_one_pass(network, images, targets, batch_size, combines, layer), strict=True))
     return {name: _finite(maps[name], name, images) for name in methods}
 
 
@@ -131,9 +125,7 @@ def prepare(
         return network, images, _logits(network, images, batch_size).argmax(axis=1).astype(np.int32)
     classes = np.asarray(targets)
     if classes.dtype.kind not in "ui" or classes.ndim > 1 or classes.shape not in ((), (len(images),)):
-        raise ValueError(
-            f"targets={targets!r}; expected a class index, one for each of {len(images)} images, or None."
-        )
+        raise ValueError(f"targets={targets!r}; expected a class index, one for each of {len(images)} images, or None.")
     if classes.size and (classes.min() < 0 or classes.max() >= network.n_classes):
         raise ValueError(
             f"targets reach from {classes.min()} to {classes.max()}; the model has {network.n_classes} classes."

@@ -103,14 +103,10 @@ def _build_copy(network: Network, path: str | None) -> FlatCopy:
     if network.activation == "binary":
         logits = keras.layers.Concatenate()([keras.layers.Rescaling(-1.0)(logits), logits])
     pairs = {
-        id(s.operation): (s.operation, clones[id(s.operation)])
-        for s in network.steps
-        if id(s.operation) in clones
+        id(s.operation): (s.operation, clones[id(s.operation)]) for s in network.steps if id(s.operation) in clones
     }
     probabilities = keras.layers.Softmax()(logits)
-    return FlatCopy(
-        keras.Model(inputs, logits), keras.Model(inputs, probabilities), name, tuple(pairs.values())
-    )
+    return FlatCopy(keras.Model(inputs, logits), keras.Model(inputs, probabilities), name, tuple(pairs.values()))
 
 
 def _clone(layer: keras.Layer, path: str) -> keras.Layer:
@@ -120,9 +116,7 @@ def _clone(layer: keras.Layer, path: str) -> keras.Layer:
     try:
         return type(layer).from_config(config)
     except Exception as error:
-        raise ModelError(
-            f"layer {path!r} ({type(layer).__name__}) cannot be copied for a library: {error}"
-        ) from error
+        raise ModelError(f"layer {path!r} ({type(layer).__name__}) cannot be copied for a library: {error}") from error
 
 
 def _through_grid(tokens, rows: int, columns: int):
@@ -138,9 +132,7 @@ def _through_grid(tokens, rows: int, columns: int):
 
 def _each(images: np.ndarray, targets: np.ndarray, title: str) -> Iterator[tuple[np.ndarray, int]]:
     """One-image batches with their target: the libraries take one class at a time and do not bound their memory."""
-    with (
-        warnings.catch_warnings()
-    ):  # they pass [images] to models of one input, of which Keras warns each time
+    with warnings.catch_warnings():  # they pass [images] to models of one input, of which Keras warns each time
         warnings.filterwarnings("ignore", message="The structure of `inputs`")
         for image, target in progress(zip(images, targets, strict=True), total=len(images), title=title):
             yield image[None], int(target)
@@ -166,8 +158,7 @@ def _(network, images, targets, *, reduction):
 
     copy = flat_copy(network).logits
     gradients = [
-        VanillaGradients.compute_gradients(x, copy, t).numpy()
-        for x, t in _each(images, targets, "tf-explain")
+        VanillaGradients.compute_gradients(x, copy, t).numpy() for x, t in _each(images, targets, "tf-explain")
     ]
     return reduce_channels(np.concatenate(gradients), reduction)
 
@@ -177,9 +168,7 @@ def _(network, images, targets):
     from tf_explain.core.gradients_inputs import GradientsInputs
 
     copy = flat_copy(network).logits
-    products = [
-        GradientsInputs.compute_gradients(x, copy, t).numpy() for x, t in _each(images, targets, "tf-explain")
-    ]
+    products = [GradientsInputs.compute_gradients(x, copy, t).numpy() for x, t in _each(images, targets, "tf-explain")]
     return np.concatenate(products).sum(axis=-1)
 
 
@@ -197,9 +186,7 @@ def _(network, images, targets, *, n_samples, noise, reduction, seed):
     gradients = []
     with _numpy_seed(seed):
         for x, t in _each(images, targets, "tf-explain"):
-            noisy = SmoothGrad.generate_noisy_images(x, n_samples, noise * float(np.ptp(x))).astype(
-                np.float32
-            )
+            noisy = SmoothGrad.generate_noisy_images(x, n_samples, noise * float(np.ptp(x))).astype(np.float32)
             gradients.append(SmoothGrad.get_averaged_gradients(noisy, probabilities, t, n_samples).numpy())
     return reduce_channels(np.concatenate(gradients), reduction)
 

@@ -41,9 +41,7 @@ METHODS: Registry[Method] = Registry("method")
 
 # Parameters that mean the same wherever they occur.
 SEED = Parameter("seed", int, 0, "seed of the random draws", low=0)
-LAYER = Parameter(
-    "layer", str, "", "layer whose activation is read; empty: the last feature map or token grid"
-)
+LAYER = Parameter("layer", str, "", "layer whose activation is read; empty: the last feature map or token grid")
 REDUCTION = Parameter(
     "reduction",
     str,

@@ -58,15 +58,9 @@ class Network:
                 f"{type(model).__name__} is not a functional or built Sequential Keras model, so its layers cannot be "
                 "followed. Rebuild it as keras.Model(inputs, outputs), or call a Sequential on an image once."
             )
-        if (
-            len(function.inputs) != 1
-            or len(function.inputs[0].shape) != 4
-            or function.inputs[0].shape[-1] != 3
-        ):
+        if len(function.inputs) != 1 or len(function.inputs[0].shape) != 4 or function.inputs[0].shape[-1] != 3:
             shapes = [tuple(t.shape) for t in function.inputs]
-            raise ModelError(
-                f"the model takes inputs {shapes}; expected one image input (n, height, width, 3)."
-            )
+            raise ModelError(f"the model takes inputs {shapes}; expected one image input (n, height, width, 3).")
         if len(function.outputs) != 1 or len(function.outputs[0].shape) != 2:
             shapes = [tuple(t.shape) for t in function.outputs]
             raise ModelError(f"the model returns {shapes}; expected one output (n, classes).")
@@ -218,9 +212,7 @@ class Network:
     def spatial_layers(self) -> list[str]:
         """Paths of the layers whose output is a feature map ``(n, h, w, channels)`` or tokens ``(n, tokens, width)``
         that the logits depend on, in order."""
-        return [
-            step.path for step in self.steps if self.grid(step.path) is not None and self._before_logits(step)
-        ]
+        return [step.path for step in self.steps if self.grid(step.path) is not None and self._before_logits(step)]
 
     def _before_logits(self, step: Step) -> bool:
         if not hasattr(self, "_ancestors"):
@@ -235,9 +227,7 @@ class Network:
 
     def _step(self, path: str) -> Step:
         """The step of a layer given by its path, or by its bare name where that is unique."""
-        found = [s for s in self.steps if s.path == path] or [
-            s for s in self.steps if s.path.split("/")[-1] == path
-        ]
+        found = [s for s in self.steps if s.path == path] or [s for s in self.steps if s.path.split("/")[-1] == path]
         if len(found) != 1:
             what = "is not in the model" if not found else f"is in it {len(found)} times; give its path"
             raise ModelError(f"layer {path!r} {what}; {suggest(path, self.spatial_layers()[-30:])}")
@@ -285,16 +275,9 @@ class Network:
                 )
             return step.path
         for step in reversed(self.steps):  # a transformer: the input of its last attention layer
-            if (
-                "attention" in type(step.operation).__name__.lower()
-                and len(self.shapes[step.outputs[0]]) == 3
-            ):
+            if "attention" in type(step.operation).__name__.lower() and len(self.shapes[step.outputs[0]]) == 3:
                 producer = self._producer.get(self._inputs_of(step)[0])
-                if (
-                    producer is not None
-                    and self.grid(producer.path) is not None
-                    and self._before_logits(step)
-                ):
+                if producer is not None and self.grid(producer.path) is not None and self._before_logits(step):
                     return producer.path
         maps = [path for path in self.spatial_layers() if len(self.shapes[self._key(path)]) == 4]
         if not maps:

@@ -22,12 +22,8 @@ def batches(n: int, batch_size: int, title: str) -> Iterator[slice]:
 
 def logits(network: Network, images: np.ndarray, batch_size: int) -> np.ndarray:
     """Logits ``(n, classes)`` float32."""
-    forward = network.compiled(
-        "logits", lambda: tf.function(network.logits, input_signature=[network.image_spec])
-    )
-    return np.concatenate(
-        [forward(images[b]).numpy() for b in batches(len(images), batch_size, "predicting")]
-    )
+    forward = network.compiled("logits", lambda: tf.function(network.logits, input_signature=[network.image_spec]))
+    return np.concatenate([forward(images[b]).numpy() for b in batches(len(images), batch_size, "predicting")])
 
 
 def class_scores(network: Network, scores: tf.Tensor, targets: tf.Tensor, score: str) -> tf.Tensor:

@@ -67,13 +67,9 @@ METHODS.add(
         compute=occlusion,
         parameters=(
             Parameter("patch_size", int, 15, "side of the window in pixels; the thesis: 5, 10, 15", 1, 1024),
-            Parameter(
-                "stride", int, 0, "pixels between windows; 0: patch_size (at most patch_size)", 0, 1024
-            ),
+            Parameter("stride", int, 0, "pixels between windows; 0: patch_size (at most patch_size)", 0, 1024),
             Parameter("fill", str, "grey", "what hidden pixels show", choices=FILLS),
-            Parameter(
-                "score", str, "logit", "the score whose drop is drawn", choices=("logit", "probability")
-            ),
+            Parameter("score", str, "logit", "the score whose drop is drawn", choices=("logit", "probability")),
         ),
     )
 )

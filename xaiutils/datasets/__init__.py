@@ -65,7 +65,5 @@ def load_dataset(
         "data_dir": Path(data_dir),
     }
     loaded = loader(**{k: v for k, v in common.items() if k in takes}, **options)
-    fields = (
-        loaded if isinstance(loaded, dict) else {k: getattr(loaded, k) for k in loaded.__dataclass_fields__}
-    )
+    fields = loaded if isinstance(loaded, dict) else {k: getattr(loaded, k) for k in loaded.__dataclass_fields__}
     return ImageDataset(**{**fields, "name": name, "split": split})

@@ -38,9 +38,7 @@ def load(
     """
     root = Path(data_dir)
     if not root.is_dir():
-        raise FileNotFoundError(
-            f"data_dir={str(data_dir)!r} is not a folder; give the folder that holds the classes."
-        )
+        raise FileNotFoundError(f"data_dir={str(data_dir)!r} is not a folder; give the folder that holds the classes.")
     children = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
     split_folders = {p: _SPLIT_FOLDERS[p.name.lower()] for p in children if p.name.lower() in _SPLIT_FOLDERS}
     roots = split_folders or {root: None}
@@ -53,9 +51,7 @@ def load(
     names = list(classes) or sorted(found)
     missing = [name for name in names if name not in found]
     if missing:
-        raise ValueError(
-            f"no images of class {missing} in {root}; the folders with images are {sorted(found)}."
-        )
+        raise ValueError(f"no images of class {missing} in {root}; the folders with images are {sorted(found)}.")
     if len(names) < 2:
         raise ValueError(
             f"{root} has {len(names)} folders with images ({names}); a classifier needs at least 2, one for each class "

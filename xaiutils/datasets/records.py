@@ -110,9 +110,7 @@ def read_records(
         first = "; ".join(f"{Path(path).name} ({reason})" for path, reason in skipped[:3])
         warnings.warn(f"{len(skipped)} of {len(records)} files could not be read: {first}", stacklevel=3)
     if not good:
-        raise ValueError(
-            f"none of {len(records)} image files of {origin} could be read; first: {skipped[:1]}"
-        )
+        raise ValueError(f"none of {len(records)} image files of {origin} could be read; first: {skipped[:1]}")
     patients = [records[i].patient for i in good]
     return ImageDataset(
         pixels=np.stack([results[i][0] for i in good]),

@@ -44,9 +44,7 @@ def load(
     path = root / table
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; data_dir must hold the table (parameter 'table').")
-    rows = pd.read_csv(
-        path, dtype=str, sep=None, engine="python", keep_default_na=False, encoding="utf-8-sig"
-    )
+    rows = pd.read_csv(path, dtype=str, sep=None, engine="python", keep_default_na=False, encoding="utf-8-sig")
     rows.columns = [str(c).strip() for c in rows.columns]
     columns = {
         "image_column": image_column,
@@ -58,27 +56,19 @@ def load(
     }
     for name, column in columns.items():
         if column and column not in rows.columns:
-            raise ValueError(
-                f"{path} has no column {column!r} ({name}); {suggest(column, list(rows.columns))}"
-            )
+            raise ValueError(f"{path} has no column {column!r} ({name}); {suggest(column, list(rows.columns))}")
     names = list(classes) or sorted(rows[label_column].unique())
     if len(names) < 2:
-        raise ValueError(
-            f"column {label_column!r} of {path} has one value ({names}); a classifier needs at least 2."
-        )
+        raise ValueError(f"column {label_column!r} of {path} has one value ({names}); a classifier needs at least 2.")
     rows = rows[rows[label_column].isin(names)]
     records = []
     for image, group in rows.groupby(image_column, sort=False):
         labels = group[label_column].unique()
         if len(labels) > 1:
-            raise ValueError(
-                f"{path}: image {image!r} has the labels {sorted(labels)}; keep one row, or one label."
-            )
+            raise ValueError(f"{path}: image {image!r} has the labels {sorted(labels)}; keep one row, or one label.")
         first = group.iloc[0]
         file = root / _fill(image_pattern, first, image=image, name="image_pattern")
-        masks = [
-            root / m.strip() for cell in group.get(mask_column, []) for m in cell.split(";") if m.strip()
-        ]
+        masks = [root / m.strip() for cell in group.get(mask_column, []) for m in cell.split(";") if m.strip()]
         if mask_pattern:
             masks += find_masks(
                 root / "image", _fill(mask_pattern, first, image=image, stem=file.stem, name="mask_pattern")

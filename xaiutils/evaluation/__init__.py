@@ -54,15 +54,11 @@ def evaluate(
             prepared = prepared or prepare(model, ds.images, targets, batch_size)
             network, images, classes = prepared
             scores = metric.compute(network, images, maps, classes, batch_size, **values)
-        columns.append(
-            pd.DataFrame({"image_id": ds.ids, "metric": name, "value": np.asarray(scores, np.float64)})
-        )
+        columns.append(pd.DataFrame({"image_id": ds.ids, "metric": name, "value": np.asarray(scores, np.float64)}))
     return pd.concat(columns, ignore_index=True)
 
 
-def chance(
-    ds: ImageDataset, metrics: Iterable[str], parameters: Mapping[str, Mapping] | None = None
-) -> pd.DataFrame:
+def chance(ds: ImageDataset, metrics: Iterable[str], parameters: Mapping[str, Mapping] | None = None) -> pd.DataFrame:
     """What a map without knowledge is expected to score, for the metrics that know it; columns as `evaluate`."""
     chosen = _chosen(metrics, parameters, ds, has_model=True)
     tables = [
@@ -70,11 +66,7 @@ def chance(
         for name, values in chosen.items()
         if METRICS[name].chance is not None
     ]
-    return (
-        pd.concat(tables, ignore_index=True)
-        if tables
-        else pd.DataFrame(columns=["image_id", "metric", "value"])
-    )
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["image_id", "metric", "value"])
 
 
 def _chosen(metrics, parameters, ds: ImageDataset, has_model: bool) -> dict[str, dict]:
@@ -85,11 +77,7 @@ def _chosen(metrics, parameters, ds: ImageDataset, has_model: bool) -> dict[str,
         METRICS[name]  # an unknown name raises with its neighbours
     for name in names:
         if not available[METRICS[name].needs]:
-            what = (
-                "masks; this data set has none"
-                if METRICS[name].needs == "masks"
-                else "a model; None was given"
-            )
+            what = "masks; this data set has none" if METRICS[name].needs == "masks" else "a model; None was given"
             raise ValueError(f"metric {name!r} needs {what}.")
     if not names:
         raise ValueError("no metric is left: the data set has no masks and no model was given.")

@@ -13,9 +13,7 @@ from xaiutils.registry import Parameter
 
 
 def _per_image(score, maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    return np.array(
-        [score(m, k) if k.any() else np.nan for m, k in zip(maps, masks, strict=True)], np.float64
-    )
+    return np.array([score(m, k) if k.any() else np.nan for m, k in zip(maps, masks, strict=True)], np.float64)
 
 
 def binary_map(attribution: np.ndarray, threshold: str, area: float) -> np.ndarray:
@@ -91,9 +89,7 @@ METRICS.add(
         "threshold mean + 1 SD as in the XRelevance-CAM thesis (Imperial College 2022), true intersection over union",
         iou,
         (
-            Parameter(
-                "threshold", str, "mean_std", "which pixels count as found", choices=("mean_std", "top_area")
-            ),
+            Parameter("threshold", str, "mean_std", "which pixels count as found", choices=("mean_std", "top_area")),
             Parameter("area", float, 0.1, "part of the image kept by top_area", 0.0, 1.0),
         ),
     )

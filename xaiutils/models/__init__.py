@@ -79,9 +79,7 @@ for _i in range(8):
     )
 for _name, _config in vit.CONFIGS.items():
     MODELS.add(
-        ModelEntry(
-            _name, "vit", _DOSOVITSKIY, "none", lambda size, config=_config: vit.vit_backbone(config, size)
-        )
+        ModelEntry(_name, "vit", _DOSOVITSKIY, "none", lambda size, config=_config: vit.vit_backbone(config, size))
     )
 
 
@@ -115,9 +113,7 @@ def build_model(
     if head not in HEADS:
         raise ValueError(f"head={head!r} is unknown; {suggest(head, list(HEADS))}")
     if isinstance(n_classes, bool) or not isinstance(n_classes, int) or n_classes < 2:
-        raise ValueError(
-            f"n_classes={n_classes!r}; expected an integer of at least 2 (one logit for each class)."
-        )
+        raise ValueError(f"n_classes={n_classes!r}; expected an integer of at least 2 (one logit for each class).")
     if weights == "imagenet" and entry.load_weights is None:
         raise ValueError(
             f"{name} has no pretrained weights; use weights=None and train it, or choose one of "

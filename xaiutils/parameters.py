@@ -1,0 +1,85 @@
+"""The notebooks' parameters, declared once: checked when a notebook starts and before a walk starts any."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from xaiutils.datasets import DATASETS
+from xaiutils.registry import Parameter, check_parameters, suggest
+
+_DECLARED = (
+    Parameter("dataset", str, "phantom", "the data set", choices=tuple(DATASETS)),
+    Parameter("data_dir", str, "../data", "where the files of the data set are; unused by phantom and digits"),
+    Parameter("data_options", dict, {}, "options of the data set's loader, see load_dataset"),
+    Parameter("image_size", int, 224, "height and width in pixels", 32, 2048),
+    Parameter("n_train", int, 600, "training images at most, 0 for all", 0),
+    Parameter("n_val", int, 120, "validation images at most, 0 for all", 0),
+    Parameter("n_test", int, 200, "test images at most, 0 for all", 0),
+    Parameter("seed", int, 0, "seed of everything random", 0),
+    Parameter("run_name", str, "default", "folder of the results under runs_dir"),
+    Parameter("runs_dir", str, "../runs", "folder of all runs; the environment variable XAI_RUNS overrides it"),
+    Parameter("models", list, ["efficientnet_lite0", "vit_mini16"], "the models"),
+    Parameter("model", str, "efficientnet_lite0", "the model that is looked at first"),
+    Parameter("weights", str, "auto", "pretrained weights where there are some, or none", choices=("auto", "none")),
+    Parameter("head", str, "linear", "what follows the backbone", choices=("linear", "thesis")),
+    Parameter(
+        "recipe",
+        str,
+        "auto",
+        "modern for pretrained backbones, scratch for others",
+        choices=("auto", "modern", "scratch"),
+    ),
+    Parameter("epochs", int, 0, "at most so many epochs, 0 for the recipe's own", 0, 10_000),
+    Parameter("batch_size", int, 32, "images in one pass; lower it when memory is short", 1, 4096),
+    Parameter("methods", list, [], "the attribution methods"),
+    Parameter("method", str, "grad_cam", "the attribution method that is looked at first"),
+    Parameter("method_parameters", dict, {}, "parameters of methods by the method's name"),
+    Parameter("transforms", list, [], "the image changes"),
+    Parameter("transform", str, "original", "the image change that is looked at first"),
+    Parameter("image_index", int, -1, "position in the test split; -1 for a clear example of the last class", -1),
+    Parameter("n_images", int, 24, "test images whose maps are scored", 2),
+    Parameter("n_faithfulness", int, 8, "of these, images for insertion and deletion", 2),
+    Parameter("faithfulness_steps", int, 10, "steps of the insertion and deletion curves", 2, 10_000),
+)
+PARAMETERS = {p.name: p for p in _DECLARED}
+
+
+def check(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Check notebook parameters by name, all at once.
+
+    Returns the values (an integer where a number is meant becomes a float). Raises ValueError that lists every
+    unknown name, wrong type, bad value and unknown model, method or transform, with what is allowed.
+    """
+    problems, checked = [], {}
+    for name, value in values.items():
+        if name not in PARAMETERS:
+            problems.append(f"unknown parameter {name!r}; {suggest(name, list(PARAMETERS))}")
+            continue
+        try:
+            checked[name] = PARAMETERS[name].check(value)
+            _check_names(name, checked[name])
+        except (TypeError, ValueError, KeyError) as error:
+            problems.append(str(error))
+    if problems:
+        raise ValueError("the parameters are not valid:\n- " + "\n- ".join(problems))
+    return checked
+
+
+def _check_names(name: str, value: Any) -> None:
+    """Names of models, methods and transforms, and the parameters given to methods."""
+    if name in ("model", "models"):
+        from xaiutils.models import MODELS as registry
+    elif name in ("method", "methods", "method_parameters"):
+        from xaiutils.attribution import METHODS as registry
+    elif name in ("transform", "transforms"):
+        from xaiutils.transforms import TRANSFORMS as registry
+    else:
+        return
+    names = [value] if isinstance(value, str) else list(value)
+    if name in ("models", "methods", "transforms") and not names:
+        raise ValueError(f"{name} is an empty list; give at least one of {', '.join(registry)}.")
+    if len(set(names)) < len(names):
+        raise ValueError(f"{name} names one of its entries twice: {names}.")
+    for entry in names:
+        declared = registry[entry]
+        if name == "method_parameters":
+            check_parameters(f"method {entry!r}", declared.parameters, value[entry])

@@ -1,0 +1,227 @@
+"""Figures. Every function takes arrays or tables and returns a `matplotlib.figure.Figure`, drawn without pyplot.
+
+Colours are safe for colour-blind readers: viridis for maps without sign, blue-white-red around 0 for signed ones, and the
+Okabe-Ito palette for lines and marks.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+from xaiutils.datasets import ImageDataset
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+OUTLINE = "#E69F00"
+MAP_COLOURS = {True: "RdBu_r", False: "viridis"}  # by whether the map is signed
+CLIP_PERCENTILE = 99.5  # the brightest half per cent would else hide the rest
+
+
+def display_range(maps: np.ndarray, signed: bool) -> Normalize:
+    """Colour limits of raw maps: symmetric about 0 if signed, else from the smallest value, up to a high percentile."""
+    if signed:
+        top = float(np.percentile(np.abs(maps), CLIP_PERCENTILE)) or float(np.abs(maps).max()) or 1.0
+        return Normalize(-top, top)
+    low, top = float(maps.min()), float(np.percentile(maps, CLIP_PERCENTILE))
+    top = top if top > low else float(maps.max())
+    return Normalize(low, top if top > low else low + 1.0)
+
+
+def class_balance(splits: Mapping[str, ImageDataset]) -> Figure:
+    """Images by class and split."""
+    figure = Figure(figsize=(6.5, 3))
+    axes = figure.subplots()
+    names = next(iter(splits.values())).class_names
+    width = 0.8 / len(splits)
+    for i, (split, ds) in enumerate(splits.items()):
+        counts = np.bincount(ds.labels, minlength=len(names))
+        bars = axes.bar(
+            np.arange(len(names)) + (i - (len(splits) - 1) / 2) * width, counts, width, label=split, color=COLOURS[i]
+        )
+        axes.bar_label(bars, fontsize=8)
+    axes.set_xticks(np.arange(len(names)), names, rotation=30 if len(names) > 6 else 0)
+    axes.set_ylabel("images")
+    axes.margins(y=0.15)
+    axes.legend(frameon=False)
+    _tidy(axes)
+    return figure
+
+
+def image_grid(ds: ImageDataset, columns: int = 6, titles: Sequence[str] | None = None) -> Figure:
+    """The images of ``ds`` with the outlines of their masks; titles default to the class."""
+    rows = -(-len(ds) // columns)
+    figure = Figure(figsize=(1.7 * columns, 1.9 * rows), layout="compressed")
+    for i, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
+        axes.set_axis_off()
+        if i < len(ds):
+            axes.imshow(ds.pixels[i])
+            outline(axes, None if ds.masks is None else ds.masks[i])
+            axes.set_title(ds.class_names[ds.labels[i]] if titles is None else titles[i], fontsize=9)
+    return figure
+
+
+def outline(axes: Axes, mask: np.ndarray | None) -> None:
+    """Draw the border of a bool mask ``(height, width)``; nothing for None or an empty one."""
+    if mask is not None and mask.any() and not mask.all():
+        axes.contour(mask, levels=[0.5], colors=OUTLINE, linewidths=1.0)
+
+
+def training_curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
+    """Loss and accuracy of training and validation, a column for each model; a dot marks the epoch that was kept."""
+    figure = Figure(figsize=(4 * len(histories), 5), layout="constrained")
+    grid = figure.subplots(2, len(histories), squeeze=False)
+    for column, (name, history) in enumerate(histories.items()):
+        best = history["val_loss"].idxmin()
+        for axes, what in zip(grid[:, column], ("loss", "accuracy"), strict=True):
+            axes.plot(history["epoch"], history[what], color=COLOURS[0], label="training")
+            axes.plot(history["epoch"], history[f"val_{what}"], color=COLOURS[1], linestyle="--", label="validation")
+            axes.plot(history["epoch"][best], history[f"val_{what}"][best], "o", color=COLOURS[1])
+            axes.set_ylabel(what)
+            _tidy(axes)
+        grid[0, column].set_title(name)
+        grid[1, column].set_xlabel("epoch")
+        grid[1, column].set_ylim(0, 1.03)
+    grid[0, 0].legend(frameon=False)
+    return figure
+
+
+def confusion_matrices(confusions: Mapping[str, pd.DataFrame]) -> Figure:
+    """True classes in rows, predicted ones in columns: counts, shaded by the part of the row."""
+    n = len(next(iter(confusions.values())))
+    side = max(2.6, 0.45 * n + 1.2)
+    figure = Figure(figsize=(side * len(confusions) + 0.6, side), layout="constrained")
+    for axes, (name, confusion) in zip(
+        figure.subplots(1, len(confusions), squeeze=False)[0], confusions.items(), strict=True
+    ):
+        counts = confusion.to_numpy()
+        part = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        axes.imshow(part, cmap="Blues", vmin=0, vmax=1)
+        for (i, j), count in np.ndenumerate(counts):
+            axes.text(j, i, count, ha="center", va="center", color="white" if part[i, j] > 0.5 else "black", fontsize=9)
+        axes.set_xticks(np.arange(n), confusion.columns, rotation=45 if n > 3 else 0)
+        axes.set_yticks(np.arange(n), confusion.index)
+        axes.set(title=name, xlabel="predicted", ylabel="true")
+    return figure
+
+
+def draw_map(
+    axes: Axes,
+    image: np.ndarray,
+    attribution: np.ndarray,
+    signed: bool,
+    mask: np.ndarray | None = None,
+    opacity: float = 0.6,
+    limits: Normalize | None = None,
+) -> ScalarMappable:
+    """Lay a map over its image (grey, so that colour means attribution only); returns what a colour bar needs."""
+    limits = limits or display_range(attribution, signed)
+    axes.imshow(np.asarray(image, np.float32).mean(axis=-1), cmap="gray", vmin=0, vmax=255)
+    shown = axes.imshow(attribution, cmap=MAP_COLOURS[signed], norm=limits, alpha=opacity)
+    outline(axes, mask)
+    axes.set_axis_off()
+    return shown
+
+
+def explanation(
+    image: np.ndarray,
+    attribution: np.ndarray,
+    signed: bool,
+    title: str,
+    probabilities: np.ndarray,
+    class_names: Sequence[str],
+    mask: np.ndarray | None = None,
+    opacity: float = 0.6,
+    image_title: str = "input",
+) -> Figure:
+    """An image, its map with a colour bar, and the class probabilities (of the ten largest)."""
+    figure = Figure(figsize=(10.5, 3.5), layout="constrained")
+    left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1.18, 0.8))
+    left.imshow(np.clip(image, 0, 255).astype(np.uint8))
+    outline(left, mask)
+    left.set_axis_off()
+    left.set_title(image_title, fontsize=10)
+    shown = draw_map(middle, image, attribution, signed, mask, opacity)
+    middle.set_title(title, fontsize=10)
+    figure.colorbar(shown, ax=middle, shrink=0.85, label="attribution (raw)")
+    top = np.argsort(-probabilities, kind="stable")[:10][::-1]
+    bars = right.barh([str(class_names[i]) for i in top], probabilities[top], color=COLOURS[0])
+    right.bar_label(bars, fmt="%.2f", fontsize=9, padding=2)
+    right.set_xlim(0, 1.2)
+    right.set_xticks([0, 0.5, 1])
+    right.set_title("probability", fontsize=10)
+    _tidy(right)
+    return figure
+
+
+def attribution_grid(
+    images: np.ndarray,
+    maps: Mapping[str, np.ndarray],
+    signed: Mapping[str, bool],
+    row_titles: Sequence[str],
+    column_titles: Mapping[str, str],
+    masks: np.ndarray | None = None,
+    title: str = "",
+) -> Figure:
+    """The thesis' grid: a row for each image ``(rows, height, width, 3)``, a column for the input and for each method.
+
+    ``maps[name]`` is ``(rows, height, width)``. Each map has its own colour limits: maps of different methods share no unit.
+    """
+    rows, columns = len(images), len(maps) + 1
+    figure = Figure(figsize=(1.35 * columns + 0.6, 1.5 * rows + 0.5), layout="compressed")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for row in range(rows):
+        mask = None if masks is None else masks[row]
+        first = grid[row, 0]
+        first.imshow(np.clip(images[row], 0, 255).astype(np.uint8))
+        outline(first, mask)
+        first.set_xticks([])
+        first.set_yticks([])
+        first.set_ylabel(row_titles[row], fontsize=8)
+        for axes, (name, found) in zip(grid[row, 1:], maps.items(), strict=True):
+            draw_map(axes, images[row], found[row], signed[name], mask, opacity=0.75)
+    grid[0, 0].set_title("input", fontsize=9)
+    for axes, name in zip(grid[0, 1:], maps, strict=True):
+        axes.set_title(column_titles[name], fontsize=9)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def forest(
+    summary: pd.DataFrame, metric_titles: Mapping[str, str], chance: Mapping[str, float], controls: Sequence[str]
+) -> Figure:
+    """Mean and interval of each method (rows) and metric (columns), one colour for each model.
+
+    ``summary`` has the columns method, metric, model, mean, low, high. Control maps are grey; a dotted line marks ``chance``.
+    """
+    metrics, methods = list(dict.fromkeys(summary["metric"])), list(dict.fromkeys(summary["method"]))
+    models = list(dict.fromkeys(summary["model"]))
+    figure = Figure(figsize=(2.4 * len(metrics) + 1.5, 0.3 * len(methods) + 1.3), layout="constrained")
+    for axes, metric in zip(figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0], metrics, strict=True):
+        for i, model in enumerate(models):
+            part = summary[(summary["metric"] == metric) & (summary["model"] == model)].set_index("method")
+            shift = (i - (len(models) - 1) / 2) * 0.25
+            for row, method in enumerate(methods):
+                if method in part.index and np.isfinite(part.loc[method, "mean"]):
+                    mean, low, high = part.loc[method, ["mean", "low", "high"]].astype(float)
+                    colour = "0.55" if method in controls else COLOURS[i]
+                    axes.plot([low, high], [row + shift] * 2, color=colour, linewidth=1.5)
+                    axes.plot(mean, row + shift, "os^D"[i % 4], color=colour, markersize=4.5)
+        if metric in chance:
+            axes.axvline(chance[metric], color="0.4", linestyle=":", linewidth=1)
+        axes.set_title(metric_titles[metric], fontsize=9)
+        _tidy(axes)
+    first = figure.axes[0]
+    first.set_yticks(np.arange(len(methods)), methods, fontsize=9)
+    first.invert_yaxis()
+    for i, model in enumerate(models):
+        first.plot([], [], "os^D"[i % 4], color=COLOURS[i], label=model)
+    figure.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncols=len(models), frameon=False)
+    return figure
+
+
+def _tidy(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,299 @@
+"""A notebook's start and its results: parameters checked, seeds set, and a run folder that keeps what was found.
+
+``runs/<run_name>/`` holds ``data/`` (prepared splits), ``models/<name>/``, ``figures/``, ``tables/``, ``maps/`` and
+``record/<notebook>.json`` (parameters, versions, hardware, times, and what the notebook saved, in order).
+"""
+
+import hashlib
+import io
+import json
+import os
+import platform
+import subprocess
+import time
+import zipfile
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from PIL import Image
+
+from xaiutils import parameters as _parameters
+from xaiutils.backend import keras, tf
+from xaiutils.datasets import ImageDataset, load_dataset
+from xaiutils.files import replace_file, write_text
+from xaiutils.progress import progress
+
+__all__ = ["Picture", "Run", "environment", "progress", "start"]
+
+_VERSIONED = ("xaiutils", "tensorflow", "keras", "numpy", "tf-explain", "tf-keras-vis", "scikit-learn", "scikit-image")
+_FIGURE_DPI = {"saved": 160, "shown": 72}
+_PNG_LIMIT = 120_000  # bytes: pictures over it are shown as JPEG, so that notebooks stay small
+
+
+def start(notebook: str, namespace: Mapping[str, Any]) -> "Run":
+    """Begin a notebook: check its parameters, seed everything, open its run folder.
+
+    Args:
+        notebook: the notebook's name, such as "02_train_models".
+        namespace: ``globals()``. Every parameter of `xaiutils.parameters` found there is checked. At the first start in a
+            kernel any other variable is taken for a mistyped parameter and refused: papermill itself sets a variable that
+            the notebook never reads, and goes on.
+
+    Raises:
+        ValueError: lists everything that is wrong, with what is allowed.
+    """
+    given = {k: v for k, v in namespace.items() if k in _parameters.PARAMETERS}
+    if not any(isinstance(v, Run) for v in namespace.values()):
+        given |= {k: v for k, v in namespace.items() if _looks_like_parameter(k, v)}
+    checked = _parameters.check(given)
+    keras.utils.set_random_seed(checked.get("seed", 0))
+    return Run(notebook, checked)
+
+
+_NOT_PARAMETERS = {"In", "Out", "exit", "quit", "get_ipython", "open", "papermill"}
+
+
+def _looks_like_parameter(name: str, value: Any) -> bool:
+    plain = isinstance(value, bool | int | float | str | list | tuple | dict) or value is None
+    return plain and not name.startswith("_") and name not in _NOT_PARAMETERS
+
+
+def environment() -> dict[str, Any]:
+    """Versions, hardware and git commit of this process, for the record of a run."""
+    gpus = [tf.config.experimental.get_device_details(d).get("device_name", d.name) for d in _gpus()]
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "gpus": gpus,
+        "versions": {name: _version(name) for name in _VERSIONED},
+        "git_commit": _git_commit(),
+    }
+
+
+def _gpus() -> list:
+    return tf.config.list_physical_devices("GPU")
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _git_commit() -> str | None:
+    folder = Path(__file__).resolve().parents[1]
+    if not (folder / ".git").exists():  # installed as a package: an enclosing repository would not be ours
+        return None
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12", "--match="]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()
+
+
+class Picture:
+    """A figure as a notebook shows it: a small PNG, or a JPEG where the PNG would be large."""
+
+    def __init__(self, figure: Figure):
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=_FIGURE_DPI["shown"], bbox_inches="tight")
+        picture = Image.open(buffer).convert("RGB")
+        self.width, self.height = picture.size
+        small, photo = io.BytesIO(), io.BytesIO()
+        picture.quantize(256, dither=Image.Dither.NONE).save(small, "png", optimize=True)
+        picture.save(photo, "jpeg", quality=88)
+        png = small.tell() < _PNG_LIMIT
+        self._data = {"image/png": small.getvalue()} if png else {"image/jpeg": photo.getvalue()}
+
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        return {**self._data, "text/plain": f"<Picture {self.width} x {self.height}>"}
+
+
+class Run:
+    """One notebook's view of a run folder. ``parameters`` are the checked ones; ``folder`` is the run's folder."""
+
+    def __init__(self, notebook: str, parameters: Mapping[str, Any]):
+        self.notebook, self.parameters = notebook, dict(parameters)
+        root = os.environ.get("XAI_RUNS") or parameters.get("runs_dir", "../runs")
+        name = parameters.get("run_name", "default")
+        if not name or Path(name).name != name or name.startswith("."):
+            raise ValueError(f"run_name={name!r} is not a folder name; use letters, digits, - and _.")
+        self.folder = Path(root).resolve() / name
+        self._started, self._clock = datetime.now(UTC), time.monotonic()
+        self._items: list[dict[str, str]] = []
+        self._write_record(finished=False)
+
+    def __repr__(self) -> str:
+        e = environment()
+        versions = ", ".join(f"{n} {v}" for n, v in e["versions"].items() if n in ("tensorflow", "keras", "numpy"))
+        device = ", ".join(e["gpus"]) or f"CPU, {e['cores']} cores"
+        return f"{self.notebook}: run {self.folder.name!r} on {device} ({versions})"
+
+    # Data -----------------------------------------------------------------------------------------------------------
+
+    def dataset(self, split: str) -> ImageDataset:
+        """A split of this run's data set, prepared once and kept in the run folder.
+
+        The copy is used as long as the parameters and the files of the data set are the same; a damaged one is made anew.
+        """
+        p = self.parameters
+        options = {
+            "name": p["dataset"],
+            "split": split,
+            "image_size": p["image_size"],
+            "limit": p[f"n_{split}"] or None,
+            "seed": p["seed"],
+            "data_dir": str(Path(p["data_dir"]).resolve()),
+            **p["data_options"],
+        }
+        reads_files = p["dataset"] not in ("phantom", "digits")
+        key = {
+            **options,
+            "version": _version("xaiutils"),
+            "files": _fingerprint(options["data_dir"]) if reads_files else "",
+        }
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+        path = self.folder / "data" / f"{split}-{digest}.npz"
+        if path.exists():
+            try:
+                return _read_dataset(path)
+            except (ValueError, KeyError, OSError, zipfile.BadZipFile):
+                pass  # damaged: made anew below
+        dataset = load_dataset(**options)
+        replace_file(path, lambda temporary: _write_dataset(dataset, temporary))
+        return dataset
+
+    # Models ---------------------------------------------------------------------------------------------------------
+
+    def model_folder(self, name: str) -> Path:
+        return self.folder / "models" / name
+
+    def model(self, name: str) -> keras.Model:
+        """The model that notebook 02 trained in this run. Raises FileNotFoundError that says how to make it."""
+        path = self.model_folder(name) / "model.keras"
+        if not path.exists():
+            trained = sorted(p.parent.name for p in self.folder.glob("models/*/model.keras"))
+            raise FileNotFoundError(
+                f"run {self.folder.name!r} has no trained {name!r} (it has: {', '.join(trained) or 'none'}). Run "
+                f"02_train_models first with run_name={self.folder.name!r} and {name!r} in its models."
+            )
+        import xaiutils.models  # noqa: F401  (registers the layers that the file names)
+
+        return keras.models.load_model(path)
+
+    # Results --------------------------------------------------------------------------------------------------------
+
+    def save_figure(self, figure: Figure, name: str, caption: str) -> Picture:
+        """Write ``figures/<name>.png`` and return a picture for the notebook to show. ``caption`` goes to the report."""
+        path = self.folder / "figures" / f"{name}.png"
+        replace_file(path, lambda temporary: figure.savefig(temporary, dpi=_FIGURE_DPI["saved"], bbox_inches="tight"))
+        self._add("figure", path, caption)
+        return Picture(figure)
+
+    def save_table(self, table: pd.DataFrame, name: str, caption: str, index: bool = False) -> pd.DataFrame:
+        """Write ``tables/<name>.csv`` and return the table. Long tables are written as Parquet too."""
+        path = self.folder / "tables" / f"{name}.csv"
+        replace_file(path, lambda temporary: table.to_csv(temporary, index=index))
+        if len(table) > 100:
+            replace_file(path.with_suffix(".parquet"), lambda temporary: table.to_parquet(temporary, index=index))
+        self._add("table", path, caption)
+        return table
+
+    def save_maps(self, name: str, maps: Mapping[str, np.ndarray], ids: list[str]) -> Path:
+        """Write ``maps/<name>.npz``: float16 maps ``(n, height, width)`` by name, and the images' ``ids``.
+
+        float16 keeps 3 digits and has a small range, so each map is stored divided by its largest absolute value, which is
+        kept beside it as ``<name>_scale`` (n,). `load_maps` puts them together.
+        """
+        arrays: dict[str, np.ndarray] = {"ids": np.array(ids)}
+        for key, value in maps.items():
+            scale = np.abs(value).max(axis=(1, 2))
+            arrays[key] = (value / np.where(scale > 0, scale, 1)[:, None, None]).astype(np.float16)
+            arrays[f"{key}_scale"] = scale.astype(np.float32)
+        path = self.folder / "maps" / f"{name}.npz"
+        replace_file(path, lambda temporary: np.savez_compressed(temporary, **arrays))
+        self._add("maps", path, f"maps of {', '.join(maps)}")
+        return path
+
+    def load_maps(self, name: str) -> dict[str, np.ndarray]:
+        """The maps of `save_maps` as float32, and their ``ids``."""
+        with np.load(self.folder / "maps" / f"{name}.npz", allow_pickle=False) as stored:
+            found = {
+                key: stored[key].astype(np.float32) * stored[f"{key}_scale"][:, None, None]
+                for key in stored.files
+                if f"{key}_scale" in stored.files
+            }
+            return {"ids": stored["ids"], **found}
+
+    def finish(self) -> str:
+        """Close the notebook's record; returns a line that says what was written where."""
+        self._write_record(finished=True)
+        kinds = [item["kind"] for item in self._items]
+        counts = ", ".join(f"{kinds.count(kind)} {kind}{'s' * (kind != 'maps')}" for kind in dict.fromkeys(kinds))
+        return f"{self.notebook}: {counts or 'nothing'} written to runs/{self.folder.name}"
+
+    def _add(self, kind: str, path: Path, caption: str) -> None:
+        file = path.relative_to(self.folder).as_posix()
+        self._items = [item for item in self._items if item["file"] != file]
+        self._items.append({"kind": kind, "file": file, "caption": caption})
+        self._write_record(finished=False)
+
+    def _write_record(self, finished: bool) -> None:
+        record = {
+            "notebook": self.notebook,
+            "parameters": self.parameters,
+            "started": self._started.isoformat(timespec="seconds"),
+            "seconds": round(time.monotonic() - self._clock, 2),
+            "finished": finished,
+            "items": self._items,
+            "environment": environment(),
+        }
+        write_text(self.folder / "record" / f"{self.notebook}.json", json.dumps(record, indent=1))
+
+
+def _fingerprint(folder: str) -> str:
+    """Changes when a file below ``folder`` is added, removed or written."""
+    count, size, newest = 0, 0, 0
+    for parent, _, files in os.walk(folder):
+        for file in files:
+            try:
+                facts = Path(parent, file).stat()
+            except OSError:
+                continue
+            count, size, newest = count + 1, size + facts.st_size, max(newest, facts.st_mtime_ns)
+    return f"{count} {size} {newest}"
+
+
+def _write_dataset(dataset: ImageDataset, path: Path) -> None:
+    facts = {
+        "class_names": dataset.class_names,
+        "ids": dataset.ids,
+        "patients": dataset.patients,
+        "skipped": dataset.skipped,
+        "name": dataset.name,
+        "split": dataset.split,
+        "masks": dataset.masks is not None,
+    }
+    masks = np.zeros(0, np.uint8) if dataset.masks is None else np.packbits(dataset.masks)
+    np.savez(path, pixels=dataset.pixels, labels=dataset.labels, masks=masks, facts=np.array(json.dumps(facts)))
+
+
+def _read_dataset(path: Path) -> ImageDataset:
+    with np.load(path, allow_pickle=False) as stored:
+        facts = json.loads(str(stored["facts"]))
+        pixels = stored["pixels"]
+        shape = pixels.shape[:3]
+        masks = None
+        if facts.pop("masks"):
+            masks = np.unpackbits(stored["masks"], count=int(np.prod(shape))).reshape(shape).astype(bool)
+        facts["skipped"] = [tuple(entry) for entry in facts["skipped"]]
+        return ImageDataset(pixels=pixels, labels=stored["labels"], masks=masks, **facts)
