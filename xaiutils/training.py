@@ -254,3 +254,23 @@ def classification_report(model: keras.Model, ds: ImageDataset, batch_size: int 
     }
     confusion = pd.DataFrame(metrics.confusion_matrix(ds.labels, predicted, labels=numbers), index=names, columns=names)
     return Report(pd.Series(summary), classes, confusion, probabilities)
+
+
+def default_recipe(weights: str | None) -> str:
+    """The recipe that suits a model's start: "modern" on pretrained weights, else "scratch"."""
+    return "modern" if weights else "scratch"
+
+
+def clear_example(model: keras.Model, ds: ImageDataset, label: int = -1) -> int:
+    """Position of the image of class ``label`` (-1: the last) that the model names with the highest probability.
+
+    Images with evidence come first where there are masks; without any image of that class, the first image.
+    """
+    label = label % len(ds.class_names)
+    members = np.flatnonzero(ds.labels == label)
+    if ds.masks is not None and ds.masks[members].any():
+        members = members[ds.masks[members].any(axis=(1, 2))]
+    if len(members) == 0:
+        return 0
+    probabilities = predict(model, ds.select(members).images, probabilities=True)[:, label]
+    return int(members[probabilities.argmax()])

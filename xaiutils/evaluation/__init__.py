@@ -15,7 +15,7 @@ from xaiutils.evaluation.statistics import summarise
 from xaiutils.images import check_maps
 from xaiutils.registry import check_parameters
 
-__all__ = ["METRICS", "Metric", "chance", "control_maps", "evaluate", "summarise"]
+__all__ = ["METRICS", "Metric", "chance", "control_maps", "evaluate", "evaluate_all", "summarise"]
 
 
 def evaluate(
@@ -82,3 +82,20 @@ def _chosen(metrics, parameters, ds: ImageDataset, has_model: bool) -> dict[str,
     if not names:
         raise ValueError("no metric is left: the data set has no masks and no model was given.")
     return {n: check_parameters(f"metric {n!r}", METRICS[n].parameters, parameters.get(n, {})) for n in names}
+
+
+def evaluate_all(
+    model: keras.Model | None,
+    ds: ImageDataset,
+    maps: Mapping[str, np.ndarray],
+    metrics: Iterable[str] | None = None,
+    targets: int | Iterable[int] | None = None,
+    batch_size: int = 32,
+    parameters: Mapping[str, Mapping] | None = None,
+) -> pd.DataFrame:
+    """`evaluate` for the maps of several methods, with a column ``method``; a row for each image, method and metric."""
+    tables = [
+        evaluate(model, ds, found, metrics, targets, batch_size, parameters).assign(method=method)
+        for method, found in maps.items()
+    ]
+    return pd.concat(tables, ignore_index=True)[["method", "image_id", "metric", "value"]]

@@ -1,0 +1,61 @@
+# Each target sets up all that it needs: a virtual environment in .venv with the versions of requirements.lock.
+# LOCK= (empty) installs the newest versions that pyproject.toml allows. PYTHON= names the interpreter, 3.11 or newer.
+PYTHON ?= python3
+LOCK ?= requirements.lock
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+SHELL := /bin/bash
+
+# Variables given on the command line become notebook parameters; those of the caller's environment do not.
+given = $(if $(findstring command,$(origin $(1))),"$(2)=$($(1))")
+WALK = $(call given,DATASET,dataset) $(call given,DATA_DIR,data_dir) $(call given,MODEL,models) $(call given,NAME,run_name) \
+       $(SET) $(if $(PARAMETERS),--parameters "$(PARAMETERS)")
+
+.PHONY: help setup run lab test notebooks bench lock clean
+
+help:
+	@echo "make run        execute notebooks 01 to 05; results and report.html under runs/default"
+	@echo "                DATASET=folder DATA_DIR=path MODEL=a,b NAME=run PARAMETERS=file.yml SET='name=value ...'"
+	@echo "make lab        JupyterLab at the notebooks"
+	@echo "make test       the whole test suite"
+	@echo "make bench      speed against the thesis' libraries; the table goes to benchmarks/"
+	@echo "make notebooks  execute the notebooks and save them in place"
+	@echo "make lock       resolve the versions of requirements.lock anew"
+	@echo "make clean      remove the environment, caches and runs"
+
+setup: $(READY)
+
+$(READY): pyproject.toml $(LOCK)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name one with PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || { echo "Python's venv module is missing (Debian: apt install python3-venv)"; exit 1; }
+	@echo "setting up $(VENV) ..."; SECONDS=0; set -e; \
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(LOCK),-c $(LOCK)) -e '.[test]'; \
+	touch $@; echo "environment ready in $$SECONDS s"
+
+run: $(READY)
+	$(BIN)/python -m xaiutils.walk $(WALK)
+
+lab: $(READY)
+	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+test: $(READY)
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/python -m pytest
+
+notebooks: $(READY)
+	$(BIN)/python tests/refresh_notebooks.py
+
+bench: $(READY)
+	$(BIN)/python benchmarks/methods.py
+
+lock: $(READY)
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-emit-index-url --no-emit-find-links \
+		--no-annotate --output-file requirements.lock pyproject.toml
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

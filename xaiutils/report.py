@@ -1,0 +1,66 @@
+"""One HTML page that shows a run: figures, tables, parameters and versions. It opens offline, from any place."""
+
+import base64
+import json
+from datetime import UTC, datetime
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+
+from xaiutils.files import write_text
+
+_ROWS_SHOWN = 60
+
+
+def write_report(folder: str | Path) -> Path:
+    """Write ``report.html`` into a run folder from the records of its notebooks; returns its path.
+
+    Raises FileNotFoundError when the folder holds no record.
+    """
+    folder = Path(folder)
+    records = [json.loads(p.read_text(encoding="utf-8")) for p in sorted((folder / "record").glob("*.json"))]
+    if not records:
+        raise FileNotFoundError(f"{folder} holds no record of a notebook; there is nothing to report.")
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(resources.files("xaiutils").joinpath("report.html.j2").read_text("utf-8"))
+    parameters: dict[str, Any] = {}
+    for record in records:
+        parameters |= record["parameters"]
+    html = template.render(
+        name=folder.name,
+        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        parameters={k: v if isinstance(v, str) else json.dumps(v) for k, v in parameters.items() if k != "runs_dir"},
+        environment=records[-1]["environment"],
+        sections=[_section(record, folder) for record in records],
+    )
+    return write_text(folder / "report.html", html)
+
+
+def _section(record: dict[str, Any], folder: Path) -> dict[str, Any]:
+    notebook = f"notebooks/{record['notebook']}.ipynb"
+    return {
+        "title": record["notebook"],
+        "link": notebook if (folder / notebook).exists() else "",
+        "seconds": record["seconds"],
+        "finished": record["finished"],
+        "items": [shown for item in record["items"] if (shown := _item(item, folder)) is not None],
+    }
+
+
+def _item(item: dict[str, str], folder: Path) -> dict[str, Any] | None:
+    path = folder / item["file"]
+    if not path.exists():
+        return None
+    shown: dict[str, Any] = {**item}
+    if item["kind"] == "figure":
+        shown["data"] = base64.b64encode(path.read_bytes()).decode("ascii")
+    elif item["kind"] == "table":
+        table = pd.read_csv(path)
+        shown["rows"] = len(table)
+        shown["html"] = table.head(_ROWS_SHOWN).to_html(
+            index=False, border=0, float_format="%.4g", na_rep="", escape=True
+        )
+    return shown

@@ -1,0 +1,196 @@
+"""The whole walk, unattended: ``python -m xaiutils.walk dataset=folder data_dir=...`` executes the notebooks in order.
+
+Every notebook runs in a kernel of its own through papermill and leaves its executed copy, log, figures, tables and maps in
+``runs/<run_name>/``; at the end ``report.html`` shows them together.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from xaiutils.parameters import PARAMETERS, check
+from xaiutils.registry import suggest
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = ROOT / "notebooks"
+_CELL_SECONDS = 4 * 3600
+
+
+class WalkError(RuntimeError):
+    """A notebook failed; the message says which, why and where its log is."""
+
+
+def notebooks(folder: Path = NOTEBOOKS) -> list[Path]:
+    """The numbered notebooks in reading order. Raises FileNotFoundError where there are none."""
+    found = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    if not found:
+        raise FileNotFoundError(f"{folder} holds no numbered notebooks; run the walk from a checkout of the workbook.")
+    return found
+
+
+def read_arguments(assignments: Sequence[str], parameter_file: Path | None = None) -> dict[str, Any]:
+    """Notebook parameters from a YAML file, overlaid with ``key=value`` texts.
+
+    Values are YAML; a list may be written with commas. Raises ValueError for a text without "=" or an unreadable file; names
+    and values are checked by `prepare`.
+    """
+    values: dict[str, Any] = {}
+    if parameter_file is not None:
+        try:
+            loaded = yaml.safe_load(Path(parameter_file).read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError) as error:
+            raise ValueError(f"the parameter file cannot be read: {error}") from error
+        if not isinstance(loaded, dict):
+            raise ValueError(f"{parameter_file} must hold 'name: value' lines.")
+        values |= {str(name): _typed(str(name), value) for name, value in loaded.items()}
+    for text in assignments:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"{text!r} is not of the form name=value.")
+        values[name.strip()] = _typed(name.strip(), value)
+    return values
+
+
+def _typed(name: str, value: Any) -> Any:
+    """Text to the declared kind where that is unambiguous; anything else is left for `check` to refuse."""
+    kind = PARAMETERS[name].kind if name in PARAMETERS else str
+    if not isinstance(value, str) or kind is str:
+        return value if kind is not str else str(value)
+    if kind is list and not value.lstrip().startswith("["):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    parsed = yaml.safe_load(value)
+    if kind is float and isinstance(parsed, str):  # YAML reads 1e-3 as a text
+        try:
+            return float(parsed)
+        except ValueError:
+            return value
+    return parsed
+
+
+def prepare(values: Mapping[str, Any], steps: Sequence[Path]) -> dict[Path, dict[str, Any]]:
+    """Check ``values`` and share them out: each notebook gets those that its parameters cell declares.
+
+    Raises ValueError for anything that `xaiutils.parameters.check` refuses, and for a parameter that no notebook takes.
+    """
+    import papermill
+
+    checked = check(values)
+    if "models" in checked and "model" not in checked:
+        checked["model"] = checked["models"][0]
+    elif "model" in checked and "models" not in checked:
+        checked["models"] = [checked["model"]]
+    if "data_dir" in checked:  # given from where the user is; the notebooks run in their own folder
+        checked["data_dir"] = str(Path(checked["data_dir"]).expanduser().resolve())
+    declared = {step: set(papermill.inspect_notebook(str(step))) for step in steps}
+    everywhere = set().union(*declared.values())
+    for name in checked:
+        if name not in everywhere:
+            raise ValueError(f"no notebook takes the parameter {name!r}; {suggest(name, sorted(everywhere))}")
+    return {step: {k: v for k, v in checked.items() if k in declared[step]} for step in steps}
+
+
+def run_walk(values: Mapping[str, Any], runs_dir: Path = ROOT / "runs", steps: Sequence[Path] | None = None) -> Path:
+    """Execute the notebooks with the given parameters and write the report; returns the run folder.
+
+    Prints a line for each notebook. Raises ValueError before anything runs when a parameter is not valid, WalkError when a
+    notebook fails: its copy with the error is kept as ``NAME.failed.ipynb``, and the later ones are not run.
+    """
+    from xaiutils.report import write_report
+
+    steps = notebooks() if steps is None else list(steps)
+    shared = prepare({"run_name": "default", **values, "runs_dir": str(Path(runs_dir).resolve())}, steps)
+    folder = Path(runs_dir).resolve() / shared[steps[0]]["run_name"]
+    (folder / "notebooks").mkdir(parents=True, exist_ok=True)
+    (folder / "log").mkdir(exist_ok=True)
+    begun = time.monotonic()
+    for number, step in enumerate(steps, start=1):
+        print(f"[{number}/{len(steps)}] {step.stem} ...", end=" ", flush=True)
+        start = time.monotonic()
+        _execute(step, shared[step], folder)
+        print(f"{time.monotonic() - start:.0f} s", flush=True)
+    report = write_report(folder)
+    print(f"done in {time.monotonic() - begun:.0f} s: {report}")
+    return folder
+
+
+def _execute(step: Path, parameters: Mapping[str, Any], folder: Path) -> None:
+    import papermill
+    from jupyter_client.kernelspec import NoSuchKernel
+
+    finished = folder / "notebooks" / step.name
+    part, failed = finished.with_suffix(".part.ipynb"), finished.with_suffix(".failed.ipynb")
+    log = folder / "log" / f"{step.stem}.log"
+    for old in (finished, failed):
+        old.unlink(missing_ok=True)
+    with log.open("w", encoding="utf-8") as out, _environment({"XAI_PROGRESS": "log", "PYTHONUNBUFFERED": "1"}):
+        try:
+            papermill.execute_notebook(
+                str(step),
+                str(part),
+                parameters=dict(parameters),
+                cwd=str(step.parent),
+                kernel_name="python3",
+                progress_bar=False,
+                stdout_file=out,
+                stderr_file=out,
+                execution_timeout=_CELL_SECONDS,
+            )
+        except papermill.PapermillExecutionError as error:
+            part.replace(failed)
+            print("failed", flush=True)
+            raise WalkError(
+                f"{step.stem} failed in cell {error.exec_count}: {error.ename}: {error.evalue}\n"
+                f"The notebook with the error is {failed}, its output {log}."
+            ) from error
+        except NoSuchKernel as error:
+            raise WalkError(
+                f"Jupyter finds no kernel named python3 in {sys.prefix}; run the walk by 'make run'."
+            ) from error
+    part.replace(finished)
+
+
+class _environment:
+    """Environment variables for the kernels that start within the block; put back after it."""
+
+    def __init__(self, changes: Mapping[str, str]):
+        self._changes = changes
+
+    def __enter__(self) -> None:
+        self._old = {name: os.environ.get(name) for name in self._changes}
+        os.environ.update({k: v for k, v in self._changes.items() if self._old[k] is None})
+
+    def __exit__(self, *_: object) -> None:
+        for name, value in self._old.items():
+            if value is None:
+                os.environ.pop(name, None)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m xaiutils.walk", description=__doc__.split("\n\n")[0])
+    parser.add_argument("assignments", nargs="*", metavar="name=value", help="a notebook parameter")
+    parser.add_argument("--parameters", type=Path, metavar="FILE.yml", help="notebook parameters as YAML")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs", metavar="FOLDER", help="folder of all runs")
+    parser.add_argument("--list", action="store_true", help="list the parameters and stop")
+    options = parser.parse_args(arguments)
+    if options.list:
+        for p in PARAMETERS.values():
+            print(f"{p.name} = {json.dumps(p.default)}: {p.help}; {p.allowed()}")
+        return 0
+    try:
+        run_walk(read_arguments(options.assignments, options.parameters), options.runs)
+    except (ValueError, FileNotFoundError, WalkError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
