@@ -64,10 +64,10 @@ def image_grid(ds: ImageDataset, columns: int = 6, titles: Sequence[str] | None 
     return figure
 
 
-def outline(axes: Axes, mask: np.ndarray | None) -> None:
+def outline(axes: Axes, mask: np.ndarray | None, width: float = 0.8) -> None:
     """Draw the border of a bool mask ``(height, width)``; nothing for None or an empty one."""
     if mask is not None and mask.any() and not mask.all():
-        axes.contour(mask, levels=[0.5], colors=OUTLINE, linewidths=1.0)
+        axes.contour(mask, levels=[0.5], colors=OUTLINE, linewidths=width)
 
 
 def training_curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
@@ -114,16 +114,18 @@ def draw_map(
     attribution: np.ndarray,
     signed: bool,
     mask: np.ndarray | None = None,
-    opacity: float = 0.6,
+    opacity: float = 0.8,
     limits: Normalize | None = None,
 ) -> ScalarMappable:
     """Lay a map over its image (grey, so that colour means attribution only); returns what a colour bar needs."""
     limits = limits or display_range(attribution, signed)
     axes.imshow(np.asarray(image, np.float32).mean(axis=-1), cmap="gray", vmin=0, vmax=255)
-    shown = axes.imshow(attribution, cmap=MAP_COLOURS[signed], norm=limits, alpha=opacity)
+    # Weak attribution is nearly transparent, so that the image shows where the map says nothing.
+    strength = np.clip(np.abs(limits(attribution) - 0.5) * 2 if signed else limits(attribution), 0, 1)
+    axes.imshow(attribution, cmap=MAP_COLOURS[signed], norm=limits, alpha=opacity * (0.25 + 0.75 * np.sqrt(strength)))
     outline(axes, mask)
     axes.set_axis_off()
-    return shown
+    return ScalarMappable(limits, MAP_COLOURS[signed])
 
 
 def explanation(
@@ -134,7 +136,7 @@ def explanation(
     probabilities: np.ndarray,
     class_names: Sequence[str],
     mask: np.ndarray | None = None,
-    opacity: float = 0.6,
+    opacity: float = 0.8,
     image_title: str = "input",
 ) -> Figure:
     """An image, its map with a colour bar, and the class probabilities (of the ten largest)."""
@@ -182,7 +184,7 @@ def attribution_grid(
         first.set_yticks([])
         first.set_ylabel(row_titles[row], fontsize=8)
         for axes, (name, found) in zip(grid[row, 1:], maps.items(), strict=True):
-            draw_map(axes, images[row], found[row], signed[name], mask, opacity=0.75)
+            draw_map(axes, images[row], found[row], signed[name], mask)
     grid[0, 0].set_title("input", fontsize=9)
     for axes, name in zip(grid[0, 1:], maps, strict=True):
         axes.set_title(column_titles[name], fontsize=9)

@@ -1,6 +1,7 @@
 """One HTML page that shows a run: figures, tables, parameters and versions. It opens offline, from any place."""
 
 import base64
+import io
 import json
 from datetime import UTC, datetime
 from importlib import resources
@@ -9,10 +10,12 @@ from typing import Any
 
 import jinja2
 import pandas as pd
+from PIL import Image
 
 from xaiutils.files import write_text
 
 _ROWS_SHOWN = 60
+_WIDTH_SHOWN, _BYTES_SHOWN = 1600, 300_000
 
 
 def write_report(folder: str | Path) -> Path:
@@ -56,7 +59,8 @@ def _item(item: dict[str, str], folder: Path) -> dict[str, Any] | None:
         return None
     shown: dict[str, Any] = {**item}
     if item["kind"] == "figure":
-        shown["data"] = base64.b64encode(path.read_bytes()).decode("ascii")
+        shown["mime"], data = _for_screen(path)
+        shown["data"] = base64.b64encode(data).decode("ascii")
     elif item["kind"] == "table":
         table = pd.read_csv(path)
         shown["rows"] = len(table)
@@ -64,3 +68,16 @@ def _item(item: dict[str, str], folder: Path) -> dict[str, Any] | None:
             index=False, border=0, float_format="%.4g", na_rep="", escape=True
         )
     return shown
+
+
+def _for_screen(path: Path) -> tuple[str, bytes]:
+    """MIME type and bytes of a figure as the page embeds it: the file itself, or a smaller JPEG of a large one."""
+    data = path.read_bytes()
+    if len(data) <= _BYTES_SHOWN:
+        return "image/png", data
+    with Image.open(path) as picture:
+        rgb = picture.convert("RGB")
+    rgb.thumbnail((_WIDTH_SHOWN, 10 * _WIDTH_SHOWN))
+    small = io.BytesIO()
+    rgb.save(small, "jpeg", quality=88)
+    return "image/jpeg", small.getvalue()

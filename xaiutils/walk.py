@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -129,7 +130,11 @@ def _execute(step: Path, parameters: Mapping[str, Any], folder: Path) -> None:
     log = folder / "log" / f"{step.stem}.log"
     for old in (finished, failed):
         old.unlink(missing_ok=True)
-    with log.open("w", encoding="utf-8") as out, _environment({"XAI_PROGRESS": "log", "PYTHONUNBUFFERED": "1"}):
+    with (
+        log.open("w", encoding="utf-8") as out,
+        tempfile.TemporaryDirectory(prefix="xai-") as sockets,
+        _environment({"XAI_PROGRESS": "log", "PYTHONUNBUFFERED": "1"}),
+    ):
         try:
             papermill.execute_notebook(
                 str(step),
@@ -141,6 +146,7 @@ def _execute(step: Path, parameters: Mapping[str, Any], folder: Path) -> None:
                 stdout_file=out,
                 stderr_file=out,
                 execution_timeout=_CELL_SECONDS,
+                config=_private_kernel(sockets),
             )
         except papermill.PapermillExecutionError as error:
             part.replace(failed)
@@ -154,6 +160,17 @@ def _execute(step: Path, parameters: Mapping[str, Any], folder: Path) -> None:
                 f"Jupyter finds no kernel named python3 in {sys.prefix}; run the walk by 'make run'."
             ) from error
     part.replace(finished)
+
+
+def _private_kernel(folder: str) -> Any:
+    """Jupyter's settings for a kernel that talks over sockets in ``folder`` instead of unencrypted TCP ports."""
+    from traitlets.config import Config
+
+    config = Config()
+    if os.name == "posix":
+        config.KernelManager.transport = "ipc"
+        config.KernelManager.connection_file = str(Path(folder) / "kernel.json")
+    return config
 
 
 class _environment:

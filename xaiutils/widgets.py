@@ -46,7 +46,7 @@ class View:
     transform_parameters: Mapping[str, Any] = field(default_factory=dict)
     method_parameters: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
-    opacity: float = 0.6
+    opacity: float = 0.8
     show_mask: bool = True
 
 

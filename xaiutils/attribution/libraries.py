@@ -110,12 +110,14 @@ def _build_copy(network: Network, path: str | None) -> FlatCopy:
 
 
 def _clone(layer: keras.Layer, path: str) -> keras.Layer:
-    config = {**layer.get_config(), "name": path.replace("/", "__")}
-    if config.get("activation") in ("softmax", "sigmoid") and isinstance(layer, keras.layers.Dense):
-        config["activation"] = "linear"
     try:
+        config = {**layer.get_config(), "name": path.replace("/", "__")}
+        if config.get("activation") in ("softmax", "sigmoid") and isinstance(layer, keras.layers.Dense):
+            config["activation"] = "linear"
         return type(layer).from_config(config)
-    except Exception as error:
+    except Exception as error:  # whatever a user's layer raises
+        if not layer.weights:  # a Lambda, say: it can serve in both models
+            return layer
         raise ModelError(f"layer {path!r} ({type(layer).__name__}) cannot be copied for a library: {error}") from error
 
 
