@@ -100,5 +100,3 @@ MODELS = {
 def models() -> dict[str, keras.Model]:
     """One model of every shape, built once."""
     return {name: make() for name, make in MODELS.items()}
-
-

@@ -79,7 +79,9 @@ def test_tf_explain_integrated_gradients_lack_the_input(models, images):
     model, n = models["flat softmax"], 8
     gradients = []
     for alpha in np.linspace(0, 1, n):
-        gradients.append(xai.explain(model, np.float32(alpha) * images[:2] + 0, 1, "vanilla_gradients", reduction="sum"))
+        gradients.append(
+            xai.explain(model, np.float32(alpha) * images[:2] + 0, 1, "vanilla_gradients", reduction="sum")
+        )
     theirs = xai.explain(model, images[:2], 1, "integrated_gradients", "tf-explain", n_steps=n)
     np.testing.assert_allclose(theirs, np.mean(gradients, axis=0), atol=1e-4 * np.abs(theirs).max())
     logits = xai.predict(model, images[:2])[:, 1] - xai.predict(model, np.zeros_like(images[:2]))[:, 1]

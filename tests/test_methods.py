@@ -130,7 +130,9 @@ def test_linear_model(linear, images):
         "integrated_gradients": (images * w1).sum(-1),
     }
     for method, maps in expected.items():
-        np.testing.assert_allclose(quick(model, images, method, 1), maps, atol=1e-4 * np.abs(maps).max(), err_msg=method)
+        np.testing.assert_allclose(
+            quick(model, images, method, 1), maps, atol=1e-4 * np.abs(maps).max(), err_msg=method
+        )
     found = xai.explain(model, images, 1, "occlusion", patch_size=1, fill="black", batch_size=256)
     np.testing.assert_allclose(found, (images * w1).sum(-1), atol=2e-4)
 

@@ -2,12 +2,13 @@
 
 import hashlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from sklearn.model_selection import StratifiedGroupKFold
 
 from xaiutils.datasets.image_dataset import ImageDataset, stratified_indices
@@ -15,8 +16,6 @@ from xaiutils.images import boxes_to_mask, read_image, read_mask, resize_mask
 from xaiutils.progress import progress
 
 SPLITS = ("train", "val", "test")
-# Tenths of the data: 7 for training, 1 for validation, 2 for testing.
-_FOLDS = {"train": range(7), "val": range(7, 8), "test": range(8, 10)}
 
 
 @dataclass(frozen=True)
@@ -37,17 +36,23 @@ def split_indices(labels: np.ndarray, groups: Sequence[str], split: str, seed: i
 
     Stratified by label; entries of one group (a patient) stay together. The same seed gives the same split.
     """
-    if len(labels) < 10:
+    n_folds = min(10, len(set(groups)), int(np.bincount(labels).max()))
+    if n_folds < 3:
         raise ValueError(
-            f"{len(labels)} images are too few to be split into train, val and test; at least 10 are needed."
+            f"{len(labels)} images of {len(set(groups))} patients are too few to be split into train, val and test; "
+            "put them into split folders, or state the split in a column."
         )
-    folds = StratifiedGroupKFold(n_splits=10, shuffle=True, random_state=seed)
     fold = np.empty(len(labels), int)
-    with warnings.catch_warnings():  # a class with under ten members is allowed: it cannot reach every fold
+    with warnings.catch_warnings():  # a class with fewer members than folds is allowed: it cannot reach every fold
         warnings.simplefilter("ignore", UserWarning)
+        folds = StratifiedGroupKFold(n_splits=n_folds, shuffle=True, random_state=seed)
         for number, (_, members) in enumerate(folds.split(np.zeros(len(labels)), labels, groups)):
             fold[members] = number
-    return np.flatnonzero(np.isin(fold, list(_FOLDS[split])))
+    n_test, n_val = max(1, round(0.2 * n_folds)), max(1, round(0.1 * n_folds))
+    first_test = n_folds - n_test
+    bounds = {"train": (0, first_test - n_val), "val": (first_test - n_val, first_test), "test": (first_test, n_folds)}
+    low, high = bounds[split]
+    return np.flatnonzero((fold >= low) & (fold < high))
 
 
 def choose_split(records: list[Record], split: str, seed: int) -> list[Record]:
@@ -128,8 +133,6 @@ def _evidence(record: Record, image_size: int, values: Sequence[int], keep_aspec
     for path in record.mask_paths:
         mask |= read_mask(path, image_size, values, keep_aspect)
     if record.boxes:
-        from PIL import Image
-
         with Image.open(record.path) as image:
             width, height = image.size
         mask |= resize_mask(boxes_to_mask(record.boxes, height, width), image_size, keep_aspect)
@@ -165,6 +168,3 @@ def _hashes(dataset: ImageDataset) -> list[tuple[str, str]]:
         (hashlib.sha256(image.tobytes()).hexdigest(), image_id)
         for image, image_id in zip(dataset.pixels, dataset.ids, strict=True)
     ]
-
-
-Loader = Callable[..., ImageDataset]

@@ -1,0 +1,317 @@
+"""Data sets: the generated ones, folders and tables as they are found in the wild, splits, leaks, and errors."""
+
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.preprocessing import StandardScaler
+
+import xaiutils as xai
+from xaiutils.datasets import ImageDataset, find_leaks, phantom
+from xaiutils.datasets.image_dataset import balanced_indices, stratified_indices
+
+
+def picture(path, value, size=(20, 16)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(abs(hash(str(path))) % 2**32)
+    Image.fromarray(rng.integers(max(0, value - 20), value + 20, (size[1], size[0], 3)).astype(np.uint8)).save(path)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes of 15 images with masks for the second."""
+    for i in range(15):
+        picture(tmp_path / "benign" / f"b {i} (1).png", 60)
+        picture(tmp_path / "malignant" / f"m{i}.jpg", 180)
+        mask = np.zeros((16, 20), np.uint8)
+        mask[4:8, 5:10] = 255
+        Image.fromarray(mask).save(tmp_path / "malignant" / f"m{i}_mask.png")
+    return tmp_path
+
+
+# Generated --------------------------------------------------------------------------------------------------------
+
+
+def test_phantom_is_a_function_of_its_seed():
+    a, b = (xai.load_dataset("phantom", split="train", image_size=64, limit=6) for _ in range(2))
+    np.testing.assert_array_equal(a.pixels, b.pixels)
+    other = xai.load_dataset("phantom", split="train", image_size=64, limit=6, seed=1)
+    assert not np.array_equal(a.pixels, other.pixels)
+    first = xai.load_dataset("phantom", split="train", image_size=64, limit=2)
+    np.testing.assert_array_equal(a.pixels[:2], first.pixels)
+    assert a.images.dtype == np.float32
+    assert a.images.shape == (6, 64, 64, 3)
+    assert a.labels.tolist() == [0, 1, 0, 1, 0, 1]
+
+
+def test_phantom_splits_are_disjoint():
+    splits = {s: xai.load_dataset("phantom", split=s, image_size=32, limit=30) for s in ("train", "val", "test")}
+    assert find_leaks(splits) == []
+    assert len({i for d in splits.values() for i in d.ids}) == 90
+
+
+def test_phantom_lesions_lie_in_the_breast_and_are_brighter():
+    for seed in range(40):
+        p = phantom.generate(seed, 112)
+        assert p.image.dtype == np.float32
+        assert 0 <= p.image.min() <= p.image.max() <= 1
+        core = p.lesion & ~p.spicules
+        assert (core & ~p.breast).sum() <= 0.02 * core.sum()
+        ring = ~p.lesion & p.breast & ~p.pectoral
+        assert p.image[core].mean() > p.image[ring].mean()
+        assert bool(p.spicules.sum() > 40) == bool(p.label)
+
+
+def test_phantom_classes_share_their_global_statistics():
+    """No shortcut in brightness: a classifier on the image's mean, spread and extremes stays near chance."""
+    ds = xai.load_dataset("phantom", split="train", image_size=64, limit=600)
+    grey = ds.pixels[..., 0].reshape(len(ds), -1).astype(float)
+    features = np.stack([grey.mean(1), grey.std(1), grey.max(1), np.percentile(grey, 99.5, axis=1)], axis=1)
+    features = StandardScaler().fit_transform(features)
+    model = LogisticRegression().fit(features[:400], ds.labels[:400])
+    auc = roc_auc_score(ds.labels[400:], model.decision_function(features[400:]))
+    assert auc < 0.68
+
+
+def test_difficulty_lowers_the_contrast():
+    contrasts = [np.mean([phantom.generate(s, 32, c).contrast for s in range(20)]) for c in phantom.CONTRASTS.values()]
+    assert contrasts[0] > contrasts[1] > contrasts[2]
+    with pytest.raises(ValueError, match="easy, medium, hard"):
+        xai.load_dataset("phantom", limit=2, difficulty="simple")
+
+
+def test_digits():
+    splits = {s: xai.load_dataset("digits", split=s, image_size=32) for s in ("train", "val", "test")}
+    assert sum(map(len, splits.values())) == 1797
+    assert len(splits["test"]) == pytest.approx(360, abs=5)
+    assert {i for s in splits.values() for i in s.ids} == {f"digit_{i:04d}" for i in range(1797)}
+    test = splits["test"]
+    assert (np.bincount(test.labels) > 30).all()
+    assert test.images[test.masks].mean() > 127 > test.images[~test.masks].mean()
+
+
+# Folders ----------------------------------------------------------------------------------------------------------
+
+
+def test_folder(folder):
+    ds = xai.load_dataset("folder", split="all", data_dir=folder, image_size=32)
+    assert len(ds) == 30
+    assert ds.class_names == ("benign", "malignant")
+    assert not any("_mask" in i for i in ds.ids)
+    assert ds.ids[0] == "benign/b 0 (1).png"
+    assert ds.masks[ds.labels == 1].any(axis=(1, 2)).all()
+    assert not ds.masks[ds.labels == 0].any()
+    bright = ds.pixels.mean(axis=(1, 2, 3))
+    assert ((bright > 120) == (ds.labels == 1)).all()
+
+
+def test_folder_splits_do_not_overlap_and_keep_proportions(folder):
+    parts = [xai.load_dataset("folder", split=s, data_dir=folder, image_size=16) for s in ("train", "val", "test")]
+    ids = [i for p in parts for i in p.ids]
+    assert len(ids) == len(set(ids)) == 30
+    assert all(abs((p.labels == 0).sum() - (p.labels == 1).sum()) <= 2 for p in parts)
+    again = xai.load_dataset("folder", split="test", data_dir=folder, image_size=16)
+    assert again.ids == parts[2].ids
+    other = xai.load_dataset("folder", split="test", data_dir=folder, image_size=16, seed=3)
+    assert other.ids != parts[2].ids
+
+
+def test_stated_splits_are_respected_and_val_is_carved_from_train(tmp_path):
+    for split, n in (("Train", 24), ("test", 4)):
+        for label in ("cat", "dog"):
+            for i in range(n):
+                picture(tmp_path / split / label / f"{i}.jpg", 100)
+    parts = {s: xai.load_dataset("folder", split=s, data_dir=tmp_path, image_size=16) for s in ("train", "val", "test")}
+    assert all(i.startswith("test/") for i in parts["test"].ids)
+    assert len(parts["test"]) == 8
+    assert len(parts["train"]) + len(parts["val"]) == 48
+    assert 2 <= len(parts["val"]) <= 8
+    assert not set(parts["train"].ids) & set(parts["val"].ids)
+
+
+def test_unreadable_files_are_named_and_the_rest_goes_on(folder):
+    (folder / "benign" / "broken.jpg").write_bytes(b"\xff\xd8 no")
+    (folder / "malignant" / "empty.png").touch()
+    with pytest.warns(UserWarning, match=r"2 of 32 files could not be read: broken\.jpg"):
+        ds = xai.load_dataset("folder", split="all", data_dir=folder, image_size=16)
+    assert len(ds) == 30
+    assert [p.rsplit("/", 1)[-1] for p, _ in ds.skipped] == ["broken.jpg", "empty.png"]
+    assert all(reason for _, reason in ds.skipped)
+
+
+def test_several_masks_are_merged(folder):
+    Image.fromarray(np.full((16, 20), 255, np.uint8)).save(folder / "malignant" / "m0_mask_1.png")
+    ds = xai.load_dataset("folder", split="all", data_dir=folder, image_size=32)
+    assert ds.masks[ds.ids.index("malignant/m0.jpg")].all()
+    assert not ds.masks[ds.ids.index("malignant/m1.jpg")].all()
+
+
+def test_classes_are_chosen_and_ordered(folder):
+    shutil.copytree(folder / "benign", folder / "normal")
+    ds = xai.load_dataset("folder", split="all", data_dir=folder, image_size=16, classes=["malignant", "benign"])
+    assert ds.class_names == ("malignant", "benign")
+    assert (ds.labels == 0).sum() == 15
+
+
+def test_folder_errors(folder, tmp_path_factory):
+    load = lambda **k: xai.load_dataset("folder", **{"data_dir": folder, "image_size": 16, **k})  # noqa: E731
+    with pytest.raises(FileNotFoundError, match="not a folder"):
+        load(data_dir=folder / "nowhere")
+    with pytest.raises(ValueError, match="0 folders with images"):
+        load(data_dir=tmp_path_factory.mktemp("empty"))
+    with pytest.raises(ValueError, match=r"no images of class \['cyst'\]"):
+        load(classes=["benign", "cyst"])
+    with pytest.raises(ValueError, match="mask_pattern"):
+        load(mask_pattern="{stm}_mask.png")
+    with pytest.raises(TypeError, match="did you mean mask_pattern"):
+        load(mask_patern="x")
+    with pytest.raises(ValueError, match="limit=0"):
+        load(limit=0)
+    with pytest.raises(ValueError, match="image_size"):
+        load(image_size=4)
+    with pytest.raises(KeyError, match="did you mean folder"):
+        xai.load_dataset("folders")
+    with pytest.raises(ValueError, match="choose one of train, val, test"):
+        load(split="valid")
+
+
+# Tables -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def table(tmp_path):
+    rows = []
+    for i in range(20):
+        picture(tmp_path / "img" / f"{i}.png", 60 + 100 * (i % 2), (40, 20))
+        rows.append({"image": str(i), "label": "ab"[i % 2], "patient": f"p{i // 4}", "box": f'"{i},5,10,5"'})
+    pd.DataFrame(rows).to_csv(tmp_path / "index.csv", index=False)
+    return tmp_path
+
+
+def test_table_with_patients_and_boxes(table):
+    options = {
+        "data_dir": table,
+        "image_size": 40,
+        "image_pattern": "img/{image}.png",
+        "patient_column": "patient",
+        "boxes_column": "box",
+    }
+    ds = xai.load_dataset("table", split="all", **options)
+    assert len(ds) == 20
+    assert ds.masks[3, 10:20, 3:13].all()
+    assert ds.masks[3].sum() == 10 * 10  # the box is 10 x 5 in a picture of 40 x 20 that is squeezed to 40 x 40
+    parts = {s: xai.load_dataset("table", split=s, **options) for s in ("train", "test")}
+    assert not set(parts["train"].patients) & set(parts["test"].patients)
+
+
+def test_table_splits_masks_and_separators(table):
+    frame = pd.read_csv(table / "index.csv", dtype=str)
+    frame["split"] = ["Training"] * 12 + ["test"] * 8
+    frame["mask"] = [f"img/{i}.png" if i % 2 else "" for i in range(20)]
+    frame.to_csv(table / "semi.csv", index=False, sep=";", encoding="utf-8-sig")
+    ds = xai.load_dataset(
+        "table", split="test", data_dir=table, table="semi.csv", image_size=16, image_pattern="img/{image}.png",
+        split_column="split", mask_column="mask",
+    )  # fmt: skip
+    assert ds.ids == [str(i) for i in range(12, 20)]
+    assert ds.masks[1].all()
+    assert not ds.masks[0].any()
+
+
+def test_table_errors(table):
+    load = lambda **k: xai.load_dataset("table", split="all", data_dir=table, image_size=16, **k)  # noqa: E731
+    with pytest.raises(ValueError, match=r"no column 'labels' .*did you mean label"):
+        load(label_column="labels")
+    with pytest.raises(FileNotFoundError, match=r"nothing\.csv"):
+        load(table="nothing.csv")
+    with pytest.raises(ValueError, match="image_pattern"):
+        load(image_pattern="{img}.png")
+    with pytest.warns(UserWarning, match="could not be read"), pytest.raises(ValueError, match="none of 20"):
+        load()
+    frame = pd.read_csv(table / "index.csv", dtype=str)
+    pd.concat([frame, frame.iloc[:1].assign(label="b")]).to_csv(table / "twice.csv", index=False)
+    with pytest.raises(ValueError, match=r"image '0' has the labels \['a', 'b'\]"):
+        load(table="twice.csv", image_pattern="img/{image}.png")
+    frame.assign(box="1,2,3").to_csv(table / "boxes.csv", index=False)
+    with pytest.raises(ValueError, match="not groups of x, y, width, height"):
+        load(table="boxes.csv", image_pattern="img/{image}.png", boxes_column="box")
+
+
+# Leaks and selections ---------------------------------------------------------------------------------------------
+
+
+def test_leaks_are_found():
+    pixels = np.random.default_rng(0).integers(0, 255, (4, 8, 8, 3), np.uint8)
+    make = lambda rows, ids, patients: ImageDataset(pixels[rows], [0] * len(rows), ("a", "b"), ids, patients=patients)  # noqa: E731
+    splits = {"train": make([0, 1, 1], ["x", "y", "y2"], ["p", "q", "q"]), "test": make([2, 0], ["z", "w"], ["q", "r"])}
+    found = find_leaks(splits)
+    assert {"kind": "patient", "what": "q", "where": "train, train, test"} in found
+    assert {"kind": "same image", "what": "x = w", "where": "train, test"} in found
+    assert {"kind": "same image", "what": "y = y2", "where": "train, train"} in found
+    assert len(found) == 3
+
+
+def test_selections_keep_balance():
+    labels = np.array([0] * 90 + [1] * 10)
+    assert np.bincount(labels[balanced_indices(labels, 10)]).tolist() == [5, 5]
+    assert np.bincount(labels[stratified_indices(labels, 20)]).tolist() == [18, 2]
+    assert len(stratified_indices(labels, 1000)) == 100
+    np.testing.assert_array_equal(balanced_indices(labels, 10, 4), balanced_indices(labels, 10, 4))
+
+
+def test_dataset_checks_itself():
+    pixels = np.zeros((2, 4, 4, 3), np.uint8)
+    with pytest.raises(ValueError, match="labels must lie in 0..1"):
+        ImageDataset(pixels, [0, 2], ("a", "b"), ["x", "y"])
+    with pytest.raises(ValueError, match="ids has 1 entries"):
+        ImageDataset(pixels, [0, 1], ("a", "b"), ["x"])
+    with pytest.raises(ValueError, match="uint8"):
+        ImageDataset(pixels.astype(float), [0, 1], ("a", "b"), ["x", "y"])
+    ds = ImageDataset(pixels, [0, 1], ("a", "b"), ["x", "y"])
+    assert [len(b) for _, b in ds.batches(1)] == [1, 1]
+    assert len(ds.take(1)) == 1
+    assert ds.select([True, False]).ids == ["x"]
+
+
+# The kit ----------------------------------------------------------------------------------------------------------
+
+
+def test_busi(kit):
+    ds = xai.load_dataset("folder", split="all", data_dir=kit / "busi", image_size=64, classes=["benign", "malignant"])
+    assert np.bincount(ds.labels).tolist() == [397, 185]
+    assert ds.masks.any(axis=(1, 2)).all()
+    index = pd.read_csv(kit / "busi" / "index.csv").set_index("image")
+    fractions = index.loc[ds.ids, "lesion_fraction"].to_numpy()
+    np.testing.assert_allclose(ds.masks.mean(axis=(1, 2)), fractions, atol=0.01)
+
+
+def test_pets(kit):
+    ds = xai.load_dataset(
+        "table", split="all", data_dir=kit / "oxford_pets", image_size=64, label_column="species",
+        image_pattern="images/{image}.jpg", mask_pattern="trimaps/{image}.png", mask_values=[1, 3],
+    )  # fmt: skip
+    index = pd.read_csv(kit / "oxford_pets" / "index.csv").set_index("image")
+    assert len(ds) == len(index) == 340
+    np.testing.assert_allclose(ds.masks.mean(axis=(1, 2)), index.loc[ds.ids, "foreground_fraction"], atol=0.02)
+
+
+def test_cats_and_dogs(kit):
+    sizes = {
+        s: len(xai.load_dataset("folder", split=s, data_dir=kit / "cats_dogs", image_size=16))
+        for s in ("train", "val", "test")
+    }
+    assert sizes == {"train": 500, "val": 100, "test": 200}
+
+
+def test_cbis_boxes_as_a_table(kit):
+    options = {"label_column": "any_malignant", "patient_column": "patient_id", "boxes_column": "boxes_xywh_800"}
+    ds = xai.load_dataset(
+        "table", split="test", data_dir=kit / "cbis_ddsm", image_size=64, limit=20, split_column="split",
+        image_pattern="mass_{split}/{image}", **options,
+    )  # fmt: skip
+    assert len(ds) == 20
+    assert 0 < ds.masks.mean() < 0.1

@@ -1,0 +1,57 @@
+"""Declarations: what they accept, and what their errors say."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from xaiutils.registry import Parameter, Registry, UnknownNameError, check_parameters
+
+NOISE = Parameter("noise", float, 0.1, "sigma", 0.0, 1.0)
+STEPS = Parameter("n_steps", int, 20, "steps", 1, 100)
+FILL = Parameter("fill", str, "grey", "fill", choices=("grey", "black"))
+
+
+@given(st.floats(0, 1))
+def test_numbers_in_range_pass(value):
+    assert NOISE.check(value) == value
+
+
+@given(st.one_of(st.floats().filter(lambda x: not 0 <= x <= 1), st.text(), st.booleans(), st.none()))
+def test_everything_else_is_refused(value):
+    with pytest.raises((TypeError, ValueError), match="noise"):
+        NOISE.check(value)
+
+
+def test_types():
+    assert NOISE.check(1) == 1.0
+    assert isinstance(NOISE.check(1), float)
+    for wrong in (2.0, True, "3", math.nan):
+        with pytest.raises(TypeError, match="an integer from 1 to 100"):
+            STEPS.check(wrong)
+    with pytest.raises(ValueError, match="did you mean grey"):
+        FILL.check("gray")
+
+
+def test_check_parameters_overlays_defaults():
+    assert check_parameters("it", (NOISE, STEPS), {"n_steps": 3}) == {"noise": 0.1, "n_steps": 3}
+    with pytest.raises(TypeError, match=r"it has no parameter 'n_step'; did you mean n_steps"):
+        check_parameters("it", (NOISE, STEPS), {"n_step": 3})
+    with pytest.raises(TypeError, match="it takes no parameters"):
+        check_parameters("it", (), {"x": 1})
+
+
+def test_registry():
+    registry = Registry("fill")
+    registry.add(NOISE)
+    assert list(registry) == ["noise"]
+    assert "noise" in registry
+    assert "other" not in registry
+    assert registry.get("other") is None
+    with pytest.raises(ValueError, match="twice"):
+        registry.add(NOISE)
+    with pytest.raises(UnknownNameError, match=r"^Unknown fill 'nois'; did you mean noise\?"):
+        registry["nois"]
+    with pytest.raises(KeyError):
+        registry[["unhashable"]]
