@@ -1,7 +1,7 @@
 """Training by recipe: `train`, and the classification report of what it made."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -164,8 +164,7 @@ def _fit(part, train_x, train_y, val_x, val_y, recipe: Recipe, seed: int) -> pd.
         warmup_target=recipe.learning_rate,
         warmup_steps=warmup,
     )
-    optimizer = keras.optimizers.AdamW(schedule, weight_decay=recipe.weight_decay, global_clipnorm=recipe.clip)
-    part.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    step, forward = _compiled(part, recipe, schedule)
     rng = np.random.default_rng(seed)
     rows, best, best_weights = [], np.inf, None
     for epoch in progress(range(1, recipe.epochs + 1), title="epochs"):
@@ -173,15 +172,15 @@ def _fit(part, train_x, train_y, val_x, val_y, recipe: Recipe, seed: int) -> pd.
         seen = []
         for batch in rng.permutation(len(train_y))[: steps * batch_size].reshape(steps, batch_size):
             x = train_x[batch].astype(np.float32)
-            seen.append(part.train_on_batch(_mirrored(x, rng) if recipe.flip else x, train_y[batch]))
-        loss, accuracy = np.mean(seen, axis=0)
-        val_loss, val_accuracy = _validate(part, val_x, val_y, recipe.batch_size)
-        if not np.isfinite(loss) or not np.isfinite(val_loss):
+            seen.append(step(_mirrored(x, rng) if recipe.flip else x, train_y[batch]))
+        mean_loss, accuracy = np.mean(seen, axis=0)
+        val_loss, val_accuracy = _validate(forward, val_x, val_y, recipe.batch_size)
+        if not np.isfinite(mean_loss) or not np.isfinite(val_loss):
             raise FloatingPointError(f"the loss is not finite in epoch {epoch}; lower learning_rate ({recipe}).")
         rows.append(
             {
                 "epoch": epoch,
-                "loss": float(loss),
+                "loss": float(mean_loss),
                 "accuracy": float(accuracy),
                 "val_loss": val_loss,
                 "val_accuracy": val_accuracy,
@@ -197,17 +196,34 @@ def _fit(part, train_x, train_y, val_x, val_y, recipe: Recipe, seed: int) -> pd.
     return pd.DataFrame(rows)
 
 
-def _validate(part, x, y, batch_size) -> tuple[float, float]:
-    logits = np.concatenate(
-        [part.predict_on_batch(x[i : i + batch_size].astype(np.float32)) for i in range(0, len(y), batch_size)]
-    )
-    loss = metrics.log_loss(y, _softmax(logits), labels=np.arange(logits.shape[1]))
-    return float(loss), float((logits.argmax(axis=1) == y).mean())
+def _compiled(part: keras.Model, recipe: Recipe, schedule: Any) -> tuple[Callable, Callable]:
+    """A training step (batch, labels) -> (loss, accuracy), and the forward pass to logits.
+
+    Keras' own train_on_batch does the same and takes three times as long to trace.
+    """
+    optimizer = keras.optimizers.AdamW(schedule, weight_decay=recipe.weight_decay, global_clipnorm=recipe.clip)
+    optimizer.build(part.trainable_variables)
+    batch = tf.TensorSpec(part.inputs[0].shape, tf.float32)
+
+    @tf.function(input_signature=[batch, tf.TensorSpec([None], tf.int64)], autograph=False)
+    def step(x, y):
+        with tf.GradientTape() as tape:
+            logits = part(x, training=True)
+            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits))
+        optimizer.apply(tape.gradient(loss, part.trainable_variables), part.trainable_variables)
+        return loss, tf.reduce_mean(tf.cast(tf.argmax(logits, axis=1) == y, tf.float32))
+
+    forward = tf.function(lambda x: part(x, training=False), input_signature=[batch], autograph=False)
+    return step, forward
 
 
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    e = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    return e / e.sum(axis=1, keepdims=True)
+def _validate(forward: Callable, x: np.ndarray, y: np.ndarray, batch_size: int) -> tuple[float, float]:
+    """Mean cross-entropy and accuracy. NaN logits give a NaN loss."""
+    starts = range(0, len(y), batch_size)
+    logits = np.concatenate([forward(x[i : i + batch_size].astype(np.float32)).numpy() for i in starts])
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return float(-log_p[np.arange(len(y)), y].mean()), float((logits.argmax(axis=1) == y).mean())
 
 
 def _mirrored(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -1,0 +1,238 @@
+"""Metrics: one contract, then constructions whose value is known exactly."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import xaiutils as xai
+from xaiutils.attribution.network import Network
+from xaiutils.backend import keras
+from xaiutils.datasets import ImageDataset
+from xaiutils.evaluation import chance, control_maps, evaluate_all, summarise
+from xaiutils.evaluation.faithfulness import perturbation_curve
+from xaiutils.evaluation.localisation import binary_map
+
+SIZE = 32
+LOCATED = [n for n, m in xai.METRICS.items() if m.needs == "masks"]
+FAITHFUL = [n for n, m in xai.METRICS.items() if m.needs == "model"]
+
+
+def data(masks, pixels=None):
+    masks = np.asarray(masks, bool)
+    n, height, width = masks.shape
+    pixels = np.full((n, height, width, 3), 100, np.uint8) if pixels is None else pixels
+    return ImageDataset(pixels, [0] * n, ("a", "b"), [f"i{k}" for k in range(n)], masks)
+
+
+def score(metric, maps, masks, **parameters):
+    table = xai.evaluate(None, data(masks), maps, [metric], parameters={metric: parameters})
+    return table["value"].to_numpy()
+
+
+@pytest.fixture(scope="module")
+def square():
+    """A mask of 8 x 8 pixels in 32 x 32: one sixteenth."""
+    mask = np.zeros((1, SIZE, SIZE), bool)
+    mask[0, 8:16, 16:24] = True
+    return mask
+
+
+# Contract ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", xai.METRICS)
+def test_contract(models, images, name):
+    rng = np.random.default_rng(0)
+    masks = rng.random((5, SIZE, SIZE)) > 0.8
+    masks[2] = False
+    ds = data(masks, images.astype(np.uint8))
+    maps = rng.normal(size=masks.shape).astype(np.float32)
+    quick = {name: {"n_steps": 5}} if name in FAITHFUL else None
+    tables = [xai.evaluate(models["nested"], ds, maps, [name], 1, b, quick) for b in (1, 3, 32)]
+    assert list(tables[0]) == ["image_id", "metric", "value"]
+    assert tables[0]["image_id"].tolist() == ds.ids
+    for other in tables[1:]:
+        np.testing.assert_allclose(other["value"], tables[0]["value"], atol=1e-5)
+    values = tables[0]["value"].to_numpy()
+    assert np.isnan(values[2]) == (name in LOCATED)
+    assert np.isfinite(np.delete(values, 2)).all()
+    assert ((np.delete(values, 2) >= 0) & (np.delete(values, 2) <= 1)).all()
+    constant = xai.evaluate(models["nested"], ds, np.ones_like(maps), [name], 1, parameters=quick)["value"]
+    assert np.isfinite(np.delete(constant.to_numpy(), 2)).all()
+    metric = xai.METRICS[name]
+    assert metric.direction in ("higher is better", "lower is better")
+    with pytest.raises(ValueError, match=r"maps \[0, 1, 2, 3, 4\] hold NaN"):
+        xai.evaluate(models["nested"], ds, maps * np.nan, [name])
+    with pytest.raises(TypeError, match="no_such"):
+        xai.evaluate(models["nested"], ds, maps, [name], parameters={name: {"no_such": 1}})
+
+
+def test_evaluate_refuses_in_words(models, images):
+    ds = data(np.ones((5, SIZE, SIZE)), images.astype(np.uint8))
+    maps = np.zeros((5, SIZE, SIZE), np.float32)
+    with pytest.raises(KeyError, match="did you mean iou"):
+        xai.evaluate(None, ds, maps, ["iuo"])
+    with pytest.raises(ValueError, match="one map for each image"):
+        xai.evaluate(None, ds, maps[:2])
+    with pytest.raises(ValueError, match="'insertion_auc' needs a model"):
+        xai.evaluate(None, ds, maps, ["insertion_auc"])
+    without = ImageDataset(ds.pixels, ds.labels, ds.class_names, ds.ids)
+    with pytest.raises(ValueError, match="'iou' needs masks"):
+        xai.evaluate(models["vit"], without, maps, ["iou"])
+    with pytest.raises(ValueError, match="no metric is left"):
+        xai.evaluate(None, without, maps)
+    assert set(xai.evaluate(None, ds, maps)["metric"]) == set(LOCATED)
+
+
+# Localisation -----------------------------------------------------------------------------------------------------
+
+
+def test_the_mask_itself_is_perfect_and_its_negative_the_worst(square):
+    perfect = square.astype(np.float32)
+    for metric in LOCATED:
+        assert score(metric, perfect, square) == pytest.approx(1), metric
+        worst = score(metric, 1 - perfect, square)
+        assert worst == pytest.approx(0, abs=1e-9), metric
+
+
+def test_a_constant_map_scores_chance(square):
+    constant = np.full((1, SIZE, SIZE), 3.0)
+    assert score("pointing_game", constant, square) == pytest.approx(1 / 16)
+    assert score("relevance_mass", constant, square) == pytest.approx(1 / 16)
+    assert score("roc_auc", constant, square) == pytest.approx(0.5)
+    assert score("iou", constant, square) == 0
+    levels = chance(data(square), LOCATED).set_index("metric")["value"]
+    assert levels.to_dict() == {"pointing_game": 1 / 16, "relevance_mass": 1 / 16, "roc_auc": 0.5}
+
+
+def test_iou_of_shifted_squares(square):
+    shifted = np.roll(square, 4, axis=2).astype(np.float32)
+    assert score("iou", shifted, square) == pytest.approx(32 / 96)
+    assert score("iou", shifted, square, threshold="top_area", area=1 / 16) == pytest.approx(32 / 96)
+    assert score("iou", np.ones((1, SIZE, SIZE)), square, threshold="top_area", area=1.0) == pytest.approx(1 / 16)
+
+
+def test_binary_map_rules():
+    ramp = np.arange(100.0).reshape(10, 10)
+    assert binary_map(ramp, "mean_std", 0).sum() == (ramp > ramp.mean() + ramp.std()).sum() == 21
+    assert binary_map(ramp, "top_area", 0.25).sum() == 25
+    assert binary_map(ramp, "top_area", 0.25).ravel()[75:].all()
+    tied = binary_map(np.zeros((4, 4)), "top_area", 0.25)
+    assert tied.ravel()[:4].all()
+    assert tied.sum() == 4
+
+
+def test_pointing_game_tolerance_and_ties(square):
+    point = np.zeros((1, SIZE, SIZE), np.float32)
+    point[0, 10, 12] = 1  # four pixels left of the mask
+    assert score("pointing_game", point, square, tolerance=3) == 0
+    assert score("pointing_game", point, square, tolerance=4) == 1
+    point[0, 10, 20] = 1  # a second, equal maximum inside
+    assert score("pointing_game", point, square) == 0.5
+
+
+def test_relevance_mass_counts_positive_values_only(square):
+    signed = np.where(square, 2.0, -1.0)
+    assert score("relevance_mass", signed, square) == 1
+    assert np.isnan(score("relevance_mass", -np.ones((1, SIZE, SIZE)), square))
+
+
+@given(st.integers(0, 2**31), st.floats(0.1, 10), st.floats(-5, 5))
+def test_ranking_metrics_ignore_scale_and_offset(seed, scale, offset):
+    rng = np.random.default_rng(seed)
+    maps, masks = rng.normal(size=(1, 12, 12)), rng.random((1, 12, 12)) > 0.7
+    masks[0, 0, 0], masks[0, 0, 1] = True, False
+    for metric in ("iou", "pointing_game", "roc_auc"):
+        assert score(metric, maps, masks) == pytest.approx(score(metric, scale * maps + offset, masks), abs=1e-4)
+
+
+def test_a_mask_that_fills_the_image_has_no_auc():
+    full = np.ones((1, SIZE, SIZE), bool)
+    assert np.isnan(score("roc_auc", np.random.default_rng(0).random((1, SIZE, SIZE)), full))
+    assert score("pointing_game", np.zeros((1, SIZE, SIZE)), full) == 1
+
+
+# Faithfulness -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def counting():
+    """p(class 1) is the part of white pixels in the left half: a two-class model whose probabilities are linear in it."""
+    inputs = keras.Input((SIZE, SIZE, 3))
+    x = keras.layers.Cropping2D(((0, 0), (0, SIZE // 2)))(inputs)
+    p = keras.ops.clip(keras.ops.mean(x, axis=(1, 2, 3)) / 255, 1e-6, 1 - 1e-6)[:, None]
+    logits = keras.ops.log(keras.ops.concatenate([1 - p, p], axis=1))
+    return keras.Model(inputs, keras.layers.Softmax()(logits))
+
+
+def test_deletion_and_insertion_of_a_linear_probability(counting):
+    """White image, black fill. Best order: the left half first. p falls from 1 to 0 over the first half: AUC 1/4."""
+    white = data(np.ones((1, SIZE, SIZE)), np.full((1, SIZE, SIZE, 3), 255, np.uint8))
+    best = np.zeros((1, SIZE, SIZE), np.float32)
+    best[:, :, : SIZE // 2] = 1
+    black = {m: {"n_steps": 64, "fill": "black"} for m in FAITHFUL}
+    found = xai.evaluate(counting, white, best, FAITHFUL, 1, parameters=black).set_index("metric")["value"]
+    assert found["deletion_auc"] == pytest.approx(0.25, abs=1e-3)
+    assert found["insertion_auc"] == pytest.approx(0.75, abs=1e-3)
+    worst = xai.evaluate(counting, white, -best, FAITHFUL, 1, parameters=black).set_index("metric")["value"]
+    assert worst["deletion_auc"] == pytest.approx(0.75, abs=1e-3)
+    assert worst["insertion_auc"] == pytest.approx(0.25, abs=1e-3)
+
+
+def test_curves_start_and_end_at_the_image_and_the_fill(models, images):
+    network, maps = Network.of(models["flat softmax"]), images[..., 0]
+    p = xai.predict(models["flat softmax"], images, probabilities=True)[:, 2]
+    black = xai.predict(models["flat softmax"], 0 * images, probabilities=True)[:, 2]
+    targets = np.full(5, 2, np.int32)
+    for insert, ends in ((False, (p, black)), (True, (black, p))):
+        x, curve = perturbation_curve(network, images, maps, targets, 7, n_steps=6, fill="black", insert=insert)
+        np.testing.assert_allclose(curve[:, [0, -1]].T, ends, atol=1e-5)
+        assert x[0] == 0
+        assert x[-1] == 1
+        assert curve.shape == (5, 7)
+
+
+# Controls and statistics ------------------------------------------------------------------------------------------
+
+
+def test_control_maps(square):
+    ds = data(np.concatenate([square, np.zeros_like(square)]))
+    maps = control_maps(ds, seed=1, grid=4)
+    assert set(maps) == {"random", "centre", "edges", "intensity", "oracle"}
+    assert all(m.shape == (2, SIZE, SIZE) and np.isfinite(m).all() for m in maps.values())
+    assert maps["centre"][0].argmax() in (15 * SIZE + 15, 15 * SIZE + 16, 16 * SIZE + 15, 16 * SIZE + 16)
+    assert score("relevance_mass", control_maps(data(square), grid=SIZE)["oracle"], square) == pytest.approx(1)
+    coarse = control_maps(data(square), grid=4)["oracle"]
+    assert np.unravel_index(coarse[0].argmax(), (SIZE, SIZE)) in ((11, 19), (11, 20), (12, 19), (12, 20))  # its middle
+    assert "oracle" not in control_maps(ImageDataset(ds.pixels, ds.labels, ds.class_names, ds.ids))
+
+
+def test_control_oracle_of_uneven_fields():
+    full = data(np.ones((1, 30, 30)))
+    np.testing.assert_allclose(control_maps(full, grid=7)["oracle"], 1, atol=1e-6)
+
+
+def test_evaluate_all(square):
+    table = evaluate_all(None, data(square), {"good": square.astype(float), "bad": 1.0 - square}, ["iou"])
+    assert list(table) == ["method", "image_id", "metric", "value"]
+    assert table.set_index("method")["value"].to_dict() == {"good": 1.0, "bad": 0.0}
+
+
+def test_summarise():
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(
+        {"method": ["a"] * 200 + ["b"] * 3 + ["c"], "value": [*rng.normal(5, 2, 200), 1, np.nan, 3, 7]}
+    )
+    found = summarise(table, ["method"]).set_index("method")
+    assert found.index.tolist() == ["a", "b", "c"]
+    standard_error = table["value"][:200].std() / np.sqrt(200)
+    assert found.loc["a", "mean"] == pytest.approx(table["value"][:200].mean())
+    assert found.loc["a", "high"] - found.loc["a", "mean"] == pytest.approx(1.96 * standard_error, rel=0.15)
+    assert found.loc["b", ["mean", "n", "missing"]].tolist() == [2, 2, 1]
+    assert np.isnan(found.loc["c", "low"])
+    pd.testing.assert_frame_equal(summarise(table, ["method"]), summarise(table, ["method"]))
+    empty = summarise(table.assign(value=np.nan), ["method"])
+    assert empty["mean"].isna().all()
+    assert empty["missing"].tolist() == [200, 3, 1]

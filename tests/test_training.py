@@ -1,0 +1,148 @@
+"""Training: that it learns, keeps the best epoch, repeats itself, and reports honestly."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+import xaiutils as xai
+from xaiutils.backend import keras
+from xaiutils.datasets import ImageDataset
+from xaiutils.training import RECIPES, classification_report, clear_example
+
+
+def colours(n, seed, n_classes=2):
+    """Images whose class is their dominant colour channel."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % n_classes
+    pixels = rng.integers(0, 60, (n, 32, 32, 3), np.uint8)
+    pixels[np.arange(n), :, :, labels] += 150
+    return ImageDataset(pixels, labels, tuple("rgb")[:n_classes], [f"{seed}-{i}" for i in range(n)])
+
+
+@pytest.fixture(scope="module")
+def frozen():
+    model = xai.build_model("efficientnet_lite0", 2, 32, weights="imagenet")
+    before = model.get_layer("top_conv").weights[0].numpy()
+    history = xai.train(model, colours(64, 0), colours(32, 1), epochs=20)
+    return model, history, before
+
+
+def test_a_frozen_backbone_learns_with_its_head_only(frozen):
+    model, history, before = frozen
+    report = classification_report(model, colours(40, 2))
+    assert report.summary["accuracy"] > 0.95
+    assert report.beats_majority
+    np.testing.assert_array_equal(model.get_layer("top_conv").weights[0], before)
+    columns = ["epoch", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds"]
+    assert list(history) == columns
+    assert history["loss"].iloc[-1] < history["loss"].iloc[0]
+
+
+def test_the_whole_model_learns_from_scratch_and_keeps_its_best_epoch(tmp_path):
+    model = xai.build_model("vit_mini16", 2, 32)
+    val = colours(32, 1)
+    history = xai.train(model, colours(96, 0), val, "scratch", epochs=8, run_dir=tmp_path, patience=8)
+    report = classification_report(model, val)
+    best = history.loc[history["val_loss"].idxmin()]
+    p = report.probabilities[np.arange(len(val)), val.labels]
+    assert -np.log(p).mean() == pytest.approx(best["val_loss"], rel=1e-2, abs=1e-6)
+    assert report.summary["accuracy"] == pytest.approx(best["val_accuracy"])
+    assert best["val_accuracy"] > 0.9
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(xai.predict(loaded, val.images), xai.predict(model, val.images), atol=1e-5)
+    assert len((tmp_path / "history.csv").read_text().splitlines()) == len(history) + 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["history.csv", "model.keras"]
+
+
+def test_same_seed_same_weights():
+    results = []
+    for seed in (0, 0, 1):
+        model = xai.build_model("vit_mini16", 2, 32)
+        xai.train(model, colours(32, 0), colours(16, 1), "scratch", epochs=1, seed=seed)
+        results.append(model.get_layer("logits").kernel.numpy())
+    np.testing.assert_allclose(results[0], results[1], atol=1e-6)
+    assert not np.allclose(results[0], results[2], atol=1e-6)
+
+
+def test_early_stopping():
+    model = xai.build_model("efficientnet_lite0", 2, 32, weights="imagenet")
+    noise = colours(32, 1)
+    noise = ImageDataset(noise.pixels, np.random.default_rng(0).permutation(noise.labels), noise.class_names, noise.ids)
+    history = xai.train(model, colours(64, 0), noise, epochs=60, patience=3)
+    assert len(history) < 60
+    assert len(history) - history["val_loss"].idxmin() - 1 == 3
+
+
+def test_bad_arguments(frozen):
+    model, train, val = frozen[0], colours(8, 0), colours(8, 1)
+    with pytest.raises(TypeError, match="no field 'learningrate'"):
+        xai.train(model, train, val, learningrate=1)
+    with pytest.raises(KeyError, match="did you mean modern"):
+        xai.train(model, train, val, "moderm")
+    with pytest.raises(ValueError, match="8 images are in both"):
+        xai.train(model, train, train)
+    with pytest.raises(ValueError, match="val_ds has 3 classes"):
+        xai.train(model, train, colours(9, 1, 3))
+    with pytest.raises(ValueError, match="flip=True has no effect"):
+        xai.train(model, train, val, flip=True)
+    with pytest.raises(ValueError, match="train_ds is empty"):
+        xai.train(model, train.select([]), val)
+    with pytest.raises(ValueError, match="layer named 'features'"):
+        x = keras.Input((32, 32, 3))
+        plain = keras.Model(x, keras.layers.Dense(2, name="logits")(keras.layers.Flatten()(x)))
+        xai.train(plain, train, val)
+    with pytest.raises(FloatingPointError, match="lower learning_rate"):
+        broken = xai.build_model("vit_mini16", 2, 32)
+        broken.get_layer("logits").bias.assign([np.nan, 0])
+        xai.train(broken, colours(32, 0), val, "scratch", epochs=1)
+
+
+def test_recipes_print_themselves():
+    assert "learning_rate=0.001" in str(RECIPES["modern"])
+
+
+class Fixed:
+    """A model whose logits are given: the green channel of the first pixel, minus 100."""
+
+    def __new__(cls):
+        x = keras.Input((32, 32, 3))
+        pixel = keras.layers.Flatten()(keras.layers.Cropping2D(((0, 31), (0, 31)))(x))
+        model = keras.Model(x, keras.layers.Dense(2, name="logits")(pixel))
+        model.get_layer("logits").set_weights([np.array([[0, 0], [0, 0.1], [0, 0]]), np.array([0, -10.0])])
+        return model
+
+
+def test_report_counts():
+    """Six of 'a', two of 'b'; the model says 'b' for green > 100."""
+    green = [0, 10, 20, 30, 40, 150, 120, 50]
+    pixels = np.zeros((8, 32, 32, 3), np.uint8)
+    pixels[:, 0, 0, 1] = green
+    labels = [0, 0, 0, 0, 0, 0, 1, 1]
+    ds = ImageDataset(pixels, labels, ("a", "b"), list("12345678"))
+    report = classification_report(Fixed(), ds)
+    assert report.confusion.to_numpy().tolist() == [[5, 1], [1, 1]]
+    s = report.summary
+    assert (s["n"], s["accuracy"], s["majority accuracy"]) == (8, 0.75, 0.75)
+    assert s["balanced accuracy"] == pytest.approx((5 / 6 + 1 / 2) / 2)
+    assert s["AUC"] == pytest.approx(roc_auc_score(labels, green))
+    assert report.classes.loc["b"].tolist() == [0.5, 0.5, 0.5, 2]
+    assert report.beats_majority
+
+
+def test_a_model_that_names_the_majority_is_not_said_to_beat_it():
+    pixels = np.zeros((8, 32, 32, 3), np.uint8)
+    pixels[:, 0, 0, 1] = range(8)
+    report = classification_report(Fixed(), ImageDataset(pixels, [0] * 6 + [1] * 2, ("a", "b"), list("12345678")))
+    assert report.summary["accuracy"] == 0.75
+    assert not report.beats_majority
+
+
+def test_clear_example():
+    pixels = np.zeros((4, 32, 32, 3), np.uint8)
+    pixels[:, 0, 0, 1] = [200, 120, 160, 10]
+    ds = ImageDataset(pixels, [0, 1, 1, 1], ("a", "b"), list("wxyz"))
+    assert clear_example(Fixed(), ds) == 2
+    masks = np.zeros((4, 32, 32), bool)
+    masks[1] = True
+    assert clear_example(Fixed(), ImageDataset(pixels, [0, 1, 1, 1], ("a", "b"), list("wxyz"), masks)) == 1
+    assert clear_example(Fixed(), ds.select([0])) == 0
