@@ -46,7 +46,7 @@ test: $(READY)
 	$(BIN)/python -m pytest
 
 notebooks: $(READY)
-	$(BIN)/python tests/refresh_notebooks.py
+	$(BIN)/python tools/refresh_notebooks.py
 
 bench: $(READY)
 	$(BIN)/python benchmarks/methods.py

@@ -159,7 +159,8 @@ def test_a_mask_that_fills_the_image_has_no_auc():
 
 @pytest.fixture(scope="module")
 def counting():
-    """p(class 1) is the part of white pixels in the left half: a two-class model whose probabilities are linear in it."""
+    """p(class 1) is the part of white pixels in the left half: a two-class model whose probabilities are linear in
+    it."""
     inputs = keras.Input((SIZE, SIZE, 3))
     x = keras.layers.Cropping2D(((0, 0), (0, SIZE // 2)))(inputs)
     p = keras.ops.clip(keras.ops.mean(x, axis=(1, 2, 3)) / 255, 1e-6, 1 - 1e-6)[:, None]

@@ -66,7 +66,8 @@ def test_keras_vis_smoothgrad_is_the_same_in_expectation(models, images):
 
 
 def test_tf_explain_smoothgrad_differentiates_the_cross_entropy(models, images):
-    """For two classes -log p has the gradient -(1 - p) dz of the one-unit logit z: without noise the two are parallel."""
+    """For two classes -log p has the gradient -(1 - p) dz of the one-unit logit z: without noise the two are
+    parallel."""
     model = models["one-unit sigmoid"]
     ours, theirs = both(model, images[:2], "tf-explain", "smoothgrad", n_samples=2, noise=0.0, reduction="sum")
     z = xai.predict(model, images[:2])

@@ -1,6 +1,5 @@
 """Files that are whole or absent: written beside their place, then moved there."""
 
-import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +17,7 @@ def replace_file(path: str | Path, write: Callable[[Path], Any]) -> Path:
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
     try:
         write(temporary)
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     return path

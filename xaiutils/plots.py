@@ -1,7 +1,7 @@
 """Figures. Every function takes arrays or tables and returns a `matplotlib.figure.Figure`, drawn without pyplot.
 
-Colours are safe for colour-blind readers: viridis for maps without sign, blue-white-red around 0 for signed ones, and the
-Okabe-Ito palette for lines and marks.
+Colours are safe for colour-blind readers: viridis for maps without sign, blue-white-red around 0 for signed ones,
+and the Okabe-Ito palette for lines and marks.
 """
 
 from collections.abc import Mapping, Sequence
@@ -170,7 +170,8 @@ def attribution_grid(
 ) -> Figure:
     """The thesis' grid: a row for each image ``(rows, height, width, 3)``, a column for the input and for each method.
 
-    ``maps[name]`` is ``(rows, height, width)``. Each map has its own colour limits: maps of different methods share no unit.
+    ``maps[name]`` is ``(rows, height, width)``. Each map has its own colour limits: maps of different methods share
+    no unit.
     """
     rows, columns = len(images), len(maps) + 1
     figure = Figure(figsize=(1.35 * columns + 0.6, 1.5 * rows + 0.5), layout="compressed")
@@ -197,7 +198,8 @@ def forest(
 ) -> Figure:
     """Mean and interval of each method (rows) and metric (columns), one colour for each model.
 
-    ``summary`` has the columns method, metric, model, mean, low, high. Control maps are grey; a dotted line marks ``chance``.
+    ``summary`` has the columns method, metric, model, mean, low, high. Control maps are grey; a dotted line marks
+    ``chance``.
     """
     metrics, methods = list(dict.fromkeys(summary["metric"])), list(dict.fromkeys(summary["method"]))
     models = list(dict.fromkeys(summary["model"]))

@@ -1,7 +1,7 @@
 """The whole walk, unattended: ``python -m xaiutils.walk dataset=folder data_dir=...`` executes the notebooks in order.
 
-Every notebook runs in a kernel of its own through papermill and leaves its executed copy, log, figures, tables and maps in
-``runs/<run_name>/``; at the end ``report.html`` shows them together.
+Every notebook runs in a kernel of its own through papermill and leaves its executed copy, log, figures, tables and
+maps in ``runs/<run_name>/``; at the end ``report.html`` shows them together.
 """
 
 import argparse
@@ -39,8 +39,8 @@ def notebooks(folder: Path = NOTEBOOKS) -> list[Path]:
 def read_arguments(assignments: Sequence[str], parameter_file: Path | None = None) -> dict[str, Any]:
     """Notebook parameters from a YAML file, overlaid with ``key=value`` texts.
 
-    Values are YAML; a list may be written with commas. Raises ValueError for a text without "=" or an unreadable file; names
-    and values are checked by `prepare`.
+    Values are YAML; a list may be written with commas. Raises ValueError for a text without "=" or an unreadable
+    file; names and values are checked by `prepare`.
     """
     values: dict[str, Any] = {}
     if parameter_file is not None:
@@ -100,8 +100,8 @@ def prepare(values: Mapping[str, Any], steps: Sequence[Path]) -> dict[Path, dict
 def run_walk(values: Mapping[str, Any], runs_dir: Path = ROOT / "runs", steps: Sequence[Path] | None = None) -> Path:
     """Execute the notebooks with the given parameters and write the report; returns the run folder.
 
-    Prints a line for each notebook. Raises ValueError before anything runs when a parameter is not valid, WalkError when a
-    notebook fails: its copy with the error is kept as ``NAME.failed.ipynb``, and the later ones are not run.
+    Prints a line for each notebook. Raises ValueError before anything runs when a parameter is not valid, WalkError
+    when a notebook fails: its copy with the error is kept as ``NAME.failed.ipynb``, and the later ones are not run.
     """
     from xaiutils.report import write_report
 
@@ -146,7 +146,7 @@ def _execute(step: Path, parameters: Mapping[str, Any], folder: Path) -> None:
                 stdout_file=out,
                 stderr_file=out,
                 execution_timeout=_CELL_SECONDS,
-                config=_private_kernel(sockets),
+                config=private_kernel(sockets),
             )
         except papermill.PapermillExecutionError as error:
             part.replace(failed)
@@ -162,7 +162,7 @@ def _execute(step: Path, parameters: Mapping[str, Any], folder: Path) -> None:
     part.replace(finished)
 
 
-def _private_kernel(folder: str) -> Any:
+def private_kernel(folder: str) -> Any:
     """Jupyter's settings for a kernel that talks over sockets in ``folder`` instead of unencrypted TCP ports."""
     from traitlets.config import Config
 

@@ -1,7 +1,8 @@
 """The panel of notebook 03: one image, one model, one method, and all their controls, built from the declarations.
 
-Work runs in one thread behind the panel, because a callback that blocks cannot be stopped and blocks the other controls. A newer request
-drops an older one; figures are drawn without pyplot, which is not safe in threads, into an Image widget.
+Work runs in one thread behind the panel, because a callback that blocks cannot be stopped and blocks the other
+controls. A newer request drops an older one; figures are drawn without pyplot, which is not safe in threads, into an
+Image widget.
 """
 
 import io
@@ -113,7 +114,8 @@ class Explorer:
         view: what to show first; a View's fields as keywords.
         batch_size: images in one pass.
 
-    ``status`` is a line of text that starts with "done", "computing" or "error"; ``wait()`` blocks until the panel is idle (for tests).
+    ``status`` is a line of text that starts with "done", "computing" or "error"; ``wait()`` blocks until the panel
+    is idle (for tests).
     """
 
     def __init__(self, models: Mapping[str, keras.Model], ds: ImageDataset, batch_size: int = 32, **view: Any):

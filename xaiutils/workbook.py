@@ -12,6 +12,7 @@ import platform
 import subprocess
 import time
 import zipfile
+import zlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
@@ -41,9 +42,9 @@ def start(notebook: str, namespace: Mapping[str, Any]) -> "Run":
 
     Args:
         notebook: the notebook's name, such as "02_train_models".
-        namespace: ``globals()``. Every parameter of `xaiutils.parameters` found there is checked. At the first start in a
-            kernel any other variable is taken for a mistyped parameter and refused: papermill itself sets a variable that
-            the notebook never reads, and goes on.
+        namespace: ``globals()``. Every parameter of `xaiutils.parameters` found there is checked. At the first start
+            in a kernel any other variable is taken for a mistyped parameter and refused: papermill itself sets a
+            variable that the notebook never reads, and goes on.
 
     Raises:
         ValueError: lists everything that is wrong, with what is allowed.
@@ -143,7 +144,8 @@ class Run:
     def dataset(self, split: str) -> ImageDataset:
         """A split of this run's data set, prepared once and kept in the run folder.
 
-        The copy is used as long as the parameters and the files of the data set are the same; a damaged one is made anew.
+        The copy is used as long as the parameters and the files of the data set are the same; a damaged one is made
+        anew.
         """
         p = self.parameters
         options = {
@@ -166,7 +168,7 @@ class Run:
         if path.exists():
             try:
                 return _read_dataset(path)
-            except (ValueError, KeyError, OSError, zipfile.BadZipFile):
+            except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error):
                 pass  # damaged: made anew below
         dataset = load_dataset(**options)
         replace_file(path, lambda temporary: _write_dataset(dataset, temporary))
@@ -193,7 +195,8 @@ class Run:
     # Results --------------------------------------------------------------------------------------------------------
 
     def save_figure(self, figure: Figure, name: str, caption: str) -> Picture:
-        """Write ``figures/<name>.png`` and return a picture for the notebook to show. ``caption`` goes to the report."""
+        """Write ``figures/<name>.png`` and return a picture for the notebook to show. ``caption`` goes to the
+        report."""
         path = self.folder / "figures" / f"{name}.png"
         replace_file(path, lambda temporary: figure.savefig(temporary, dpi=_FIGURE_DPI["saved"], bbox_inches="tight"))
         self._add("figure", path, caption)
@@ -211,8 +214,8 @@ class Run:
     def save_maps(self, name: str, maps: Mapping[str, np.ndarray], ids: list[str]) -> Path:
         """Write ``maps/<name>.npz``: float16 maps ``(n, height, width)`` by name, and the images' ``ids``.
 
-        float16 keeps 3 digits and has a small range, so each map is stored divided by its largest absolute value, which is
-        kept beside it as ``<name>_scale`` (n,). `load_maps` puts them together.
+        float16 keeps 3 digits and has a small range, so each map is stored divided by its largest absolute value,
+        which is kept beside it as ``<name>_scale`` (n,). `load_maps` puts them together.
         """
         arrays: dict[str, np.ndarray] = {"ids": np.array(ids)}
         for key, value in maps.items():
@@ -238,8 +241,9 @@ class Run:
         """Close the notebook's record; returns a line that says what was written where."""
         self._write_record(finished=True)
         kinds = [item["kind"] for item in self._items]
-        counts = ", ".join(f"{kinds.count(kind)} {kind}{'s' * (kind != 'maps')}" for kind in dict.fromkeys(kinds))
-        return f"{self.notebook}: {counts or 'nothing'} written to runs/{self.folder.name}"
+        words = {"figure": "figures", "table": "tables", "maps": "files of maps"}
+        counts = ", ".join(f"{words[kind]}: {kinds.count(kind)}" for kind in dict.fromkeys(kinds))
+        return f"{self.notebook}: {counts or 'nothing'}; written to runs/{self.folder.name}"
 
     def _add(self, kind: str, path: Path, caption: str) -> None:
         file = path.relative_to(self.folder).as_posix()

@@ -55,8 +55,8 @@ def explain(
         targets: class index for all images, one for each, or None for each image's predicted class.
         method: a name in `METHODS`, which declares ``params``, their defaults and ranges.
         library: "xaiutils", or a library that computes the method too (see ``METHODS[method].libraries``). Libraries
-            are given the logits and return raw values; `xaiutils.attribution.libraries.ADAPTERS` says where they deviate
-            from the published formula.
+            are given the logits and return raw values; `xaiutils.attribution.libraries.ADAPTERS` says where they
+            deviate from the published formula.
         batch_size: images in one pass; memory depends on it, results do not.
 
     Returns:

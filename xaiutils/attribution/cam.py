@@ -75,13 +75,13 @@ def score_cam(
 
     H_k is channel k enlarged to the image and scaled to [0, 1]; a flat channel gets no weight.
     ``weighting="probability"`` (default): w_k = p(x * H_k) - p(0), p the target's probability and 0 the black image,
-    close to the authors' code. ``weighting="softmax"``: Algorithm 1 as printed, the softmax over channels of the logit's
-    gain, which saturates to few channels. ``max_channels`` > 0 keeps each image's channels of largest spatial
+    close to the authors' code. ``weighting="softmax"``: Algorithm 1 as printed, the softmax over channels of the
+    logit's gain, which saturates to few channels. ``max_channels`` > 0 keeps each image's channels of largest spatial
     standard deviation.
     """
     path = network.cam_layer(layer)
     A = activation(network, path, images, batch_size)
-    n, rows, columns, channels = A.shape
+    n, channels = A.shape[0], A.shape[-1]
     height, width = images.shape[1:3]
     kept = min(max_channels or channels, channels)
     chosen = np.argsort(-A.std(axis=(1, 2)), axis=1, kind="stable")[:, :kept]  # (n, kept)

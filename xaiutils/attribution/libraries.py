@@ -218,8 +218,8 @@ def _(network, images, targets, *, n_steps):
     "occlusion",
     ("patch_size",),
     "draws 1 - p(occluded), so p(image) is missing and all values are positive; windows side by side, grey 127.5; "
-    "window values are interpolated bilinearly to the image, and to a grid of ceil(size / patch) that a last, cut window "
-    "stretches",
+    "window values are interpolated bilinearly to the image, and to a grid of ceil(size / patch) that a last, cut "
+    "window stretches",
 )
 def _(network, images, targets, *, patch_size):
     from tf_explain.core.occlusion_sensitivity import OcclusionSensitivity
@@ -238,8 +238,8 @@ def _(network, images, targets, *, patch_size):
     "tf-explain",
     "grad_cam",
     ("layer",),
-    "its default multiplies the gradient by [A > 0][g > 0] (guided); called here without, as published; its missing ReLU "
-    "is applied, and our bilinear resize",
+    "its default multiplies the gradient by [A > 0][g > 0] (guided); called here without, as published; its missing "
+    "ReLU is applied, and our bilinear resize",
 )
 def _(network, images, targets, *, layer):
     from tf_explain.core.grad_cam import GradCAM
@@ -335,8 +335,9 @@ def _(network, images, targets, *, layer):
     "tf-keras-vis",
     "score_cam",
     ("layer", "max_channels"),
-    "weights are the softmax probability of the masked image without the black image's; it applies the softmax itself, so "
-    "it is given logits (given probabilities, as in the thesis, it would apply it twice); masks are enlarged by SciPy's zoom",
+    "weights are the softmax probability of the masked image without the black image's; it applies the softmax "
+    "itself, so it is given logits (given probabilities, as in the thesis, it would apply it twice); masks are enlarged "
+    "by SciPy's zoom",
 )
 def _(network, images, targets, *, layer, max_channels):
     from tf_keras_vis.scorecam import Scorecam

@@ -9,7 +9,7 @@ import math
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -45,11 +45,12 @@ class Step:
 class Network:
     """The flat graph of a classifier with one image input and one output of class scores.
 
-    Attributes: ``image_size`` (height, width; None where the model takes any), ``n_classes``, and ``activation``: "softmax", "sigmoid" (one
-    independent probability for each class) or "binary" (one unit, read as two classes with the scores -z and z).
+    Attributes: ``image_size`` (height, width; None where the model takes any), ``n_classes``, and ``activation``:
+    "softmax", "sigmoid" (one independent probability for each class) or "binary" (one unit, read as two classes with
+    the scores -z and z).
     """
 
-    _known: "weakref.WeakKeyDictionary[keras.Model, Network]" = weakref.WeakKeyDictionary()
+    _known: ClassVar["weakref.WeakKeyDictionary[keras.Model, Network]"] = weakref.WeakKeyDictionary()
 
     def __init__(self, model: keras.Model):
         function = _as_function(model)
@@ -146,8 +147,8 @@ class Network:
         output = keras.ops.convert_to_numpy(self._run({self._input: tf.constant(noise)}, [key])[0])
         if output.min() >= 0 and output.max() <= 1:
             raise ModelError(
-                f"the model ends in {path!r} and returns values in [0, 1]: they look like probabilities, but no softmax "
-                "or sigmoid layer was found to take off. Give a model that returns logits."
+                f"the model ends in {path!r} and returns values in [0, 1]: they look like probabilities, but no "
+                "softmax or sigmoid layer was found to take off. Give a model that returns logits."
             )
 
     def _inputs_of(self, step: Step) -> list[int]:

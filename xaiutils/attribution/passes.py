@@ -130,7 +130,8 @@ def masked_scores(
     """Score of image ``members[k]`` mixed with its fill by mask k: ``mask * image + (1 - mask) * fill``.
 
     ``masks(batch)`` makes the masks ``(batch, rows, columns)`` of a slice of k, of any resolution; smaller ones are
-    enlarged bilinearly. ``fills`` is ``(n, height, width, 3)`` or broadcastable to it. Returns float32 ``(len(members),)``.
+    enlarged bilinearly. ``fills`` is ``(n, height, width, 3)`` or broadcastable to it. Returns float32
+    ``(len(members),)``.
     """
     height, width = images.shape[1:3]
 

@@ -24,10 +24,11 @@ def window_starts(length: int, patch: int, stride: int) -> np.ndarray:
 def occlusion(
     network, images, targets, batch_size, *, patch_size: int, stride: int, fill: str, score: str
 ) -> np.ndarray:
-    """Mean over the windows that cover a pixel of S(x) - S(x with the window hidden) (Zeiler & Fergus 2014, arXiv:1311.2901).
+    """Mean over the windows that cover a pixel of S(x) - S(x with the window hidden) (Zeiler & Fergus 2014,
+    arXiv:1311.2901).
 
-    Positive: hiding the pixel lowers the score. Windows start at every ``stride`` pixels (0: ``patch_size``, side by side) and cover
-    the image to its edges.
+    Positive: hiding the pixel lowers the score. Windows start at every ``stride`` pixels (0: ``patch_size``, side by
+    side) and cover the image to its edges.
     """
     n, height, width = images.shape[:3]
     patch_size = min(patch_size, height, width)

@@ -34,7 +34,8 @@ def load(
 
     ``classes`` keeps and orders some of the folders (default: all, sorted). ``mask_pattern`` names the mask files
     of an image, beside it or by a relative path, with ``{stem}`` for its name and ``*`` as a wildcard; several
-    masks are merged; the default finds the ``X_mask.png``, ``X_mask_1.png`` of BUSI. ``mask_values`` are the grey values that mean evidence (empty: all but 0).
+    masks are merged; the default finds the ``X_mask.png``, ``X_mask_1.png`` of BUSI. ``mask_values`` are the grey
+    values that mean evidence (empty: all but 0).
     """
     root = Path(data_dir)
     if not root.is_dir():

@@ -37,7 +37,8 @@ def evaluate(
         parameters: a metric's parameters by its name.
 
     Returns:
-        A row for each image and metric: image_id, metric, value (NaN where the metric has no meaning, such as an empty mask).
+        A row for each image and metric: image_id, metric, value (NaN where the metric has no meaning, such as an
+        empty mask).
 
     Raises:
         UnknownNameError, TypeError, ValueError: a name, a parameter or an array is not as needed.

@@ -10,9 +10,9 @@ from xaiutils.datasets import ImageDataset
 def control_maps(ds: ImageDataset, seed: int = 0, grid: int = 7) -> dict[str, np.ndarray]:
     """Maps float32 ``(n, height, width)`` by name.
 
-    ``random``: uniform noise. ``centre``: a Gaussian at the image's centre, sigma a quarter of its height. ``edges``: Sobel
-    magnitude. ``intensity``: brightness. ``oracle``: the mask averaged over a ``grid`` x ``grid`` field and enlarged, the best that a
-    map of that resolution (a CNN's last layer) can do; only with masks.
+    ``random``: uniform noise. ``centre``: a Gaussian at the image's centre, sigma a quarter of its height.
+    ``edges``: Sobel magnitude. ``intensity``: brightness. ``oracle``: the mask averaged over a ``grid`` x ``grid``
+    field and enlarged, the best that a map of that resolution (a CNN's last layer) can do; only with masks.
     """
     n, height, width = ds.pixels.shape[:3]
     grey = ds.pixels.mean(axis=-1, dtype=np.float32)

@@ -17,8 +17,8 @@ def _per_image(score, maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
 
 
 def binary_map(attribution: np.ndarray, threshold: str, area: float) -> np.ndarray:
-    """Pixels of one map that count as found: over mean + 1 standard deviation (the XRelevance-CAM thesis, eq. 5.1), or the top
-    ``area`` of the image (ties by position). A constant map finds nothing under the first rule."""
+    """Pixels of one map that count as found: over mean + 1 standard deviation (the XRelevance-CAM thesis, eq. 5.1),
+    or the top ``area`` of the image (ties by position). A constant map finds nothing under the first rule."""
     if threshold == "mean_std":
         return attribution > attribution.mean() + attribution.std()
     found = np.zeros(attribution.size, bool)
@@ -58,7 +58,8 @@ def _widened(mask: np.ndarray, tolerance: int) -> np.ndarray:
 
 
 def relevance_mass(maps, masks) -> np.ndarray:
-    """Part of the map's positive sum that lies in the mask (Arras et al. 2022); NaN for a map without positive values."""
+    """Part of the map's positive sum that lies in the mask (Arras et al. 2022); NaN for a map without positive
+    values."""
 
     def score(attribution, mask):
         positive = np.maximum(attribution, 0).astype(np.float64)
@@ -100,8 +101,8 @@ METRICS.add(
         "Pointing game",
         "masks",
         True,
-        "Zhang et al. 2018, Top-down neural attention by excitation backprop, IJCV 126; there with 15 pixels of tolerance "
-        "on images of about 500",
+        "Zhang et al. 2018, Top-down neural attention by excitation backprop, IJCV 126; there with 15 pixels of "
+        "tolerance on images of about 500",
         pointing_game,
         (Parameter("tolerance", int, 0, "pixels around the mask that count as hit", 0, 200),),
         pointing_chance,

@@ -12,8 +12,8 @@ def summarise(
 ) -> pd.DataFrame:
     """Mean of ``value`` in each group of ``by`` with a percentile bootstrap interval over images.
 
-    Returns a row a group, in the order of first appearance: the columns ``by``, mean, low, high, n (images with a value) and
-    missing (NaN values, left out). The interval is NaN where fewer than two images have a value.
+    Returns a row a group, in the order of first appearance: the columns ``by``, mean, low, high, n (images with a
+    value) and missing (NaN values, left out). The interval is NaN where fewer than two images have a value.
     """
     rows = []
     for key, group in table.groupby(list(by), sort=False, observed=True, dropna=False):

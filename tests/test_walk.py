@@ -1,0 +1,189 @@
+"""The unattended walk: parameters refused in words before anything runs, notebooks with other parameters, the
+report."""
+
+import json
+import re
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+
+from xaiutils.report import write_report
+from xaiutils.walk import ROOT, WalkError, main, notebooks, prepare, read_arguments, run_walk
+
+PATHS = notebooks(ROOT / "notebooks")
+TINY = {
+    "image_size": 64,
+    "n_train": 80,
+    "n_val": 20,
+    "n_test": 20,
+    "models": ["efficientnet_lite0"],
+    "epochs": 4,
+    "methods": ["vanilla_gradients", "grad_cam"],
+    "transforms": ["original", "rotate_180"],
+    "n_images": 4,
+    "n_faithfulness": 2,
+    "faithfulness_steps": 3,
+    "seed": 1,
+}
+
+
+def test_arguments_are_typed_as_declared(tmp_path):
+    file = tmp_path / "p.yml"
+    file.write_text(
+        "dataset: folder\nn_train: 10\nmethod_parameters: {smoothgrad: {n_samples: 3, noise: 0.2}}\nrun_name: 007\n"
+    )
+    values = read_arguments(["models=a, b", "n_train=12", "run_name=007", "data_options={mask_values: [1]}"], file)
+    assert values == {
+        "dataset": "folder",
+        "n_train": 12,
+        "models": ["a", "b"],
+        "run_name": "007",
+        "data_options": {"mask_values": [1]},
+        "method_parameters": {"smoothgrad": {"n_samples": 3, "noise": 0.2}},
+    }
+    with pytest.raises(ValueError, match="not of the form name=value"):
+        read_arguments(["dataset"])
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_arguments([], tmp_path / "nothing.yml")
+    file.write_text("- a list")
+    with pytest.raises(ValueError, match="name: value"):
+        read_arguments([], file)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"data_set": "phantom"}, "unknown parameter 'data_set'; did you mean dataset"),
+        ({"dataset": "phantoms"}, "'phantoms' is not allowed; did you mean phantom"),
+        ({"n_train": "many"}, "n_train='many' is of type str; expected an integer from 0"),
+        ({"models": ["efficientnet"]}, "Unknown model 'efficientnet'; did you mean efficientnet_"),
+        ({"methods": ["gradcam"]}, "did you mean grad_cam"),
+        ({"methods": []}, "methods is an empty list"),
+        ({"methods": ["grad_cam", "grad_cam"]}, "twice"),
+        ({"method_parameters": {"smoothgrad": {"samples": 3}}}, "no parameter 'samples'; did you mean n_samples"),
+        ({"transforms": ["rotate"]}, "did you mean rotate_180"),
+        ({"image_size": 10}, "image_size=10 is out of range"),
+    ],
+)
+def test_bad_parameters_are_refused_before_anything_runs(tmp_path, values, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        run_walk(values, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_all_errors_come_at_once():
+    with pytest.raises(ValueError, match=r"(?s)n_train.*n_val.*modells"):
+        prepare({"n_train": -1, "n_val": 1.5, "modells": []}, PATHS)
+
+
+def test_each_notebook_gets_its_own_parameters(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shared = prepare({"model": "vit_mini16", "data_dir": "images", "n_images": 5, "seed": 3}, PATHS)
+    assert shared[PATHS[0]] == {"data_dir": str(tmp_path / "images"), "seed": 3}
+    assert shared[PATHS[1]]["models"] == ["vit_mini16"]
+    assert shared[PATHS[2]]["model"] == "vit_mini16"
+    assert shared[PATHS[4]]["n_images"] == 5
+
+
+def test_the_command_line_says_what_is_wrong(capsys, tmp_path):
+    assert main(["datset=phantom", "--runs", str(tmp_path)]) == 1
+    assert "did you mean dataset" in capsys.readouterr().err
+    assert main(["--list"]) == 0
+    assert "image_size = 224" in capsys.readouterr().out
+
+
+def write_notebook(path, source):
+    notebook = nbformat.v4.new_notebook()
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    cell = nbformat.v4.new_code_cell('run_name: str = "default"\nruns_dir: str = "../runs"')
+    cell.metadata["tags"] = ["parameters"]
+    notebook.cells += [cell, nbformat.v4.new_code_cell(source)]
+    nbformat.write(notebook, path)
+    return path
+
+
+def test_a_failing_notebook_is_kept_and_named(tmp_path, capsys):
+    step = write_notebook(tmp_path / "01_a.ipynb", "print('so far')\nraise RuntimeError('no luck')")
+    with pytest.raises(WalkError, match=r"01_a failed in cell \d: RuntimeError: no luck"):
+        run_walk({"run_name": "x"}, tmp_path / "runs", [step])
+    folder = tmp_path / "runs" / "x"
+    assert (folder / "notebooks" / "01_a.failed.ipynb").exists()
+    assert not (folder / "notebooks" / "01_a.ipynb").exists()
+    assert "so far" in (folder / "log" / "01_a.log").read_text()
+    assert "[1/1] 01_a ... failed" in capsys.readouterr().out
+
+
+def test_a_notebook_refuses_a_parameter_that_papermill_would_swallow(tmp_path):
+    """papermill sets a mistyped name without a word; the notebook's start finds it."""
+    import papermill
+
+    with pytest.raises(papermill.PapermillExecutionError, match="unknown parameter 'n_trian'; did you mean n_train"):
+        papermill.execute_notebook(
+            str(PATHS[0]), str(tmp_path / "o.ipynb"), {"n_trian": 5, "runs_dir": str(tmp_path)},
+            cwd=str(PATHS[0].parent), progress_bar=False, kernel_name="python3",
+        )  # fmt: skip
+
+
+def test_report_needs_a_run(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no record"):
+        write_report(tmp_path)
+
+
+@pytest.mark.slow
+def test_walk_with_other_parameters(tmp_path, capsys):
+    folder = run_walk({**TINY, "dataset": "digits", "run_name": "digits"}, tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" ... ")[0] for line in lines[:5]] == [f"[{i}/5] {p.stem}" for i, p in enumerate(PATHS, start=1)]
+    assert all(re.search(r"\d+ s$", line) for line in lines[:5])
+    metrics = pd.read_csv(folder / "tables" / "metrics.csv")
+    controls = {"random", "centre", "edges", "intensity", "oracle"}
+    assert set(metrics["method"]) == {"vanilla_gradients", "grad_cam"} | controls
+    assert set(metrics["metric"]) == {
+        "iou",
+        "pointing_game",
+        "relevance_mass",
+        "roc_auc",
+        "insertion_auc",
+        "deletion_auc",
+    }
+    assert metrics[metrics["metric"] == "iou"].groupby("method").size().eq(4).all()
+    assert pd.read_parquet(folder / "tables" / "metrics.parquet").shape == metrics.shape
+    with np.load(folder / "maps" / "test_efficientnet_lite0.npz", allow_pickle=False) as maps:
+        assert maps["grad_cam"].shape == (4, 64, 64)
+    assert {p.name for p in (folder / "notebooks").iterdir()} == {p.name for p in PATHS}
+    html = (folder / "report.html").read_text()
+    for part in (
+        "image_size",
+        "tensorflow",
+        "05_quantitative_comparison",
+        "executed notebook",
+        "data:image/",
+        "grad_cam",
+    ):
+        assert part in html
+    assert "http" not in re.sub(r'lang="en"', "", html).replace("http-equiv", ""), "the report must open offline"
+    record = json.loads((folder / "record" / "02_train_models.json").read_text())
+    assert record["finished"]
+    assert record["parameters"]["epochs"] == 4
+    assert record["environment"]["versions"]["keras"].startswith("3.")
+    assert not [p for p in folder.rglob("*") if p.name.startswith(".") or ".part" in p.name]
+
+
+@pytest.mark.slow
+def test_walk_on_a_real_folder(tmp_path, kit):
+    values = {
+        **TINY,
+        "dataset": "folder",
+        "data_dir": str(kit / "busi"),
+        "image_size": 128,
+        "n_train": 200,
+        "epochs": 0,
+    }
+    values["data_options"] = {"classes": ["benign", "malignant"]}
+    folder = run_walk({**values, "n_test": 60, "run_name": "busi"}, tmp_path, [PATHS[0], PATHS[1], PATHS[4]])
+    result = pd.read_csv(folder / "tables" / "classification.csv").iloc[0]
+    assert result["AUC"] > 0.65
+    summary = pd.read_csv(folder / "tables" / "metrics_summary.csv").set_index(["method", "metric"])["mean"]
+    assert summary["oracle", "iou"] > summary["random", "iou"]

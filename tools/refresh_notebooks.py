@@ -1,0 +1,61 @@
+"""Execute the committed notebooks in place with their default parameters, and save them clean (``make notebooks``).
+
+Kept: outputs, figures and execution counts, which nbval compares. Dropped: widget state and timing metadata, which
+change with every run, and references to widgets that live only in a kernel.
+"""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import nbformat
+import papermill
+
+from xaiutils.walk import ROOT, notebooks, private_kernel
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+def clean(notebook: nbformat.NotebookNode) -> None:
+    """Remove what changes from run to run."""
+    for key in ("widgets", "papermill"):
+        notebook.metadata.pop(key, None)
+    notebook.metadata["language_info"] = {"name": "python"}
+    for cell in notebook.cells:
+        tags = cell.metadata.get("tags")
+        cell.metadata = nbformat.NotebookNode({"tags": tags} if tags else {})
+        for output in cell.get("outputs", []):
+            output.get("data", {}).pop(WIDGET, None)
+            output.pop("metadata", None) if output.output_type == "stream" else None
+
+
+def refresh(path: Path) -> None:
+    """Execute one notebook and write it back, whole or not at all."""
+    with tempfile.TemporaryDirectory(prefix="xai-") as folder:
+        part = Path(folder, path.name)
+        papermill.execute_notebook(
+            str(path),
+            str(part),
+            cwd=str(path.parent),
+            kernel_name="python3",
+            progress_bar=False,
+            config=private_kernel(folder),
+        )
+        notebook = nbformat.read(part, as_version=4)
+    clean(notebook)
+    nbformat.validate(notebook)
+    temporary = path.with_suffix(".part")
+    nbformat.write(notebook, temporary)
+    temporary.replace(path)
+
+
+if __name__ == "__main__":
+    os.environ["XAI_PROGRESS"] = "off"
+    for path in notebooks(ROOT / "notebooks"):
+        print(path.name, flush=True)
+        refresh(path)
+        size = path.stat().st_size
+        print(f"  {size / 1e3:.0f} kB", flush=True)
+        if size > 1e6:
+            sys.exit(f"{path.name} is over 1 MB; show smaller figures")
