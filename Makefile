@@ -7,16 +7,22 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SHELL := /bin/bash
 
-# Variables given on the command line become notebook parameters; those of the caller's environment do not.
-given = $(if $(findstring command,$(origin $(1))),"$(2)=$($(1))")
+# Variables given on the command line become notebook parameters; those of the caller's environment do not. A name that
+# means nothing here is refused: make would ignore a mistyped DATASET and run the default.
+KNOWN := DATASET DATA_DIR MODEL NAME PARAMETERS SET PYTHON LOCK
+UNKNOWN := $(filter-out $(KNOWN) -% MAKE%,$(foreach v,$(.VARIABLES),$(if $(findstring command line,$(origin $v)),$v)))
+$(if $(strip $(UNKNOWN)),$(error unknown: $(UNKNOWN). Known: $(KNOWN); other notebook parameters go into SET='name=value ...' or PARAMETERS=file.yml))
+quoted = '$(subst ','\'',$(value $(1)))'
+given = $(if $(findstring command line,$(origin $(1))),$(2)=$(call quoted,$(1)))
 WALK = $(call given,DATASET,dataset) $(call given,DATA_DIR,data_dir) $(call given,MODEL,models) $(call given,NAME,run_name) \
-       $(SET) $(if $(PARAMETERS),--parameters "$(PARAMETERS)")
+       $(SET) $(if $(PARAMETERS),--parameters $(call quoted,PARAMETERS))
 
 .PHONY: help setup run lab test notebooks bench lock clean
 
 help:
 	@echo "make run        execute notebooks 01 to 05; results and report.html under runs/default"
 	@echo "                DATASET=folder DATA_DIR=path MODEL=a,b NAME=run PARAMETERS=file.yml SET='name=value ...'"
+	@echo "                (SET takes values without blanks; lists with commas)"
 	@echo "make lab        JupyterLab at the notebooks"
 	@echo "make test       the whole test suite"
 	@echo "make bench      speed against the thesis' libraries; the table goes to benchmarks/"
@@ -39,7 +45,7 @@ run: $(READY)
 	$(BIN)/python -m xaiutils.walk $(WALK)
 
 lab: $(READY)
-	$(BIN)/jupyter lab --notebook-dir=notebooks
+	$(BIN)/jupyter lab notebooks/01_data_preparation.ipynb
 
 test: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -200,19 +200,19 @@ def test_curves_start_and_end_at_the_image_and_the_fill(models, images):
 
 def test_control_maps(square):
     ds = data(np.concatenate([square, np.zeros_like(square)]))
-    maps = control_maps(ds, seed=1, grid=4)
+    maps = control_maps(ds, seed=1, grid=(4, 4))
     assert set(maps) == {"random", "centre", "edges", "intensity", "oracle"}
     assert all(m.shape == (2, SIZE, SIZE) and np.isfinite(m).all() for m in maps.values())
     assert maps["centre"][0].argmax() in (15 * SIZE + 15, 15 * SIZE + 16, 16 * SIZE + 15, 16 * SIZE + 16)
-    assert score("relevance_mass", control_maps(data(square), grid=SIZE)["oracle"], square) == pytest.approx(1)
-    coarse = control_maps(data(square), grid=4)["oracle"]
+    assert score("relevance_mass", control_maps(data(square), grid=(SIZE, SIZE))["oracle"], square) == pytest.approx(1)
+    coarse = control_maps(data(square), grid=(4, 4))["oracle"]
     assert np.unravel_index(coarse[0].argmax(), (SIZE, SIZE)) in ((11, 19), (11, 20), (12, 19), (12, 20))  # its middle
     assert "oracle" not in control_maps(ImageDataset(ds.pixels, ds.labels, ds.class_names, ds.ids))
 
 
 def test_control_oracle_of_uneven_fields():
     full = data(np.ones((1, 30, 30)))
-    np.testing.assert_allclose(control_maps(full, grid=7)["oracle"], 1, atol=1e-6)
+    np.testing.assert_allclose(control_maps(full, grid=(7, 4))["oracle"], 1, atol=1e-6)
 
 
 def test_evaluate_all(square):
@@ -234,6 +234,9 @@ def test_summarise():
     assert found.loc["b", ["mean", "n", "missing"]].tolist() == [2, 2, 1]
     assert np.isnan(found.loc["c", "low"])
     pd.testing.assert_frame_equal(summarise(table, ["method"]), summarise(table, ["method"]))
+    hits = summarise(pd.DataFrame({"method": "m", "value": [0.0] * 24}), ["method"]).iloc[0]
+    assert (hits["mean"], hits["low"]) == (0, 0)
+    assert hits["high"] == pytest.approx(0.138, abs=1e-3)  # Wilson's upper end of 0 of 24
     empty = summarise(table.assign(value=np.nan), ["method"])
     assert empty["mean"].isna().all()
     assert empty["missing"].tolist() == [200, 3, 1]

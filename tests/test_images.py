@@ -34,6 +34,8 @@ def test_formats(tmp_path):
     np.testing.assert_array_equal(read_image(save(tmp_path / "16.png", grey16), 16)[..., 0], RAMP)
     unit = (RAMP / 255).astype(np.float32)
     np.testing.assert_array_equal(read_image(save(tmp_path / "f.tif", unit), 16)[..., 0], RAMP)
+    twelve = RAMP.astype(np.uint16) * 16
+    np.testing.assert_allclose(read_image(save(tmp_path / "12.png", twelve), 16, bit_depth=12)[..., 0], RAMP, atol=1)
     palette = Image.fromarray(RAMP).quantize(256)
     np.testing.assert_allclose(read_image(save(tmp_path / "p.png", palette), 16)[..., 0], RAMP, atol=1)
     cmyk = read_image(save(tmp_path / "c.jpg", rgb.convert("CMYK"), quality=100), 16)

@@ -23,7 +23,7 @@ def test_display_range():
     assert signed.vmin == -signed.vmax
     ramp = np.linspace(0, 1, 1001)
     limits = plots.display_range(ramp, False)
-    assert (limits.vmin, limits.vmax) == (0, pytest.approx(0.995))
+    assert (limits.vmin, limits.vmax) == (0, pytest.approx(0.99))
     for constant in (0.0, 3.0):
         for kind in (True, False):
             limits = plots.display_range(np.full((4, 4), constant), kind)

@@ -31,7 +31,7 @@ def test_a_frozen_backbone_learns_with_its_head_only(frozen):
     model, history, before = frozen
     report = classification_report(model, colours(40, 2))
     assert report.summary["accuracy"] > 0.95
-    assert report.beats_majority
+    assert report.beats_chance
     np.testing.assert_array_equal(model.get_layer("top_conv").weights[0], before)
     columns = ["epoch", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds"]
     assert list(history) == columns
@@ -126,7 +126,7 @@ def test_report_counts():
     assert s["balanced accuracy"] == pytest.approx((5 / 6 + 1 / 2) / 2)
     assert s["AUC"] == pytest.approx(roc_auc_score(labels, green))
     assert report.classes.loc["b"].tolist() == [0.5, 0.5, 0.5, 2]
-    assert report.beats_majority
+    assert report.beats_chance
 
 
 def test_a_model_that_names_the_majority_is_not_said_to_beat_it():
@@ -134,7 +134,7 @@ def test_a_model_that_names_the_majority_is_not_said_to_beat_it():
     pixels[:, 0, 0, 1] = range(8)
     report = classification_report(Fixed(), ImageDataset(pixels, [0] * 6 + [1] * 2, ("a", "b"), list("12345678")))
     assert report.summary["accuracy"] == 0.75
-    assert not report.beats_majority
+    assert not report.beats_chance
 
 
 def test_clear_example():

@@ -2,12 +2,17 @@
 report."""
 
 import json
+import os
 import re
+import shlex
+import shutil
+import subprocess
 
 import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from xaiutils.report import write_report
 from xaiutils.walk import ROOT, WalkError, main, notebooks, prepare, read_arguments, run_walk
@@ -47,6 +52,8 @@ def test_arguments_are_typed_as_declared(tmp_path):
         read_arguments(["dataset"])
     with pytest.raises(ValueError, match="cannot be read"):
         read_arguments([], tmp_path / "nothing.yml")
+    with pytest.raises(ValueError, match="n_train='@5' cannot be read as YAML; expected an integer from 0"):
+        read_arguments(["n_train=@5"])
     file.write_text("- a list")
     with pytest.raises(ValueError, match="name: value"):
         read_arguments([], file)
@@ -65,6 +72,8 @@ def test_arguments_are_typed_as_declared(tmp_path):
         ({"method_parameters": {"smoothgrad": {"samples": 3}}}, "no parameter 'samples'; did you mean n_samples"),
         ({"transforms": ["rotate"]}, "did you mean rotate_180"),
         ({"image_size": 10}, "image_size=10 is out of range"),
+        ({"run_name": "../evil"}, "run_name='../evil' is not a folder name"),
+        ({"data_dir": "images"}, "dataset='phantom' reads no files"),
     ],
 )
 def test_bad_parameters_are_refused_before_anything_runs(tmp_path, values, words):
@@ -80,8 +89,9 @@ def test_all_errors_come_at_once():
 
 def test_each_notebook_gets_its_own_parameters(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    shared = prepare({"model": "vit_mini16", "data_dir": "images", "n_images": 5, "seed": 3}, PATHS)
-    assert shared[PATHS[0]] == {"data_dir": str(tmp_path / "images"), "seed": 3}
+    values = {"model": "vit_mini16", "dataset": "folder", "data_dir": "my images", "n_images": 5, "seed": 3}
+    shared = prepare(values, PATHS)
+    assert shared[PATHS[0]] == {"dataset": "folder", "data_dir": str(tmp_path / "my images"), "seed": 3}
     assert shared[PATHS[1]]["models"] == ["vit_mini16"]
     assert shared[PATHS[2]]["model"] == "vit_mini16"
     assert shared[PATHS[4]]["n_images"] == 5
@@ -115,6 +125,41 @@ def test_a_failing_notebook_is_kept_and_named(tmp_path, capsys):
     assert "[1/1] 01_a ... failed" in capsys.readouterr().out
 
 
+def test_a_killed_kernel_is_reported_and_old_results_are_gone(tmp_path):
+    folder = tmp_path / "runs" / "x"
+    write_notebook(tmp_path / "01_a.ipynb", "print(1)")
+    with pytest.raises(FileNotFoundError, match="no record"):  # this notebook records nothing
+        run_walk({"run_name": "x"}, tmp_path / "runs", [tmp_path / "01_a.ipynb"])
+    assert (folder / "notebooks" / "01_a.ipynb").exists()
+    write_notebook(tmp_path / "01_a.ipynb", "import os; os.kill(os.getpid(), 9)")
+    with pytest.raises(WalkError, match=r"01_a broke off: DeadKernelError"):
+        run_walk({"run_name": "x"}, tmp_path / "runs", [tmp_path / "01_a.ipynb"])
+    assert [p.name for p in (folder / "notebooks").iterdir()] == ["01_a.failed.ipynb"]
+
+
+def make(*arguments):
+    return subprocess.run(["make", "-n", "-B", *arguments], cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_make_passes_parameters_and_refuses_unknown_ones():
+    out = make(
+        "run", "DATASET=folder", "DATA_DIR=my images/it's $5", "MODEL=a,b", "NAME=x", "SET=epochs=3 seed=1"
+    ).stdout
+    command = shlex.split(out.strip().splitlines()[-1])
+    expected = ["dataset=folder", "data_dir=my images/it's $5", "models=a,b", "run_name=x", "epochs=3", "seed=1"]
+    assert command[1:] == ["-m", "xaiutils.walk", *expected]
+    for wrong in ("DATSET=folder", "METHODS=grad_cam", "Dataset=folder"):
+        result = make("run", wrong)
+        assert result.returncode != 0
+        assert f"unknown: {wrong.split('=')[0]}" in result.stderr
+    environment = {**os.environ, "NAME": "host", "MODEL": "car"}
+    plain = subprocess.run(
+        ["make", "-n", "-B", "run"], cwd=ROOT, capture_output=True, text=True, env=environment
+    ).stdout
+    assert plain.strip().endswith("-m xaiutils.walk")
+
+
 def test_a_notebook_refuses_a_parameter_that_papermill_would_swallow(tmp_path):
     """papermill sets a mistyped name without a word; the notebook's start finds it."""
     import papermill
@@ -138,7 +183,7 @@ def test_walk_with_other_parameters(tmp_path, capsys):
     assert [line.split(" ... ")[0] for line in lines[:5]] == [f"[{i}/5] {p.stem}" for i, p in enumerate(PATHS, start=1)]
     assert all(re.search(r"\d+ s$", line) for line in lines[:5])
     metrics = pd.read_csv(folder / "tables" / "metrics.csv")
-    controls = {"random", "centre", "edges", "intensity", "oracle"}
+    controls = {"random", "centre", "edges", "intensity", "oracle", "chance"}
     assert set(metrics["method"]) == {"vanilla_gradients", "grad_cam"} | controls
     assert set(metrics["metric"]) == {
         "iou",
@@ -148,7 +193,7 @@ def test_walk_with_other_parameters(tmp_path, capsys):
         "insertion_auc",
         "deletion_auc",
     }
-    assert metrics[metrics["metric"] == "iou"].groupby("method").size().eq(4).all()
+    assert metrics[metrics["metric"] == "roc_auc"].groupby("method").size().eq(4).all()
     assert pd.read_parquet(folder / "tables" / "metrics.parquet").shape == metrics.shape
     with np.load(folder / "maps" / "test_efficientnet_lite0.npz", allow_pickle=False) as maps:
         assert maps["grad_cam"].shape == (4, 64, 64)
@@ -169,6 +214,31 @@ def test_walk_with_other_parameters(tmp_path, capsys):
     assert record["parameters"]["epochs"] == 4
     assert record["environment"]["versions"]["keras"].startswith("3.")
     assert not [p for p in folder.rglob("*") if p.name.startswith(".") or ".part" in p.name]
+
+
+@pytest.mark.slow
+def test_walk_on_a_folder_with_blanks_in_its_name(tmp_path):
+    """Two classes of squares, left and right, with masks, and a broken file: the whole path without the kit."""
+    images = tmp_path / "my images"
+    rng = np.random.default_rng(0)
+    for i in range(60):
+        pixels, mask = rng.integers(0, 60, (64, 64, 3), np.uint8), np.zeros((64, 64), np.uint8)
+        square = np.s_[20:40, 4:24] if i % 2 else np.s_[20:40, 40:60]
+        pixels[square], mask[square] = 230, 255
+        folder = images / ("right", "left")[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / f"{i}.jpg")
+        Image.fromarray(mask).save(folder / f"{i}_mask.png")
+    (images / "left" / "broken.jpg").write_bytes(b"\xff\xd8")
+    values = {**TINY, "dataset": "folder", "data_dir": str(images), "run_name": "squares", "epochs": 30}
+    run = run_walk(values, tmp_path / "runs", [PATHS[0], PATHS[1], PATHS[4]])
+    assert "broken.jpg" in (run / "tables" / "skipped.csv").read_text()
+    summary = pd.read_csv(run / "tables" / "metrics_summary.csv").set_index(["method", "metric"])
+    assert summary.loc[("oracle", "pointing_game"), "mean"] == 1
+    assert summary.loc[("chance", "pointing_game"), "mean"] == pytest.approx(400 / 4096, rel=0.05)
+    metrics = pd.read_csv(run / "tables" / "metrics.csv")
+    few = set(metrics[metrics["metric"] == "insertion_auc"]["image_id"])
+    assert {i.split("/")[0] for i in few} == {"left", "right"}, "faithfulness on one class only"
 
 
 @pytest.mark.slow

@@ -116,7 +116,9 @@ def test_a_newer_request_drops_the_older_and_stop_ends_work(explorer, monkeypatc
 
 
 def test_one_panel_at_a_time(explorer, models, ds):
-    other = Explorer({"cnn": models["nested"]}, ds, method="occlusion", method_parameters={"patch_size": 8})
+    other = Explorer(
+        {"cnn": models["nested"]}, ds, method="occlusion", method_parameters={"occlusion": {"patch_size": 8}}
+    )
     assert explorer.panel.comm is None or explorer.panel._view_count is None
     assert explorer not in widgets._LIVE
     assert other.view.method_parameters["patch_size"] == 8

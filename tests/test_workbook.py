@@ -41,7 +41,7 @@ def test_start_refuses_unknown_names_at_the_first_start_only(parameters):
     workbook.start("01_x", later)  # the setup cell run again: the notebook's own variables are no parameters
 
 
-@pytest.mark.parametrize("name", ["", "..", "a/b", ".hidden"])
+@pytest.mark.parametrize("name", ["", "..", "a/b", "../evil", ".hidden"])
 def test_run_names_stay_in_the_folder(parameters, name):
     with pytest.raises(ValueError, match="not a folder name"):
         workbook.start("01_x", {**parameters, "run_name": name})
@@ -84,10 +84,14 @@ def test_a_changed_folder_is_read_again(parameters, tmp_path):
             Image.fromarray(np.full((8, 8, 3), 10 * i + (label == "b"), np.uint8)).save(path)
     changed = {**parameters, "dataset": "folder", "data_dir": str(tmp_path / "images"), "n_train": 0}
     run = workbook.start("01_x", changed)
-    before = len(run.dataset("train"))
-    (tmp_path / "images" / "a" / "0.png").unlink()
+    before = run.dataset("train")
+    (tmp_path / "images" / "a" / "0.png").rename(tmp_path / "images" / "b" / "moved.png")  # relabelled by moving
+    after = run.dataset("train")
+    assert after.available == before.available == len(before)
+    assert np.bincount(after.labels).tolist() != np.bincount(before.labels).tolist() or after.ids != before.ids
     (tmp_path / "images" / "a" / "1.png").unlink()
-    assert len(run.dataset("train")) < before
+    (tmp_path / "images" / "a" / "2.png").unlink()
+    assert len(run.dataset("train")) < len(before)
 
 
 def test_a_missing_model_says_what_to_run(parameters):
@@ -96,6 +100,22 @@ def test_a_missing_model_says_what_to_run(parameters):
         FileNotFoundError, match=r"no trained 'vit' \(it has: none\). Run 02_train_models first with run_name='r'"
     ):
         run.model("vit")
+
+
+def test_a_model_of_other_data_is_refused(parameters):
+    """Another seed draws other splits: the test images may have been training images."""
+    import xaiutils as xai
+
+    run = workbook.start("02_x", parameters)
+    path = run.model_folder("vit_mini16") / "model.keras"
+    path.parent.mkdir(parents=True)
+    xai.build_model("vit_mini16", 2, 64).save(path)
+    run.stamp_model("vit_mini16")
+    assert workbook.start("03_x", {**parameters, "n_test": 2}).model("vit_mini16").name == "vit_mini16"
+    for change in ({"seed": 1}, {"dataset": "digits"}, {"data_options": {"difficulty": "hard"}}, {"image_size": 96}):
+        (name,) = change
+        with pytest.raises(ValueError, match=f"was trained with {name}=.*train under another run_name"):
+            workbook.start("03_x", {**parameters, **change}).model("vit_mini16")
 
 
 def test_results_are_written_and_recorded(parameters):

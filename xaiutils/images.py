@@ -3,6 +3,7 @@
 Masks are bool ``(n, height, width)``, attribution maps float32 ``(n, height, width)``.
 """
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -58,26 +59,35 @@ def check_maps(maps: object, shape: tuple[int, ...]) -> np.ndarray:
     return array
 
 
-def read_image(path: str | Path, image_size: int, keep_aspect: bool = False) -> np.ndarray:
+def read_image(path: str | Path, image_size: int, keep_aspect: bool = False, bit_depth: int = 16) -> np.ndarray:
     """Read any common image file as uint8 ``(image_size, image_size, 3)``.
 
-    EXIF orientation is applied, transparency is laid over black, 16-bit grey is scaled by its full range.
+    EXIF orientation is applied, transparency is laid over black, 16-bit grey is scaled by its full range, or by
+    2**``bit_depth`` - 1 where the detector fills fewer bits.
     ``keep_aspect`` pads with black to a square; otherwise the image is squeezed, as in the thesis. Raises OSError or
     ValueError (truncated, not an image, too large).
     """
     with Image.open(path) as image:
         image.load()
-        rgb = to_rgb(ImageOps.exif_transpose(image))
+        rgb = to_rgb(ImageOps.exif_transpose(image), bit_depth)
     if keep_aspect:
         return np.asarray(ImageOps.pad(rgb, (image_size, image_size), Image.Resampling.BILINEAR, color=0))
     return np.asarray(rgb.resize((image_size, image_size), Image.Resampling.BILINEAR))
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any Pillow mode to 8-bit RGB."""
+def to_rgb(image: Image.Image, bit_depth: int = 16) -> Image.Image:
+    """Any Pillow mode to 8-bit RGB. Float images are taken to lie in [0, 1], or in [0, 255] where they exceed 1."""
     if image.mode.startswith("I") or image.mode == "F":
         grey = np.asarray(image, dtype=np.float64)
-        top = 1.0 if image.mode == "F" and grey.max() <= 1 else 255.0 if grey.max() <= 255 else 65535.0
+        top = 2.0**bit_depth - 1  # never from the image's own maximum: brightness must compare between images
+        if image.mode == "F":
+            top = 1.0 if grey.max() <= 1 else 255.0
+        elif grey.max() < top / 8:
+            warnings.warn(
+                f"a 16-bit image uses less than an eighth of its {bit_depth} bits and will be nearly black; give the "
+                "option bit_depth, 12 for many detectors",
+                stacklevel=3,
+            )
         return Image.fromarray(np.rint(255 * np.clip(grey / top, 0, 1)).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         rgba = image.convert("RGBA")

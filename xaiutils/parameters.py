@@ -1,5 +1,6 @@
 """The notebooks' parameters, declared once: checked when a notebook starts and before a walk starts any."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,6 +42,7 @@ _DECLARED = (
     Parameter("faithfulness_steps", int, 10, "steps of the insertion and deletion curves", 2, 10_000),
 )
 PARAMETERS = {p.name: p for p in _DECLARED}
+_RUN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
 def check(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,6 +58,8 @@ def check(values: Mapping[str, Any]) -> dict[str, Any]:
             continue
         try:
             checked[name] = PARAMETERS[name].check(value)
+            if name == "run_name" and not _RUN_NAME.fullmatch(value):
+                raise ValueError(f"run_name={value!r} is not a folder name; use letters, digits, ., - and _.")
             _check_names(name, checked[name])
         except (TypeError, ValueError, KeyError) as error:
             problems.append(str(error))

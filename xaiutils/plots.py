@@ -18,7 +18,7 @@ from xaiutils.datasets import ImageDataset
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 OUTLINE = "#E69F00"
 MAP_COLOURS = {True: "RdBu_r", False: "viridis"}  # by whether the map is signed
-CLIP_PERCENTILE = 99.5  # the brightest half per cent would else hide the rest
+CLIP_PERCENTILE = 99.0  # the strongest hundredth of the pixels would else hide the rest
 
 
 def display_range(maps: np.ndarray, signed: bool) -> Normalize:
@@ -116,14 +116,19 @@ def draw_map(
     mask: np.ndarray | None = None,
     opacity: float = 0.8,
     limits: Normalize | None = None,
+    outline_width: float = 0.8,
 ) -> ScalarMappable:
     """Lay a map over its image (grey, so that colour means attribution only); returns what a colour bar needs."""
     limits = limits or display_range(attribution, signed)
-    axes.imshow(np.asarray(image, np.float32).mean(axis=-1), cmap="gray", vmin=0, vmax=255)
+    # Signed maps lie on a lightened image: their colours meet in white, which grey would hide.
+    grey = np.asarray(image, np.float32).mean(axis=-1)
+    axes.imshow(grey, cmap="gray", vmin=-1000 if signed else 0, vmax=255)
     # Weak attribution is nearly transparent, so that the image shows where the map says nothing.
     strength = np.clip(np.abs(limits(attribution) - 0.5) * 2 if signed else limits(attribution), 0, 1)
     axes.imshow(attribution, cmap=MAP_COLOURS[signed], norm=limits, alpha=opacity * (0.25 + 0.75 * np.sqrt(strength)))
-    outline(axes, mask)
+    outline(axes, mask, outline_width)
+    if not np.any(attribution):
+        axes.text(0.5, 0.5, "all 0", transform=axes.transAxes, ha="center", va="center", color="#D55E00")
     axes.set_axis_off()
     return ScalarMappable(limits, MAP_COLOURS[signed])
 
@@ -185,7 +190,7 @@ def attribution_grid(
         first.set_yticks([])
         first.set_ylabel(row_titles[row], fontsize=8)
         for axes, (name, found) in zip(grid[row, 1:], maps.items(), strict=True):
-            draw_map(axes, images[row], found[row], signed[name], mask)
+            draw_map(axes, images[row], found[row], signed[name], mask, opacity=0.9, outline_width=0.35)
     grid[0, 0].set_title("input", fontsize=9)
     for axes, name in zip(grid[0, 1:], maps, strict=True):
         axes.set_title(column_titles[name], fontsize=9)

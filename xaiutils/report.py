@@ -29,17 +29,28 @@ def write_report(folder: str | Path) -> Path:
         raise FileNotFoundError(f"{folder} holds no record of a notebook; there is nothing to report.")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(resources.files("xaiutils").joinpath("report.html.j2").read_text("utf-8"))
-    parameters: dict[str, Any] = {}
-    for record in records:
-        parameters |= record["parameters"]
     html = template.render(
         name=folder.name,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        parameters={k: v if isinstance(v, str) else json.dumps(v) for k, v in parameters.items() if k != "runs_dir"},
+        parameters=_parameters(records),
         environment=records[-1]["environment"],
         sections=[_section(record, folder) for record in records],
     )
     return write_text(folder / "report.html", html)
+
+
+def _parameters(records: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """Each parameter's value; where notebooks differ, their values with the notebooks' numbers."""
+    shown: dict[str, list[str]] = {}
+    for name in dict.fromkeys(name for record in records for name in record["parameters"]):
+        values: dict[str, list[str]] = {}
+        for record in records:
+            if name in record["parameters"] and name != "runs_dir":
+                value = record["parameters"][name]
+                text = value if isinstance(value, str) else json.dumps(value)
+                values.setdefault(text, []).append(record["notebook"][:2])
+        shown[name] = [f"{', '.join(who)}: {v}" for v, who in values.items()] if len(values) > 1 else list(values)
+    return {name: values for name, values in shown.items() if values}
 
 
 def _section(record: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from xaiutils.datasets import FROM_FILES
 from xaiutils.parameters import PARAMETERS, check
 from xaiutils.registry import suggest
 
@@ -66,7 +67,10 @@ def _typed(name: str, value: Any) -> Any:
         return value if kind is not str else str(value)
     if kind is list and not value.lstrip().startswith("["):
         return [part.strip() for part in value.split(",") if part.strip()]
-    parsed = yaml.safe_load(value)
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ValueError(f"{name}={value!r} cannot be read as YAML; expected {PARAMETERS[name].allowed()}.") from None
     if kind is float and isinstance(parsed, str):  # YAML reads 1e-3 as a text
         try:
             return float(parsed)
@@ -87,6 +91,11 @@ def prepare(values: Mapping[str, Any], steps: Sequence[Path]) -> dict[Path, dict
         checked["model"] = checked["models"][0]
     elif "model" in checked and "models" not in checked:
         checked["models"] = [checked["model"]]
+    if "data_dir" in checked and checked.get("dataset", "phantom") not in FROM_FILES:
+        raise ValueError(
+            f"data_dir is given, but dataset={checked.get('dataset', 'phantom')!r} reads no files; "
+            f"give dataset={' or '.join(FROM_FILES)}."
+        )
     if "data_dir" in checked:  # given from where the user is; the notebooks run in their own folder
         checked["data_dir"] = str(Path(checked["data_dir"]).expanduser().resolve())
     declared = {step: set(papermill.inspect_notebook(str(step))) for step in steps}
@@ -110,15 +119,31 @@ def run_walk(values: Mapping[str, Any], runs_dir: Path = ROOT / "runs", steps: S
     folder = Path(runs_dir).resolve() / shared[steps[0]]["run_name"]
     (folder / "notebooks").mkdir(parents=True, exist_ok=True)
     (folder / "log").mkdir(exist_ok=True)
+    _forget(folder, steps)
     begun = time.monotonic()
     for number, step in enumerate(steps, start=1):
         print(f"[{number}/{len(steps)}] {step.stem} ...", end=" ", flush=True)
         start = time.monotonic()
-        _execute(step, shared[step], folder)
+        try:
+            _execute(step, shared[step], folder)
+        except WalkError:
+            print("failed", flush=True)
+            if any((folder / "record").glob("*.json")):
+                write_report(folder)
+            raise
         print(f"{time.monotonic() - start:.0f} s", flush=True)
     report = write_report(folder)
     print(f"done in {time.monotonic() - begun:.0f} s: {report}")
     return folder
+
+
+def _forget(folder: Path, steps: Sequence[Path]) -> None:
+    """Remove what earlier walks left of these steps, so that a walk that fails does not show old results as its own."""
+    old = [folder / "report.html"]
+    for step in steps:
+        old += [folder / "record" / f"{step.stem}.json", *(folder / "notebooks").glob(f"{step.stem}*.ipynb")]
+    for path in old:
+        path.unlink(missing_ok=True)
 
 
 def _execute(step: Path, parameters: Mapping[str, Any], folder: Path) -> None:
@@ -128,12 +153,10 @@ def _execute(step: Path, parameters: Mapping[str, Any], folder: Path) -> None:
     finished = folder / "notebooks" / step.name
     part, failed = finished.with_suffix(".part.ipynb"), finished.with_suffix(".failed.ipynb")
     log = folder / "log" / f"{step.stem}.log"
-    for old in (finished, failed):
-        old.unlink(missing_ok=True)
     with (
         log.open("w", encoding="utf-8") as out,
         tempfile.TemporaryDirectory(prefix="xai-") as sockets,
-        _environment({"XAI_PROGRESS": "log", "PYTHONUNBUFFERED": "1"}),
+        _environment({"XAI_PROGRESS": "log", "XAI_RUNS": str(folder.parent)}),
     ):
         try:
             papermill.execute_notebook(
@@ -150,7 +173,6 @@ def _execute(step: Path, parameters: Mapping[str, Any], folder: Path) -> None:
             )
         except papermill.PapermillExecutionError as error:
             part.replace(failed)
-            print("failed", flush=True)
             raise WalkError(
                 f"{step.stem} failed in cell {error.exec_count}: {error.ename}: {error.evalue}\n"
                 f"The notebook with the error is {failed}, its output {log}."
@@ -158,6 +180,13 @@ def _execute(step: Path, parameters: Mapping[str, Any], folder: Path) -> None:
         except NoSuchKernel as error:
             raise WalkError(
                 f"Jupyter finds no kernel named python3 in {sys.prefix}; run the walk by 'make run'."
+            ) from error
+        except Exception as error:  # the kernel died (often: out of memory), or a cell outlasted its limit
+            if part.exists():
+                part.replace(failed)
+            raise WalkError(
+                f"{step.stem} broke off: {type(error).__name__}: {error}\nIf memory was short, lower batch_size, "
+                f"n_test or image_size. What it did is in {failed}, its output in {log}."
             ) from error
     part.replace(finished)
 
@@ -181,7 +210,7 @@ class _environment:
 
     def __enter__(self) -> None:
         self._old = {name: os.environ.get(name) for name in self._changes}
-        os.environ.update({k: v for k, v in self._changes.items() if self._old[k] is None})
+        os.environ.update(self._changes)
 
     def __exit__(self, *_: object) -> None:
         for name, value in self._old.items():

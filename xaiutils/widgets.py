@@ -111,17 +111,26 @@ class Explorer:
     Args:
         models: Keras classifiers by name.
         ds: images of the models' size.
-        view: what to show first; a View's fields as keywords.
+        method_parameters: parameters by method's name, which take the place of the declared defaults.
+        view: what to show first; the other fields of a View as keywords.
         batch_size: images in one pass.
 
     ``status`` is a line of text that starts with "done", "computing" or "error"; ``wait()`` blocks until the panel
     is idle (for tests).
     """
 
-    def __init__(self, models: Mapping[str, keras.Model], ds: ImageDataset, batch_size: int = 32, **view: Any):
+    def __init__(
+        self,
+        models: Mapping[str, keras.Model],
+        ds: ImageDataset,
+        batch_size: int = 32,
+        method_parameters: Mapping[str, Mapping[str, Any]] | None = None,
+        **view: Any,
+    ):
         while _LIVE:
             _LIVE.pop().close()
         self.models, self.ds, self.batch_size = dict(models), ds, batch_size
+        self.method_parameters = dict(method_parameters or {})
         first = {
             "model": next(iter(self.models)),
             "image": 0,
@@ -166,7 +175,7 @@ class Explorer:
         self._parameters: dict[str, dict[str, widgets.Widget]] = {"transform": {}, "method": {}}
         self._boxes = {name: widgets.VBox() for name in self._parameters}
         self._show_parameters("transform", view.transform_parameters)
-        self._show_parameters("method", view.method_parameters)
+        self._show_parameters("method", self.method_parameters.get(view.method, {}))
         self.picture = widgets.Image(format="png", layout=widgets.Layout(width="900px", min_height="300px"))
         self._status = widgets.Label("")
         self._bar = widgets.FloatProgress(min=0, max=1, layout=widgets.Layout(width="200px", visibility="hidden"))
@@ -196,7 +205,8 @@ class Explorer:
 
     def _switch(self, change: Mapping[str, Any]) -> None:
         kind = "method" if change["owner"] is self.controls["method"] else "transform"
-        self._show_parameters(kind, {})
+        values = self.method_parameters.get(self.controls["method"].value, {}) if kind == "method" else {}
+        self._show_parameters(kind, values)
         if kind == "method":
             library = self.controls["library"]
             with library.hold_trait_notifications():

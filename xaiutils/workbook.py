@@ -26,7 +26,7 @@ from PIL import Image
 
 from xaiutils import parameters as _parameters
 from xaiutils.backend import keras, tf
-from xaiutils.datasets import ImageDataset, load_dataset
+from xaiutils.datasets import FROM_FILES, ImageDataset, load_dataset
 from xaiutils.files import replace_file, write_text
 from xaiutils.progress import progress
 
@@ -125,10 +125,7 @@ class Run:
     def __init__(self, notebook: str, parameters: Mapping[str, Any]):
         self.notebook, self.parameters = notebook, dict(parameters)
         root = os.environ.get("XAI_RUNS") or parameters.get("runs_dir", "../runs")
-        name = parameters.get("run_name", "default")
-        if not name or Path(name).name != name or name.startswith("."):
-            raise ValueError(f"run_name={name!r} is not a folder name; use letters, digits, - and _.")
-        self.folder = Path(root).resolve() / name
+        self.folder = Path(root).resolve() / parameters.get("run_name", "default")
         self._started, self._clock = datetime.now(UTC), time.monotonic()
         self._items: list[dict[str, str]] = []
         self._write_record(finished=False)
@@ -157,11 +154,10 @@ class Run:
             "data_dir": str(Path(p["data_dir"]).resolve()),
             **p["data_options"],
         }
-        reads_files = p["dataset"] not in ("phantom", "digits")
         key = {
             **options,
             "version": _version("xaiutils"),
-            "files": _fingerprint(options["data_dir"]) if reads_files else "",
+            "files": _fingerprint(options["data_dir"]) if p["dataset"] in FROM_FILES else "",
         }
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
         path = self.folder / "data" / f"{split}-{digest}.npz"
@@ -179,14 +175,39 @@ class Run:
     def model_folder(self, name: str) -> Path:
         return self.folder / "models" / name
 
+    def stamp_model(self, name: str) -> None:
+        """Note beside a trained model what data it was trained on; `model` refuses it for other data."""
+        write_text(self.model_folder(name) / "data.json", json.dumps(self._data_facts(), indent=1))
+
+    def _data_facts(self) -> dict[str, Any]:
+        """All that decides which images there are and which of them are for training."""
+        p = self.parameters
+        facts = {key: p[key] for key in ("dataset", "data_options", "image_size", "seed")}
+        if p["dataset"] in FROM_FILES:
+            facts["data_dir"] = str(Path(p["data_dir"]).resolve())
+        return facts
+
     def model(self, name: str) -> keras.Model:
-        """The model that notebook 02 trained in this run. Raises FileNotFoundError that says how to make it."""
+        """The model that notebook 02 trained in this run.
+
+        Raises FileNotFoundError that says how to make it, and ValueError when it was trained on other data: its
+        training images could then be among the test images, or its classes others.
+        """
         path = self.model_folder(name) / "model.keras"
         if not path.exists():
             trained = sorted(p.parent.name for p in self.folder.glob("models/*/model.keras"))
             raise FileNotFoundError(
                 f"run {self.folder.name!r} has no trained {name!r} (it has: {', '.join(trained) or 'none'}). Run "
                 f"02_train_models first with run_name={self.folder.name!r} and {name!r} in its models."
+            )
+        stamp = self.model_folder(name) / "data.json"
+        before = json.loads(stamp.read_text(encoding="utf-8")) if stamp.exists() else {}
+        now = self._data_facts()
+        differ = [f"{k}={before.get(k)!r} (now {now[k]!r})" for k in now if before.get(k) != now[k]]
+        if differ:
+            raise ValueError(
+                f"{name!r} of run {self.folder.name!r} was trained with {', '.join(differ)}. Use the same parameters, "
+                "or train under another run_name."
             )
         import xaiutils.models  # noqa: F401  (registers the layers that the file names)
 
@@ -265,16 +286,18 @@ class Run:
 
 
 def _fingerprint(folder: str) -> str:
-    """Changes when a file below ``folder`` is added, removed or written."""
-    count, size, newest = 0, 0, 0
-    for parent, _, files in os.walk(folder):
-        for file in files:
+    """Changes when a file below ``folder`` is added, removed, moved or written."""
+    digest = hashlib.sha256()
+    for parent, folders, files in os.walk(folder):
+        folders.sort()
+        for file in sorted(files):
+            path = Path(parent, file)
             try:
-                facts = Path(parent, file).stat()
+                facts = path.stat()
             except OSError:
                 continue
-            count, size, newest = count + 1, size + facts.st_size, max(newest, facts.st_mtime_ns)
-    return f"{count} {size} {newest}"
+            digest.update(f"{path.relative_to(folder)}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
 
 
 def _write_dataset(dataset: ImageDataset, path: Path) -> None:
@@ -285,6 +308,7 @@ def _write_dataset(dataset: ImageDataset, path: Path) -> None:
         "skipped": dataset.skipped,
         "name": dataset.name,
         "split": dataset.split,
+        "available": dataset.available,
         "masks": dataset.masks is not None,
     }
     masks = np.zeros(0, np.uint8) if dataset.masks is None else np.packbits(dataset.masks)

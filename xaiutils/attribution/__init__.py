@@ -23,7 +23,7 @@ from xaiutils.backend import keras
 from xaiutils.images import check_images
 from xaiutils.registry import check_parameters, suggest
 
-__all__ = ["METHODS", "Method", "ModelError", "Network", "explain", "explain_all", "predict", "prepare"]
+__all__ = ["METHODS", "Method", "ModelError", "Network", "cam_grid", "explain", "explain_all", "predict", "prepare"]
 
 
 def predict(model: keras.Model, images: np.ndarray, batch_size: int = 32, probabilities: bool = False) -> np.ndarray:
@@ -35,6 +35,12 @@ def predict(model: keras.Model, images: np.ndarray, batch_size: int = 32, probab
     network = Network.of(model)
     logits = _logits(network, check_images(images, _size(network)), _check_batch_size(batch_size))
     return network.probabilities(logits).numpy() if probabilities else logits
+
+
+def cam_grid(model: keras.Model, layer: str = "") -> tuple[int, int]:
+    """Rows and columns of the field that class activation maps of ``model`` are made on, before they are enlarged."""
+    network = Network.of(model)
+    return network.grid(network.cam_layer(layer))
 
 
 def explain(

@@ -336,8 +336,8 @@ def _(network, images, targets, *, layer):
     "score_cam",
     ("layer", "max_channels"),
     "weights are the softmax probability of the masked image without the black image's; it applies the softmax "
-    "itself, so it is given logits (given probabilities, as in the thesis, it would apply it twice); masks are enlarged "
-    "by SciPy's zoom",
+    "itself, so it is given logits (given probabilities, as in the thesis, it would apply it twice); masks are "
+    "enlarged by SciPy's zoom",
 )
 def _(network, images, targets, *, layer, max_channels):
     from tf_keras_vis.scorecam import Scorecam

@@ -4,15 +4,16 @@ import inspect
 from pathlib import Path
 
 from xaiutils.datasets import digits, folder, phantom, table
-from xaiutils.datasets.image_dataset import ImageDataset
+from xaiutils.datasets.image_dataset import ImageDataset, balanced_indices
 from xaiutils.datasets.records import SPLITS, find_leaks
 from xaiutils.registry import UnknownNameError, suggest
 
-__all__ = ["DATASETS", "SPLITS", "ImageDataset", "find_leaks", "load_dataset"]
+__all__ = ["DATASETS", "FROM_FILES", "SPLITS", "ImageDataset", "balanced_indices", "find_leaks", "load_dataset"]
 
 # Loaders that make their images return arrays; loaders that read files return the data set. The rest of a loader's
 # keyword arguments are its options.
 DATASETS = {"phantom": phantom.load, "digits": digits.load, "folder": folder.load, "table": table.load}
+FROM_FILES = ("folder", "table")  # the data sets that read data_dir
 _COMMON = ("split", "image_size", "limit", "seed", "data_dir")
 
 

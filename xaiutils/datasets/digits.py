@@ -15,6 +15,7 @@ def load(split: str, image_size: int, seed: int, limit: int | None) -> dict:
     digits = load_digits()
     ids = [f"digit_{i:04d}" for i in range(len(digits.target))]
     chosen = np.arange(len(ids)) if split == "all" else split_indices(digits.target, ids, split, seed)
+    available = len(chosen)
     if limit is not None:
         chosen = chosen[stratified_indices(digits.target[chosen], limit, seed)]
     grey = np.stack([_enlarge(digits.images[i] / 16.0, image_size) for i in chosen])
@@ -23,6 +24,7 @@ def load(split: str, image_size: int, seed: int, limit: int | None) -> dict:
         "labels": digits.target[chosen],
         "masks": grey > STROKE_LEVEL,
         "ids": [ids[i] for i in chosen],
+        "available": available,
         "class_names": tuple(map(str, range(10))),
     }
 

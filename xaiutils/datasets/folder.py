@@ -1,12 +1,15 @@
 """Images in folders named after their classes, with optional masks and split folders."""
 
 import glob
+import re
+import warnings
 from pathlib import Path
 
 from xaiutils.datasets.image_dataset import ImageDataset
 from xaiutils.datasets.records import Record, choose_split, read_records
 from xaiutils.images import IMAGE_SUFFIXES
 
+DEFAULT_MASKS = "{stem}_mask*"
 _SPLIT_FOLDERS = {
     "train": "train",
     "training": "train",
@@ -26,16 +29,18 @@ def load(
     data_dir: Path,
     *,
     classes: tuple[str, ...] | list[str] = (),
-    mask_pattern: str = "{stem}_mask*",
+    mask_pattern: str = DEFAULT_MASKS,
     mask_values: tuple[int, ...] | list[int] = (),
     keep_aspect: bool = False,
+    bit_depth: int = 16,
 ) -> ImageDataset:
     """``data_dir/CLASS/*`` or ``data_dir/SPLIT/CLASS/*``.
 
-    ``classes`` keeps and orders some of the folders (default: all, sorted). ``mask_pattern`` names the mask files
-    of an image, beside it or by a relative path, with ``{stem}`` for its name and ``*`` as a wildcard; several
-    masks are merged; the default finds the ``X_mask.png``, ``X_mask_1.png`` of BUSI. ``mask_values`` are the grey
-    values that mean evidence (empty: all but 0).
+    ``classes`` keeps and orders some of the folders (default: all, sorted). ``mask_pattern`` names the mask files of an
+    image, beside it or by a relative path, with ``{stem}`` for its name and ``*`` as a wildcard; several masks are
+    merged; the default finds the ``X_mask.png``, ``X_mask_1.png`` of BUSI. ``mask_values`` are the grey values that
+    mean evidence (empty: all but 0). ``keep_aspect`` pads to a square instead of squeezing. ``bit_depth``: bits that
+    16-bit grey images really use (12 for many detectors).
     """
     root = Path(data_dir)
     if not root.is_dir():
@@ -64,8 +69,30 @@ def load(
         for label, name in enumerate(names)
         for record in _records(parent / name, label, stated, mask_pattern, root)
     ]
+    _warn_of_masks(records, mask_pattern, root)
     chosen = choose_split(records, split, seed)
-    return read_records(chosen, names, image_size, limit, seed, mask_values, keep_aspect, origin=str(root))
+    return read_records(chosen, names, image_size, limit, seed, mask_values, keep_aspect, bit_depth, str(root))
+
+
+_MASK_WORDS = re.compile(r"[_-](mask|seg|segm|segmentation|label|gt|roi|annotation|trimap)[_-]?\d*$", re.IGNORECASE)
+
+
+def _warn_of_masks(records: list[Record], mask_pattern: str, root: Path) -> None:
+    """A mask that is taken for an image poisons a class; a pattern that finds nothing is most likely mistyped."""
+    stems = {(r.path.parent, r.path.stem) for r in records}
+    suspects = [
+        r.path.name
+        for r in records
+        if (match := _MASK_WORDS.search(r.path.stem)) and (r.path.parent, r.path.stem[: match.start()]) in stems
+    ]
+    if suspects:
+        warnings.warn(
+            f"{len(suspects)} files of {root} look like masks but are read as images, such as {suspects[0]}; name them "
+            f"by mask_pattern (now {mask_pattern!r}).",
+            stacklevel=4,
+        )
+    elif mask_pattern not in ("", DEFAULT_MASKS) and not any(r.mask_paths for r in records):
+        warnings.warn(f"mask_pattern={mask_pattern!r} finds no mask of any image of {root}.", stacklevel=4)
 
 
 def _image_files(folder: Path) -> list[Path]:

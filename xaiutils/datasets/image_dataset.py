@@ -13,7 +13,8 @@ class ImageDataset:
 
     ``pixels`` is uint8 ``(n, height, width, 3)`` in [0, 255]; ``labels`` int64 ``(n,)``; ``masks`` bool
     ``(n, height, width)`` or None (an image without evidence has an empty mask); ``ids`` and ``patients`` are lists
-    of strings (``patients`` None where unknown); ``skipped`` names files that could not be read, with the reason.
+    of strings (``patients`` None where unknown); ``skipped`` names files that could not be read, with the reason;
+    ``available`` counts the images of the split before a limit took some of them.
     """
 
     pixels: np.ndarray
@@ -25,6 +26,7 @@ class ImageDataset:
     skipped: list[tuple[str, str]] = field(default_factory=list)
     name: str = ""
     split: str = ""
+    available: int = 0
 
     def __post_init__(self):
         n = len(self.pixels)
@@ -32,6 +34,7 @@ class ImageDataset:
             raise ValueError(
                 f"pixels must be uint8 (n, height, width, 3), got {self.pixels.dtype} {self.pixels.shape}."
             )
+        object.__setattr__(self, "available", self.available or n)
         object.__setattr__(self, "labels", np.asarray(self.labels, np.int64))
         object.__setattr__(self, "class_names", tuple(map(str, self.class_names)))
         for name in ("labels", "ids", "masks", "patients"):

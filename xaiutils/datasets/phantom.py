@@ -105,6 +105,7 @@ def load(split: str, image_size: int, seed: int, limit: int | None, difficulty: 
         "masks": np.stack([s.lesion for s in samples]),
         "ids": [f"phantom_{s:08d}" for s in seeds],
         "class_names": CLASS_NAMES,
+        "available": SPLIT_SIZES[split],
     }
 
 

@@ -58,7 +58,7 @@ def split_indices(labels: np.ndarray, groups: Sequence[str], split: str, seed: i
 def choose_split(records: list[Record], split: str, seed: int) -> list[Record]:
     """The records of one split: the stated one where the data states it, else a seeded one.
 
-    Data that states train and test but no val gets a val of one eighth of train, by patient where known.
+    Data that states train and test but no val gets a val of a tenth of train, by patient where known.
     """
     if split == "all":
         return records
@@ -70,7 +70,10 @@ def choose_split(records: list[Record], split: str, seed: int) -> list[Record]:
     if split in stated and not (split == "train" and "val" not in stated):
         return [r for r in records if r.split == split]
     if split == "test" or "train" not in stated:
-        raise ValueError(f"the data states the splits {sorted(stated)}, and no {split!r}.")
+        raise ValueError(
+            f"the data states the splits {sorted(stated)}, and no {split!r}: add it, or name no split at all, so that "
+            "train, val and test are drawn by seed."
+        )
     train = np.flatnonzero([r.split == "train" for r in records])
     inner = split_indices(labels[train], [groups[i] for i in train], "val", seed)
     is_val = np.isin(np.arange(len(train)), inner)
@@ -83,14 +86,20 @@ def read_records(
     image_size: int,
     limit: int | None,
     seed: int,
-    mask_values: Sequence[int] = (),
+    mask_values: Sequence[int] | int = (),
     keep_aspect: bool = False,
+    bit_depth: int = 16,
     origin: str = "",
+    already_skipped: Sequence[tuple[str, str]] = (),
 ) -> ImageDataset:
     """Read ``records`` (a stratified ``limit`` of them), skipping and naming unreadable files.
 
     Raises ValueError when nothing could be read.
     """
+    values = [mask_values] if isinstance(mask_values, int) else list(mask_values)
+    if not all(isinstance(v, int) for v in values):
+        raise TypeError(f"mask_values={mask_values!r}; expected grey values, such as [1, 3].")
+    available = len(records)
     if limit is not None:
         chosen = stratified_indices(np.array([r.label for r in records]), limit, seed)
         records = [records[i] for i in chosen]
@@ -98,22 +107,23 @@ def read_records(
 
     def read(record: Record) -> tuple[np.ndarray, np.ndarray] | Exception:
         try:
-            pixels = read_image(record.path, image_size, keep_aspect)
-            return pixels, _evidence(record, image_size, mask_values, keep_aspect)
+            pixels = read_image(record.path, image_size, keep_aspect, bit_depth)
+            return pixels, _evidence(record, image_size, values, keep_aspect)
         except Exception as error:  # Pillow raises many kinds on a broken file: SyntaxError, OSError, ...
             return error
 
     with ThreadPoolExecutor(4) as pool:
         results = list(progress(pool.map(read, records), total=len(records), title="reading images"))
     good = [i for i, result in enumerate(results) if not isinstance(result, Exception)]
-    skipped = [
+    unread = [
         (str(records[i].path), f"{type(error).__name__}: {error}")
         for i, error in enumerate(results)
         if isinstance(error, Exception)
     ]
-    if skipped:
-        first = "; ".join(f"{Path(path).name} ({reason})" for path, reason in skipped[:3])
-        warnings.warn(f"{len(skipped)} of {len(records)} files could not be read: {first}", stacklevel=3)
+    skipped = [*already_skipped, *unread]
+    if unread:
+        first = "; ".join(f"{Path(path).name} ({reason})" for path, reason in unread[:3])
+        warnings.warn(f"{len(unread)} of {len(records)} files could not be read: {first}", stacklevel=3)
     if not good:
         raise ValueError(f"none of {len(records)} image files of {origin} could be read; first: {skipped[:1]}")
     patients = [records[i].patient for i in good]
@@ -125,13 +135,17 @@ def read_records(
         masks=np.stack([results[i][1] for i in good]) if with_masks else None,
         patients=None if None in patients else patients,
         skipped=skipped,
+        available=available,
     )
 
 
 def _evidence(record: Record, image_size: int, values: Sequence[int], keep_aspect: bool) -> np.ndarray:
     mask = np.zeros((image_size, image_size), bool)
     for path in record.mask_paths:
-        mask |= read_mask(path, image_size, values, keep_aspect)
+        try:
+            mask |= read_mask(path, image_size, values, keep_aspect)
+        except Exception as error:
+            raise ValueError(f"its mask {path.name}: {error}") from error
     if record.boxes:
         with Image.open(record.path) as image:
             width, height = image.size

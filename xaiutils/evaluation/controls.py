@@ -7,20 +7,20 @@ from xaiutils.attribution.passes import enlarge
 from xaiutils.datasets import ImageDataset
 
 
-def control_maps(ds: ImageDataset, seed: int = 0, grid: int = 7) -> dict[str, np.ndarray]:
+def control_maps(ds: ImageDataset, seed: int = 0, grid: tuple[int, int] = (7, 7)) -> dict[str, np.ndarray]:
     """Maps float32 ``(n, height, width)`` by name.
 
-    ``random``: uniform noise. ``centre``: a Gaussian at the image's centre, sigma a quarter of its height.
-    ``edges``: Sobel magnitude. ``intensity``: brightness. ``oracle``: the mask averaged over a ``grid`` x ``grid``
-    field and enlarged, the best that a map of that resolution (a CNN's last layer) can do; only with masks.
+    ``random``: uniform noise, each image its own. ``centre``: a Gaussian at the image's centre, sigma a quarter of its
+    height. ``edges``: Sobel magnitude. ``intensity``: brightness. ``oracle``: the mask averaged over ``grid`` (rows,
+    columns) and enlarged, what a map of that resolution knows at best; only with masks.
     """
     n, height, width = ds.pixels.shape[:3]
     grey = ds.pixels.mean(axis=-1, dtype=np.float32)
     rows, columns = np.mgrid[0:height, 0:width]
     distance = ((rows - (height - 1) / 2) / height) ** 2 + ((columns - (width - 1) / 2) / width) ** 2
-    noise = np.random.default_rng(seed).random((height, width), np.float32)
+    noise = [np.random.default_rng([seed, i]).random((height, width), np.float32) for i in range(n)]
     maps = {
-        "random": np.broadcast_to(noise, (n, height, width)),
+        "random": np.stack(noise),
         "centre": np.broadcast_to(np.exp(-distance / (2 * 0.25**2)).astype(np.float32), (n, height, width)),
         "edges": np.stack([sobel(image).astype(np.float32) for image in grey]),
         "intensity": grey,
@@ -30,10 +30,10 @@ def control_maps(ds: ImageDataset, seed: int = 0, grid: int = 7) -> dict[str, np
     return maps
 
 
-def _averaged(masks: np.ndarray, grid: int) -> np.ndarray:
-    """Mean of the masks over ``grid`` x ``grid`` fields that differ by at most a pixel in size."""
-    for axis in (1, 2):
-        edges = np.rint(np.linspace(0, masks.shape[axis], grid + 1)).astype(int)
+def _averaged(masks: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """Mean of the masks over a grid of fields that differ by at most a pixel in size."""
+    for axis, fields in zip((1, 2), grid, strict=True):
+        edges = np.rint(np.linspace(0, masks.shape[axis], fields + 1)).astype(int)
         sums = np.add.reduceat(masks.astype(np.float32), edges[:-1], axis=axis)
         sizes = np.diff(edges).reshape([-1 if a == axis else 1 for a in range(3)])
         masks = sums / sizes

@@ -10,7 +10,8 @@ from scipy import stats
 def summarise(
     table: pd.DataFrame, by: Sequence[str], n_resamples: int = 1000, confidence: float = 0.95, seed: int = 0
 ) -> pd.DataFrame:
-    """Mean of ``value`` in each group of ``by`` with a percentile bootstrap interval over images.
+    """Mean of ``value`` in each group of ``by`` with an interval over images: percentile bootstrap, or Wilson's
+    where all values are 0 or 1 (a bootstrap of all zeros would claim certainty).
 
     Returns a row a group, in the order of first appearance: the columns ``by``, mean, low, high, n (images with a
     value) and missing (NaN values, left out). The interval is NaN where fewer than two images have a value.
@@ -19,7 +20,10 @@ def summarise(
     for key, group in table.groupby(list(by), sort=False, observed=True, dropna=False):
         values = group["value"].dropna().to_numpy(float)
         low = high = np.nan
-        if len(values) > 1:
+        if len(values) > 1 and np.isin(values, (0, 1)).all():
+            interval = stats.binomtest(int(values.sum()), len(values)).proportion_ci(confidence, method="wilson")
+            low, high = float(interval.low), float(interval.high)
+        elif len(values) > 1:
             rng = np.random.default_rng(seed)
             interval = stats.bootstrap(
                 (values,),
