@@ -28,7 +28,7 @@ help:
 	@echo "make bench      speed against the thesis' libraries; the table goes to benchmarks/"
 	@echo "make notebooks  execute the notebooks and save them in place"
 	@echo "make lock       resolve the versions of requirements.lock anew"
-	@echo "make clean      remove the environment, caches and runs"
+	@echo "make clean      remove the environment and caches (results under runs/ stay)"
 
 setup: $(READY)
 
@@ -63,5 +63,5 @@ lock: $(READY)
 		--no-annotate --output-file requirements.lock pyproject.toml
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

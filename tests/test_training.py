@@ -126,7 +126,7 @@ def test_report_counts():
     assert s["balanced accuracy"] == pytest.approx((5 / 6 + 1 / 2) / 2)
     assert s["AUC"] == pytest.approx(roc_auc_score(labels, green))
     assert report.classes.loc["b"].tolist() == [0.5, 0.5, 0.5, 2]
-    assert report.beats_chance
+    assert not report.beats_chance  # eight images prove nothing
 
 
 def test_a_model_that_names_the_majority_is_not_said_to_beat_it():
