@@ -237,6 +237,8 @@ def test_summarise():
     hits = summarise(pd.DataFrame({"method": "m", "value": [0.0] * 24}), ["method"]).iloc[0]
     assert (hits["mean"], hits["low"]) == (0, 0)
     assert hits["high"] == pytest.approx(0.138, abs=1e-3)  # Wilson's upper end of 0 of 24
+    repeated = pd.DataFrame({"image_id": list("abcd") * 10, "method": "m", "value": [0.1, 0.4, 0.5, 1.0] * 10})
+    assert summarise(repeated, "method").iloc[0].to_dict() == summarise(repeated[:4], ["method"]).iloc[0].to_dict()
     empty = summarise(table.assign(value=np.nan), ["method"])
     assert empty["mean"].isna().all()
     assert empty["missing"].tolist() == [200, 3, 1]

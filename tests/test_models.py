@@ -124,14 +124,34 @@ def test_every_model_scales_its_own_input():
 
     def scaled(name, layer):
         model = xai.build_model(name, 2, 64)
-        return keras.Model(model.inputs, model.get_layer(layer).output)(ramp).numpy()
+        (output,) = [x.output for x in model.layers if layer in (x.name, type(x))]
+        return keras.Model(model.inputs, output)(ramp).numpy()
 
     np.testing.assert_allclose(scaled("efficientnet_lite0", "scale"), (ramp - 127) / 128, atol=1e-5)
     np.testing.assert_allclose(scaled("vit_mini16", "scale"), ramp / 127.5 - 1, atol=1e-5)
-    b0 = xai.build_model("efficientnet_b0", 2, 64)
-    source = keras.applications.EfficientNetB0(include_top=False, weights=None, input_shape=(64, 64, 3))
-    assert [type(x).__name__ for x in b0.layers[:5]] == [type(x).__name__ for x in source.layers[:5]]
-    assert b0.count_params() == source.count_params() + 1280 * 2 + 2
+    standardised = (ramp / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    np.testing.assert_allclose(scaled("efficientnet_b0", keras.layers.Normalization), standardised, atol=1e-4)
+
+
+def test_imagenet_weights_of_an_efficientnet_give_keras_features(monkeypatch):
+    """The copy from Keras' own ImageNet graph, whose download is replaced by random weights in the same file layout."""
+    module, real = keras.src.applications.efficientnet, keras.Model.load_weights
+
+    def random_weights(model, *_args, **_kwargs):
+        rng = np.random.default_rng(0)
+        for layer in model.layers:
+            if isinstance(layer, keras.layers.Normalization):
+                mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+                layer.set_weights([mean, std, np.array(1)])  # Keras stores the deviation as variance, and divides twice
+                layer.finalize_state()
+            elif layer.weights:
+                layer.set_weights([w + 0.05 * rng.random(w.shape).astype(np.float32) for w in layer.get_weights()])
+
+    monkeypatch.setattr(module.file_utils, "get_file", lambda *a, **k: "nowhere")
+    monkeypatch.setattr(keras.Model, "load_weights", random_weights)
+    model = xai.build_model("efficientnet_b0", 2, 64, weights="imagenet")  # raises if the features differ
+    assert keras.Model.load_weights is not real
+    assert np.ptp(model.get_layer("stem_conv").kernel) > 0.04
 
 
 def test_vit_attention_rows_sum_to_one_and_carry_gradients(models, images):

@@ -155,3 +155,194 @@ def test_a_model_without_feature_maps_has_no_cam(images):
     assert xai.explain(model, images, method="vanilla_gradients").shape == (5, SIZE, SIZE)
     with pytest.raises(ModelError, match="no layer with a feature map"):
         xai.explain(model, images, method="grad_cam")
+
+
+# Models that a review found explained wrongly -----------------------------------------------------------------------
+
+
+def head(x, activation="softmax"):
+    x = keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(x))
+    return keras.layers.Activation(activation)(x)
+
+
+def test_augmentation_layers_rest(images):
+    """Keras' random layers are active unless told otherwise: every pass would see another image."""
+    inputs = keras.Input((SIZE, SIZE, 3))
+    x = keras.layers.RandomRotation(0.4)(keras.layers.RandomFlip()(inputs))
+    model = keras.Model(inputs, head(keras.layers.Conv2D(4, 3, name="conv")(x)))
+    expected = model(images, training=False).numpy()
+    for _ in range(2):
+        np.testing.assert_allclose(xai.predict(model, images, probabilities=True), expected, atol=1e-5)
+    for library in ("xaiutils", "tf-explain"):
+        first, second = (xai.explain(model, images[:2], 0, "vanilla_gradients", library) for _ in range(2))
+        np.testing.assert_array_equal(first, second)
+
+
+def test_a_backbone_without_a_size_has_feature_maps(images):
+    inner = keras.Input((None, None, 3))
+    backbone = keras.Model(inner, keras.layers.Conv2D(4, 3, strides=2, name="conv")(inner), name="backbone")
+    inputs = keras.Input((SIZE, SIZE, 3))
+    model = keras.Model(inputs, head(backbone(keras.layers.Rescaling(1 / 255, name="scale")(inputs))))
+    assert Network.of(model).cam_layer() == "backbone/conv"
+    assert Network.of(model).grid("backbone/conv") == (15, 15)
+    free = keras.Model(inner, head(backbone(inner)))
+    for size in (32, 24):
+        maps = xai.explain(free, images[:, :size, :size], 0, "grad_cam")
+        assert maps.shape == (5, size, size)
+    assert Network.of(free).grid("backbone/conv") == (11, 11)
+
+
+def test_scaling_layers_are_no_feature_maps(images):
+    inputs = keras.Input((SIZE, SIZE, 3))
+    x = keras.layers.Rescaling(1 / 255, name="scale")(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Flatten()(x)))
+    with pytest.raises(ModelError, match="no layer with a feature map"):
+        xai.explain(model, images)
+
+
+def test_a_layer_that_is_called_twice_has_two_paths(images):
+    inputs = keras.Input((SIZE, SIZE, 3))
+    relu = keras.layers.ReLU(name="act")
+    x = relu(keras.layers.Conv2D(4, 3, name="one")(inputs))
+    x = relu(keras.layers.Conv2D(4, 3, name="two")(x))
+    model = keras.Model(inputs, head(x))
+    assert Network.of(model).spatial_layers() == ["one", "act", "two", "act#2"]
+    assert Network.of(model).cam_layer() == "act#2"
+    for library in ("xaiutils", "tf-explain", "tf-keras-vis"):
+        assert xai.explain(model, images, 0, "grad_cam", library, layer="act#2").shape == (5, SIZE, SIZE)
+
+
+def token_model(height, width, patch, class_token):
+    from xaiutils.models.vit import ClassToken
+
+    inputs = keras.Input((height, width, 3))
+    x = keras.layers.Conv2D(8, patch, strides=patch, name="patches")(inputs)
+    x = keras.layers.Reshape((-1, 8), name="tokens")(x)
+    x = ClassToken()(x) if class_token else x
+    x = keras.layers.MultiHeadAttention(2, 4, name="attention")(keras.layers.LayerNormalization(name="before")(x), x)
+    return keras.Model(inputs, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling1D()(x)))
+
+
+@pytest.mark.parametrize(
+    ("size", "patch", "token", "grid"),
+    [((100, 60), 16, False, (6, 3)), ((32, 64), 8, True, (4, 8)), ((48, 48), 8, True, (6, 6))],
+)
+def test_token_grids_are_those_of_the_patches(size, patch, token, grid):
+    network = Network(token_model(*size, patch, token))
+    assert network.cam_layer() == "before"
+    assert network.grid("before") == grid
+
+
+def test_hidden_attention_asks_for_a_layer(images):
+    class Block(keras.layers.Layer):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.inner = keras.layers.MultiHeadAttention(2, 4)
+
+        def build(self, shape):
+            self.inner.build(shape, shape)
+
+        def call(self, x):
+            return x + self.inner(x, x)
+
+    inputs = keras.Input((SIZE, SIZE, 3))
+    x = keras.layers.Reshape((-1, 8))(keras.layers.Conv2D(8, 8, strides=8, name="patch")(inputs))
+    for i in range(3):
+        x = Block(name=f"block{i}")(x)
+    model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling1D()(x)))
+    with pytest.raises(ModelError, match=r"give layer=, one of block0, block1, block2"):
+        xai.explain(model, images)
+    assert xai.explain(model, images, layer="block1").shape == (5, SIZE, SIZE)
+
+
+def test_adapted_statistics_and_new_layers_are_seen(images):
+    normalise = keras.layers.Normalization()
+    model = keras.Sequential([keras.Input((SIZE, SIZE, 3)), normalise, keras.layers.Conv2D(4, 3)])
+    model.add(keras.layers.GlobalAveragePooling2D())
+    model.add(keras.layers.Dense(3))
+    xai.predict(model, images)
+    normalise.adapt(images)
+    np.testing.assert_allclose(xai.predict(model, images), model(images), atol=1e-4)
+    ours, theirs = (xai.explain(model, images, 0, "vanilla_gradients", lib) for lib in ("xaiutils", "tf-keras-vis"))
+    np.testing.assert_allclose(ours, theirs, atol=1e-4 * ours.max())
+    model.pop()
+    model.add(keras.layers.Dense(5))
+    np.testing.assert_allclose(xai.predict(model, images), model(images), atol=1e-4)
+
+
+def test_gates_keep_their_sigmoid_in_the_copy_for_libraries(images):
+    """Squeeze and excitation: a Dense sigmoid inside the network is no head."""
+    inputs = keras.Input((SIZE, SIZE, 3))
+    x = keras.layers.Conv2D(6, 3, activation="relu")(keras.layers.Rescaling(1 / 255)(inputs))
+    gate = keras.layers.Dense(6, activation="sigmoid")(keras.layers.GlobalAveragePooling2D()(x))
+    x = keras.layers.Multiply()([x, keras.layers.Reshape((1, 1, 6))(gate)])
+    model = keras.Model(inputs, keras.layers.Dense(3, activation="softmax")(keras.layers.GlobalAveragePooling2D()(x)))
+    ours, theirs = (xai.explain(model, images, 1, "vanilla_gradients", lib) for lib in ("xaiutils", "tf-keras-vis"))
+    np.testing.assert_allclose(ours, theirs, atol=1e-4 * ours.max())
+
+
+def test_several_independent_classes_keep_their_sigmoids(images):
+    inputs = keras.Input((SIZE, SIZE, 3))
+    x = keras.layers.Conv2D(4, 3, name="conv")(keras.layers.Rescaling(1 / 255)(inputs))
+    model = keras.Model(inputs, head(x, "sigmoid"))
+    p = model(images).numpy()
+    np.testing.assert_allclose(xai.predict(model, images, probabilities=True), p, atol=1e-6)
+    theirs = xai.explain(model, images, 1, "occlusion", "tf-explain", patch_size=SIZE)
+    grey = model(np.full_like(images, 127.5)).numpy()[:, 1]
+    np.testing.assert_allclose(theirs[:, 0, 0], 1 - grey, atol=1e-5)
+    with pytest.raises(ModelError, match="softmax over the classes"):
+        xai.explain(model, images, 1, "score_cam", "tf-keras-vis")
+
+
+@pytest.mark.parametrize("activation", ["log_softmax", tf.nn.softmax])
+def test_other_softmaxes_are_taken_off(models, images, activation):
+    inputs = keras.Input((SIZE, SIZE, 3))
+    x = keras.layers.Conv2D(4, 3)(keras.layers.Rescaling(1 / 255)(inputs))
+    if activation == "log_softmax":
+        model = keras.Model(inputs, head(x, activation))
+        expected = np.exp(model(images).numpy())
+    else:
+        x = keras.layers.GlobalAveragePooling2D()(x)
+        model = keras.Model(inputs, keras.layers.Dense(3, activation=activation)(x))
+        expected = model(images).numpy()
+    np.testing.assert_allclose(xai.predict(model, images, probabilities=True), expected, atol=1e-6)
+
+
+def test_heads_of_their_own_are_refused(images):
+    class Head(keras.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.activation, self.dense = keras.activations.softmax, keras.layers.Dense(3)
+
+        def build(self, shape):
+            self.dense.build(shape)
+
+        def call(self, x):
+            return self.activation(self.dense(x))
+
+    class Cosine(keras.layers.Dense):
+        def call(self, x):
+            return self.activation(keras.ops.matmul(keras.ops.normalize(x), keras.ops.normalize(self.kernel, axis=0)))
+
+    for last in (Head(), Cosine(3, activation="softmax")):
+        inputs = keras.Input((SIZE, SIZE, 3))
+        model = keras.Model(inputs, last(keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(8, 3)(inputs))))
+        with pytest.raises(ModelError, match="cannot be taken off"):
+            xai.explain(model, images)
+
+
+def test_a_layer_with_a_way_around_it_cannot_start_the_model(images):
+    inputs = keras.Input((SIZE, SIZE, 3))
+    x = keras.layers.Conv2D(3, 3, padding="same", name="conv")(inputs)
+    network = Network(keras.Model(inputs, head(keras.layers.Add()([x, inputs]))))
+    with pytest.raises(ModelError, match="other paths lead around it"):
+        network.from_layer("conv", tf.zeros((1, SIZE, SIZE, 3)))
+
+
+def test_a_cut_gradient_is_named(images):
+    inputs = keras.Input((SIZE, SIZE, 3))
+    x = keras.ops.cast(keras.ops.cast(inputs, "int32"), "float32")
+    model = keras.Model(inputs, head(keras.layers.Conv2D(4, 3, name="conv")(x)))
+    assert xai.explain(model, images, 0).shape == (5, SIZE, SIZE)  # Grad-CAM needs no gradient beyond its layer
+    with pytest.raises(ModelError, match="cuts the gradient to its input"):
+        xai.explain(model, images, 0, "vanilla_gradients")

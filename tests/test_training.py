@@ -97,6 +97,25 @@ def test_bad_arguments(frozen):
         xai.train(broken, colours(32, 0), val, "scratch", epochs=1)
 
 
+def test_two_right_answers_prove_nothing():
+    pixels = np.zeros((2, 32, 32, 3), np.uint8)
+    pixels[:, 0, 0, 1] = [0, 200]
+    report = classification_report(Fixed(), ImageDataset(pixels, [0, 1], ("a", "b"), ["x", "y"]))
+    assert report.summary["accuracy"] == 1
+    assert not report.beats_chance
+
+
+def test_digits_are_not_mirrored(monkeypatch):
+    """A six that is turned by 180 degrees is a nine."""
+    from xaiutils import training
+
+    monkeypatch.setattr(training, "_mirrored", lambda *_: pytest.fail("mirrored"))
+    digits = xai.load_dataset("digits", split="all", image_size=32, limit=60)
+    assert not digits.mirrors
+    model = xai.build_model("vit_mini16", 10, 32)
+    xai.train(model, digits.select(range(40)), digits.select(range(40, 60)), "scratch", epochs=1)
+
+
 def test_recipes_print_themselves():
     assert "learning_rate=0.001" in str(RECIPES["modern"])
 

@@ -27,7 +27,7 @@ def explorer(models, ds):
 
 
 def test_first_picture_is_there_at_once(explorer, models, ds):
-    assert explorer.status == "done: grad_cam of image 0 on cnn, original"
+    assert explorer.status == "done: grad_cam of image 0 on cnn, original (i0)"
     assert bytes(explorer.picture.value).startswith(b"\x89PNG")
     expected = xai.explain(models["nested"], ds.images[:1])[0]
     np.testing.assert_allclose(explorer.shown.attribution, expected, atol=1e-6)
@@ -42,7 +42,7 @@ def test_changes_are_computed_behind_the_panel(explorer, models, ds):
     explorer.controls["transform"].value = "rotate_180"
     explorer.controls["target"].value = 2
     explorer.wait()
-    assert explorer.status == "done: smoothgrad of image 3 on vit, rotate_180"
+    assert explorer.status == "done: smoothgrad of image 3 on vit, rotate_180 (i3)"
     assert explorer.picture.value != before
     rotated = xai.TRANSFORMS["rotate_180"].apply(ds.images[3:4])
     expected = xai.explain(models["vit"], rotated, 2, "smoothgrad", n_samples=4)[0]

@@ -122,6 +122,8 @@ def boxes_to_mask(boxes: Sequence[Sequence[float]], height: int, width: int) -> 
     """Union of boxes (x, y, width, height; pixels, y downwards) as bool ``(height, width)``."""
     mask = np.zeros((height, width), bool)
     for x, y, w, h in boxes:
+        if x + w <= 0 or y + h <= 0 or x >= width or y >= height:
+            continue  # wholly outside
         top, left = max(0, int(np.floor(y))), max(0, int(np.floor(x)))
         mask[top : max(top + 1, int(np.ceil(y + h))), left : max(left + 1, int(np.ceil(x + w)))] = True
     return mask

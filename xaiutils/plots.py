@@ -145,7 +145,7 @@ def explanation(
     image_title: str = "input",
 ) -> Figure:
     """An image, its map with a colour bar, and the class probabilities (of the ten largest)."""
-    figure = Figure(figsize=(10.5, 3.5), layout="constrained")
+    figure = Figure(figsize=(10.5, 3.6), layout="constrained")
     left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1.18, 0.8))
     left.imshow(np.clip(image, 0, 255).astype(np.uint8))
     outline(left, mask)

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
+
 Entry = TypeVar("Entry")
 
 
@@ -40,6 +42,8 @@ class Parameter:
 
     def check(self, value: Any) -> Any:
         """Return ``value`` as ``kind``; raise TypeError or ValueError that says what is allowed."""
+        if isinstance(value, np.generic):
+            value = value.item()
         if self.kind is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         if not isinstance(value, self.kind) or (isinstance(value, bool) and self.kind is not bool):

@@ -24,8 +24,8 @@ class Recipe:
     the validation loss, the best epoch's weights kept.
 
     ``frozen``: only the head is trained, on the backbone's features, which are computed once (no augmentation).
-    ``flip``: random horizontal and vertical mirroring (never with ``frozen``). ``patience``: epochs without a better
-    validation loss. ``clip``: global norm of the gradient.
+    ``flip``: random horizontal and vertical mirroring (never with ``frozen``, nor where a mirrored image changes
+    class). ``patience``: epochs without a better validation loss. ``clip``: global norm of the gradient.
     """
 
     name: str
@@ -91,6 +91,7 @@ def train(
             became NaN.
     """
     recipe = _recipe(recipe, epochs, changes)
+    recipe = replace(recipe, flip=recipe.flip and train_ds.mirrors)
     _check_data(model, train_ds, val_ds)
     keras.utils.set_random_seed(seed)
     part, train_x, val_x = model, train_ds.pixels, val_ds.pixels
@@ -130,6 +131,8 @@ def _check_data(model: keras.Model, train_ds: ImageDataset, val_ds: ImageDataset
             raise ValueError(f"{name} has images of {ds.pixels.shape[1:3]} pixels; the model takes {size}.")
         if len(ds.class_names) != classes:
             raise ValueError(f"{name} has {len(ds.class_names)} classes; the model {classes}. Build it with n_classes.")
+    if train_ds.class_names != val_ds.class_names:
+        raise ValueError(f"the classes are {train_ds.class_names} in train_ds and {val_ds.class_names} in val_ds.")
     shared = set(train_ds.ids) & set(val_ds.ids)
     if shared:
         raise ValueError(f"{len(shared)} images are in both train_ds and val_ds, such as {min(shared)!r}.")
@@ -236,7 +239,7 @@ def _mirrored(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 @dataclass(frozen=True)
 class Report:
     """How a classifier does on one split. ``summary`` holds accuracy, AUC, balanced accuracy with the lower end of its
-    95 % bootstrap interval over images, and the accuracy of always naming the largest class; ``classes`` precision,
+    95 % interval (Jeffreys), and the accuracy of always naming the largest class; ``classes`` precision,
     recall, F1 and support; ``confusion`` true classes in rows; ``probabilities`` float32 ``(n, classes)``."""
 
     summary: pd.Series
@@ -274,10 +277,13 @@ def classification_report(model: keras.Model, ds: ImageDataset, batch_size: int 
 
 
 def _balanced_accuracy_low(labels: np.ndarray, correct: np.ndarray, n_resamples: int = 1000) -> float:
-    """2.5th percentile of balanced accuracy when the images of each class are drawn anew."""
+    """2.5th percentile of balanced accuracy, each class's recall drawn from its Jeffreys posterior.
+
+    A bootstrap would be certain of a recall of 1 seen on a single image.
+    """
     rng = np.random.default_rng(0)
     groups = [correct[labels == label] for label in np.unique(labels)]
-    recalls = [rng.binomial(len(group), group.mean(), n_resamples) / len(group) for group in groups]
+    recalls = [rng.beta(group.sum() + 0.5, (~group).sum() + 0.5, n_resamples) for group in groups]
     return float(np.percentile(np.mean(recalls, axis=0), 2.5))
 
 

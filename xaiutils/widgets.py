@@ -25,8 +25,8 @@ from xaiutils.progress import listening
 from xaiutils.registry import Parameter
 from xaiutils.transforms import TRANSFORMS
 
-_STYLE = {"description_width": "110px"}
-_WIDE = widgets.Layout(width="330px")
+_STYLE = {"description_width": "95px"}
+_WIDE = widgets.Layout(width="272px")  # three columns fit JupyterLab's notebook in a window of 1280 pixels
 _LIVE: list["Explorer"] = []  # the panel on show: running its cell again closes it instead of leaving two
 
 
@@ -82,7 +82,7 @@ def draw(view: View, models: Mapping[str, keras.Model], ds: ImageDataset, batch_
         ds.class_names,
         mask,
         view.opacity,
-        f"{transform.title}: {one.ids[0].rsplit('/', 1)[-1]}, true {ds.class_names[one.labels[0]]!r}",
+        f"{transform.title}, true class {ds.class_names[one.labels[0]]!r}",
     )
     return Shown(figure, maps[0], probabilities, target)
 
@@ -176,7 +176,9 @@ class Explorer:
         self._boxes = {name: widgets.VBox() for name in self._parameters}
         self._show_parameters("transform", view.transform_parameters)
         self._show_parameters("method", self.method_parameters.get(view.method, {}))
-        self.picture = widgets.Image(format="png", layout=widgets.Layout(width="900px", min_height="300px"))
+        self.picture = widgets.Image(
+            format="png", layout=widgets.Layout(width="100%", max_width="1000px", min_height="270px")
+        )
         self._status = widgets.Label("")
         self._bar = widgets.FloatProgress(min=0, max=1, layout=widgets.Layout(width="200px", visibility="hidden"))
         self.stop = widgets.Button(description="Stop", disabled=True, tooltip="stop the computation")
@@ -297,7 +299,9 @@ class Explorer:
         self.shown = shown
         self.picture.value = png.getvalue()
         self.picture.layout.opacity = "1"
-        self._status.value = f"done: {view.method} of image {view.image} on {view.model}, {view.transform}"
+        self._status.value = (
+            f"done: {view.method} of image {view.image} on {view.model}, {view.transform} ({self.ds.ids[view.image]})"
+        )
         self._idle()
 
     def _fail(self, error: Exception) -> None:

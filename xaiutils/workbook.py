@@ -309,6 +309,7 @@ def _write_dataset(dataset: ImageDataset, path: Path) -> None:
         "name": dataset.name,
         "split": dataset.split,
         "available": dataset.available,
+        "mirrors": dataset.mirrors,
         "masks": dataset.masks is not None,
     }
     masks = np.zeros(0, np.uint8) if dataset.masks is None else np.packbits(dataset.masks)

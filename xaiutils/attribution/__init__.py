@@ -100,8 +100,8 @@ def explain_all(
     ``parameters`` gives a method's parameters by its name, as `explain` takes them. Returns as `explain` does.
     """
     methods, parameters = list(methods), dict(parameters or {})
-    for name in parameters:
-        METHODS[name]  # an unknown name raises with its neighbours, before any computing
+    for name, given in parameters.items():
+        check_parameters(f"method {name!r}", METHODS[name].parameters, given)
     chosen = {
         name: check_parameters(f"method {name!r}", METHODS[name].parameters, parameters.get(name, {}))
         for name in methods
@@ -127,6 +127,7 @@ def prepare(
     network = Network.of(model)
     _check_batch_size(batch_size)
     images = check_images(images, _size(network))
+    network.trace_shapes(images.shape[1:3])
     if targets is None:
         return network, images, _logits(network, images, batch_size).argmax(axis=1).astype(np.int32)
     classes = np.asarray(targets)

@@ -14,10 +14,14 @@ import numpy as np
 
 from xaiutils.attribution.network import ModelError, Network
 from xaiutils.attribution.passes import enlarge, reduce_channels
-from xaiutils.backend import keras
+from xaiutils.backend import keras, tf
 from xaiutils.progress import progress
 
 _GRID = "xai_grid"
+# Keras layers that change nothing in inference, but are active where a library calls the model without saying so.
+_AUGMENTATION = frozenset(
+    name for name in dir(keras.layers) if name.startswith("Random") and name not in ("RandomCrop",)
+) | {"AugMix", "AutoContrast", "CutMix", "MixUp", "RandAugment"}
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,13 @@ def flat_copy(network: Network, layer: str = "") -> FlatCopy:
     copy = network.compiled(("flat copy", path), lambda: _build_copy(network, path))
     for original, clone in copy.pairs:
         clone.set_weights(original.get_weights())
+        if hasattr(clone, "finalize_state"):  # a Normalization layer reads its statistics from its weights here only
+            clone.finalize_state()
+    size = [n or 96 for n in network.image_size]
+    noise = np.random.default_rng(0).uniform(0, 255, (1, *size, 3)).astype(np.float32)
+    expected, found = network.logits(tf.constant(noise)).numpy(), copy.logits(noise, training=False).numpy()
+    if not np.allclose(found, expected, rtol=1e-2, atol=1e-3 + 1e-3 * np.abs(expected).max()):
+        raise ModelError("the copy of the model that a library needs does not give its logits; use library='xaiutils'.")
     return copy
 
 
@@ -88,12 +99,13 @@ def _build_copy(network: Network, path: str | None) -> FlatCopy:
             continue
         operation = step.operation
         if isinstance(operation, keras.Layer):
-            operation = clones.get(id(operation)) or _clone(operation, step.path)
+            fused_head = network._head is not None and network._logits in step.outputs
+            operation = clones.get(id(operation)) or _clone(operation, step.path, fused_head)
             clones[id(step.operation)] = operation
-        args, kwargs = step.arguments.convert(
-            lambda x, known=step.inputs: tensors[known[id(x)]] if isinstance(x, keras.KerasTensor) else x
-        )
-        outputs = keras.tree.flatten(operation(*args, **kwargs))
+        if type(operation).__name__ in _AUGMENTATION:
+            outputs = [tensors[key] for key in network._inputs_of(step)]
+        else:
+            outputs = step.call(operation, tensors)
         if step.path == path:
             name = operation.name
             if len(outputs[0].shape) == 3:
@@ -105,14 +117,16 @@ def _build_copy(network: Network, path: str | None) -> FlatCopy:
     pairs = {
         id(s.operation): (s.operation, clones[id(s.operation)]) for s in network.steps if id(s.operation) in clones
     }
-    probabilities = keras.layers.Softmax()(logits)
+    # (-z, z) of one unit: (1 - p, p). The bare function, since a loss looks through a sigmoid layer to its logits.
+    softmax = network.activation == "softmax"
+    probabilities = keras.layers.Softmax()(logits) if softmax else keras.ops.sigmoid(logits)
     return FlatCopy(keras.Model(inputs, logits), keras.Model(inputs, probabilities), name, tuple(pairs.values()))
 
 
-def _clone(layer: keras.Layer, path: str) -> keras.Layer:
+def _clone(layer: keras.Layer, path: str, without_activation: bool) -> keras.Layer:
     try:
-        config = {**layer.get_config(), "name": path.replace("/", "__")}
-        if config.get("activation") in ("softmax", "sigmoid") and isinstance(layer, keras.layers.Dense):
+        config = {**layer.get_config(), "name": path.replace("/", "__").replace("#", "_")}
+        if without_activation:
             config["activation"] = "linear"
         return type(layer).from_config(config)
     except Exception as error:  # whatever a user's layer raises
@@ -293,9 +307,10 @@ def _saliency(network, images, targets, **options) -> np.ndarray:
     return np.concatenate([np.asarray(g) for g in found])
 
 
-def _keras_vis_cam(explainer_class, network, images, targets, layer, **options) -> np.ndarray:
+def _keras_vis_cam(explainer_class, network, images, targets, layer, scale=1.0, **options) -> np.ndarray:
     copy = _cam_copy(network, layer)
-    explainer = explainer_class(copy.logits, clone=False)
+    scores = copy.logits if scale == 1 else keras.Model(copy.logits.inputs, scale * copy.logits.output)
+    explainer = explainer_class(scores, clone=False)
     maps = [
         explainer(
             _score(t),
@@ -342,8 +357,11 @@ def _(network, images, targets, *, layer):
 def _(network, images, targets, *, layer, max_channels):
     from tf_keras_vis.scorecam import Scorecam
 
+    if network.activation == "sigmoid":
+        raise ModelError("tf-keras-vis' Score-CAM puts a softmax over the classes, which this model does not have.")
+    scale = 0.5 if network.activation == "binary" else 1.0  # softmax(-z/2, z/2) = (1 - p, p)
     with _silent_predict():
-        return _keras_vis_cam(Scorecam, network, images, targets, layer, max_N=max_channels or None)
+        return _keras_vis_cam(Scorecam, network, images, targets, layer, scale, max_N=max_channels or None)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ symbolically, and the user's model is left as it was. The graph runs on tensors,
 activation, and it can start at an inner layer.
 """
 
+import inspect
 import math
 import weakref
 from collections.abc import Callable, Iterable
@@ -34,11 +35,20 @@ class Step:
     inputs: dict[int, int]
     outputs: tuple[int, ...]
 
-    def run(self, values: dict[int, Any]) -> None:
+    def call(self, operation: Any, values: dict[int, Any]) -> list[Any]:
+        """The outputs of ``operation`` on this step's arguments, in inference mode.
+
+        Augmentation layers are active unless told otherwise, so every layer is told.
+        """
         args, kwargs = self.arguments.convert(
             lambda x: values[self.inputs[id(x)]] if isinstance(x, keras.KerasTensor) else x
         )
-        for key, value in zip(self.outputs, keras.tree.flatten(self.operation(*args, **kwargs)), strict=True):
+        if isinstance(operation, keras.Layer) and "training" in inspect.signature(operation.call).parameters:
+            kwargs.setdefault("training", False)
+        return keras.tree.flatten(operation(*args, **kwargs))
+
+    def run(self, values: dict[int, Any]) -> None:
+        for key, value in zip(self.outputs, self.call(self.operation, values), strict=True):
             values[key] = value
 
 
@@ -67,6 +77,7 @@ class Network:
             raise ModelError(f"the model returns {shapes}; expected one output (n, classes).")
         self._model = weakref.ref(model)  # the cache below must not keep the model alive
         self.steps: list[Step] = []
+        self._function = weakref.ref(function)
         self.shapes: dict[int, tuple[int | None, ...]] = {}
         self._compiled: dict[Any, Callable] = {}
         self._input = self._new_key(function.inputs[0])
@@ -75,19 +86,35 @@ class Network:
         self._producer = {key: step for step in self.steps for key in step.outputs}
         self._head: Callable[[Any], Any] | None = None
         self._logits, self.activation = self._find_logits(output)
+        self._built_from = self._constants()
         units = self.shapes[output][-1]
         if units == 1:
             self.activation = "binary"
         self.n_classes = 2 if self.activation == "binary" else units
+        self._traced_size: tuple[int, int] | None = None
+        if None not in self.image_size:
+            self.trace_shapes(self.image_size)
+        self._check_logits(model)
 
     @classmethod
     def of(cls, model: keras.Model) -> "Network":
         """The network of ``model``, made once for each model and forgotten with it."""
         if not isinstance(model, keras.Model):
             raise ModelError(f"expected a Keras model, got {type(model).__name__}.")
-        if model not in cls._known:
-            cls._known[model] = cls(model)
-        return cls._known[model]
+        network = cls._known.get(model)
+        if network is None or network._is_stale(model):
+            network = cls._known[model] = cls(model)
+        return network
+
+    def _is_stale(self, model: keras.Model) -> bool:
+        """Whether layers came or went, or a Normalization layer was adapted or loaded: it keeps its statistics outside
+        variables, so compiled functions would not see them change."""
+        now = self._constants()
+        same = len(now) == len(self._built_from) and all(a is b for a, b in zip(now, self._built_from, strict=True))
+        return _as_function(model) is not self._function() or not same
+
+    def _constants(self) -> list[Any]:
+        return [step.operation.mean for step in self.steps if isinstance(step.operation, keras.layers.Normalization)]
 
     # The graph -----------------------------------------------------------------------------------------------------
 
@@ -105,7 +132,7 @@ class Network:
                 inner = _as_function(node.operation)
                 if inner is None:
                     outputs = [self._new_key(t) for t in node.outputs]
-                    path = prefix + node.operation.name
+                    path = self._unique(prefix + node.operation.name)
                     self.steps.append(Step(path, node.operation, node.arguments, keys, tuple(outputs)))
                 else:
                     inputs = [keys[id(t)] for t in node.input_tensors]
@@ -113,64 +140,104 @@ class Network:
                 keys.update({id(t): key for t, key in zip(node.outputs, outputs, strict=True)})
         return [keys[id(t)] for t in function.outputs]
 
+    def _unique(self, path: str) -> str:
+        """A layer that is called several times has a path for each call: "act", "act#2", ..."""
+        taken = sum(step.path.split("#")[0] == path for step in self.steps)
+        return f"{path}#{taken + 1}" if taken else path
+
     def _find_logits(self, output: int) -> tuple[int, str]:
         """Key of the tensor before the last activation, and that activation's name."""
-        key = output
-        while (step := self._producer.get(key)) is not None:
-            kind = type(step.operation).__name__
-            if kind == "Activation" and step.operation.activation is keras.activations.linear:
-                kind = "Identity"
-            if kind not in _PASS_THROUGH:
-                break
+        key, step = output, self._producer.get(output)
+        while step is not None and (
+            type(step.operation).__name__ in _PASS_THROUGH or _activation(step.operation) == ""
+        ):
             key = self._inputs_of(step)[0]
+            step = self._producer.get(key)
         if step is None:
             raise ModelError("the model has no layer that computes class scores.")
-        activation = _activation_name(step.operation)
+        activation = _activation(step.operation)
         if activation in ("softmax", "sigmoid"):
-            if hasattr(step.operation, "kernel"):  # fused into the layer: compute the layer without it
-                if not isinstance(step.operation, keras.layers.Dense):
-                    raise ModelError(
-                        f"the {activation} of the last layer {step.path!r} ({kind}) cannot be taken off; "
-                        "end the model in a layer without activation, then keras.layers.Activation."
-                    )
-                self._head = _WithoutActivation(step.operation)
-                return key, activation
             return self._inputs_of(step)[0], activation
-        if activation == "linear" and isinstance(step.operation, keras.layers.Dense):
+        fused = getattr(step.operation, "activation", None)
+        name = _NAMES.get(getattr(fused, "__name__", ""), "linear")
+        if name == "linear":
             return key, "softmax"
-        self._refuse_probabilities(key, step.path)
-        return key, "softmax"
-
-    def _refuse_probabilities(self, key: int, path: str) -> None:
-        size = [n or 64 for n in self.image_size]
-        noise = np.random.default_rng(0).uniform(0, 255, (4, *size, 3)).astype(np.float32)
-        output = keras.ops.convert_to_numpy(self._run({self._input: tf.constant(noise)}, [key])[0])
-        if output.min() >= 0 and output.max() <= 1:
+        if (
+            not isinstance(step.operation, keras.layers.Dense)
+            or type(step.operation).call is not keras.layers.Dense.call
+        ):
             raise ModelError(
-                f"the model ends in {path!r} and returns values in [0, 1]: they look like probabilities, but no "
-                "softmax or sigmoid layer was found to take off. Give a model that returns logits."
+                f"the {name} of the last layer {step.path!r} ({type(step.operation).__name__}) cannot be taken off; "
+                "end the model in a layer without activation, then keras.layers.Activation."
             )
+        self._head = _WithoutActivation(step.operation)  # fused into the layer: compute the layer without it
+        return key, name
+
+    def _check_logits(self, model: keras.Model) -> None:
+        """One look at real numbers: what was found must give what the model gives."""
+        size = [n or 96 for n in self.image_size]
+        noise = tf.constant(np.random.default_rng(0).uniform(0, 255, (2, *size, 3)).astype(np.float32))
+        expected = keras.ops.convert_to_numpy(model(noise, training=False)).astype(np.float64)
+        logits = self.logits(noise)
+        probabilities = self.probabilities(logits).numpy()
+        if expected.shape[1] == 1:
+            logits, probabilities = logits[:, 1:], probabilities[:, 1:]
+        if not np.isfinite(expected).all():
+            return  # the caller's own weights; explain says so
+        answers = (probabilities, logits.numpy(), np.log(np.maximum(probabilities, 1e-30)))
+        if not any(np.allclose(found, expected, rtol=2e-2, atol=2e-3) for found in answers):
+            raise ModelError(
+                "the logits that were found do not give the model's output; give a model that ends in a Dense layer of "
+                "logits, then keras.layers.Softmax or Activation."
+            )
+        if (
+            expected.min() >= 0
+            and expected.max() <= 1
+            and not np.allclose(probabilities, expected, rtol=2e-2, atol=2e-3)
+        ):
+            raise ModelError(
+                "the model returns values in [0, 1]: they look like probabilities, but no softmax or sigmoid layer was "
+                "found to take off. Give a model that returns logits."
+            )
+
+    def trace_shapes(self, size: tuple[int, int]) -> None:
+        """Fill in the shapes that the model leaves open (a backbone made for any size) for images of this size."""
+        is_open = any(None in shape[1:] for shape in self.shapes.values())
+        if self._traced_size == tuple(size) or not (is_open or self._traced_size):
+            return
+        values = self._run({self._input: tf.zeros((1, *size, 3))}, [k for step in self.steps for k in step.outputs])
+        keys = [k for step in self.steps for k in step.outputs]
+        self.shapes.update({k: (None, *v.shape[1:]) for k, v in zip(keys, values, strict=True)})
+        self._traced_size = tuple(size)
 
     def _inputs_of(self, step: Step) -> list[int]:
         return [step.inputs[id(t)] for t in step.arguments.keras_tensors]
 
-    def _run(self, values: dict[int, Any], wanted: list[int]) -> list[Any]:
-        """Compute ``wanted`` tensors from the given ones, running only the steps that they need."""
+    def _run(self, values: dict[int, Any], wanted: list[int], watch: Callable | None = None) -> list[Any]:
+        """Compute ``wanted`` tensors from the given ones, running only the steps that they need.
+
+        ``watch`` is called with each wanted tensor as it is made: a tape's watch, where the image may be cut off.
+        """
         needed, open_keys = set(), [k for k in wanted if k not in values]
         while open_keys:
             step = self._producer.get(open_keys.pop())
             if step is not None and step not in needed:
                 needed.add(step)
                 open_keys += [k for k in self._inputs_of(step) if k not in values]
-        values = dict(values)
+        given, values = set(values), dict(values)
+        if self._input not in given and any(self._input in self._inputs_of(step) for step in needed):
+            raise ModelError("the logits do not follow from this layer alone: other paths lead around it.")
         for step in self.steps:
             if step in needed:
                 if self._head is not None and self._logits in step.outputs:
                     values[self._logits] = self._head(values[self._inputs_of(step)[0]])
                 else:
-                    given = {k: values[k] for k in step.outputs if k in values}
+                    kept = {k: values[k] for k in step.outputs if k in given}
                     step.run(values)
-                    values.update(given)
+                    values.update(kept)
+                for key in step.outputs if watch else ():
+                    if key in wanted:
+                        watch(values[key])
         return [values[k] for k in wanted]
 
     # What attribution asks -----------------------------------------------------------------------------------------
@@ -179,10 +246,12 @@ class Network:
         """Logits ``(n, n_classes)`` as float32; a one-unit model gives (-z, z)."""
         return self.forward(images, [])[0]
 
-    def forward(self, images: Any, layers: Iterable[str]) -> tuple[Any, list[Any]]:
+    def forward(
+        self, images: Any, layers: Iterable[str], watch: Callable[[Any], None] | None = None
+    ) -> tuple[Any, list[Any]]:
         """Logits and the outputs of ``layers`` (paths) for a tensor of images, on whatever tape is recording."""
         wanted = [self._key(path) for path in layers]
-        logits, *outputs = self._run({self._input: images}, [self._logits, *wanted])
+        logits, *outputs = self._run({self._input: images}, [self._logits, *wanted], watch)
         return self._two_sided(logits), outputs
 
     def from_layer(self, path: str, activation: Any) -> Any:
@@ -213,7 +282,7 @@ class Network:
     def spatial_layers(self) -> list[str]:
         """Paths of the layers whose output is a feature map ``(n, h, w, channels)`` or tokens ``(n, tokens, width)``
         that the logits depend on, in order."""
-        return [step.path for step in self.steps if self.grid(step.path) is not None and self._before_logits(step)]
+        return [step.path for step in self.steps if self._grid(step) is not None and self._before_logits(step)]
 
     def _before_logits(self, step: Step) -> bool:
         if not hasattr(self, "_ancestors"):
@@ -239,22 +308,35 @@ class Network:
 
     def grid(self, path: str) -> tuple[int, int] | None:
         """(rows, columns) of a layer's output: of its feature map, or of its patch tokens; None where it has none."""
-        shape = self.shapes[self._key(path)]
+        return self._grid(self._step(path))
+
+    def _grid(self, step: Step) -> tuple[int, int] | None:
+        shape = self.shapes[step.outputs[0]]
         if len(shape) == 4 and None not in shape[1:] and shape[1] * shape[2] > 1:
             return shape[1], shape[2]
         if len(shape) == 3 and shape[1] is not None and shape[1] > 3:
-            return self._token_grid(shape[1])
+            return self._token_grid(step, shape[1])
         return None
 
-    def _token_grid(self, tokens: int) -> tuple[int, int] | None:
-        """Rows and columns of patch tokens with up to 8 leading class and register tokens, in the image's aspect."""
-        height, width = (n or 1 for n in self.image_size)
-        for leading in range(9):
-            patches = tokens - leading
-            rows = round(math.sqrt(patches * height / width)) if patches > 0 else 0
-            if rows and patches % rows == 0 and rows * width == patches // rows * height:
-                return rows, patches // rows
-        return None
+    def _token_grid(self, step: Step, tokens: int) -> tuple[int, int] | None:
+        """Rows and columns of patch tokens that follow up to 8 class and register tokens: those of the feature map
+        that the tokens were made from, or else the one grid in the image's aspect that fits."""
+        open_keys, seen = self._inputs_of(step), set()
+        while open_keys:
+            key = open_keys.pop(0)
+            shape = self.shapes[key]
+            if len(shape) == 4 and key != self._input and None not in shape[1:]:
+                return shape[1:3] if 0 <= tokens - shape[1] * shape[2] <= 8 else None
+            if key in self._producer and key not in seen:
+                seen.add(key)
+                open_keys += self._inputs_of(self._producer[key])
+        height, width = (n or 1 for n in self._traced_size or self.image_size)
+        fits = []
+        for leading in (0, 1, 2, 5):
+            rows = round(math.sqrt(max(tokens - leading, 0) * height / width))
+            if rows and (tokens - leading) % rows == 0 and rows * width == (tokens - leading) // rows * height:
+                fits.append((rows, (tokens - leading) // rows))
+        return fits[0] if len(fits) == 1 else None
 
     def to_grid(self, path: str, activation: Any) -> Any:
         """A layer's output as ``(n, rows, columns, channels)``; class and register tokens are dropped."""
@@ -269,7 +351,7 @@ class Network:
         that enter the last attention layer of a transformer (its last block's first LayerNorm)."""
         if name:
             step = self._step(name)
-            if self.grid(step.path) is None or not self._before_logits(step):
+            if self._grid(step) is None or not self._before_logits(step):
                 raise ModelError(
                     f"layer {step.path!r} has the output shape {self.shapes[step.outputs[0]]}, or the logits do not "
                     f"depend on it: it has no map. Choose one of {', '.join(self.spatial_layers()[-12:])}."
@@ -278,26 +360,35 @@ class Network:
         for step in reversed(self.steps):  # a transformer: the input of its last attention layer
             if "attention" in type(step.operation).__name__.lower() and len(self.shapes[step.outputs[0]]) == 3:
                 producer = self._producer.get(self._inputs_of(step)[0])
-                if producer is not None and self.grid(producer.path) is not None and self._before_logits(step):
+                if producer is not None and self._grid(producer) is not None and self._before_logits(step):
                     return producer.path
-        maps = [path for path in self.spatial_layers() if len(self.shapes[self._key(path)]) == 4]
+        learned = [i for i, step in enumerate(self.steps) if getattr(step.operation, "weights", None)]
+        found = [s for s in self.steps[learned[0] if learned else 0 :] if self._grid(s) and self._before_logits(s)]
+        maps = [step for step in found if len(self.shapes[step.outputs[0]]) == 4]
         if not maps:
             raise ModelError(
                 "the model has no layer with a feature map (n, h, w, channels): class activation maps have no meaning "
                 "for it; use a gradient method or occlusion."
             )
-        return maps[-1]
+        tokens = [step.path for step in found[found.index(maps[-1]) + 1 :] if step.operation.weights]
+        if len(tokens) > 2:  # a transformer whose attention lies hidden in block layers
+            raise ModelError(
+                "the model goes on with tokens after its last feature map, and it cannot be told which layer's tokens "
+                f"a class activation map should read; give layer=, one of {', '.join(tokens[-12:])}."
+            )
+        return maps[-1].path
 
 
 class _WithoutActivation:
-    """A Dense layer's result before its fused activation, from the same weights."""
+    """A Dense layer's result before its fused activation, from the same weights and in its own precision."""
 
     def __init__(self, layer: Any):
         self.layer = layer
 
     def __call__(self, x: Any) -> Any:
-        y = keras.ops.matmul(x, keras.ops.cast(self.layer.kernel, x.dtype))
-        return y if self.layer.bias is None else y + keras.ops.cast(self.layer.bias, y.dtype)
+        dtype = self.layer.compute_dtype
+        y = keras.ops.matmul(keras.ops.cast(x, dtype), keras.ops.cast(self.layer.kernel, dtype))
+        return y if self.layer.bias is None else y + keras.ops.cast(self.layer.bias, dtype)
 
 
 def _as_function(operation: Any) -> Any | None:
@@ -309,10 +400,23 @@ def _as_function(operation: Any) -> Any | None:
     return None
 
 
-def _activation_name(operation: Any) -> str:
-    """ "softmax", "sigmoid", "linear" or another name; layers and keras.ops alike."""
-    kind = type(operation).__name__
-    if kind in ("Softmax", "Sigmoid"):
-        return kind.lower()
-    activation = getattr(operation, "activation", None)
-    return getattr(activation, "__name__", kind.lower())
+# Names of activations; the log-softmax differs from the logits by a constant for each image, which explains nothing.
+_NAMES = {
+    "softmax": "softmax",
+    "softmax_v2": "softmax",
+    "log_softmax": "softmax",
+    "log_softmax_v2": "softmax",
+    "sigmoid": "sigmoid",
+}
+
+
+def _activation(operation: Any) -> str | None:
+    """What an operation does if it is nothing but an activation: "softmax", "sigmoid", "" for none; None otherwise."""
+    if type(operation) is keras.layers.Activation:
+        name = getattr(operation.activation, "__name__", "")
+        return "" if name == "linear" else _NAMES.get(name)
+    if type(operation) is keras.layers.Softmax:
+        return "softmax"
+    if not isinstance(operation, keras.Layer):  # a function of keras.ops
+        return {"Softmax": "softmax", "LogSoftmax": "softmax", "Sigmoid": "sigmoid"}.get(type(operation).__name__)
+    return None

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from xaiutils.attribution.network import Network
+from xaiutils.attribution.network import ModelError, Network
 from xaiutils.backend import tf
 from xaiutils.progress import progress
 
@@ -37,18 +37,27 @@ def input_gradients(network: Network) -> Callable[[np.ndarray, np.ndarray], np.n
     """Function (images, targets) -> gradient of each target logit by its image, ``(n, height, width, 3)``."""
 
     def build():
+        connected = []
+
         @tf.function(input_signature=[network.image_spec, _TARGETS])
         def gradients(images, targets):
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(images)
                 # Images do not mix, so the gradient of the sum holds each image's own gradient.
                 total = tf.reduce_sum(class_scores(network, network.logits(images), targets, "logit"))
-            return tape.gradient(total, images)
+            found = tape.gradient(total, images)
+            connected.append(found is not None)  # while it is traced
+            return tf.zeros_like(images) if found is None else found
 
-        return gradients
+        def run(images, targets):
+            found = gradients(images, targets)
+            if not connected[-1]:
+                raise ModelError("the model cuts the gradient to its input (does it cast to integers?); use occlusion.")
+            return found.numpy()
 
-    compiled = network.compiled("input gradients", build)
-    return lambda images, targets: compiled(images, targets).numpy()
+        return run
+
+    return network.compiled("input gradients", build)
 
 
 def averaged_gradients(
@@ -91,15 +100,14 @@ def activation_and_gradient(
         @tf.function(input_signature=[network.image_spec, _TARGETS])
         def run(images, targets):
             with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch(images)
-                scores, (activation,) = network.forward(images, [layer])
+                scores, (activation,) = network.forward(images, [layer], tape.watch)
                 total = tf.reduce_sum(class_scores(network, scores, targets, "logit"))
             gradient = tape.gradient(total, activation)
             return tuple(tf.cast(network.to_grid(layer, x), tf.float32) for x in (activation, gradient))
 
         return run
 
-    return network.compiled(("activation and gradient", layer), build)
+    return network.compiled(("activation and gradient", layer, network.grid(layer)), build)
 
 
 def activation(network: Network, layer: str, images: np.ndarray, batch_size: int) -> np.ndarray:
@@ -112,7 +120,7 @@ def activation(network: Network, layer: str, images: np.ndarray, batch_size: int
 
         return run
 
-    run = network.compiled(("activation", layer), build)
+    run = network.compiled(("activation", layer, network.grid(layer)), build)
     return np.concatenate([run(images[b]).numpy() for b in batches(len(images), batch_size, "activations")])
 
 

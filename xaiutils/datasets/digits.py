@@ -25,6 +25,7 @@ def load(split: str, image_size: int, seed: int, limit: int | None) -> dict:
         "masks": grey > STROKE_LEVEL,
         "ids": [ids[i] for i in chosen],
         "available": available,
+        "mirrors": False,
         "class_names": tuple(map(str, range(10))),
     }
 

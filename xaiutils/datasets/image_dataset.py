@@ -14,7 +14,8 @@ class ImageDataset:
     ``pixels`` is uint8 ``(n, height, width, 3)`` in [0, 255]; ``labels`` int64 ``(n,)``; ``masks`` bool
     ``(n, height, width)`` or None (an image without evidence has an empty mask); ``ids`` and ``patients`` are lists
     of strings (``patients`` None where unknown); ``skipped`` names files that could not be read, with the reason;
-    ``available`` counts the images of the split before a limit took some of them.
+    ``available`` counts the images of the split before a limit took some of them. ``mirrors`` says whether a mirrored
+    image keeps its class (a digit does not).
     """
 
     pixels: np.ndarray
@@ -27,6 +28,7 @@ class ImageDataset:
     name: str = ""
     split: str = ""
     available: int = 0
+    mirrors: bool = True
 
     def __post_init__(self):
         n = len(self.pixels)

@@ -1,4 +1,4 @@
-"""Maps that know nothing of the model, and the best map there can be: every table of metrics needs them beside it."""
+"""Maps that know nothing of the model, and the evidence itself: every table of metrics needs them beside it."""
 
 import numpy as np
 from skimage.filters import sobel
@@ -12,12 +12,12 @@ def control_maps(ds: ImageDataset, seed: int = 0, grid: tuple[int, int] = (7, 7)
 
     ``random``: uniform noise, each image its own. ``centre``: a Gaussian at the image's centre, sigma a quarter of its
     height. ``edges``: Sobel magnitude. ``intensity``: brightness. ``oracle``: the mask averaged over ``grid`` (rows,
-    columns) and enlarged, what a map of that resolution knows at best; only with masks.
+    columns) and enlarged, the evidence as coarse as the map; not the optimum of every metric; only with masks.
     """
     n, height, width = ds.pixels.shape[:3]
     grey = ds.pixels.mean(axis=-1, dtype=np.float32)
     rows, columns = np.mgrid[0:height, 0:width]
-    distance = ((rows - (height - 1) / 2) / height) ** 2 + ((columns - (width - 1) / 2) / width) ** 2
+    distance = ((rows - (height - 1) / 2) / height) ** 2 + ((columns - (width - 1) / 2) / height) ** 2
     noise = [np.random.default_rng([seed, i]).random((height, width), np.float32) for i in range(n)]
     maps = {
         "random": np.stack(noise),
@@ -33,6 +33,7 @@ def control_maps(ds: ImageDataset, seed: int = 0, grid: tuple[int, int] = (7, 7)
 def _averaged(masks: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     """Mean of the masks over a grid of fields that differ by at most a pixel in size."""
     for axis, fields in zip((1, 2), grid, strict=True):
+        fields = min(fields, masks.shape[axis])
         edges = np.rint(np.linspace(0, masks.shape[axis], fields + 1)).astype(int)
         sums = np.add.reduceat(masks.astype(np.float32), edges[:-1], axis=axis)
         sizes = np.diff(edges).reshape([-1 if a == axis else 1 for a in range(3)])

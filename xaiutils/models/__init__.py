@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from xaiutils.backend import keras
 from xaiutils.models import vit
 from xaiutils.models.efficientnet_lite0 import efficientnet_lite0_backbone, load_imagenet_weights
@@ -31,24 +33,45 @@ class ModelEntry:
 MODELS: Registry[ModelEntry] = Registry("model")
 
 
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
 def _applications_backbone(class_name: str) -> Callable[[int], tuple[keras.KerasTensor, keras.KerasTensor]]:
+    """Keras' EfficientNet behind an explicit standardisation by ImageNet's mean and deviation.
+
+    Keras adds part of its own only when it loads ImageNet's weights itself, so that graphs with and without them would
+    differ. Its Rescaling(1/255) and its unadapted (identity) Normalization follow.
+    """
+
     def backbone(image_size: int) -> tuple[keras.KerasTensor, keras.KerasTensor]:
-        build = getattr(keras.applications, class_name)
         inputs = keras.Input((image_size, image_size, 3), name="images")
-        return inputs, build(include_top=False, weights=None, input_tensor=inputs).output
+        scale = [1 / s for s in _IMAGENET_STD]
+        offset = [-255 * m / s for m, s in zip(_IMAGENET_MEAN, _IMAGENET_STD, strict=True)]
+        x = layers.Rescaling(scale, offset, name="standardise")(inputs)
+        return inputs, getattr(keras.applications, class_name)(include_top=False, weights=None, input_tensor=x).output
 
     return backbone
 
 
 def _applications_weights(class_name: str) -> Callable[[keras.Model], None]:
     def load(model: keras.Model) -> None:
-        # Downloads to Keras' cache at the first use.
-        source = getattr(keras.applications, class_name)(include_top=model.get_layer("logits").units == 1000)
+        """Copy ImageNet's weights (Keras downloads them at the first use), and check that the features are the same."""
+        with_top = model.get_layer("logits").units == 1000
+        size = model.input_shape[1]
+        source = getattr(keras.applications, class_name)(
+            include_top=with_top, weights="imagenet", **({} if with_top else {"input_shape": (size, size, 3)})
+        )
         for layer in source.layers:
             if layer.name == "predictions":
                 model.get_layer("logits").set_weights(layer.get_weights())
-            elif layer.weights:
+            elif layer.weights and not isinstance(layer, layers.Normalization):
                 model.get_layer(layer.name).set_weights(layer.get_weights())
+        if not with_top:
+            noise = np.random.default_rng(0).uniform(0, 255, (1, size, size, 3)).astype(np.float32)
+            features = model.get_layer("features").input
+            ours, theirs = keras.Model(model.inputs, features)(noise), source(noise)
+            if not np.allclose(ours, theirs, rtol=1e-2, atol=1e-3 * float(np.abs(theirs).max())):
+                raise RuntimeError(f"{class_name}: the copied ImageNet weights do not give Keras' own features.")
 
     return load
 
@@ -112,7 +135,7 @@ def build_model(
     entry = MODELS[name]
     if head not in HEADS:
         raise ValueError(f"head={head!r} is unknown; {suggest(head, list(HEADS))}")
-    if isinstance(n_classes, bool) or not isinstance(n_classes, int) or n_classes < 2:
+    if isinstance(n_classes, bool) or not isinstance(n_classes, int | np.integer) or n_classes < 2:
         raise ValueError(f"n_classes={n_classes!r}; expected an integer of at least 2 (one logit for each class).")
     if weights == "imagenet" and entry.load_weights is None:
         raise ValueError(
