@@ -294,6 +294,12 @@ def test_several_independent_classes_keep_their_sigmoids(images):
         xai.explain(model, images, 1, "score_cam", "tf-keras-vis")
 
 
+def test_small_logits_are_not_taken_for_probabilities(images):
+    model = make_flat("linear")
+    model.get_layer("classes").set_weights([np.zeros((6, 3)), np.array([0.2, 0.5, 0.9])])
+    np.testing.assert_allclose(xai.predict(model, images)[0], [0.2, 0.5, 0.9])
+
+
 @pytest.mark.parametrize("activation", ["log_softmax", tf.nn.softmax])
 def test_other_softmaxes_are_taken_off(models, images, activation):
     inputs = keras.Input((SIZE, SIZE, 3))

@@ -117,9 +117,9 @@ def _build_copy(network: Network, path: str | None) -> FlatCopy:
     pairs = {
         id(s.operation): (s.operation, clones[id(s.operation)]) for s in network.steps if id(s.operation) in clones
     }
-    # (-z, z) of one unit: (1 - p, p). The bare function, since a loss looks through a sigmoid layer to its logits.
+    # (-z, z) of one unit: (1 - p, p). Times 1, since Keras' cross-entropy looks through a sigmoid to its logits.
     softmax = network.activation == "softmax"
-    probabilities = keras.layers.Softmax()(logits) if softmax else keras.ops.sigmoid(logits)
+    probabilities = keras.layers.Softmax()(logits) if softmax else 1.0 * keras.ops.sigmoid(logits)
     return FlatCopy(keras.Model(inputs, logits), keras.Model(inputs, probabilities), name, tuple(pairs.values()))
 
 

@@ -38,13 +38,14 @@ class Step:
     def call(self, operation: Any, values: dict[int, Any]) -> list[Any]:
         """The outputs of ``operation`` on this step's arguments, in inference mode.
 
-        Augmentation layers are active unless told otherwise, so every layer is told.
+        Augmentation layers are active unless told otherwise, and Keras records that as if the user had said so; like
+        ``model(x, training=False)``, this tells every layer.
         """
         args, kwargs = self.arguments.convert(
             lambda x: values[self.inputs[id(x)]] if isinstance(x, keras.KerasTensor) else x
         )
         if isinstance(operation, keras.Layer) and "training" in inspect.signature(operation.call).parameters:
-            kwargs.setdefault("training", False)
+            kwargs = {**kwargs, "training": False}
         return keras.tree.flatten(operation(*args, **kwargs))
 
     def run(self, values: dict[int, Any]) -> None:
@@ -75,9 +76,8 @@ class Network:
         if len(function.outputs) != 1 or len(function.outputs[0].shape) != 2:
             shapes = [tuple(t.shape) for t in function.outputs]
             raise ModelError(f"the model returns {shapes}; expected one output (n, classes).")
-        self._model = weakref.ref(model)  # the cache below must not keep the model alive
         self.steps: list[Step] = []
-        self._function = weakref.ref(function)
+        self._function = weakref.ref(function)  # the cache must not keep the model alive
         self.shapes: dict[int, tuple[int | None, ...]] = {}
         self._compiled: dict[Any, Callable] = {}
         self._input = self._new_key(function.inputs[0])
@@ -190,11 +190,10 @@ class Network:
                 "the logits that were found do not give the model's output; give a model that ends in a Dense layer of "
                 "logits, then keras.layers.Softmax or Activation."
             )
-        if (
-            expected.min() >= 0
-            and expected.max() <= 1
-            and not np.allclose(probabilities, expected, rtol=2e-2, atol=2e-3)
-        ):
+        last = self._producer[self._logits].operation
+        plain = isinstance(last, keras.layers.Dense) and last.activation is keras.activations.linear
+        unused = not np.allclose(probabilities, expected, rtol=2e-2, atol=2e-3)
+        if unused and not plain and expected.min() >= 0 and expected.max() <= 1:
             raise ModelError(
                 "the model returns values in [0, 1]: they look like probabilities, but no softmax or sigmoid layer was "
                 "found to take off. Give a model that returns logits."
