@@ -37,8 +37,8 @@ $(READY): pyproject.toml $(LOCK)
 	@$(PYTHON) -c 'import ensurepip, venv' || { echo "Python's venv module is missing (Debian: apt install python3-venv)"; exit 1; }
 	@echo "setting up $(VENV) ..."; SECONDS=0; set -e; \
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip; \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(LOCK),-c $(LOCK)) -e '.[test]'; \
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --upgrade pip; \
+	$(BIN)/python -m pip install -qq --disable-pip-version-check $(if $(LOCK),-c $(LOCK)) -e '.[test]'; \
 	touch $@; echo "environment ready in $$SECONDS s"
 
 run: $(READY)
