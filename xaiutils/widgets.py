@@ -160,9 +160,9 @@ class Explorer:
             "image": widgets.BoundedIntText(
                 value=view.image, min=0, max=len(self.ds) - 1, description="image", **common
             ),
-            "target": widgets.Dropdown(options=classes, value=view.target, description="explained class", **common),
+            "target": widgets.Dropdown(options=classes, value=view.target, description="class", **common),
             "transform": widgets.Dropdown(options=titles["t"], value=view.transform, description="transform", **common),
-            "seed": widgets.BoundedIntText(value=view.seed, min=0, max=10**6, description="transform seed", **common),
+            "seed": widgets.BoundedIntText(value=view.seed, min=0, max=10**6, description="seed", **common),
             "method": widgets.Dropdown(options=titles["m"], value=view.method, description="method", **common),
             "library": widgets.Dropdown(
                 options=METHODS[view.method].libraries, value=view.library, description="library", **common
@@ -180,7 +180,7 @@ class Explorer:
             format="png", layout=widgets.Layout(width="100%", max_width="1000px", min_height="270px")
         )
         self._status = widgets.Label("")
-        self._bar = widgets.FloatProgress(min=0, max=1, layout=widgets.Layout(width="200px", visibility="hidden"))
+        self._bar = widgets.FloatProgress(min=0, max=1, layout=widgets.Layout(width="200px", display="none"))
         self.stop = widgets.Button(description="Stop", disabled=True, tooltip="stop the computation")
         self.stop.on_click(self._guarded(lambda _: self._stop()))
         c = self.controls
@@ -270,7 +270,7 @@ class Explorer:
 
     def _idle(self) -> None:
         self.stop.disabled = True
-        self._bar.layout.visibility = "hidden"
+        self._bar.layout.display = "none"
         self._bar.value = 0
 
     def _compute(self, view: View, generation: int) -> None:
@@ -278,7 +278,7 @@ class Explorer:
             if generation != self._generation:
                 raise _Cancelled
             if total and total > 4:
-                self._bar.layout.visibility = "visible"
+                self._bar.layout.display = ""
                 self._bar.value = done / total
 
         try:
