@@ -137,8 +137,10 @@ def test_a_killed_kernel_is_reported_and_old_results_are_gone(tmp_path):
     assert [p.name for p in (folder / "notebooks").iterdir()] == ["01_a.failed.ipynb"]
 
 
-def make(*arguments):
-    return subprocess.run(["make", "-n", "-B", *arguments], cwd=ROOT, capture_output=True, text=True)
+def make(*arguments, **environment):
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}  # the tests run under make
+    command = ["make", "-n", "-B", "--no-print-directory", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**clean, **environment})
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
@@ -153,10 +155,7 @@ def test_make_passes_parameters_and_refuses_unknown_ones():
         result = make("run", wrong)
         assert result.returncode != 0
         assert f"unknown: {wrong.split('=')[0]}" in result.stderr
-    environment = {**os.environ, "NAME": "host", "MODEL": "car"}
-    plain = subprocess.run(
-        ["make", "-n", "-B", "run"], cwd=ROOT, capture_output=True, text=True, env=environment
-    ).stdout
+    plain = make("run", NAME="host", MODEL="car").stdout
     assert plain.strip().endswith("-m xaiutils.walk")
 
 
@@ -216,6 +215,9 @@ def test_walk_with_other_parameters(tmp_path, capsys):
     assert not [p for p in folder.rglob("*") if p.name.startswith(".") or ".part" in p.name]
 
 
+SHORT = {name: value for name, value in TINY.items() if name != "transforms"}  # for walks without notebook 04
+
+
 @pytest.mark.slow
 def test_walk_on_a_folder_with_blanks_in_its_name(tmp_path):
     """Two classes of squares, left and right, with masks, and a broken file: the whole path without the kit."""
@@ -230,7 +232,7 @@ def test_walk_on_a_folder_with_blanks_in_its_name(tmp_path):
         Image.fromarray(pixels).save(folder / f"{i}.jpg")
         Image.fromarray(mask).save(folder / f"{i}_mask.png")
     (images / "left" / "broken.jpg").write_bytes(b"\xff\xd8")
-    values = {**TINY, "dataset": "folder", "data_dir": str(images), "run_name": "squares", "epochs": 30}
+    values = {**SHORT, "dataset": "folder", "data_dir": str(images), "run_name": "squares", "epochs": 30}
     run = run_walk(values, tmp_path / "runs", [PATHS[0], PATHS[1], PATHS[4]])
     assert "broken.jpg" in (run / "tables" / "skipped.csv").read_text()
     summary = pd.read_csv(run / "tables" / "metrics_summary.csv").set_index(["method", "metric"])
@@ -244,7 +246,7 @@ def test_walk_on_a_folder_with_blanks_in_its_name(tmp_path):
 @pytest.mark.slow
 def test_walk_on_a_real_folder(tmp_path, kit):
     values = {
-        **TINY,
+        **SHORT,
         "dataset": "folder",
         "data_dir": str(kit / "busi"),
         "image_size": 128,

@@ -87,10 +87,6 @@ def prepare(values: Mapping[str, Any], steps: Sequence[Path]) -> dict[Path, dict
     import papermill
 
     checked = check(values)
-    if "models" in checked and "model" not in checked:
-        checked["model"] = checked["models"][0]
-    elif "model" in checked and "models" not in checked:
-        checked["models"] = [checked["model"]]
     if "data_dir" in checked and checked.get("dataset", "phantom") not in FROM_FILES:
         raise ValueError(
             f"data_dir is given, but dataset={checked.get('dataset', 'phantom')!r} reads no files; "
@@ -100,6 +96,10 @@ def prepare(values: Mapping[str, Any], steps: Sequence[Path]) -> dict[Path, dict
         checked["data_dir"] = str(Path(checked["data_dir"]).expanduser().resolve())
     declared = {step: set(papermill.inspect_notebook(str(step))) for step in steps}
     everywhere = set().union(*declared.values())
+    if "models" in checked and "model" not in checked and "model" in everywhere:
+        checked["model"] = checked["models"][0]
+    elif "model" in checked and "models" not in checked and "models" in everywhere:
+        checked["models"] = [checked["model"]]
     for name in checked:
         if name not in everywhere:
             raise ValueError(f"no notebook takes the parameter {name!r}; {suggest(name, sorted(everywhere))}")
