@@ -156,7 +156,7 @@ class Run:
         }
         key = {
             **options,
-            "version": _version("xaiutils"),
+            "code": _code_of_data(),
             "files": _fingerprint(options["data_dir"]) if p["dataset"] in FROM_FILES else "",
         }
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
@@ -283,6 +283,13 @@ class Run:
             "environment": environment(),
         }
         write_text(self.folder / "record" / f"{self.notebook}.json", json.dumps(record, indent=1))
+
+
+def _code_of_data() -> str:
+    """Changes when the code that prepares data does, so that a copy made by older code is not used."""
+    package = Path(__file__).parent
+    sources = sorted([*(package / "datasets").glob("*.py"), package / "images.py", Path(__file__)])
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 
 def _fingerprint(folder: str) -> str:
