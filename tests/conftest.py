@@ -1,6 +1,7 @@
 """Shared fixtures: small models of every shape that users bring, photographs, and the kit of real data."""
 
 import os
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("XAI_PROGRESS", "off")
@@ -18,6 +19,8 @@ from xaiutils.models.vit import ViTConfig, vit_backbone
 settings.register_profile("suite", deadline=None, max_examples=40, derandomize=True)
 settings.load_profile("suite")
 SIZE = 32
+_CACHE = tempfile.TemporaryDirectory(prefix="xai-cache-")  # converted pictures of the tests, not among the user's
+os.environ["XAI_CACHE"] = _CACHE.name
 
 
 @pytest.fixture(scope="session")

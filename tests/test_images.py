@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from xaiutils.images import boxes_to_mask, check_images, check_maps, read_image, read_mask, resize_mask
+from xaiutils.images import boxes_to_mask, check_images, check_maps, fit_mask, read_image, read_mask
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 
@@ -96,8 +96,8 @@ def test_mask_values(tmp_path):
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 64))
 def test_resizing_keeps_full_and_empty_masks(height, width, size):
-    assert resize_mask(np.ones((height, width), bool), size).all()
-    assert not resize_mask(np.zeros((height, width), bool), size).any()
+    assert fit_mask(np.ones((height, width), bool), size).all()
+    assert not fit_mask(np.zeros((height, width), bool), size).any()
 
 
 def test_boxes():

@@ -66,12 +66,18 @@ def test_prepared_data_are_kept_until_a_parameter_changes(parameters, monkeypatc
 def test_a_damaged_copy_is_made_anew(parameters):
     run = workbook.start("01_x", parameters)
     first = run.dataset("test")
-    (path,) = (run.folder / "data").glob("test-*.npz")
-    whole = path.read_bytes()
-    for broken in (whole[: len(whole) // 2], b"", whole[:200] + b"\0" * 50 + whole[250:]):
-        path.write_bytes(broken)
-        np.testing.assert_array_equal(run.dataset("test").pixels, first.pixels)
-        assert path.read_bytes() == whole
+    (folder,) = (run.folder / "data").glob("test-*")
+    for path in sorted(folder.iterdir()):
+        whole = path.read_bytes()
+        middle = len(whole) // 2
+        for broken in (whole[:middle], b"", whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]):
+            path.unlink()  # not written in place: the data set of before still maps the file
+            path.write_bytes(broken)
+            np.testing.assert_array_equal(run.dataset("test").pixels, first.pixels)
+            assert path.read_bytes() == whole
+        path.unlink()
+        assert run.dataset("test").ids == first.ids
+        assert path.exists()
 
 
 def test_a_changed_folder_is_read_again(parameters, tmp_path):

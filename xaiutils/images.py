@@ -59,20 +59,34 @@ def check_maps(maps: object, shape: tuple[int, ...]) -> np.ndarray:
     return array
 
 
-def read_image(path: str | Path, image_size: int, keep_aspect: bool = False, bit_depth: int = 16) -> np.ndarray:
-    """Read any common image file as uint8 ``(image_size, image_size, 3)``.
+def load_picture(path: str | Path, bit_depth: int = 16) -> np.ndarray:
+    """Any common image file as uint8 ``(height, width, 3)``.
 
     EXIF orientation is applied, transparency is laid over black, 16-bit grey is scaled by its full range, or by
-    2**``bit_depth`` - 1 where the detector fills fewer bits.
-    ``keep_aspect`` pads with black to a square; otherwise the image is squeezed, as in the thesis. Raises OSError or
-    ValueError (truncated, not an image, too large).
+    2**``bit_depth`` - 1 where the detector fills fewer bits. Raises OSError or ValueError (truncated, not an image,
+    too large).
     """
     with Image.open(path) as image:
         image.load()
-        rgb = to_rgb(ImageOps.exif_transpose(image), bit_depth)
+        return np.asarray(to_rgb(ImageOps.exif_transpose(image), bit_depth))
+
+
+def fit_image(pixels: np.ndarray, image_size: int, keep_aspect: bool = False, centre: float = 0.5) -> np.ndarray:
+    """uint8 ``(height, width[, 3])`` resized to ``(image_size, image_size[, 3])``, averaging what falls into a pixel.
+
+    ``keep_aspect`` pads with black to a square; otherwise the image is squeezed, as in the thesis. ``centre``: where a
+    narrow image lies in the square, from 0 (at the left edge) to 1.
+    """
+    image = Image.fromarray(np.ascontiguousarray(pixels))
     if keep_aspect:
-        return np.asarray(ImageOps.pad(rgb, (image_size, image_size), Image.Resampling.BILINEAR, color=0))
-    return np.asarray(rgb.resize((image_size, image_size), Image.Resampling.BILINEAR))
+        side = (image_size, image_size)
+        return np.asarray(ImageOps.pad(image, side, Image.Resampling.BILINEAR, color=0, centering=(centre, 0.5)))
+    return np.asarray(image.resize((image_size, image_size), Image.Resampling.BILINEAR))
+
+
+def read_image(path: str | Path, image_size: int, keep_aspect: bool = False, bit_depth: int = 16) -> np.ndarray:
+    """Read any common image file as uint8 ``(image_size, image_size, 3)``; see `load_picture` and `fit_image`."""
+    return fit_image(load_picture(path, bit_depth), image_size, keep_aspect)
 
 
 def to_rgb(image: Image.Image, bit_depth: int = 16) -> Image.Image:
@@ -95,8 +109,8 @@ def to_rgb(image: Image.Image, bit_depth: int = 16) -> Image.Image:
     return image.convert("RGB")
 
 
-def read_mask(path: str | Path, image_size: int, values: Sequence[int] = (), keep_aspect: bool = False) -> np.ndarray:
-    """Read a mask file as bool ``(image_size, image_size)``, resized with nearest neighbour.
+def load_mask(path: str | Path, values: Sequence[int] = ()) -> np.ndarray:
+    """A mask file as bool ``(height, width)``.
 
     ``values`` are the grey values that mean evidence (a trimap's animal is 1); empty: every value but 0.
     """
@@ -106,15 +120,20 @@ def read_mask(path: str | Path, image_size: int, values: Sequence[int] = (), kee
         grey = ImageOps.exif_transpose(image)
         grey = grey if grey.mode in ("P", "L", "1", "I", "I;16") else grey.convert("L")
         array = np.asarray(grey)
-    mask = np.isin(array, list(values)) if len(values) else array > 0
-    return resize_mask(mask, image_size, keep_aspect)
+    return np.isin(array, list(values)) if len(values) else array > 0
 
 
-def resize_mask(mask: np.ndarray, image_size: int, keep_aspect: bool = False) -> np.ndarray:
-    """Nearest-neighbour resize of a bool ``(height, width)`` mask, laid out as `read_image` lays its image."""
+def read_mask(path: str | Path, image_size: int, values: Sequence[int] = (), keep_aspect: bool = False) -> np.ndarray:
+    """Read a mask file as bool ``(image_size, image_size)``; see `load_mask` and `fit_mask`."""
+    return fit_mask(load_mask(path, values), image_size, keep_aspect)
+
+
+def fit_mask(mask: np.ndarray, image_size: int, keep_aspect: bool = False, centre: float = 0.5) -> np.ndarray:
+    """Nearest-neighbour resize of a bool ``(height, width)`` mask, laid out as `fit_image` lays its image."""
     image = Image.fromarray(mask.astype(np.uint8) * 255)
     if keep_aspect:
-        image = ImageOps.pad(image, (image_size, image_size), Image.Resampling.NEAREST, color=0)
+        side = (image_size, image_size)
+        image = ImageOps.pad(image, side, Image.Resampling.NEAREST, color=0, centering=(centre, 0.5))
     return np.asarray(image.resize((image_size, image_size), Image.Resampling.NEAREST)) > 0
 
 

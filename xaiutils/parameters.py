@@ -9,7 +9,7 @@ from xaiutils.registry import Parameter, check_parameters, suggest
 
 _DECLARED = (
     Parameter("dataset", str, "phantom", "the data set", choices=tuple(DATASETS)),
-    Parameter("data_dir", str, "../data", "where the files of the data set are; unused by phantom and digits"),
+    Parameter("data_dir", str, "../data", "where the files of the data set are, or are downloaded to"),
     Parameter("data_options", dict, {}, "options of the data set's loader, see load_dataset"),
     Parameter("image_size", int, 224, "height and width in pixels", 32, 2048),
     Parameter("n_train", int, 600, "training images at most, 0 for all", 0),

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 LOG_EVERY_SECONDS = 10.0
@@ -64,3 +64,33 @@ def _logged(items: Iterable[Item], total: int | None, title: str) -> Iterator[It
             last = now
             of = f" of {total}" if total else ""
             print(f"{title}: {done}{of}, {now - start:.0f} s", flush=True)
+
+
+def meter(title: str) -> Any:
+    """A progress bar of bytes for pooch: an object with ``total``, ``update``, ``reset`` and ``close``, or False."""
+    mode = os.environ.get("XAI_PROGRESS") or _default_mode()
+    if mode == "bar":
+        from tqdm.auto import tqdm
+
+        return tqdm(desc=title, unit="B", unit_scale=True, leave=False)
+    return _Meter(title) if mode == "log" else False
+
+
+class _Meter:
+    """A line every ten seconds."""
+
+    def __init__(self, title: str):
+        self.title, self.total, self._done = title, 0, 0
+        self._last = time.monotonic()
+
+    def update(self, n: int) -> None:
+        self._done += n
+        if time.monotonic() - self._last >= LOG_EVERY_SECONDS:
+            self._last = time.monotonic()
+            print(f"{self.title}: {self._done / 1e6:.0f} of {self.total / 1e6:.0f} MB", flush=True)
+
+    def reset(self) -> None:
+        self._done = 0
+
+    def close(self) -> None:
+        pass

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from xaiutils.datasets import FROM_FILES
+from xaiutils.datasets import DATASETS
 from xaiutils.parameters import PARAMETERS, check
 from xaiutils.registry import suggest
 
@@ -87,10 +87,11 @@ def prepare(values: Mapping[str, Any], steps: Sequence[Path]) -> dict[Path, dict
     import papermill
 
     checked = check(values)
-    if "data_dir" in checked and checked.get("dataset", "phantom") not in FROM_FILES:
+    dataset = checked.get("dataset", "phantom")
+    if "data_dir" in checked and not DATASETS[dataset].reads_files:
+        readers = [name for name, entry in DATASETS.items() if entry.reads_files]
         raise ValueError(
-            f"data_dir is given, but dataset={checked.get('dataset', 'phantom')!r} reads no files; "
-            f"give dataset={' or '.join(FROM_FILES)}."
+            f"data_dir is given, but dataset={dataset!r} reads no files; give dataset={' or '.join(readers)}."
         )
     if "data_dir" in checked:  # given from where the user is; the notebooks run in their own folder
         checked["data_dir"] = str(Path(checked["data_dir"]).expanduser().resolve())

@@ -11,8 +11,6 @@ import os
 import platform
 import subprocess
 import time
-import zipfile
-import zlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
@@ -26,7 +24,8 @@ from PIL import Image
 
 from xaiutils import parameters as _parameters
 from xaiutils.backend import keras, tf
-from xaiutils.datasets import FROM_FILES, ImageDataset, load_dataset
+from xaiutils.datasets import DATASETS, ImageDataset, load_dataset
+from xaiutils.datasets.store import read_dataset, write_dataset
 from xaiutils.files import replace_file, write_text
 from xaiutils.progress import progress
 
@@ -157,18 +156,16 @@ class Run:
         key = {
             **options,
             "code": _code_of_data(),
-            "files": _fingerprint(options["data_dir"]) if p["dataset"] in FROM_FILES else "",
+            "files": _fingerprint(options["data_dir"]) if DATASETS[p["dataset"]].reads_files else "",
         }
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-        path = self.folder / "data" / f"{split}-{digest}.npz"
-        if path.exists():
+        folder = self.folder / "data" / f"{split}-{digest}"
+        if folder.is_dir():
             try:
-                return _read_dataset(path)
-            except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error):
+                return read_dataset(folder)
+            except (ValueError, OSError):
                 pass  # damaged: made anew below
-        dataset = load_dataset(**options)
-        replace_file(path, lambda temporary: _write_dataset(dataset, temporary))
-        return dataset
+        return write_dataset(load_dataset(**options), folder)
 
     # Models ---------------------------------------------------------------------------------------------------------
 
@@ -183,7 +180,7 @@ class Run:
         """All that decides which images there are and which of them are for training."""
         p = self.parameters
         facts = {key: p[key] for key in ("dataset", "data_options", "image_size", "seed")}
-        if p["dataset"] in FROM_FILES:
+        if DATASETS[p["dataset"]].reads_files:
             facts["data_dir"] = str(Path(p["data_dir"]).resolve())
         return facts
 
@@ -305,31 +302,3 @@ def _fingerprint(folder: str) -> str:
                 continue
             digest.update(f"{path.relative_to(folder)}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
     return digest.hexdigest()
-
-
-def _write_dataset(dataset: ImageDataset, path: Path) -> None:
-    facts = {
-        "class_names": dataset.class_names,
-        "ids": dataset.ids,
-        "patients": dataset.patients,
-        "skipped": dataset.skipped,
-        "name": dataset.name,
-        "split": dataset.split,
-        "available": dataset.available,
-        "mirrors": dataset.mirrors,
-        "masks": dataset.masks is not None,
-    }
-    masks = np.zeros(0, np.uint8) if dataset.masks is None else np.packbits(dataset.masks)
-    np.savez(path, pixels=dataset.pixels, labels=dataset.labels, masks=masks, facts=np.array(json.dumps(facts)))
-
-
-def _read_dataset(path: Path) -> ImageDataset:
-    with np.load(path, allow_pickle=False) as stored:
-        facts = json.loads(str(stored["facts"]))
-        pixels = stored["pixels"]
-        shape = pixels.shape[:3]
-        masks = None
-        if facts.pop("masks"):
-            masks = np.unpackbits(stored["masks"], count=int(np.prod(shape))).reshape(shape).astype(bool)
-        facts["skipped"] = [tuple(entry) for entry in facts["skipped"]]
-        return ImageDataset(pixels=pixels, labels=stored["labels"], masks=masks, **facts)

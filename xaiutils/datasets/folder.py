@@ -1,14 +1,18 @@
 """Images in folders named after their classes, with optional masks and split folders."""
 
 import glob
+import os
 import re
 import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from xaiutils.datasets.image_dataset import ImageDataset
-from xaiutils.datasets.records import Record, choose_split, read_records
+from xaiutils.datasets.dicom import DICOM_SUFFIXES
+from xaiutils.datasets.listing import Listing, Record
+from xaiutils.datasets.picture_file import MaskFile, PictureFile, Preparation, read_picture_file
 from xaiutils.images import IMAGE_SUFFIXES
 
+PICTURE_SUFFIXES = IMAGE_SUFFIXES | DICOM_SUFFIXES
 DEFAULT_MASKS = "{stem}_mask*"
 _SPLIT_FOLDERS = {
     "train": "train",
@@ -22,10 +26,6 @@ _SPLIT_FOLDERS = {
 
 
 def load(
-    split: str,
-    image_size: int,
-    limit: int | None,
-    seed: int,
     data_dir: Path,
     *,
     classes: tuple[str, ...] | list[str] = (),
@@ -33,25 +33,24 @@ def load(
     mask_values: tuple[int, ...] | list[int] = (),
     keep_aspect: bool = False,
     bit_depth: int = 16,
-) -> ImageDataset:
+) -> Listing:
     """``data_dir/CLASS/*`` or ``data_dir/SPLIT/CLASS/*``.
 
     ``classes`` keeps and orders some of the folders (default: all, sorted). ``mask_pattern`` names the mask files of an
     image, beside it or by a relative path, with ``{stem}`` for its name and ``*`` as a wildcard; several masks are
     merged; the default finds the ``X_mask.png``, ``X_mask_1.png`` of BUSI. ``mask_values`` are the grey values that
     mean evidence (empty: all but 0). ``keep_aspect`` pads to a square instead of squeezing. ``bit_depth``: bits that
-    16-bit grey images really use (12 for many detectors).
+    16-bit grey images really use (12 for many detectors). DICOM files are read too.
     """
-    root = Path(data_dir)
-    if not root.is_dir():
-        raise FileNotFoundError(f"data_dir={str(data_dir)!r} is not a folder; give the folder that holds the classes.")
-    children = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    root, values = Path(data_dir), check_mask_values(mask_values)
+    how = Preparation(keep_aspect=keep_aspect, bit_depth=bit_depth)
+    children = sorted(p for p in list_folder(root) if p.is_dir() and not p.name.startswith("."))
     split_folders = {p: _SPLIT_FOLDERS[p.name.lower()] for p in children if p.name.lower() in _SPLIT_FOLDERS}
     roots = split_folders or {root: None}
     found = {
         folder.name: None
         for parent in roots
-        for folder in sorted(parent.iterdir())
+        for folder in list_folder(parent)
         if folder.is_dir() and not folder.name.startswith(".") and _image_files(folder)
     }
     names = list(classes) or sorted(found)
@@ -61,17 +60,56 @@ def load(
     if len(names) < 2:
         raise ValueError(
             f"{root} has {len(names)} folders with images ({names}); a classifier needs at least 2, one for each class "
-            f"({', '.join(sorted(IMAGE_SUFFIXES))})."
+            f"({', '.join(sorted(PICTURE_SUFFIXES))})."
         )
     records = [
         record
         for parent, stated in roots.items()
         for label, name in enumerate(names)
-        for record in _records(parent / name, label, stated, mask_pattern, root)
+        for record in _records(parent / name, label, stated, mask_pattern, values, how, root)
     ]
     _warn_of_masks(records, mask_pattern, root)
-    chosen = choose_split(records, split, seed)
-    return read_records(chosen, names, image_size, limit, seed, mask_values, keep_aspect, bit_depth, str(root))
+    return Listing(records, tuple(names), read_picture_file, origin=str(root))
+
+
+def check_mask_values(values: int | Sequence[int]) -> tuple[int, ...]:
+    """Grey values as a tuple. Raises TypeError."""
+    values = (values,) if isinstance(values, int) else tuple(values)
+    if not all(isinstance(v, int) and not isinstance(v, bool) for v in values):
+        raise TypeError(f"mask_values={values!r}; expected grey values, such as [1, 3].")
+    return values
+
+
+def list_folder(folder: Path) -> list[Path]:
+    """What a folder holds, sorted. Raises FileNotFoundError, NotADirectoryError or PermissionError that says what to
+    do."""
+    try:
+        return sorted(folder.iterdir())
+    except FileNotFoundError:
+        raise FileNotFoundError(f"data_dir={str(folder)!r} does not exist; give the folder of the images.") from None
+    except NotADirectoryError:
+        raise NotADirectoryError(f"data_dir={str(folder)!r} is a file; give the folder of the images.") from None
+    except PermissionError:
+        raise PermissionError(
+            f"{str(folder)!r} may not be read; ask for permission (ls -ld shows whose it is)."
+        ) from None
+
+
+def walk_files(root: Path) -> Iterator[Path]:
+    """All files below ``root``, sorted folder by folder; links to folders are followed once, so a loop ends.
+
+    Hidden folders are left out.
+    """
+    list_folder(root)  # a clear error for the top folder
+    visited = set()
+    for parent, folders, files in os.walk(root, followlinks=True):
+        here = Path(parent).stat()
+        if (here.st_dev, here.st_ino) in visited:
+            folders.clear()
+            continue
+        visited.add((here.st_dev, here.st_ino))
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        yield from (Path(parent, name) for name in sorted(files))
 
 
 _MASK_WORDS = re.compile(r"[_-](mask|seg|segm|segmentation|label|gt|roi|annotation|trimap)[_-]?\d*$", re.IGNORECASE)
@@ -79,11 +117,10 @@ _MASK_WORDS = re.compile(r"[_-](mask|seg|segm|segmentation|label|gt|roi|annotati
 
 def _warn_of_masks(records: list[Record], mask_pattern: str, root: Path) -> None:
     """A mask that is taken for an image poisons a class; a pattern that finds nothing is most likely mistyped."""
-    stems = {(r.path.parent, r.path.stem) for r in records}
+    paths = [r.source.path for r in records]
+    stems = {(p.parent, p.stem) for p in paths}
     suspects = [
-        r.path.name
-        for r in records
-        if (match := _MASK_WORDS.search(r.path.stem)) and (r.path.parent, r.path.stem[: match.start()]) in stems
+        p.name for p in paths if (match := _MASK_WORDS.search(p.stem)) and (p.parent, p.stem[: match.start()]) in stems
     ]
     if suspects:
         warnings.warn(
@@ -91,22 +128,27 @@ def _warn_of_masks(records: list[Record], mask_pattern: str, root: Path) -> None
             f"by mask_pattern (now {mask_pattern!r}).",
             stacklevel=4,
         )
-    elif mask_pattern not in ("", DEFAULT_MASKS) and not any(r.mask_paths for r in records):
+    elif mask_pattern not in ("", DEFAULT_MASKS) and not any(r.source.evidence for r in records):
         warnings.warn(f"mask_pattern={mask_pattern!r} finds no mask of any image of {root}.", stacklevel=4)
 
 
 def _image_files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+    return sorted(p for p in walk_files(folder) if p.suffix.lower() in PICTURE_SUFFIXES and not p.name.startswith("."))
 
 
-def _records(folder: Path, label: int, split: str | None, mask_pattern: str, root: Path) -> list[Record]:
+def _records(folder: Path, label: int, split: str | None, pattern: str, values, how, root: Path) -> list[Record]:
     files = _image_files(folder)
-    masks = {path: find_masks(path, mask_pattern) for path in files}
+    masks = {path: find_masks(path, pattern) for path in files}
     used_as_mask = {mask for found in masks.values() for mask in found}
     return [
-        Record(path=p, label=label, id=p.relative_to(root).as_posix(), split=split, mask_paths=masks[p])
+        Record(
+            id=p.relative_to(root).as_posix(),
+            label=label,
+            source=PictureFile(p, tuple(MaskFile(m, values) for m in masks[p]), how),
+            split=split,
+        )
         for p in files
         if p not in used_as_mask
     ]

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,12 @@ class ImageDataset:
     ``(n, height, width)`` or None (an image without evidence has an empty mask); ``ids`` and ``patients`` are lists
     of strings (``patients`` None where unknown); ``skipped`` names files that could not be read, with the reason;
     ``available`` counts the images of the split before a limit took some of them. ``mirrors`` says whether a mirrored
-    image keeps its class (a digit does not).
+    image keeps its class (a digit does not). ``metadata`` is a table with a row for each image: whatever the data
+    says of it (view, density, ...), possibly without columns. ``notes`` are sentences on the whole: what was left
+    out, and by which rule.
+
+    Arrays of a large set may live on disk (`numpy.memmap`), and a grey image may be one channel seen three times:
+    index them, do not write into them. `batches` reads a batch at a time.
     """
 
     pixels: np.ndarray
@@ -29,6 +35,8 @@ class ImageDataset:
     split: str = ""
     available: int = 0
     mirrors: bool = True
+    metadata: pd.DataFrame | None = None
+    notes: list[str] = field(default_factory=list)
 
     def __post_init__(self):
         n = len(self.pixels)
@@ -39,7 +47,9 @@ class ImageDataset:
         object.__setattr__(self, "available", self.available or n)
         object.__setattr__(self, "labels", np.asarray(self.labels, np.int64))
         object.__setattr__(self, "class_names", tuple(map(str, self.class_names)))
-        for name in ("labels", "ids", "masks", "patients"):
+        table = pd.DataFrame(index=range(n)) if self.metadata is None else self.metadata.reset_index(drop=True)
+        object.__setattr__(self, "metadata", table)
+        for name in ("labels", "ids", "masks", "patients", "metadata"):
             value = getattr(self, name)
             if value is not None and len(value) != n:
                 raise ValueError(f"{name} has {len(value)} entries for {n} images.")
@@ -73,6 +83,7 @@ class ImageDataset:
             ids=[self.ids[i] for i in indices],
             masks=None if self.masks is None else self.masks[indices],
             patients=None if self.patients is None else [self.patients[i] for i in indices],
+            metadata=self.metadata.iloc[indices],
         )
 
     def take(self, n: int) -> "ImageDataset":

@@ -7,19 +7,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from xaiutils.datasets.folder import find_masks
-from xaiutils.datasets.image_dataset import ImageDataset
-from xaiutils.datasets.records import SPLITS, Record, choose_split, read_records
+from xaiutils.datasets.folder import check_mask_values, find_masks
+from xaiutils.datasets.listing import Listing, Record
+from xaiutils.datasets.picture_file import Boxes, MaskFile, PictureFile, Preparation, read_picture_file
+from xaiutils.datasets.splits import SPLITS
 from xaiutils.registry import suggest
 
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
 
 
 def load(
-    split: str,
-    image_size: int,
-    limit: int | None,
-    seed: int,
     data_dir: Path,
     *,
     table: str = "index.csv",
@@ -35,24 +32,19 @@ def load(
     classes: tuple[str, ...] | list[str] = (),
     keep_aspect: bool = False,
     bit_depth: int = 16,
-) -> ImageDataset:
+) -> Listing:
     """``data_dir/table`` with one row for each image; other paths are relative to ``data_dir``.
 
     ``image_pattern`` and ``mask_pattern`` build paths from columns, such as ``images/{image}.jpg`` and
     ``trimaps/{image}.png``; ``mask_column`` holds mask paths (several separated by ``;``), ``boxes_column`` boxes as
     ``x,y,width,height`` in pixels of the file (several in a row). Rows of the same file are merged when their labels
     agree, else ValueError; rows without a label are named and skipped; a blank patient is unknown. ``keep_aspect``
-    and ``bit_depth`` as for folders.
+    and ``bit_depth`` as for folders. Columns that are not named here are kept as the images' metadata.
     """
-    root = Path(data_dir)
+    root, values = Path(data_dir), check_mask_values(mask_values)
+    how = Preparation(keep_aspect=keep_aspect, bit_depth=bit_depth)
     path = root / table
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; data_dir must hold the table (parameter 'table').")
-    try:
-        rows = pd.read_csv(path, dtype=str, sep=None, engine="python", keep_default_na=False, encoding="utf-8-sig")
-    except (csv.Error, pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read as a CSV table in UTF-8: {error}") from error
-    rows.columns = [str(c).strip() for c in rows.columns]
+    rows = read_csv(path)
     columns = {
         "image_column": image_column,
         "label_column": label_column,
@@ -88,21 +80,37 @@ def load(
             masks += find_masks(
                 root / "image", _fill(mask_pattern, first, image=image, stem=file.stem, name="mask_pattern")
             )
+        boxes = tuple(box for cell in group.get(boxes_column, []) for box in _boxes(cell, path, image))
+        evidence = [MaskFile(mask, values) for mask in masks] + ([Boxes(boxes)] if boxes else [])
         records.append(
             Record(
-                path=file,
-                label=names.index(labels[0]),
                 id=file.relative_to(root).as_posix() if several else str(image),
+                label=names.index(labels[0]),
+                source=PictureFile(file, tuple(evidence), how),
                 split=_split_name(first[split_column], path) if split_column else None,
                 patient=(first[patient_column].strip() or f"unknown ({image})") if patient_column else None,
-                mask_paths=tuple(masks),
-                boxes=tuple(box for cell in group.get(boxes_column, []) for box in _boxes(cell, path, image)),
+                metadata={k: v for k, v in first.items() if k not in columns.values()},
             )
         )
-    chosen = choose_split(records, split, seed)
-    return read_records(
-        chosen, names, image_size, limit, seed, mask_values, keep_aspect, bit_depth, str(path), unlabelled
-    )
+    return Listing(records, tuple(names), read_picture_file, origin=str(path), skipped=unlabelled)
+
+
+def read_csv(path: Path, **options) -> pd.DataFrame:
+    """A CSV file as a table of texts, its separator found by itself, column names stripped.
+
+    Raises FileNotFoundError, or ValueError that names the file.
+    """
+    try:
+        reading = {"sep": None, "engine": "python", **options}
+        rows = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", **reading)
+    except (FileNotFoundError, IsADirectoryError):
+        raise FileNotFoundError(f"{path} does not exist; data_dir must hold this table.") from None
+    except PermissionError:
+        raise PermissionError(f"{path} may not be read; ask for permission.") from None
+    except (csv.Error, pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as a CSV table in UTF-8: {error}") from error
+    rows.columns = [str(c).strip() for c in rows.columns]
+    return rows.fillna("")
 
 
 def _fill(pattern: str, row: pd.Series, name: str, **extra: str) -> str:

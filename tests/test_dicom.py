@@ -1,0 +1,181 @@
+"""DICOM files: what a grey value means, and files that are broken, compressed or unusual."""
+
+import gdcm
+import numpy as np
+import pydicom
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from pydicom.sequence import Sequence
+from pydicom.uid import RLELossless
+from trees import write_dicom
+
+import xaiutils as xai
+from xaiutils.datasets.dicom import is_dicom, read_dicom
+
+RAMP = np.arange(0, 4096, 16, dtype=np.uint16).reshape(16, 16)
+
+
+def test_a_plain_file_keeps_its_values(tmp_path):
+    frame = read_dicom(write_dicom(tmp_path / "a.dcm", RAMP, 12, ImagerPixelSpacing=[0.07, 0.08]))
+    np.testing.assert_array_equal(frame.pixels, RAMP)
+    assert frame.pixels.dtype == np.float32
+    assert (frame.top, frame.spacing_mm) == (4095.0, (0.07, 0.08))
+
+
+def test_monochrome1_is_inverted(tmp_path):
+    frame = read_dicom(write_dicom(tmp_path / "a.dcm", RAMP, 12, PhotometricInterpretation="MONOCHROME1"))
+    np.testing.assert_array_equal(frame.pixels, 4095.0 - RAMP)
+
+
+def test_rescaling_and_signed_pixels(tmp_path):
+    path = write_dicom(tmp_path / "a.dcm", RAMP, 12, RescaleSlope=2, RescaleIntercept=-1000)
+    frame = read_dicom(path)
+    np.testing.assert_allclose(frame.pixels, 2.0 * RAMP)  # from the lowest value that the bits can mean
+    assert frame.top == 2 * 4095
+    ds = pydicom.dcmread(path)
+    ds.PixelRepresentation, ds.BitsStored, ds.HighBit, ds.RescaleSlope, ds.RescaleIntercept = 1, 16, 15, 1, 0
+    ds.PixelData = (RAMP.astype(np.int16) - 2000).tobytes()
+    ds.save_as(path)
+    np.testing.assert_array_equal(read_dicom(path).pixels, RAMP - 2000.0 + 32768)
+
+
+def test_the_window_of_the_header_is_applied(tmp_path):
+    frame = read_dicom(write_dicom(tmp_path / "a.dcm", RAMP, 12, WindowCenter=1000.5, WindowWidth=1001))
+    inside = (RAMP > 500) & (RAMP < 1500)
+    assert (frame.pixels[RAMP <= 500] == 0).all()
+    np.testing.assert_allclose(frame.pixels[RAMP > 1500], frame.top)
+    expected = (RAMP[inside] - 500.0) / 1000 * frame.top  # PS3.3 C.11.2.1.2
+    np.testing.assert_allclose(frame.pixels[inside], expected, atol=1.5e-3 * frame.top)
+
+
+def test_a_look_up_table_is_applied(tmp_path):
+    path = write_dicom(tmp_path / "a.dcm", RAMP, 12)
+    ds, lut = pydicom.dcmread(path), pydicom.Dataset()
+    lut.LUTDescriptor, lut.LUTData = [4096, 0, 14], np.arange(4096, 0, -1).astype("<u2").tobytes()
+    ds.VOILUTSequence = Sequence([lut])
+    ds.save_as(path)
+    frame = read_dicom(path)
+    np.testing.assert_array_equal(frame.pixels, 4096.0 - RAMP)
+    assert frame.top == 2**14 - 1
+
+
+def compress(path, syntax):
+    reader, writer, change = gdcm.ImageReader(), gdcm.ImageWriter(), gdcm.ImageChangeTransferSyntax()
+    reader.SetFileName(str(path))
+    assert reader.Read()
+    change.SetTransferSyntax(gdcm.TransferSyntax(syntax))
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer.SetFileName(str(path))
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    assert writer.Write()
+    return path
+
+
+@pytest.mark.parametrize(
+    "syntax",
+    [
+        gdcm.TransferSyntax.JPEGLosslessProcess14_1,
+        gdcm.TransferSyntax.JPEG2000Lossless,
+        gdcm.TransferSyntax.JPEGLSLossless,
+    ],
+)
+def test_compressed_files_are_read(tmp_path, syntax):
+    path = compress(write_dicom(tmp_path / "a.dcm", RAMP, 12), syntax)
+    assert pydicom.dcmread(path).file_meta.TransferSyntaxUID.is_compressed
+    np.testing.assert_array_equal(read_dicom(path).pixels, RAMP)
+
+
+def test_run_lengths_are_read(tmp_path):
+    path = write_dicom(tmp_path / "a.dcm", RAMP, 12)
+    ds = pydicom.dcmread(path)
+    ds.compress(RLELossless)
+    ds.save_as(path)
+    np.testing.assert_array_equal(read_dicom(path).pixels, RAMP)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda p: p.write_bytes(p.read_bytes()[:-40]), "cannot be decoded"),
+        (lambda p: p.write_bytes(p.read_bytes()[:200]), "no pixel data|ends too early|lacks"),
+        (lambda p: p.write_bytes(b"no DICOM at all" * 20), "not a DICOM file"),
+        (lambda p: p.write_bytes(b""), "not a DICOM file|ends too early"),
+        (lambda p: _without(p, "Rows"), "lacks Rows"),
+        (lambda p: _without(p, "PixelData"), "no pixel data"),
+        (lambda p: _with(p, NumberOfFrames=2, Rows=8), "2 frames"),
+    ],
+)
+def test_broken_files_say_what_is_wrong(tmp_path, spoil, words):
+    path = write_dicom(tmp_path / "a.dcm", RAMP, 12)
+    spoil(path)
+    with pytest.raises(ValueError, match=words):
+        read_dicom(path)
+
+
+def _without(path, name):
+    ds = pydicom.dcmread(path)
+    delattr(ds, name)
+    ds.save_as(path)
+
+
+def _with(path, **tags):
+    ds = pydicom.dcmread(path)
+    for name, value in tags.items():
+        setattr(ds, name, value)
+    ds.save_as(path)
+
+
+def test_dicom_without_a_suffix_is_known_by_its_mark(tmp_path):
+    path = write_dicom(tmp_path / "IM000001", RAMP, 12)
+    assert is_dicom(path)
+    (tmp_path / "README").write_text("no")
+    assert not is_dicom(tmp_path / "README")
+    assert not is_dicom(tmp_path / "missing")
+
+
+def test_dicom_files_in_class_folders(tmp_path):
+    for label in ("a", "b"):
+        for i in range(3):
+            write_dicom(tmp_path / label / f"{i}.dcm", RAMP if label == "a" else RAMP[::-1], 12)
+    ds = xai.load_dataset("folder", "all", image_size=16, data_dir=tmp_path)
+    np.testing.assert_array_equal(ds.pixels[0, ..., 0], np.rint(RAMP * (255 / 4095)))
+    (tmp_path / "a" / "0.dcm").write_bytes(b"broken")
+    with pytest.warns(UserWarning, match=r"0\.dcm \(ValueError: not a DICOM file"):
+        assert len(xai.load_dataset("folder", "all", image_size=16, data_dir=tmp_path)) == 5
+
+
+def test_the_kits_dicom_file(kit):
+    frame = read_dicom(next((kit / "cbis_ddsm").glob("*.dcm")))
+    assert frame.pixels.shape == (1129, 1065)
+    assert (frame.pixels.min(), frame.pixels.max(), frame.top) == (15308, 60287, 65535)
+
+
+@given(st.data())
+def test_damaged_bytes_never_crash_the_reader(tmp_path_factory, data):
+    """Any change of some bytes gives pixels, or an error that a data set names and goes on from."""
+    folder = tmp_path_factory.mktemp("fuzz")
+    raw = bytearray(write_dicom(folder / "a.dcm", RAMP, 12).read_bytes())
+    for _ in range(data.draw(st.integers(1, 6))):
+        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    (folder / "a.dcm").write_bytes(bytes(raw[: data.draw(st.integers(0, len(raw)))]))
+    try:
+        frame = read_dicom(folder / "a.dcm")
+    except Exception as error:  # pydicom raises many kinds for nonsense in the header; `assemble` catches them
+        assert not isinstance(error, MemoryError | RecursionError)
+    else:
+        assert np.isfinite(frame.pixels).all()
+        assert frame.pixels.ndim in (2, 3)
+
+
+def test_16_bit_png_and_dicom_agree(tmp_path):
+    for label in ("a", "b"):
+        for i in range(3):
+            write_dicom(tmp_path / "dicom" / label / f"{i}.dcm", 16 * RAMP, 16)
+            (tmp_path / "png" / label).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(16 * RAMP).save(tmp_path / "png" / label / f"{i}.png")
+    one, other = (xai.load_dataset("folder", "all", image_size=16, data_dir=tmp_path / k) for k in ("dicom", "png"))
+    np.testing.assert_array_equal(one.pixels, other.pixels)

@@ -1,0 +1,132 @@
+"""From a `Listing` to an `ImageDataset`, the same way for every data set.
+
+Choose a split, take a limit, read in threads, name what cannot be read, stack the rest.
+"""
+
+import tempfile
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from xaiutils.datasets.cache import cache_folder
+from xaiutils.datasets.image_dataset import ImageDataset, stratified_indices
+from xaiutils.datasets.listing import Listing, Picture, Record
+from xaiutils.datasets.splits import choose_split
+from xaiutils.progress import progress
+
+IN_MEMORY_BYTES = 2**30  # a larger array lives in a temporary file
+_READERS = 4  # threads: decoding and resizing release Python's lock
+
+
+def assemble(listing: Listing, name: str, split: str, image_size: int, limit: int | None, seed: int) -> ImageDataset:
+    """Read one split (a stratified ``limit`` of it).
+
+    Files that cannot be read are named in ``skipped`` and in one warning. Raises ValueError when the split is empty,
+    an id is given twice, or nothing could be read.
+    """
+    _refuse_twins(listing)
+    records = choose_split(listing.records, split, seed)
+    if not records:
+        raise ValueError(f"{listing.origin} has no images for split {split!r}.")
+    available = listing.available or len(records)
+    if limit is not None:
+        chosen = stratified_indices(np.array([r.label for r in records]), limit, seed)
+        records = [records[i] for i in chosen]
+    pixels, masks = _Stack(len(records), np.uint8), _Stack(len(records), bool)
+    kept, seen, unread, with_masks = [], [], [], False
+    for record, found in _read_all(listing.read, records, image_size):
+        if isinstance(found, Exception):
+            unread.append((str(getattr(record.source, "path", record.id)), f"{type(found).__name__}: {found}"))
+            continue
+        pixels.append(_as_grey(found.pixels))
+        masks.append(np.zeros((image_size, image_size, 1), bool) if found.mask is None else found.mask[..., None])
+        with_masks |= found.mask is not None
+        kept.append(record)
+        seen.append({**record.metadata, **found.metadata})
+    if unread:
+        first = "; ".join(f"{Path(path).name} ({reason})" for path, reason in unread[:3])
+        warnings.warn(f"{len(unread)} of {len(records)} files could not be read: {first}", stacklevel=3)
+    if not kept:
+        raise ValueError(f"none of {len(records)} images of {listing.origin} could be read; first: {unread[0]}")
+    patients = [record.patient for record in kept]
+    return ImageDataset(
+        pixels=np.broadcast_to(rows := pixels.rows(), (*rows.shape[:3], 3)),
+        labels=np.array([record.label for record in kept]),
+        class_names=listing.class_names,
+        ids=[record.id for record in kept],
+        masks=masks.rows()[..., 0] if with_masks else None,
+        patients=None if None in patients else patients,
+        skipped=[*listing.skipped, *unread],
+        name=name,
+        split=split,
+        available=available,
+        mirrors=listing.mirrors,
+        metadata=pd.DataFrame(seen, index=range(len(kept))),
+        notes=list(listing.notes),
+    )
+
+
+def _refuse_twins(listing: Listing) -> None:
+    ids = [record.id for record in listing.records]
+    if len(set(ids)) < len(ids):
+        twin = next(i for n, i in enumerate(ids) if i in ids[:n])
+        raise ValueError(f"{listing.origin} names the image {twin!r} twice; every image needs an id of its own.")
+
+
+def _read_all(read, records: list[Record], image_size: int) -> Iterator[tuple[Record, Picture | Exception]]:
+    """Records with their pictures, or with the error, in order; a few at a time, so that memory stays flat."""
+
+    def attempt(record: Record) -> Picture | Exception:
+        try:
+            return read(record.source, image_size)
+        except Exception as error:  # a broken file raises nearly anything: SyntaxError, OSError, struct.error, ...
+            return error
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        waiting = iter(records)
+        running = [(r, pool.submit(attempt, r)) for r in islice(waiting, 4 * _READERS)]
+        for _ in progress(range(len(records)), title="reading images"):
+            record, future = running.pop(0)
+            running += [(r, pool.submit(attempt, r)) for r in islice(waiting, 1)]
+            yield record, future.result()
+
+
+def _as_grey(pixels: np.ndarray) -> np.ndarray:
+    """``(size, size, 1)`` where the channels are equal, else ``(size, size, 3)``."""
+    if pixels.ndim == 2:
+        return pixels[..., None]
+    grey = np.array_equal(pixels[..., 0], pixels[..., 1]) and np.array_equal(pixels[..., 0], pixels[..., 2])
+    return pixels[..., :1] if grey else pixels
+
+
+class _Stack:
+    """Images ``(height, width, 1 or 3)`` one by one into an array of at most ``n``; in a file when it is large."""
+
+    def __init__(self, n: int, dtype: type):
+        self._n, self._dtype, self._count = n, dtype, 0
+        self._array: np.ndarray | None = None
+
+    def append(self, image: np.ndarray) -> None:
+        if self._array is None:
+            self._array = self._allocate(image.shape)
+        elif image.shape[-1] > self._array.shape[-1]:  # the first coloured image after grey ones
+            grey, self._array = self._array, self._allocate(image.shape)
+            for i in range(self._count):
+                self._array[i] = grey[i]
+        self._array[self._count] = image
+        self._count += 1
+
+    def rows(self) -> np.ndarray:
+        return self._array[: self._count]
+
+    def _allocate(self, shape: tuple[int, ...]) -> np.ndarray:
+        shape = (self._n, *shape)
+        if np.prod(shape) <= IN_MEMORY_BYTES:
+            return np.empty(shape, self._dtype)
+        # Beside the cache, since /tmp is often in memory; without a name, so that it goes with the process.
+        return np.memmap(tempfile.TemporaryFile(dir=cache_folder()), self._dtype, "w+", shape=shape)

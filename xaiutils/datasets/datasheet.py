@@ -1,0 +1,92 @@
+"""A datasheet (Gebru et al. 2021, CACM 64) written from what was found in the splits."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from xaiutils.datasets.catalogue import DATASETS
+from xaiutils.datasets.image_dataset import ImageDataset
+from xaiutils.datasets.leaks import find_leaks
+
+
+def datasheet(splits: Mapping[str, ImageDataset], options: Mapping[str, object] | None = None) -> str:
+    """Markdown: what the data are, where from, how they were prepared, what they are fit for, and what is not known.
+
+    ``options`` are the loader's options that were given.
+    """
+    first = next(iter(splits.values()))
+    entry = DATASETS.get(first.name)
+    title = entry.title if entry else first.name or "Data set"
+    parts = [f"# Datasheet: {title}", "", "## Composition", "", _table(splits), ""]
+    parts += [f"- {line}" for line in _composition(splits)]
+    parts += ["", "## Preparation", ""] + [f"- {line}" for line in _preparation(splits, entry, options or {})]
+    parts += ["", "## Origin, licence, use", ""]
+    if entry:
+        parts += [f"- Origin: {entry.citation}.", f"- Licence: {entry.licence}.", f"- Access: {entry.access}."]
+        parts += [f"- Caution: {entry.caution}"]
+    parts += ["- Fit for: research on classifiers and on their explanations. Not fit for: decisions about patients."]
+    parts += ["", "## Not known here", ""] + [f"- {line}" for line in _unknown(splits)]
+    return "\n".join(parts) + "\n"
+
+
+def _table(splits: Mapping[str, ImageDataset]) -> str:
+    names = next(iter(splits.values())).class_names
+    known = all(d.patients is not None for d in splits.values())
+    head = ["split", "images", "of", *names, *(["patients"] if known else []), "with evidence"]
+    rows = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    for split, d in splits.items():
+        counts = np.bincount(d.labels, minlength=len(names))
+        evidence = "-" if d.masks is None else int(d.masks.any(axis=(1, 2)).sum())
+        patients = [len(set(d.patients))] if known else []
+        rows.append("| " + " | ".join(map(str, [split, len(d), d.available, *counts, *patients, evidence])) + " |")
+    return "\n".join(rows)
+
+
+def _composition(splits: Mapping[str, ImageDataset]) -> list[str]:
+    lines = []
+    for name in ("view", "side", "density", "abnormality"):
+        values = [str(v) for d in splits.values() if name in d.metadata for v in d.metadata[name]]
+        if values:
+            found, counts = np.unique(values, return_counts=True)
+            said = ", ".join(f"{v or 'not stated'} {n}" for v, n in zip(found, counts, strict=True))
+            lines.append(f"{name.capitalize()}: {said}.")
+    sizes = np.concatenate(
+        [d.metadata["lesion_pixels"].dropna() for d in splits.values() if "lesion_pixels" in d.metadata] or [[]]
+    )
+    if len(sizes):
+        side = next(iter(splits.values())).image_size
+        lines.append(
+            f"Evidence: median {np.median(sizes):.0f} pixels long at {side} pixels "
+            f"(5 to 95 %: {np.percentile(sizes, 5):.0f} to {np.percentile(sizes, 95):.0f})."
+        )
+    leaks = find_leaks(dict(splits))
+    kinds = {k: sum(leak["kind"] == k for leak in leaks) for k in ("patient", "same image")}
+    lines.append(
+        f"Leaks: {kinds['patient']} patients in several splits, {kinds['same image']} pictures more than once."
+    )
+    skipped = {entry for d in splits.values() for entry in d.skipped}
+    lines.append(f"Left out because they could not be read or found: {len(skipped)}.")
+    return lines + list(dict.fromkeys(note for d in splits.values() for note in d.notes))
+
+
+def _preparation(splits, entry, options) -> list[str]:
+    first = next(iter(splits.values()))
+    lines = [f"Resized to {first.image_size} x {first.image_size} pixels, 8 bits; grey repeated over three channels."]
+    if entry:
+        chosen = {**entry.options, **options}
+        said = ", ".join(f"{k}={v!r}" for k, v in chosen.items())
+        lines.append(f"Options: {said}." if said else "The data set has no options.")
+        lines.append(f"Evidence: {entry.evidence}.")
+    return lines
+
+
+def _unknown(splits: Mapping[str, ImageDataset]) -> list[str]:
+    first = next(iter(splits.values()))
+    lines = []
+    if first.patients is None:
+        lines.append("Patients or writers: images of one may be in several splits.")
+    if first.masks is None:
+        lines.append("Where the evidence is: there are no masks.")
+    if "mm_per_pixel" not in first.metadata:
+        lines.append("The size of a pixel in millimetres.")
+    return [*lines, "Age, sex, origin and device, unless the table above names them; bias by them cannot be checked."]

@@ -1,0 +1,126 @@
+"""DICOM files to grey pixels, through pydicom's modality and VOI look-ups.
+
+Compressed files (JPEG, lossless JPEG, JPEG-LS, JPEG 2000, RLE) are decoded by python-gdcm, Pillow or pydicom itself.
+"""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from pydicom.errors import InvalidDicomError
+from pydicom.pixels import apply_modality_lut, apply_voi_lut
+
+DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".dic"})
+_PREAMBLE = 128
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Pixels of a file: uint8 ``(height, width[, 3])``, or float32 ``(height, width)`` from 0 to ``top``.
+
+    ``spacing_mm`` is the size of a pixel (down, along) on the detector, None where unknown.
+    """
+
+    pixels: np.ndarray
+    top: float
+    spacing_mm: tuple[float, float] | None = None
+
+
+def is_dicom(path: Path) -> bool:
+    """By its suffix, or by the mark that a DICOM file without one carries. A file that is not there is none."""
+    if path.suffix.lower() in DICOM_SUFFIXES:
+        return True
+    if path.suffix:
+        return False
+    try:
+        with path.open("rb") as file:
+            return file.read(_PREAMBLE + 4)[_PREAMBLE:] == b"DICM"
+    except OSError:
+        return False
+
+
+def read_header(path: Path) -> pydicom.Dataset:
+    """All elements but the pixels. Raises ValueError for a file that is not DICOM, OSError when it cannot be read."""
+    try:
+        return pydicom.dcmread(path, stop_before_pixels=True, force=False)
+    except InvalidDicomError as error:
+        raise ValueError(f"{Path(path).name} is not a DICOM file") from error
+
+
+def read_dicom(path: Path) -> Frame:
+    """The picture that the file means to show: bright is dense, whatever the photometric interpretation.
+
+    Rescale slope and intercept or the modality LUT, then the first VOI LUT or window, where the file has them; then
+    MONOCHROME1 is inverted. The result starts at 0: of the window, or else of the bits that are stored.
+
+    Raises ValueError: no pixels, several frames, colour that is not RGB or YBR, a transfer syntax that nothing here
+    decodes, a truncated file. OSError: it cannot be read.
+    """
+    path = Path(path)
+    try:
+        ds = pydicom.dcmread(path)
+    except InvalidDicomError as error:
+        raise ValueError("not a DICOM file") from error
+    except EOFError as error:
+        raise ValueError("the file ends too early") from error
+    pixels = _decode(ds)
+    if pixels.ndim == 3 and pixels.shape[-1] == 3 and int(ds.get("SamplesPerPixel", 1)) == 3:
+        return Frame(pixels.astype(np.uint8), 255.0, _spacing(ds))
+    if pixels.ndim != 2:
+        raise ValueError(f"it holds {pixels.shape[0]} frames; only single pictures are read")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of values that a sloppy header writes with too many digits
+        shown = apply_modality_lut(pixels, ds)
+        low, high = _stored_range(ds, shown)
+        if ds.get("VOILUTSequence"):
+            low, high = 0.0, 2.0 ** int(ds.VOILUTSequence[0].LUTDescriptor[2]) - 1
+        if ds.get("VOILUTSequence") or _has_window(ds):
+            shown = apply_voi_lut(shown, ds)
+    shown = np.asarray(shown, np.float32) - np.float32(low)
+    top = max(high - low, 1.0)
+    if str(ds.get("PhotometricInterpretation", "MONOCHROME2")).strip() == "MONOCHROME1":
+        shown = top - shown
+    return Frame(shown, top, _spacing(ds))
+
+
+def _decode(ds: pydicom.Dataset) -> np.ndarray:
+    if "PixelData" not in ds:
+        raise ValueError("it has no pixel data")
+    missing = [t for t in ("Rows", "Columns", "BitsAllocated", "SamplesPerPixel") if t not in ds]
+    if missing:
+        raise ValueError(f"its header lacks {', '.join(missing)}")
+    if not getattr(ds.file_meta, "TransferSyntaxUID", None):
+        ds.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
+    try:
+        return ds.pixel_array
+    except Exception as error:  # the decoders raise nearly anything on damaged data
+        name = ds.file_meta.TransferSyntaxUID.name
+        raise ValueError(f"its pixels ({name}) cannot be decoded: {str(error).splitlines()[0]}") from error
+
+
+def _has_window(ds: pydicom.Dataset) -> bool:
+    return ds.get("WindowCenter") not in (None, "") and ds.get("WindowWidth") not in (None, "")
+
+
+def _stored_range(ds: pydicom.Dataset, grey: np.ndarray) -> tuple[float, float]:
+    """What the stored bits can hold, after the modality's rescaling. A MATLAB or JPEG export may state too few bits."""
+    bits = int(ds.get("BitsStored", ds.BitsAllocated))
+    slope, intercept = float(ds.get("RescaleSlope", 1) or 1), float(ds.get("RescaleIntercept", 0) or 0)
+    start = -(2 ** (bits - 1)) if int(ds.get("PixelRepresentation", 0)) else 0
+    ends = sorted(slope * value + intercept for value in (start, start + 2**bits - 1))
+    return min(ends[0], float(grey.min())), max(ends[1], float(grey.max()))
+
+
+def _spacing(ds: pydicom.Dataset) -> tuple[float, float] | None:
+    """Pixel size on the detector; radiographs state ImagerPixelSpacing, others PixelSpacing."""
+    for name in ("PixelSpacing", "ImagerPixelSpacing"):
+        value = ds.get(name)
+        try:
+            down, along = (float(v) for v in value)
+        except (TypeError, ValueError):
+            continue
+        if down > 0 and along > 0:
+            return down, along
+    return None

@@ -1,0 +1,266 @@
+"""INbreast (Moreira et al. 2012): digital mammograms as DICOM, a table of BI-RADS, and contours drawn by experts."""
+
+import plistlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from xml.parsers.expat import ExpatError
+
+import numpy as np
+import pandas as pd
+from skimage.draw import disk, polygon
+from sklearn.model_selection import train_test_split
+
+from xaiutils.datasets import dicom
+from xaiutils.datasets.folder import PICTURE_SUFFIXES, walk_files
+from xaiutils.datasets.listing import Listing, Record
+from xaiutils.datasets.options import check_choice
+from xaiutils.datasets.picture_file import PictureFile, Preparation, read_picture_file
+from xaiutils.datasets.table import read_csv
+from xaiutils.registry import suggest
+
+CLASSES = {"binary": ("benign", "malignant"), "birads": tuple(f"BI-RADS {i}" for i in range(1, 7))}
+FINDINGS = ("Mass", "Calcification", "Cluster", "Distortion", "Asimmetry", "Spiculated Region", "UNNAMED", "")
+_FILE = re.compile(r"^(\d{8})(?:_([0-9a-f]+)_MG_([LR])_([A-Z]+)_ANON)?", re.IGNORECASE)
+_TEST_PATIENTS, _PATIENTS = 25, 115  # the thesis: 90 patients for training, 25 for testing
+_POINT_RADIUS = 3  # pixels of 0.07 mm: a contour of one or two points is a single calcification
+
+
+def load(
+    data_dir: Path,
+    seed: int,
+    *,
+    task: str = "binary",
+    malignant_from: int = 4,
+    findings: Sequence[str] = (),
+    region: str = "breast",
+    margin: float = 0.25,
+    keep_aspect: bool = True,
+    align: bool = True,
+    percentiles: Sequence[float] = (0.5, 99.5),
+    black_background: bool = False,
+) -> Listing:
+    """Patients are parted by seed, 90 to 25 as in the thesis (in that proportion where some are missing); val is a
+    tenth of train.
+
+    ``task``: binary, or birads with six classes (4a, 4b and 4c are one). ``malignant_from``: the lowest BI-RADS that
+    counts as malignant; 4 is the thesis' threshold and gives 100 of 410 images. BI-RADS is a radiologist's suspicion,
+    not a biopsy. ``findings``: the contours that are evidence, such as [Mass, Cluster]; empty: all. The other options
+    are those of `xaiutils.datasets.cbis_ddsm.load`; region roi crops to all findings of an image together, and leaves
+    out images without any.
+    """
+    check_choice("task", task, CLASSES)
+    if isinstance(malignant_from, bool) or not isinstance(malignant_from, int) or not 2 <= malignant_from <= 6:
+        raise ValueError(f"malignant_from={malignant_from!r}; expected a BI-RADS from 2 to 6.")
+    for name in findings:
+        check_choice("findings", name, FINDINGS)
+    how = Preparation(keep_aspect, 16, region, margin, align, percentiles, black_background, mammogram=True)
+    root = Path(data_dir)
+    files = list(walk_files(root))
+    pictures = _pictures(files)
+    if not pictures:
+        raise FileNotFoundError(
+            f"{root} holds no INbreast pictures (names like 20586908_6c613a14b80a8591_MG_R_CC_ANON.dcm). INbreast is "
+            "given on request by its authors (Breast Research Group, INESC Porto; Moreira et al. 2012, Academic "
+            "Radiology 19): put AllDICOMs, AllXML and INbreast.xls or INbreast.csv there."
+        )
+    table = _read_table(files, root)
+    contours = {m[1]: p for p in files if p.suffix.lower() == ".xml" and _is_contours(p) and (m := _FILE.match(p.name))}
+    records, skipped = [], []
+    for number, path in pictures.items():
+        if number not in table.index:
+            skipped.append((str(path), "not in the table"))
+            continue
+        row = table.loc[number]
+        if region == "roi" and number not in contours:
+            continue
+        label = row["birads"] - 1 if task == "birads" else int(row["birads"] >= malignant_from)
+        evidence = (ContourFile(contours[number], tuple(findings)),) if number in contours else (NoFinding(),)
+        patient = (_FILE.match(path.name)[2] or row["patient"] or f"unknown ({number})").lower()
+        records.append(
+            Record(
+                id=number,
+                label=int(label),
+                source=PictureFile(path, evidence, how),
+                patient=patient,
+                metadata={k: row[k] for k in ("side", "view", "density", "bi-rads")} | {"findings": row["findings"]},
+            )
+        )
+    if not records:
+        raise ValueError(f"no picture of {root} is in its table, or none has the contours that region='roi' needs.")
+    absent = [n for n in table.index if n not in pictures]
+    skipped += [(n, "no picture of it") for n in absent]
+    notes = [f"{len(absent)} of {len(table)} images in the table have no picture below {root}."] if absent else []
+    return Listing(_part(records, seed), CLASSES[task], read_picture_file, str(root), skipped=skipped, notes=notes)
+
+
+def _pictures(files: list[Path]) -> dict[str, Path]:
+    """Pictures by their number; a DICOM file goes before an exported copy."""
+    found: dict[str, Path] = {}
+    for path in files:
+        match = _FILE.match(path.name)
+        if not match or path.suffix.lower() not in PICTURE_SUFFIXES or path.stem.lower().endswith("mask"):
+            continue
+        if match[1] not in found or (dicom.is_dicom(path) and not dicom.is_dicom(found[match[1]])):
+            found[match[1]] = path
+    return found
+
+
+def _is_contours(path: Path) -> bool:
+    """Pectoral muscles have files of the same names in a folder of their own."""
+    return not any("pectoral" in part.lower() for part in path.parts[-3:])
+
+
+def _part(records: list[Record], seed: int) -> list[Record]:
+    """State train and test by patient, stratified by each patient's highest class."""
+    worst: dict[str, int] = {}
+    for r in records:
+        worst[r.patient] = max(worst.get(r.patient, 0), r.label)
+    patients, labels = list(worst), list(worst.values())
+    n_test = max(1, round(len(patients) * _TEST_PATIENTS / _PATIENTS))
+    if len(patients) - n_test < 2:
+        raise ValueError(f"{len(patients)} patients are too few to be parted into train and test.")
+    counts = np.bincount(labels)
+    stratify = labels if counts[counts > 0].min() >= 2 and n_test >= np.count_nonzero(counts) else None
+    _, test = train_test_split(patients, test_size=n_test, random_state=seed, stratify=stratify)
+    chosen = set(test)
+    return [_with_split(r, "test" if r.patient in chosen else "train") for r in records]
+
+
+def _with_split(record: Record, split: str) -> Record:
+    return Record(record.id, record.label, record.source, split, record.patient, record.metadata)
+
+
+# The table ----------------------------------------------------------------------------------------------------------
+
+
+def _read_table(files: list[Path], root: Path) -> pd.DataFrame:
+    """Rows by file number: birads (1 to 6), bi-rads as written, side, view, density, patient, findings."""
+    named = {p.name.lower(): p for p in files}
+    path = next((named[n] for n in ("inbreast.xls", "inbreast.xlsx", "inbreast.csv") if n in named), None)
+    if path is None:
+        raise FileNotFoundError(f"{root} lacks INbreast.xls or INbreast.csv, which hold the BI-RADS.")
+    if path.suffix.lower() == ".csv":
+        rows = read_csv(path, sep=";", engine="c")
+    else:
+        try:
+            rows = pd.read_excel(path, engine="calamine", dtype=object)
+        except Exception as error:  # the reader raises its own kinds on a damaged file
+            raise ValueError(f"{path} cannot be read as an Excel table: {error}") from error
+        rows = rows.map(_text)
+    rows.columns = [" ".join(str(c).split()).lower() for c in rows.columns]
+    lacking = [c for c in ("file name", "bi-rads", "laterality", "view", "acr") if c not in rows.columns]
+    if lacking:
+        raise ValueError(
+            f"{path} has no column {', '.join(map(repr, lacking))}; it has {', '.join(rows.columns)}. "
+            f"{suggest(lacking[0], list(rows.columns))}"
+        )
+    rows = rows[rows["file name"].str.fullmatch(r"\d{8}")].set_index("file name")
+    grades = rows["bi-rads"].str.extract(r"^\s*([1-6])", expand=False)
+    if grades.isna().any():
+        raise ValueError(f"{path}: image {grades.index[grades.isna()][0]} has no BI-RADS from 1 to 6.")
+    marks = [c for c in ("mass", "micros", "distortion", "asymmetry") if c in rows.columns]
+    found = [", ".join(c for c in marks if str(row[c]).strip()) for _, row in rows.iterrows()]
+    patient = rows.get("patient id", pd.Series("", rows.index)).replace("removed", "")
+    return pd.DataFrame(
+        {
+            "birads": grades.astype(int),
+            "bi-rads": rows["bi-rads"].str.strip(),
+            "side": rows["laterality"].str.strip(),
+            "view": rows["view"].str.strip(),
+            "density": rows["acr"].str.strip(),
+            "patient": patient,
+            "findings": found,
+        }
+    )
+
+
+def _text(value: object) -> str:
+    """A cell as text; Excel keeps file numbers and dates as floats, and blanks as NaN."""
+    if value is None or value != value:
+        return ""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+# Contours -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Contour:
+    """A named outline; ``points`` are (x, y) in pixels of the picture, y downwards."""
+
+    name: str
+    points: tuple[tuple[float, float], ...]
+
+
+def read_contours(path: Path) -> list[Contour]:
+    """Contours of a plist file in either of INbreast's layouts: ``Images/ROIs/Point_px`` or ``ROIPoints``.
+
+    Raises ValueError for a file that is no plist, has none of the layouts, or a point that is not two numbers.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            root = plistlib.load(file)
+    except (ExpatError, plistlib.InvalidFileException, ValueError, KeyError, TypeError, AttributeError, IndexError,
+            OverflowError, EOFError, UnicodeError, RecursionError) as error:  # fmt: skip
+        raise ValueError(f"{Path(path).name} is not a plist of contours: {error}") from error
+    if isinstance(root, dict) and isinstance(root.get("ROIPoints"), list):
+        return [Contour(str(root.get("Name", "")), _points(root["ROIPoints"], path))]
+    images = root.get("Images") if isinstance(root, dict) else None
+    if not isinstance(images, list) or not all(isinstance(i, dict) for i in images):
+        raise ValueError(f"{Path(path).name} holds neither Images nor ROIPoints: no contours of INbreast.")
+    regions = [roi for image in images for roi in image.get("ROIs") or [] if isinstance(roi, dict)]
+    return [Contour(str(roi.get("Name", "")).strip(), _points(roi.get("Point_px") or [], path)) for roi in regions]
+
+
+def _points(texts: Sequence[object], path: Path) -> tuple[tuple[float, float], ...]:
+    points = []
+    for text in texts:
+        numbers = str(text).strip(" (){}[]").split(",")
+        try:
+            x, y = float(numbers[0]), float(numbers[1])
+        except (ValueError, IndexError):
+            raise ValueError(f"{Path(path).name}: the point {text!r} is not (x, y).") from None
+        if not (np.isfinite(x) and np.isfinite(y)):
+            raise ValueError(f"{Path(path).name}: the point {text!r} is not finite.")
+        points.append((x, y))
+    return tuple(points)
+
+
+def draw_contours(contours: Sequence[Contour], shape: tuple[int, int]) -> np.ndarray:
+    """Bool mask ``shape`` (height, width): inside of the outlines; a dot for one or two points."""
+    mask = np.zeros(shape, bool)
+    for contour in contours:
+        points = np.array(contour.points, float).reshape(-1, 2)
+        if len(points) >= 3:
+            mask[polygon(points[:, 1], points[:, 0], shape)] = True
+        for x, y in points[:2] if len(points) < 3 else points[:0]:
+            mask[disk((y, x), _POINT_RADIUS, shape=shape)] = True
+    return mask
+
+
+@dataclass(frozen=True)
+class ContourFile:
+    """The contours of an XML file as evidence; of the given names, or all."""
+
+    path: Path
+    names: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self.path,)
+
+    def draw(self, shape: tuple[int, int]) -> np.ndarray:
+        contours = read_contours(self.path)
+        return draw_contours([c for c in contours if not self.names or c.name in self.names], shape)
+
+
+@dataclass(frozen=True)
+class NoFinding:
+    """An image that experts looked at and found nothing to outline."""
+
+    files: tuple[Path, ...] = ()
+
+    def draw(self, shape: tuple[int, int]) -> np.ndarray:
+        return np.zeros(shape, bool)

@@ -1,0 +1,80 @@
+"""MNIST (LeCun et al. 1998): 70,000 handwritten digits, from IDX files found in the data folder or downloaded."""
+
+import gzip
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from xaiutils.datasets.digits import read_strokes
+from xaiutils.datasets.download import Remote, fetch
+from xaiutils.datasets.folder import walk_files
+from xaiutils.datasets.listing import Listing, Record
+
+_MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/")
+_CHECKSUMS = {
+    "train-images-idx3-ubyte.gz": ("f68b3c2dcbeaaa9fbdd348bbdeb94873", 9.9),
+    "train-labels-idx1-ubyte.gz": ("d53e105ee54ea40749a09fcbcd1e9432", 0.03),
+    "t10k-images-idx3-ubyte.gz": ("9fb629c4189551a2d022fa330f9573f3", 1.6),
+    "t10k-labels-idx1-ubyte.gz": ("ec29112dd5afa0611ce80d1b7f02629c", 0.005),
+}
+REMOTES = tuple(
+    Remote(name, tuple(m + name for m in _MIRRORS), f"md5:{md5}", mb) for name, (md5, mb) in _CHECKSUMS.items()
+)
+_PREFIX = {"train": "train", "test": "t10k"}
+
+
+def load(data_dir: Path) -> Listing:
+    """The official 60,000 and 10,000 digits; val is a tenth of train. Masks are the strokes, as for ``digits``.
+
+    IDX files below ``data_dir`` are used, packed or not (``train-images-idx3-ubyte.gz``, ``train-images.idx3-ubyte``);
+    else the four files are downloaded into ``data_dir/mnist``.
+    """
+    root = Path(data_dir)
+    files = _find(root) if root.is_dir() else {}
+    if len(files) < 4:
+        fetch(REMOTES, root / "mnist")
+        files = _find(root)
+    records = []
+    for split, prefix in _PREFIX.items():
+        images, labels = read_idx(files[prefix, "images"]), read_idx(files[prefix, "labels"])
+        if images.ndim != 3 or labels.shape != images.shape[:1]:
+            raise ValueError(f"{files[prefix, 'images']} holds {images.shape}, its labels {labels.shape}: no pair.")
+        records += [
+            Record(f"{split}_{i:05d}", int(y), source=x, split=split)
+            for i, (x, y) in enumerate(zip(images, labels, strict=True))
+        ]
+    return Listing(records, tuple(map(str, range(10))), _read, origin=str(root), mirrors=False)
+
+
+def _read(ink: np.ndarray, image_size: int):
+    return read_strokes(ink / 255.0, image_size)
+
+
+def _find(root: Path) -> dict[tuple[str, str], Path]:
+    """IDX files by ("train" or "t10k", "images" or "labels")."""
+    found = {}
+    for path in walk_files(root):
+        for prefix in _PREFIX.values():
+            for kind in ("images", "labels"):
+                if path.name.lower().removesuffix(".gz").replace(".", "-").startswith(f"{prefix}-{kind}-idx"):
+                    found.setdefault((prefix, kind), path)
+    return found
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """An IDX file of unsigned bytes, gzipped or not. Raises ValueError that names the file when it is damaged."""
+    try:
+        raw = path.read_bytes()
+        raw = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{path} is damaged ({error}); remove it, and it is downloaded again.") from error
+    if len(raw) < 4 or raw[:3] != b"\0\0\x08":
+        raise ValueError(f"{path} is not an IDX file of bytes.")
+    shape = np.frombuffer(raw, ">u4", count=raw[3], offset=4) if len(raw) >= 4 + 4 * raw[3] else np.array([0])
+    start = 4 + 4 * raw[3]
+    if len(raw) - start != np.prod(shape.astype(np.int64)):
+        raise ValueError(
+            f"{path} should hold {tuple(shape.tolist())} bytes and holds {len(raw) - start}; it is damaged."
+        )
+    return np.frombuffer(raw, np.uint8, offset=start).reshape(shape)

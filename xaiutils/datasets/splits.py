@@ -1,0 +1,60 @@
+"""Which image is for training, validation or test: as the data states it, or drawn by seed, patient by patient."""
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+from sklearn.model_selection import StratifiedGroupKFold
+
+from xaiutils.datasets.listing import Record
+
+SPLITS = ("train", "val", "test")
+
+
+def split_indices(labels: np.ndarray, groups: Sequence[str], split: str, seed: int = 0) -> np.ndarray:
+    """Indices of ``split`` when nobody has split the data: 70 % train, 10 % val, 20 % test.
+
+    Stratified by label; entries of one group (a patient) stay together. The same seed gives the same split.
+    """
+    n_folds = min(10, len(set(groups)), int(np.bincount(labels).max()))
+    if n_folds < 3:
+        raise ValueError(
+            f"{len(labels)} images of {len(set(groups))} patients are too few to be split into train, val and test; "
+            "put them into split folders, or state the split in a column."
+        )
+    fold = np.empty(len(labels), int)
+    with warnings.catch_warnings():  # a class with fewer members than folds is allowed: it cannot reach every fold
+        warnings.simplefilter("ignore", UserWarning)
+        folds = StratifiedGroupKFold(n_splits=n_folds, shuffle=True, random_state=seed)
+        for number, (_, members) in enumerate(folds.split(np.zeros(len(labels)), labels, groups)):
+            fold[members] = number
+    n_test, n_val = max(1, round(0.2 * n_folds)), max(1, round(0.1 * n_folds))
+    first_test = n_folds - n_test
+    bounds = {"train": (0, first_test - n_val), "val": (first_test - n_val, first_test), "test": (first_test, n_folds)}
+    low, high = bounds[split]
+    return np.flatnonzero((fold >= low) & (fold < high))
+
+
+def choose_split(records: list[Record], split: str, seed: int) -> list[Record]:
+    """The records of one split: the stated one where the data states it, else a seeded one.
+
+    Data that states train and test but no val gets a val of a tenth of train, by patient where known.
+    """
+    if split == "all":
+        return records
+    stated = {r.split for r in records} - {None}
+    labels = np.array([r.label for r in records])
+    groups = [r.patient or r.id for r in records]
+    if not stated:
+        return [records[i] for i in split_indices(labels, groups, split, seed)]
+    if split in stated and not (split == "train" and "val" not in stated):
+        return [r for r in records if r.split == split]
+    if split == "test" or "train" not in stated:
+        raise ValueError(
+            f"the data states the splits {sorted(stated)}, and no {split!r}: add it, or name no split at all, so that "
+            "train, val and test are drawn by seed."
+        )
+    train = np.flatnonzero([r.split == "train" for r in records])
+    inner = split_indices(labels[train], [groups[i] for i in train], "val", seed)
+    is_val = np.isin(np.arange(len(train)), inner)
+    return [records[i] for i in train[is_val if split == "val" else ~is_val]]

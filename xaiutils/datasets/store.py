@@ -1,0 +1,91 @@
+"""A data set as files that are mapped into memory, not read: how a run keeps its prepared splits."""
+
+import json
+import secrets
+import shutil
+import zlib
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from xaiutils.datasets.image_dataset import ImageDataset
+
+_CHUNK = 64  # images at a time
+
+
+def write_dataset(dataset: ImageDataset, folder: Path) -> ImageDataset:
+    """Keep ``dataset`` in ``folder``, whole or not at all, and return the kept copy. Grey images take one channel."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    part.mkdir()
+    try:
+        grey = dataset.pixels.shape[-1] == 3 and dataset.pixels.strides[-1] == 0
+        checks = {"pixels": _write(part / "pixels.npy", dataset.pixels[..., :1] if grey else dataset.pixels)}
+        if dataset.masks is not None:
+            checks["masks"] = _write(part / "masks.npy", dataset.masks)
+        facts = {
+            "class_names": dataset.class_names,
+            "labels": dataset.labels.tolist(),
+            "ids": dataset.ids,
+            "patients": dataset.patients,
+            "skipped": dataset.skipped,
+            "name": dataset.name,
+            "split": dataset.split,
+            "available": dataset.available,
+            "mirrors": dataset.mirrors,
+            "notes": dataset.notes,
+            "metadata": dataset.metadata.to_json(orient="table", index=False),
+        }
+        text = json.dumps(facts)
+        (part / "facts.json").write_text(text, encoding="utf-8")
+        checks["facts"] = zlib.crc32(text.encode())
+        (part / "checks.json").write_text(json.dumps(checks), encoding="utf-8")
+        if folder.exists():
+            shutil.rmtree(folder)
+        part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return read_dataset(folder)
+
+
+def read_dataset(folder: Path) -> ImageDataset:
+    """The data set of `write_dataset`. Raises ValueError or OSError when a file is missing or damaged."""
+    try:
+        checks = json.loads((folder / "checks.json").read_text(encoding="utf-8"))
+        text = (folder / "facts.json").read_text(encoding="utf-8")
+        if zlib.crc32(text.encode()) != checks["facts"]:
+            raise ValueError("facts.json is damaged")
+        facts = json.loads(text)
+        facts["skipped"] = [tuple(entry) for entry in facts["skipped"]]
+        facts["metadata"] = pd.read_json(StringIO(facts["metadata"]), orient="table")
+        pixels = _read(folder / "pixels.npy", checks["pixels"])
+        masks = _read(folder / "masks.npy", checks["masks"]) if "masks" in checks else None
+        if pixels.shape[-1] == 1:
+            pixels = np.broadcast_to(pixels, (*pixels.shape[:3], 3))
+        return ImageDataset(pixels=pixels, masks=masks, **{**facts, "labels": np.array(facts["labels"], np.int64)})
+    except (KeyError, TypeError, EOFError) as error:
+        raise ValueError(f"{folder} is damaged: {error!r}") from error
+
+
+def _write(path: Path, array: np.ndarray) -> int:
+    """Write an array of any size in pieces; returns its checksum."""
+    kept = np.lib.format.open_memmap(path, "w+", array.dtype, array.shape)
+    check = 0
+    for start in range(0, len(array), _CHUNK):
+        piece = np.ascontiguousarray(array[start : start + _CHUNK])
+        kept[start : start + _CHUNK] = piece
+        check = zlib.crc32(piece, check)
+    kept.flush()
+    return check
+
+
+def _read(path: Path, expected: int) -> np.ndarray:
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    check = 0
+    for start in range(0, len(array), _CHUNK):
+        check = zlib.crc32(np.ascontiguousarray(array[start : start + _CHUNK]), check)
+    if check != expected:
+        raise ValueError(f"{path} is damaged")
+    return array
