@@ -125,9 +125,41 @@ def test_one_panel_at_a_time(explorer, models, ds):
     other.close()
 
 
-@pytest.mark.parametrize("method", xai.METHODS)
-def test_every_parameter_has_a_control(method):
-    for parameter in xai.METHODS[method].parameters:
+def test_attacks_are_made_against_the_chosen_model(explorer, models, ds):
+    explorer.controls["model"].value = "vit"
+    explorer.controls["seed"].value = 4
+    explorer.controls["transform"].value = "pgd"
+    explorer._parameters["transform"]["epsilon"].value = 20.0
+    explorer.wait()
+    assert explorer.status == "done: grad_cam of image 0 on vit, pgd (i0)"
+    image = xai.TRANSFORMS["pgd"].apply(ds.images[:1], 4, model=models["vit"], epsilon=20.0)
+    predicted = xai.predict(models["vit"], ds.images[:1])[0].argmax()
+    expected = xai.predict(models["vit"], image, probabilities=True)[0]
+    np.testing.assert_allclose(explorer.shown.probabilities, expected, atol=1e-3)
+    assert explorer.shown.target == predicted
+    explorer.controls["target"].value = int((predicted + 1) % 3)  # another class is explained on the same image
+    explorer.wait()
+    assert explorer.shown.target != predicted
+    np.testing.assert_allclose(explorer.shown.probabilities, expected, atol=1e-3)
+
+
+def test_only_the_parameters_of_the_transform_are_shown(explorer):
+    assert [name for _, name in explorer.controls["transform"].options] == list(xai.TRANSFORMS)
+    for name, transform in xai.TRANSFORMS.items():
+        explorer.controls["transform"].value = name
+        assert [w.description for w in explorer._boxes["transform"].children] == [p.name for p in transform.parameters]
+    explorer.wait()
+    assert explorer.status == "done: grad_cam of image 0 on cnn, pgd (i0)"
+
+
+def test_fine_sliders_show_their_value():
+    sigma = control(next(p for p in xai.TRANSFORMS["blur"].parameters if p.name == "sigma"))
+    assert format(sigma.step, sigma.readout_format) == "0.001"
+
+
+@pytest.mark.parametrize("name", [*xai.METHODS, *xai.TRANSFORMS])
+def test_every_parameter_has_a_control(name):
+    for parameter in {**xai.METHODS, **xai.TRANSFORMS}[name].parameters:
         made = control(parameter)
         assert made.value == parameter.default
         assert made.tooltip == parameter.help

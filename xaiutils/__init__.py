@@ -12,7 +12,8 @@ _PUBLIC = {
     "load_dataset": "xaiutils.datasets",
     "ImageDataset": "xaiutils.datasets",
     "DATASETS": "xaiutils.datasets",
-    "TRANSFORMS": "xaiutils.transforms",
+    "TRANSFORMS": "xaiutils.adversarial",  # which adds its own to those of xaiutils.transforms
+    "signal_to_noise": "xaiutils.transforms",
     "build_model": "xaiutils.models",
     "MODELS": "xaiutils.models",
     "train": "xaiutils.training",
@@ -34,6 +35,7 @@ _MODULES = (
     "models",
     "training",
     "transforms",
+    "adversarial",
 )
 __all__ = ["__version__", *_MODULES, *_PUBLIC]
 

@@ -75,7 +75,7 @@ def _check_names(name: str, value: Any) -> None:
     elif name in ("method", "methods", "method_parameters"):
         from xaiutils.attribution import METHODS as registry
     elif name in ("transform", "transforms"):
-        from xaiutils.transforms import TRANSFORMS as registry
+        from xaiutils.adversarial import TRANSFORMS as registry
     else:
         return
     names = [value] if isinstance(value, str) else list(value)

@@ -18,12 +18,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from xaiutils import plots
+from xaiutils.adversarial import TRANSFORMS
 from xaiutils.attribution import METHODS, explain, predict
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
 from xaiutils.progress import listening
 from xaiutils.registry import Parameter
-from xaiutils.transforms import TRANSFORMS
 
 _STYLE = {"description_width": "95px"}
 _WIDE = widgets.Layout(width="272px")  # three columns fit JupyterLab's notebook in a window of 1280 pixels
@@ -66,7 +66,8 @@ def draw(view: View, models: Mapping[str, keras.Model], ds: ImageDataset, batch_
     one, model = ds.select([view.image]), models[view.model]
     transform, method = TRANSFORMS[view.transform], METHODS[view.method]
     target = int(predict(model, one.images)[0].argmax()) if view.target < 0 else view.target
-    image = transform.apply(one.images, seed=view.seed, **view.transform_parameters)
+    # An attack turns the model from its own answer, whichever class is explained: the image stays when that changes.
+    image = transform.apply(one.images, seed=view.seed, model=model, batch_size=batch_size, **view.transform_parameters)
     probabilities = predict(model, image, probabilities=True)[0]
     maps = explain(model, image, target, view.method, view.library, batch_size, **view.method_parameters)
     mask = None
@@ -96,8 +97,15 @@ def control(parameter: Parameter) -> widgets.Widget:
         return widgets.Checkbox(value=parameter.default, **common)
     if parameter.kind is float:
         step = (parameter.high - parameter.low) / 100
+        digits = ".3f" if step < 0.01 else ".2f"
         return widgets.FloatSlider(
-            value=parameter.default, min=parameter.low, max=parameter.high, step=step, continuous_update=False, **common
+            value=parameter.default,
+            min=parameter.low,
+            max=parameter.high,
+            step=step,
+            readout_format=digits,
+            continuous_update=False,
+            **common,
         )
     if parameter.kind is int:
         high = parameter.high if parameter.high is not None else 2**31 - 1

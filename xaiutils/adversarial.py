@@ -1,0 +1,143 @@
+"""Changes made against a model, FGSM and PGD: this module completes `TRANSFORMS`.
+
+Both raise the cross-entropy L of each image's target class, by default the predicted one, without a wish for another
+class. They are L-infinity attacks: no value moves by more than ``epsilon`` grey levels, and all stay in [0, 255].
+Results are not rounded to grey levels (whole numbers plus a whole ``epsilon`` give whole numbers with FGSM).
+
+Only the sign of dL/dx is used, so it is taken of the argument of L that L rises with, which keeps it exact where a
+sure model's L is 0 to rounding and its gradient vanishes: L = log(1 + exp(m)) with m = log(sum over the other classes
+j of exp(z_j)) - z_target for a softmax over logits z, and m = -z_target for sigmoids, one or several.
+
+No image depends on its batch mates, up to rounding: a gradient that is 0 to rounding may take the other sign in a batch
+of another size, and PGD's steps multiply that. Its images are then equally strong, though not equal in every pixel.
+
+A row of such images shows how maps change with a prediction that is pushed over. It is no measure of robustness:
+that takes stronger attacks with restarts (Croce & Hein 2020, arXiv:2003.01690).
+"""
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from xaiutils.attribution import ModelError, Network, prepare
+from xaiutils.backend import keras, tf
+from xaiutils.progress import progress
+from xaiutils.registry import Parameter
+from xaiutils.transforms import TRANSFORMS, Transform
+
+__all__ = ["TRANSFORMS"]
+
+
+def _margins(network: Network, logits: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+    """The m of the module's text for each image, float32 ``(n,)``."""
+    of_target = tf.gather(logits, targets, axis=1, batch_dims=1)
+    if network.activation != "softmax":
+        return -of_target
+    is_target = tf.one_hot(targets, network.n_classes, on_value=True, off_value=False, dtype=tf.bool)
+    others = tf.where(is_target, tf.constant(-np.inf, logits.dtype), logits)
+    return tf.reduce_logsumexp(others, axis=1) - of_target
+
+
+def _gradient_signs(network: Network) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Function (images, targets) -> sign of dL/dx in {-1, 0, 1}, float32 ``(n, height, width, 3)``.
+
+    Compiled once for each model, for batches of any size.
+    """
+
+    def build():
+        connected = []
+
+        @tf.function(input_signature=[network.image_spec, tf.TensorSpec([None], tf.int32)])
+        def signs(images, targets):
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(images)
+                # Images do not mix, so the gradient of the sum holds each image's own gradient.
+                total = tf.reduce_sum(_margins(network, network.logits(images), targets))
+            found = tape.gradient(total, images)
+            connected.append(found is not None)  # while it is traced
+            return tf.zeros_like(images) if found is None else tf.sign(found)
+
+        def run(images, targets):
+            n = len(images)
+            if n == 1:  # other kernels, which round otherwise, serve a batch of one: give it company
+                images, targets = np.repeat(images, 2, axis=0), np.repeat(targets, 2)
+            found = signs(images, targets).numpy()[:n]
+            if not connected[-1]:
+                raise ModelError("the model cuts the gradient to its input (does it cast to integers?): no attack.")
+            if not np.isfinite(found).all():
+                raise FloatingPointError("the gradient of the loss is NaN: the model's weights or logits overflow.")
+            return found
+
+        return run
+
+    return network.compiled("signs of the loss' gradient", build)
+
+
+def _ascend(
+    model: keras.Model,
+    images: np.ndarray,
+    targets: int | Iterable[int] | None,
+    batch_size: int,
+    start: np.ndarray,
+    epsilon: float,
+    step: float,
+    n_steps: int,
+    title: str,
+) -> np.ndarray:
+    """``n_steps`` signed gradient steps of ``step`` grey levels from ``images + start``, each cut back to the ball."""
+    network, images, targets = prepare(model, images, targets, batch_size)
+    signs = _gradient_signs(network)
+    low, high = np.maximum(images - np.float32(epsilon), 0), np.minimum(images + np.float32(epsilon), 255)
+    moved = np.clip(images + start, low, high)
+    passes = [(first, k) for first in range(0, len(images), batch_size) for k in range(n_steps)]
+    for first, _ in progress(passes, title=title):
+        rows = slice(first, first + batch_size)
+        ahead = moved[rows] + np.float32(step) * signs(moved[rows], targets[rows])
+        moved[rows] = np.clip(ahead, low[rows], high[rows])
+    return moved
+
+
+def _fgsm(images, rng, epsilon, model, targets, batch_size):
+    """Fast gradient sign method: x + epsilon sign(dL/dx) (Goodfellow et al. 2015, arXiv:1412.6572, section 4)."""
+    return _ascend(model, images, targets, batch_size, np.float32(0), epsilon, epsilon, 1, "FGSM")
+
+
+def _pgd(images, rng, epsilon, n_steps, step_size, model, targets, batch_size):
+    """Projected gradient descent on -L from a random start in the ball (Madry et al. 2018, arXiv:1706.06083).
+
+    Steps of ``step_size`` times epsilon along sign(dL/dx); the last point counts, without restarts. The default of
+    0.25 in 10 steps is the paper's 2.5 epsilon / n_steps: every point of the ball is within reach from any start.
+    The start is one draw of uniform noise, the same for every image.
+    """
+    start = rng.uniform(-epsilon, epsilon, images.shape[1:]).astype(np.float32)
+    return _ascend(model, images, targets, batch_size, start, epsilon, step_size * epsilon, n_steps, "PGD")
+
+
+_EPSILON = Parameter("epsilon", float, 4.0, "largest change of a value, in grey levels of 255", 0.0, 50.0)
+
+TRANSFORMS.add(
+    Transform(
+        "fgsm",
+        "FGSM attack",
+        "x + epsilon sign(dL/dx), L the cross-entropy of the predicted class",
+        _fgsm,
+        (_EPSILON,),
+        paper="Goodfellow et al. 2015, arXiv:1412.6572",
+        needs_model=True,
+    )
+)
+TRANSFORMS.add(
+    Transform(
+        "pgd",
+        "PGD attack",
+        "repeated signed gradient steps from a random start, within epsilon of the image",
+        _pgd,
+        (
+            _EPSILON,
+            Parameter("n_steps", int, 10, "gradient steps", 1, 1000),
+            Parameter("step_size", float, 0.25, "length of a step as a fraction of epsilon", 0.0, 1.0),
+        ),
+        paper="Madry et al. 2018, arXiv:1706.06083",
+        needs_model=True,
+    )
+)
