@@ -446,7 +446,9 @@ def test_every_entry_says_what_a_user_must_know():
             assert getattr(entry, field).strip(), (entry.name, field)
         text = entry.load.__doc__ or ""
         for option in entry.options:
-            assert re.search(rf"\b{option}\b", text) or "other options" in text, f"{entry.name}: {option} is not explained"
+            assert re.search(rf"\b{option}\b", text) or "other options" in text, (
+                f"{entry.name}: {option} is not explained"
+            )
 
 
 def test_unpacked_archives_are_kept_in_the_cache(tmp_path):

@@ -63,6 +63,24 @@ def test_prepared_data_are_kept_until_a_parameter_changes(parameters, monkeypatc
     assert len(calls) == 2
 
 
+@pytest.mark.parametrize("dataset", ["phantom", "digits"])  # with and without metadata
+def test_a_kept_copy_is_the_same(parameters, dataset, tmp_path):
+    from xaiutils.datasets import load_dataset
+    from xaiutils.datasets.store import write_dataset
+
+    first = load_dataset(dataset, "test", image_size=32, limit=6)
+    kept = write_dataset(first, tmp_path / "kept")
+    base = kept.pixels
+    while isinstance(base, np.ndarray) and not isinstance(base, np.memmap):
+        base = base.base
+    assert isinstance(base, np.memmap)
+    np.testing.assert_array_equal(kept.pixels, first.pixels)
+    np.testing.assert_array_equal(kept.masks, first.masks)
+    pd.testing.assert_frame_equal(kept.metadata, first.metadata, check_dtype=False)
+    for name in ("ids", "class_names", "patients", "skipped", "available", "mirrors", "notes", "name", "split"):
+        assert getattr(kept, name) == getattr(first, name)
+
+
 def test_a_damaged_copy_is_made_anew(parameters):
     run = workbook.start("01_x", parameters)
     first = run.dataset("test")

@@ -17,6 +17,7 @@ from xaiutils.datasets import ImageDataset
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 OUTLINE = "#E69F00"
+COMPOSITION = ("view", "side", "density", "abnormality", "tag")  # columns of the metadata that are shown
 MAP_COLOURS = {True: "RdBu_r", False: "viridis"}  # by whether the map is signed
 CLIP_PERCENTILE = 99.0  # the strongest hundredth of the pixels would else hide the rest
 
@@ -48,6 +49,95 @@ def class_balance(splits: Mapping[str, ImageDataset]) -> Figure:
     axes.margins(y=0.15)
     axes.legend(frameon=False)
     _tidy(axes)
+    return figure
+
+
+def composition(splits: Mapping[str, ImageDataset], columns: Sequence[str] = COMPOSITION) -> Figure | None:
+    """Images by split and by what the data says of them (view, side, density, ...); None where it says nothing."""
+    named = {
+        name: {s: d.metadata[name].astype(str) for s, d in splits.items() if name in d.metadata} for name in columns
+    }
+    known = {name: found for name, found in named.items() if found and 1 < len(set().union(*found.values())) <= 12}
+    if not known:
+        return None
+    figure = Figure(figsize=(3.2 * len(known), 2.8), layout="constrained")
+    for axes, (name, found) in zip(figure.subplots(1, len(known), squeeze=False)[0], known.items(), strict=True):
+        values = sorted(set().union(*found.values()))
+        width = 0.8 / len(splits)
+        for i, (split, column) in enumerate(found.items()):
+            counts = [(column == v).sum() / len(column) for v in values]
+            axes.bar(
+                np.arange(len(values)) + (i - (len(splits) - 1) / 2) * width,
+                counts,
+                width,
+                label=split,
+                color=COLOURS[i],
+            )
+        axes.set_xticks(np.arange(len(values)), values, rotation=35 if max(map(len, values)) > 5 else 0)
+        axes.set_title(name, fontsize=10)
+        _tidy(axes)
+    figure.axes[0].set_ylabel("part of the split")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=8)
+    return figure
+
+
+def intensities(ds: ImageDataset, most: int = 300) -> Figure:
+    """How often each value of the first channel occurs, by class: the mean over images (at most ``most`` of a class,
+    evenly spread), with the middle half of them shaded."""
+    figure = Figure(figsize=(6.5, 3))
+    axes = figure.subplots()
+    edges = np.arange(0, 257, 8)
+    centres = edges[:-1] + 4
+    for i, name in enumerate(ds.class_names[: len(COLOURS)]):
+        members = np.flatnonzero(ds.labels == i)
+        if not len(members):
+            continue
+        members = members[np.linspace(0, len(members) - 1, min(len(members), most)).astype(int)]
+        parts = np.array([np.histogram(ds.pixels[m, ..., 0], edges)[0] for m in members], float)
+        parts /= parts.sum(axis=1, keepdims=True)
+        low, high = np.percentile(parts, [25, 75], axis=0)
+        axes.fill_between(centres, low, high, color=COLOURS[i], alpha=0.2, linewidth=0)
+        axes.plot(centres, parts.mean(axis=0), color=COLOURS[i], label=name)
+    axes.set(xlabel="grey value", ylabel="part of the pixels", xlim=(0, 255), yscale="log")
+    axes.legend(frameon=False, fontsize=8)
+    _tidy(axes)
+    return figure
+
+
+def lesion_lengths(lengths: Mapping[str, np.ndarray], image_size: int) -> Figure:
+    """Lengths of the evidence in pixels by class, with the sides of a ViT's patches (16, 32) for comparison."""
+    figure = Figure(figsize=(6.5, 3))
+    axes = figure.subplots()
+    every = np.concatenate([np.asarray(v) for v in lengths.values()])
+    edges = np.geomspace(max(0.5, every.min()), max(every.max(), 2), 25)
+    for i, (name, values) in enumerate(lengths.items()):
+        axes.hist(values, edges, histtype="step", linewidth=1.6, color=COLOURS[i % len(COLOURS)], label=name)
+    axes.set_xscale("log", base=2)
+    for side in (16, 32):
+        axes.axvline(side, color="0.4", linestyle=":", linewidth=1)
+        axes.text(side, axes.get_ylim()[1], f"patch of {side}", ha="center", va="bottom", fontsize=7, color="0.3")
+    axes.axvline(float(np.median(every)), color="black", linewidth=1)
+    axes.set(xlabel=f"length in pixels of {image_size}; the line is the median", ylabel="images")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.legend(frameon=False, fontsize=8)
+    _tidy(axes)
+    return figure
+
+
+def patch_grid(ds: ImageDataset, patch_sizes: Sequence[int] = (16, 32)) -> Figure:
+    """The images as a Vision Transformer cuts them, a column for each patch size; the line is the evidence's border."""
+    figure = Figure(figsize=(3.4 * len(patch_sizes), 3.5 * len(ds)), layout="compressed")
+    for row, axes_row in enumerate(figure.subplots(len(ds), len(patch_sizes), squeeze=False)):
+        for axes, patch in zip(axes_row, patch_sizes, strict=True):
+            axes.set_axis_off()
+            axes.imshow(ds.pixels[row])
+            outline(axes, None if ds.masks is None else ds.masks[row])
+            n = ds.image_size // patch
+            for k in range(n + 1):
+                axes.plot([k * patch - 0.5] * 2, [-0.5, n * patch - 0.5], color=COLOURS[5], linewidth=0.5)
+                axes.plot([-0.5, n * patch - 0.5], [k * patch - 0.5] * 2, color=COLOURS[5], linewidth=0.5)
+            name = ds.class_names[ds.labels[row]]
+            axes.set_title(f"{name}: {n} x {n} = {n * n} patches of {patch}", fontsize=9)
     return figure
 
 

@@ -78,6 +78,8 @@ def _item(item: dict[str, str], folder: Path) -> dict[str, Any] | None:
         shown["html"] = table.head(_ROWS_SHOWN).to_html(
             index=False, border=0, float_format="%.4g", na_rep="", escape=True
         )
+    elif item["kind"] == "text":
+        shown["text"] = path.read_text(encoding="utf-8")
     return shown
 
 

@@ -229,6 +229,12 @@ class Run:
         self._add("table", path, caption)
         return table
 
+    def save_text(self, text: str, name: str, caption: str) -> Path:
+        """Write ``<name>.md``; returns its path."""
+        path = write_text(self.folder / f"{name}.md", text)
+        self._add("text", path, caption)
+        return path
+
     def save_maps(self, name: str, maps: Mapping[str, np.ndarray], ids: list[str]) -> Path:
         """Write ``maps/<name>.npz``: float16 maps ``(n, height, width)`` by name, and the images' ``ids``.
 
@@ -259,7 +265,7 @@ class Run:
         """Close the notebook's record; returns a line that says what was written where."""
         self._write_record(finished=True)
         kinds = [item["kind"] for item in self._items]
-        words = {"figure": "figures", "table": "tables", "maps": "files of maps"}
+        words = {"figure": "figures", "table": "tables", "maps": "files of maps", "text": "texts"}
         counts = ", ".join(f"{words[kind]}: {kinds.count(kind)}" for kind in dict.fromkeys(kinds))
         return f"{self.notebook}: {counts or 'nothing'}; written to runs/{self.folder.name}"
 

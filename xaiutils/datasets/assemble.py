@@ -19,7 +19,7 @@ from xaiutils.datasets.listing import Listing, Picture, Record
 from xaiutils.datasets.splits import choose_split
 from xaiutils.progress import progress
 
-IN_MEMORY_BYTES = 2**30  # a larger array lives in a temporary file
+IN_MEMORY_BYTES = 2**28  # a larger array lives in a temporary file
 _READERS = 4  # threads: decoding and resizing release Python's lock
 
 

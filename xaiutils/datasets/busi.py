@@ -24,8 +24,8 @@ def load(data_dir: Path, *, task: str = "binary", keep_aspect: bool = True) -> L
     if place is None:
         raise FileNotFoundError(
             f"{root} has no folder 'benign'. BUSI is free (CC0 in its public copies): download it from "
-            "https://scholar.cu.edu.eg/?q=afahmy/pages/dataset or from Kaggle (breast-ultrasound-images-dataset), and give "
-            "the folder that holds benign, malignant and normal."
+            "https://scholar.cu.edu.eg/?q=afahmy/pages/dataset or from Kaggle (breast-ultrasound-images-dataset), and "
+            "give the folder that holds benign, malignant and normal."
         )
     found = folder.load(place, classes=list(CLASSES[task]), keep_aspect=keep_aspect)
     notes = ["Patients are not recorded: images of one patient may be in several splits."]

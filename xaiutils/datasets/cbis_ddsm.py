@@ -100,8 +100,8 @@ def load(
         (records if isinstance(record, Record) else missing).append(record)
     if not records:
         raise FileNotFoundError(
-            f"none of the {len(examples)} images in the tables of {data_dir} has a picture below it; put the TCIA tree, "
-            "Kaggle's jpeg folder, or pictures named like 00001_LEFT_CC.jpg there."
+            f"none of the {len(examples)} images in the tables of {data_dir} has a picture below it; put the TCIA "
+            "tree, Kaggle's jpeg folder, or pictures named like 00001_LEFT_CC.jpg there."
         )
     if missing:
         notes.append(f"{len(missing)} of {len(examples)} images in the tables have no picture below {data_dir}.")
@@ -133,8 +133,8 @@ def _read_tables(files: list[Path], kinds: Sequence[str], root: Path) -> pd.Data
     if missing:
         raise FileNotFoundError(
             f"{root} lacks {', '.join(missing)}. CBIS-DDSM is downloaded from The Cancer Imaging Archive "
-            "(https://www.cancerimagingarchive.net/collection/cbis-ddsm/, free, CC BY 3.0): the four description tables "
-            f"and the images (NBIA Data Retriever, 163 GB), both into {root}, in any folders."
+            "(https://www.cancerimagingarchive.net/collection/cbis-ddsm/, free, CC BY 3.0): the four description "
+            f"tables and the images (NBIA Data Retriever, 163 GB), both into {root}, in any folders."
         )
     return pd.concat([_read_table(tables[kind, split], kind, split) for kind, split in wanted], ignore_index=True)
 

@@ -1,6 +1,6 @@
 """A datasheet (Gebru et al. 2021, CACM 64) written from what was found in the splits."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -9,16 +9,21 @@ from xaiutils.datasets.image_dataset import ImageDataset
 from xaiutils.datasets.leaks import find_leaks
 
 
-def datasheet(splits: Mapping[str, ImageDataset], options: Mapping[str, object] | None = None) -> str:
+def datasheet(
+    splits: Mapping[str, ImageDataset],
+    options: Mapping[str, object] | None = None,
+    leaks: Sequence[Mapping[str, str]] | None = None,
+) -> str:
     """Markdown: what the data are, where from, how they were prepared, what they are fit for, and what is not known.
 
-    ``options`` are the loader's options that were given.
+    ``options`` are the loader's options that were given; ``leaks`` those of `find_leaks`, which are searched for where
+    they are not given.
     """
     first = next(iter(splits.values()))
     entry = DATASETS.get(first.name)
     title = entry.title if entry else first.name or "Data set"
     parts = [f"# Datasheet: {title}", "", "## Composition", "", _table(splits), ""]
-    parts += [f"- {line}" for line in _composition(splits)]
+    parts += [f"- {line}" for line in _composition(splits, find_leaks(dict(splits)) if leaks is None else leaks)]
     parts += ["", "## Preparation", ""] + [f"- {line}" for line in _preparation(splits, entry, options or {})]
     parts += ["", "## Origin, licence, use", ""]
     if entry:
@@ -42,7 +47,7 @@ def _table(splits: Mapping[str, ImageDataset]) -> str:
     return "\n".join(rows)
 
 
-def _composition(splits: Mapping[str, ImageDataset]) -> list[str]:
+def _composition(splits: Mapping[str, ImageDataset], leaks: Sequence[Mapping[str, str]]) -> list[str]:
     lines = []
     for name in ("view", "side", "density", "abnormality"):
         values = [str(v) for d in splits.values() if name in d.metadata for v in d.metadata[name]]
@@ -59,7 +64,6 @@ def _composition(splits: Mapping[str, ImageDataset]) -> list[str]:
             f"Evidence: median {np.median(sizes):.0f} pixels long at {side} pixels "
             f"(5 to 95 %: {np.percentile(sizes, 5):.0f} to {np.percentile(sizes, 95):.0f})."
         )
-    leaks = find_leaks(dict(splits))
     kinds = {k: sum(leak["kind"] == k for leak in leaks) for k in ("patient", "same image")}
     lines.append(
         f"Leaks: {kinds['patient']} patients in several splits, {kinds['same image']} pictures more than once."

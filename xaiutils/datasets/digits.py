@@ -4,6 +4,7 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from xaiutils.datasets.image_dataset import largest_extent
 from xaiutils.datasets.listing import Listing, Picture, Record
 
 STROKE_LEVEL = 0.5  # of the full ink value: half coverage of a pixel counts as stroke
@@ -23,4 +24,5 @@ def read_strokes(ink: np.ndarray, image_size: int) -> Picture:
     """Ink ``(height, width)`` in [0, 1] enlarged to a white stroke on black, with the stroke as its mask."""
     picture = Image.fromarray(ink.astype(np.float32))
     grey = np.clip(np.asarray(picture.resize((image_size, image_size), Image.Resampling.BICUBIC)), 0, 1)
-    return Picture(np.rint(255 * grey).astype(np.uint8), grey > STROKE_LEVEL)
+    length = float(largest_extent(ink > STROKE_LEVEL).max() * image_size / len(ink))
+    return Picture(np.rint(255 * grey).astype(np.uint8), grey > STROKE_LEVEL, {"lesion_pixels": length})

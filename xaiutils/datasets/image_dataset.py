@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import ndimage
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,15 @@ class ImageDataset:
         """``n`` images with the classes as evenly represented as they can be, in their stored order."""
         return self.select(balanced_indices(self.labels, n, seed))
 
+    def lesion_lengths(self) -> np.ndarray:
+        """The longer side of each image's largest connected piece of evidence, in pixels of the prepared image;
+        float64 ``(n,)``, NaN without evidence. As the reader measured it at full size, else from the masks."""
+        if "lesion_pixels" in self.metadata:
+            return self.metadata["lesion_pixels"].to_numpy(float)
+        if self.masks is None:
+            return np.full(len(self), np.nan)
+        return np.array([largest_extent(m).max() if m.any() else np.nan for m in self.masks], float)
+
     def batches(
         self, batch_size: int = 32, shuffle: bool = False, seed: int = 0
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -102,6 +112,14 @@ class ImageDataset:
         for start in range(0, len(self), batch_size):
             chosen = order[start : start + batch_size]
             yield self.pixels[chosen].astype(np.float32), self.labels[chosen]
+
+
+def largest_extent(mask: np.ndarray) -> np.ndarray:
+    """Height and width of the box around the largest connected part of a bool mask that is not empty."""
+    parts, _ = ndimage.label(mask)
+    largest = int(np.bincount(parts.ravel())[1:].argmax()) + 1
+    rows, columns = ndimage.find_objects(parts, largest)[largest - 1]
+    return np.array([rows.stop - rows.start, columns.stop - columns.start])
 
 
 def balanced_indices(labels: np.ndarray, n: int, seed: int = 0) -> np.ndarray:

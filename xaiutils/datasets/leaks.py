@@ -2,6 +2,8 @@
 
 import hashlib
 
+import numpy as np
+
 from xaiutils.datasets.image_dataset import ImageDataset
 
 
@@ -30,7 +32,8 @@ def _patients(dataset: ImageDataset) -> list[tuple[str, str]]:
 
 
 def _hashes(dataset: ImageDataset) -> list[tuple[str, str]]:
+    pixels = dataset.pixels[..., :1] if dataset.pixels.strides[-1] == 0 else dataset.pixels  # grey: one channel will do
     return [
-        (hashlib.sha256(image.tobytes()).hexdigest(), image_id)
-        for image, image_id in zip(dataset.pixels, dataset.ids, strict=True)
+        (hashlib.sha256(np.ascontiguousarray(image)).hexdigest(), image_id)
+        for image, image_id in zip(pixels, dataset.ids, strict=True)
     ]

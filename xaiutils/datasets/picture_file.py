@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from scipy import ndimage
 
 from xaiutils.datasets import dicom, mammogram
 from xaiutils.datasets.cache import cached_picture, file_key
+from xaiutils.datasets.image_dataset import largest_extent
 from xaiutils.datasets.listing import Picture
 from xaiutils.images import boxes_to_mask, fit_image, fit_mask, load_mask, load_picture
 from xaiutils.registry import suggest
@@ -118,7 +118,7 @@ def read_picture_file(source: PictureFile, image_size: int) -> Picture:
 
     The picture's metadata: ``height`` and ``width`` of the file, ``mm_per_pixel`` of the prepared picture where the
     file says it, and of the evidence ``lesion_pixels`` (the longer side of the largest connected part, in prepared
-    pixels, before rounding), ``lesion_mm``, and ``lesion_lost`` (nothing of it is left: smaller than a pixel, or cut off).
+    pixels, before rounding), ``lesion_mm``, and ``lesion_lost`` (too small, or cut off: nothing is left).
 
     Raises OSError or ValueError (truncated, not an image, a mask that cannot be read, ...).
     """
@@ -203,14 +203,6 @@ def _scale_facts(mask, shape, spacing, image_size, keep_aspect) -> dict[str, Any
         if spacing is not None:
             facts["lesion_mm"] = round(float(np.max(extent * np.array(spacing))), 2)
     return facts
-
-
-def largest_extent(mask: np.ndarray) -> np.ndarray:
-    """Height and width of the box around the largest connected part of a bool mask that is not empty."""
-    parts, _ = ndimage.label(mask)
-    largest = int(np.bincount(parts.ravel())[1:].argmax()) + 1
-    rows, columns = ndimage.find_objects(parts, largest)[largest - 1]
-    return np.array([rows.stop - rows.start, columns.stop - columns.start])
 
 
 def fit_to(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

@@ -4,7 +4,6 @@ import json
 import secrets
 import shutil
 import zlib
-from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -36,9 +35,9 @@ def write_dataset(dataset: ImageDataset, folder: Path) -> ImageDataset:
             "available": dataset.available,
             "mirrors": dataset.mirrors,
             "notes": dataset.notes,
-            "metadata": dataset.metadata.to_json(orient="table", index=False),
+            "metadata": dataset.metadata.to_dict("list"),
         }
-        text = json.dumps(facts)
+        text = json.dumps(facts, default=lambda value: value.item())  # NumPy's numbers
         (part / "facts.json").write_text(text, encoding="utf-8")
         checks["facts"] = zlib.crc32(text.encode())
         (part / "checks.json").write_text(json.dumps(checks), encoding="utf-8")
@@ -59,7 +58,7 @@ def read_dataset(folder: Path) -> ImageDataset:
             raise ValueError("facts.json is damaged")
         facts = json.loads(text)
         facts["skipped"] = [tuple(entry) for entry in facts["skipped"]]
-        facts["metadata"] = pd.read_json(StringIO(facts["metadata"]), orient="table")
+        facts["metadata"] = pd.DataFrame(facts["metadata"], index=range(len(facts["ids"])))
         pixels = _read(folder / "pixels.npy", checks["pixels"])
         masks = _read(folder / "masks.npy", checks["masks"]) if "masks" in checks else None
         if pixels.shape[-1] == 1:

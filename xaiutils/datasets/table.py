@@ -35,11 +35,14 @@ def load(
 ) -> Listing:
     """``data_dir/table`` with one row for each image; other paths are relative to ``data_dir``.
 
-    ``image_pattern`` and ``mask_pattern`` build paths from columns, such as ``images/{image}.jpg`` and
-    ``trimaps/{image}.png``; ``mask_column`` holds mask paths (several separated by ``;``), ``boxes_column`` boxes as
-    ``x,y,width,height`` in pixels of the file (several in a row). Rows of the same file are merged when their labels
-    agree, else ValueError; rows without a label are named and skipped; a blank patient is unknown. ``keep_aspect``
-    and ``bit_depth`` as for folders. Columns that are not named here are kept as the images' metadata.
+    ``image_column`` and ``label_column`` name the columns of the picture and its class, ``split_column`` and
+    ``patient_column`` those of train, val or test and of the patient, where there are any. ``image_pattern`` and
+    ``mask_pattern`` build paths from columns, such as ``images/{image}.jpg`` and ``trimaps/{image}.png``;
+    ``mask_column`` holds mask paths (several separated by ``;``), ``mask_values`` the grey values that are evidence
+    (empty: all but 0), ``boxes_column`` boxes as ``x,y,width,height`` in pixels of the file (several in a row).
+    ``classes`` keeps and orders some classes. Rows of the same file are merged when their labels agree, else
+    ValueError; rows without a label are named and skipped; a blank patient is unknown. ``keep_aspect`` and
+    ``bit_depth`` as for folders. Columns that are not named are kept as the images' metadata.
     """
     root, values = Path(data_dir), check_mask_values(mask_values)
     how = Preparation(keep_aspect=keep_aspect, bit_depth=bit_depth)
