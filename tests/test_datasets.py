@@ -1,6 +1,9 @@
 """Data sets: the generated ones, folders and tables as they are found in the wild, splits, leaks, and errors."""
 
+import dataclasses
 import shutil
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -8,7 +11,7 @@ import pytest
 from PIL import Image
 
 import xaiutils as xai
-from xaiutils.datasets import ImageDataset, find_leaks
+from xaiutils.datasets import ImageDataset, datasheet, find_leaks
 from xaiutils.datasets.image_dataset import balanced_indices, stratified_indices
 
 
@@ -326,3 +329,154 @@ def test_cbis_boxes_as_a_table(kit):
     )  # fmt: skip
     assert len(ds) == 20
     assert 0 < ds.masks.mean() < 0.1
+
+
+# Bad input --------------------------------------------------------------------------------------------------------
+
+
+def test_a_loop_of_links_ends(folder):
+    (folder / "benign" / "again").symlink_to(folder, target_is_directory=True)
+    (folder / "malignant" / "self").symlink_to(folder / "malignant", target_is_directory=True)
+    (folder / "malignant" / "gone.png").symlink_to(folder / "nowhere.png")
+    with pytest.warns(UserWarning, match=r"gone\.png \(FileNotFoundError"):
+        ds = xai.load_dataset("folder", "all", image_size=16, data_dir=folder, classes=["malignant", "benign"])
+    assert len([i for i in ds.ids if i.startswith("malignant/m")]) == 15
+
+
+def test_what_may_not_be_read_is_said(folder, monkeypatch):
+    def refuse(self):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(PermissionError, match="may not be read; ask its owner for permission"):
+        xai.load_dataset("folder", data_dir=folder)
+    with pytest.raises(PermissionError, match="may not be read"):
+        xai.load_dataset("cbis_ddsm", data_dir=folder)
+
+
+def test_a_file_in_place_of_a_folder_is_said(folder):
+    with pytest.raises(NotADirectoryError, match="is a file; give the folder"):
+        xai.load_dataset("folder", data_dir=folder / "benign" / "b 0 (1).png")
+
+
+def test_a_file_that_may_not_be_read_is_skipped(folder, monkeypatch):
+    real = Image.open
+
+    def guarded(path, *args):
+        if str(path).endswith("m3.jpg"):
+            raise PermissionError(13, "Permission denied")
+        return real(path, *args)
+
+    monkeypatch.setattr(Image, "open", guarded)
+    with pytest.warns(UserWarning, match=r"m3\.jpg \(PermissionError"):
+        assert len(xai.load_dataset("folder", "all", image_size=16, data_dir=folder)) == 29
+
+
+def test_a_mask_of_another_size(folder):
+    """The same picture at another scale is fitted; other proportions are another picture, or a turned one."""
+    Image.fromarray(np.full((32, 40), 255, np.uint8)).save(folder / "malignant" / "m1_mask.png")
+    Image.fromarray(np.full((20, 16), 255, np.uint8)).save(folder / "malignant" / "m2_mask.png")
+    words = r"m2\.jpg \(ValueError: its mask m2_mask\.png: it has 20 x 16 pixels, its picture 16 x 20"
+    with pytest.warns(UserWarning, match=words):
+        ds = xai.load_dataset("folder", "all", image_size=16, data_dir=folder)
+    assert ds.masks[ds.ids.index("malignant/m1.jpg")].all()
+    assert "malignant/m2.jpg" not in ds.ids
+
+
+def test_empty_masks_are_no_evidence(folder):
+    Image.fromarray(np.zeros((16, 20), np.uint8)).save(folder / "malignant" / "m1_mask.png")
+    ds = xai.load_dataset("folder", "all", image_size=16, data_dir=folder)
+    assert not ds.masks[ds.ids.index("malignant/m1.jpg")].any()
+    assert np.isnan(ds.lesion_lengths()[ds.ids.index("malignant/m1.jpg")])
+
+
+def test_images_of_every_mode(tmp_path):
+    grey = np.random.default_rng(0).integers(0, 255, (16, 16), np.uint8)
+    modes = {
+        "1": ".png", "L": ".png", "LA": ".png", "P": ".png", "RGB": ".bmp", "RGBA": ".png", "CMYK": ".jpg",
+        "YCbCr": ".jpg", "I;16": ".png", "F": ".tif",
+    }  # fmt: skip
+    for label in ("a", "b"):
+        (tmp_path / label).mkdir()
+        for mode, suffix in modes.items():
+            image = (
+                Image.fromarray(grey.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(grey).convert(mode)
+            )
+            image.save(tmp_path / label / f"{mode.replace(';', '')}{suffix}")
+    ds = xai.load_dataset("folder", "all", image_size=16, data_dir=tmp_path)
+    assert len(ds) == 20
+    assert ds.skipped == []
+    expected = grey.astype(int)
+    for name, pixels in zip(ds.ids, ds.pixels, strict=True):
+        tolerance = 128 if name.startswith(("a/1", "b/1")) else 40  # one bit; a lossy JPEG
+        assert np.abs(pixels[..., 0].astype(int) - expected).mean() < tolerance, name
+
+
+def test_an_id_given_twice_is_refused():
+    from xaiutils.datasets import Listing, Record
+    from xaiutils.datasets.assemble import assemble
+
+    twice = Listing([Record("a", 0, None), Record("b", 1, None), Record("a", 1, None)], ("x", "y"), None, "there")
+    with pytest.raises(ValueError, match="there names the image 'a' twice"):
+        assemble(twice, "n", "all", 16, None, 0)
+
+
+def test_options_of_a_wrong_kind(folder):
+    for options, words in (
+        ({"keep_aspect": "yes"}, "keep_aspect='yes'; expected true or false"),
+        ({"bit_depth": 4}, "bit_depth=4; expected an integer from 8 to 32"),
+        ({"mask_values": ["white"]}, "expected grey values"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=words):
+            xai.load_dataset("folder", data_dir=folder, **options)
+
+
+# Large sets -------------------------------------------------------------------------------------------------------
+
+
+def test_a_large_set_lives_on_disk_and_is_the_same(folder, monkeypatch):
+    small = xai.load_dataset("folder", "all", image_size=16, data_dir=folder)
+    monkeypatch.setattr(sys.modules["xaiutils.datasets.assemble"], "IN_MEMORY_BYTES", 1000)
+    large = xai.load_dataset("folder", "all", image_size=16, data_dir=folder)
+    base = large.pixels
+    while isinstance(base, np.ndarray) and not isinstance(base, np.memmap):
+        base = base.base
+    assert isinstance(base, np.memmap)
+    np.testing.assert_array_equal(large.pixels, small.pixels)
+    np.testing.assert_array_equal(large.masks, small.masks)
+    np.testing.assert_array_equal(np.concatenate([x for x, _ in large.batches(7)]), small.images)
+
+
+def test_grey_images_take_one_channel_until_a_coloured_one_comes(tmp_path):
+    for label in ("a", "b"):
+        for i in range(4):
+            path = tmp_path / label / f"{i}.png"
+            path.parent.mkdir(exist_ok=True)
+            pixels = np.full((8, 8, 3), 20 * i, np.uint8)
+            pixels[..., 2] += 9 if (label, i) == ("b", 2) else 0
+            Image.fromarray(pixels).save(path)
+    mixed = xai.load_dataset("folder", "all", image_size=8, data_dir=tmp_path)
+    assert mixed.pixels.strides[-1] == 1
+    assert mixed.pixels[:, 0, 0].tolist() == [
+        [20 * i, 20 * i, 20 * i + (9 if n == 6 else 0)] for n, i in enumerate([0, 1, 2, 3] * 2)
+    ]
+    (tmp_path / "b" / "2.png").unlink()
+    assert xai.load_dataset("folder", "all", image_size=8, data_dir=tmp_path).pixels.strides[-1] == 0
+
+
+# Datasheets -------------------------------------------------------------------------------------------------------
+
+
+def test_a_datasheet_says_what_was_found(folder):
+    splits = {s: xai.load_dataset("folder", s, image_size=16, data_dir=folder) for s in ("train", "val", "test")}
+    sheet = datasheet(splits, {"bit_depth": 12})
+    assert "| train | 21 | 21 |" in sheet
+    assert "bit_depth=12" in sheet
+    assert "0 patients in several splits" in sheet
+    assert "Patients or writers: images of one may be in several splits." in sheet
+    leaking = {"train": splits["train"], "test": splits["train"].take(3)}
+    assert "3 pictures more than once" in datasheet(leaking)
+    for entry in xai.DATASETS.values():
+        own = {"test": dataclasses.replace(splits["test"], name=entry.name)}
+        assert entry.licence in datasheet(own)
+        assert entry.caution in datasheet(own)

@@ -1,5 +1,7 @@
 """Figures: what they show, checked by numbers; and that pyplot's global state is left alone."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -100,3 +102,31 @@ def test_pyplot_is_not_used(ds):
     plots.class_balance({"train": ds})
     plots.image_grid(ds)
     assert plt.get_fignums() == before
+
+
+def test_composition_shows_what_varies(ds):
+    views = pd.DataFrame({"view": ["CC", "MLO"] * (len(ds) // 2) + ["CC"] * (len(ds) % 2), "side": "L"})
+    figure = plots.composition({"train": dataclasses.replace(ds, metadata=views)})
+    assert [a.get_title() for a in figure.axes] == ["view"]  # one side alone says nothing
+    heights = [bar.get_height() for bar in figure.axes[0].patches]
+    assert sum(heights) == pytest.approx(1)
+    assert plots.composition({"train": ds}) is None
+
+
+def test_intensities_are_parts_of_the_pixels(ds):
+    lines = plots.intensities(ds).axes[0].get_lines()
+    assert [line.get_label() for line in lines] == list(ds.class_names)
+    for line in lines:
+        assert line.get_ydata().sum() == pytest.approx(1)
+
+
+def test_lengths_and_patches(ds):
+    figure = plots.lesion_lengths({"a": np.array([4.0, 8.0, 30.0]), "b": np.array([2.0])}, 224)
+    assert figure.axes[0].get_xlabel().startswith("length in pixels of 224")
+    assert any(np.allclose(line.get_xdata(), 6) for line in figure.axes[0].get_lines())  # the median
+    many = {str(i): np.array([4.0, 5.0]) for i in range(10)}
+    assert len(plots.lesion_lengths(many, 224).axes[0].get_legend().get_texts()) == 1
+    grid = plots.patch_grid(ds.take(1), (8,))
+    n = ds.image_size // 8
+    assert f"{n} x {n} = {n * n} patches of 8" in grid.axes[0].get_title()
+    assert sum(len(line.get_xdata()) == 2 for line in grid.axes[0].get_lines()) == 2 * (n + 1)

@@ -14,6 +14,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from xaiutils.datasets import ImageDataset
+from xaiutils.datasets.phantom import Phantom
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 OUTLINE = "#E69F00"
@@ -109,6 +110,7 @@ def lesion_lengths(lengths: Mapping[str, np.ndarray], image_size: int) -> Figure
     figure = Figure(figsize=(6.5, 3))
     axes = figure.subplots()
     every = np.concatenate([np.asarray(v) for v in lengths.values()])
+    lengths = lengths if len(lengths) <= 6 else {"all classes": every}
     edges = np.geomspace(max(0.5, every.min()), max(every.max(), 2), 25)
     for i, (name, values) in enumerate(lengths.items()):
         axes.hist(values, edges, histtype="step", linewidth=1.6, color=COLOURS[i % len(COLOURS)], label=name)
@@ -121,6 +123,25 @@ def lesion_lengths(lengths: Mapping[str, np.ndarray], image_size: int) -> Figure
     axes.xaxis.set_major_formatter("{x:g}")
     axes.legend(frameon=False, fontsize=8)
     _tidy(axes)
+    return figure
+
+
+def twins(phantoms: Sequence[Phantom], others: Sequence[Phantom], names: Sequence[str]) -> Figure:
+    """Phantoms over their counterfactual twins over the evidence, the difference between the two; ``names`` are the
+    classes by label."""
+    figure = Figure(figsize=(2.2 * len(phantoms), 6.9), layout="compressed")
+    grid = figure.subplots(3, len(phantoms), squeeze=False)
+    for axes in grid.flat:
+        axes.set(xticks=[], yticks=[])
+    top = max(float(p.evidence.max()) for p in phantoms) or 1.0
+    for column, (one, other) in enumerate(zip(phantoms, others, strict=True)):
+        for axes, shown in zip(grid[:, column], (one, other), strict=False):
+            axes.imshow(shown.image, cmap="gray", vmin=0, vmax=1)
+            axes.set_title(names[shown.label], fontsize=9)
+        found = grid[2, column].imshow(one.evidence, cmap=MAP_COLOURS[False], vmin=0, vmax=top)
+    for axes, text in zip(grid[:, 0], ("image", "twin", "evidence"), strict=True):
+        axes.set_ylabel(text)
+    figure.colorbar(found, ax=grid[2, :].tolist(), label="|image - twin|", shrink=0.8)
     return figure
 
 

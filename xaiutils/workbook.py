@@ -291,7 +291,7 @@ class Run:
 def _code_of_data() -> str:
     """Changes when the code that prepares data does, so that a copy made by older code is not used."""
     package = Path(__file__).parent
-    sources = sorted([*(package / "datasets").glob("*.py"), package / "images.py", Path(__file__)])
+    sources = sorted([*(package / "datasets").rglob("*.py"), package / "images.py", Path(__file__)])
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 

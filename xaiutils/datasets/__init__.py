@@ -67,6 +67,4 @@ def load_dataset(
     given = {"split": split, "image_size": image_size, "limit": limit, "seed": seed, "data_dir": Path(data_dir)}
     takes = inspect.signature(entry.load).parameters
     listing = entry.load(**{k: v for k, v in given.items() if k in takes}, **options)
-    if isinstance(listing, dict):
-        return ImageDataset(**listing, name=name, split=split)
     return assemble(listing, name, split, image_size, limit, seed)

@@ -30,7 +30,7 @@ def assemble(listing: Listing, name: str, split: str, image_size: int, limit: in
     an id is given twice, or nothing could be read.
     """
     _refuse_twins(listing)
-    records = choose_split(listing.records, split, seed)
+    records = listing.records if listing.available else choose_split(listing.records, split, seed)
     if not records:
         raise ValueError(f"{listing.origin} has no images for split {split!r}.")
     available = listing.available or len(records)

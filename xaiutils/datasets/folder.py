@@ -90,9 +90,7 @@ def list_folder(folder: Path) -> list[Path]:
     except NotADirectoryError:
         raise NotADirectoryError(f"data_dir={str(folder)!r} is a file; give the folder of the images.") from None
     except PermissionError:
-        raise PermissionError(
-            f"{str(folder)!r} may not be read; ask for permission (ls -ld shows whose it is)."
-        ) from None
+        raise PermissionError(f"{str(folder)!r} may not be read; ask its owner for permission.") from None
 
 
 def walk_files(root: Path) -> Iterator[Path]:

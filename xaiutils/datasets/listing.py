@@ -33,7 +33,9 @@ class Picture:
 class Listing:
     """All images that a loader knows of. ``read(source, image_size)`` returns a `Picture` or raises.
 
-    ``available`` is given where the records are only those that were asked for. ``origin`` names the data in messages.
+    ``available`` is given where
+    the records are those of the split and limit that were asked for: it says out of how many. ``origin`` names the
+    data in messages.
     """
 
     records: list[Record]

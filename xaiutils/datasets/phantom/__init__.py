@@ -1,0 +1,20 @@
+"""A seeded generator of mammogram-like images whose lesions, and so whose evidence, are known.
+
+Every image is a pure function of its seed and a few options: nothing is stored or downloaded. The recipe follows
+published numbers: power-law parenchyma (Burgess et al., Med Phys 2001; Chen et al., Med Phys 2012: exponent near 3),
+the density classes of VICTRE (Badano et al., JAMA Netw Open 2018), smooth oval masses for the benign class and
+irregular, spiculated ones for the malignant class (after de Sisternes et al., Med Phys 2015). Both classes share one
+distribution of area, contrast, place and background, so that only the margin of the mass tells them apart.
+
+    p = phantom.generate(seed=7)
+    twin = phantom.counterfactual(p)          # the other margin; everything else, noise too, unchanged
+    empty = phantom.generate(7, lesion=False)  # the same breast without the mass
+
+Lengths are in millimetres on a field of 224 mm, hence in pixels at ``size=224``.
+"""
+
+from xaiutils.datasets.phantom.image import Phantom, counterfactual, generate
+from xaiutils.datasets.phantom.splits import SPLIT_SIZES, TAGS, image_seeds, load
+from xaiutils.datasets.phantom.tasks import CONTRASTS, TASKS
+
+__all__ = ["CONTRASTS", "SPLIT_SIZES", "TAGS", "TASKS", "Phantom", "counterfactual", "generate", "image_seeds", "load"]

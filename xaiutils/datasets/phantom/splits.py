@@ -1,0 +1,71 @@
+"""Splits of phantoms, for `xaiutils.datasets.load_dataset`."""
+
+from functools import partial
+
+import numpy as np
+
+from xaiutils.datasets.listing import Listing, Picture, Record
+from xaiutils.datasets.options import check_choice
+from xaiutils.datasets.phantom.image import Phantom, generate
+from xaiutils.datasets.phantom.lesions import FIELD_MM
+from xaiutils.datasets.phantom.tasks import TAG_PROBABILITY, TASKS, check_task
+
+SPLIT_SIZES = {"train": 3000, "val": 500, "test": 500}
+TAGS = ("iid", "neutral", "flipped")
+_FIRST_SEEDS = {"train": 0, "val": 1_000_000, "test": 2_000_000}  # disjoint ranges of image seeds
+
+
+def image_seeds(split: str, n: int, seed: int = 0) -> np.ndarray:
+    """Seeds of the first ``n`` images of a split; splits never share an image, nor do different ``seed`` values."""
+    return _FIRST_SEEDS[split] + 10_000_000 * seed + np.arange(n)
+
+
+def load(
+    split: str,
+    seed: int,
+    limit: int | None,
+    *,
+    task: str = "margin",
+    difficulty: str = "easy",
+    tags: str = "iid",
+    tag_probability: float = TAG_PROBABILITY,
+) -> Listing:
+    """Mammogram-like images whose lesions, and so whose evidence, are known.
+
+    Args:
+        task: "presence" (normal or mass), "margin" (smooth benign or spiculated malignant mass), "calcifications"
+            (benign or malignant cluster), "shortcut" (margin, with a view marker that goes with the label), "five"
+            (normal, and masses and calcifications of both kinds). Masks are the lesions; normal images have none.
+        difficulty: "easy", "medium" or "hard": ever less contrast.
+        tags: of the test split of "shortcut": "iid" as in training, "neutral" (the marker tells nothing), "flipped"
+            (it points to the other class). Only the marker differs between the three.
+        tag_probability: of the marker on malignant images, in "shortcut"; on benign ones it is one minus that. In all
+            other tasks the marker is on half of the images, whatever the class.
+    """
+    check_task(task, difficulty, tag_probability)
+    check_choice("tags", tags, TAGS)
+    if task != "shortcut" and (tags, tag_probability) != ("iid", TAG_PROBABILITY):
+        raise ValueError(f"tags and tag_probability are options of task='shortcut'; the task is {task!r}.")
+    n = SPLIT_SIZES[split] if limit is None else min(limit, SPLIT_SIZES[split])
+    seeds = image_seeds(split, n, seed)
+    classes = TASKS[task].class_names
+    read = partial(_read, task=task, difficulty=difficulty, chance=_tag_probability(split, tags, tag_probability))
+    records = [Record(f"phantom_{s:08d}", int(s) % len(classes), source=int(s)) for s in seeds]
+    return Listing(records, classes, read, origin="phantom", available=SPLIT_SIZES[split])
+
+
+def _read(image_seed: int, image_size: int, task: str, difficulty: str, chance: float) -> Picture:
+    phantom = generate(image_seed, image_size, task, difficulty, tag_probability=chance)
+    return Picture(np.rint(255 * phantom.image).astype(np.uint8), phantom.lesion, _metadata(phantom))
+
+
+def _tag_probability(split, tags, tag_probability):
+    if split != "test":
+        return tag_probability
+    return {"iid": tag_probability, "neutral": 0.5, "flipped": 1 - tag_probability}[tags]
+
+
+def _metadata(phantom: Phantom) -> dict:
+    names = ("view", "side", "density", "contrast", "radius_mm", "tag")
+    scale = FIELD_MM / phantom.image.shape[0]
+    return {**{n: getattr(phantom, n) for n in names}, "lesion_mm": 2 * phantom.radius_mm, "mm_per_pixel": scale}
