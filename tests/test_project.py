@@ -45,6 +45,16 @@ def test_the_readme_names_commands_that_exist():
         assert (ROOT / link).exists(), link
 
 
+def test_the_guide_names_every_data_set_and_option():
+    import xaiutils as xai
+
+    guide = (ROOT / "data" / "README.md").read_text()
+    for entry in xai.DATASETS.values():
+        assert f"| `{entry.name}` |" in guide, entry.name
+        for option in entry.options:
+            assert re.search(rf"\b{option}\b", guide), f"{entry.name}: {option}"
+
+
 def test_ci_calls_the_test_command():
     assert (ROOT / ".ci" / "run").read_text().rstrip().endswith("make test")
 
