@@ -13,7 +13,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from trees import make_cbis, make_inbreast
 
+from xaiutils.datasets import DATASETS
 from xaiutils.report import write_report
 from xaiutils.walk import ROOT, WalkError, main, notebooks, prepare, read_arguments, run_walk
 
@@ -247,15 +249,37 @@ def test_walk_on_a_folder_with_blanks_in_its_name(tmp_path):
 def test_walk_on_a_real_folder(tmp_path, kit):
     values = {
         **SHORT,
-        "dataset": "folder",
+        "dataset": "busi",
         "data_dir": str(kit / "busi"),
         "image_size": 128,
         "n_train": 200,
         "epochs": 0,
     }
-    values["data_options"] = {"classes": ["benign", "malignant"]}
     folder = run_walk({**values, "n_test": 60, "run_name": "busi"}, tmp_path, [PATHS[0], PATHS[1], PATHS[4]])
     result = pd.read_csv(folder / "tables" / "classification.csv").iloc[0]
     assert result["AUC"] > 0.65
     summary = pd.read_csv(folder / "tables" / "metrics_summary.csv").set_index(["method", "metric"])["mean"]
     assert summary["oracle", "iou"] > summary["random", "iou"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "make", "options", "said"),
+    [
+        ("cbis_ddsm", make_cbis, {"abnormality": "both"}, "8 patients are in both official splits; 16 images are left"),
+        ("inbreast", make_inbreast, {"task": "birads"}, "BI-RADS 6"),
+    ],
+)
+def test_notebook_01_on_mammograms_in_their_true_layout(tmp_path, name, make, options, said):
+    make(tmp_path / "downloaded", patients=32)
+    values = {"dataset": name, "data_dir": str(tmp_path / "downloaded"), "data_options": options, "image_size": 64}
+    run = run_walk(values, tmp_path / "runs", [PATHS[0]])
+    sheet, report = (run / "datasheet.md").read_text(), (run / "report.html").read_text()
+    entry = DATASETS[name]
+    assert entry.licence in sheet
+    assert f"{next(iter(options))}={next(iter(options.values()))!r}" in sheet
+    assert said in sheet
+    assert "Datasheet of the data." in report
+    splits = pd.read_csv(run / "tables" / "splits.csv").set_index("split")
+    assert splits["images"].sum() == (80 if name == "cbis_ddsm" else 64)
+    assert splits["patients"].astype(int).sum() == 32
