@@ -22,7 +22,7 @@ WALK = $(call given,DATASET,dataset) $(call given,DATA_DIR,data_dir) $(call give
 help:
 	@echo "make run        execute notebooks 01 to 05; results and report.html under runs/default"
 	@echo "                DATASET=folder DATA_DIR=path MODEL=a,b NAME=run PARAMETERS=file.yml SET='name=value ...'"
-	@echo "                (SET takes values without blanks; lists with commas)"
+	@echo "                (SET: values without blanks, lists with commas; data_options.task=five sets one option)"
 	@echo "make lab        JupyterLab at the notebooks"
 	@echo "make test       the whole test suite"
 	@echo "make bench      speed against the thesis' libraries; the table goes to benchmarks/"

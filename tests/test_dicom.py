@@ -12,6 +12,7 @@ from pydicom.uid import RLELossless
 from trees import write_dicom
 
 import xaiutils as xai
+from xaiutils.datasets import find_leaks
 from xaiutils.datasets.dicom import is_dicom, read_dicom
 
 RAMP = np.arange(0, 4096, 16, dtype=np.uint16).reshape(16, 16)
@@ -146,6 +147,25 @@ def test_dicom_files_in_class_folders(tmp_path):
     (tmp_path / "a" / "0.dcm").write_bytes(b"broken")
     with pytest.warns(UserWarning, match=r"0\.dcm \(ValueError: not a DICOM file"):
         assert len(xai.load_dataset("folder", "all", image_size=16, data_dir=tmp_path)) == 5
+
+
+def test_patients_of_dicom_headers_stay_in_one_split(tmp_path):
+    def write(patients, folder):
+        for i in range(40):
+            tags = {"PatientID": patients[i // 2], "ViewPosition": "CC", "ImageLaterality": "LR"[i % 2]}
+            write_dicom(folder / "ab"[i // 2 % 2] / f"{i}.dcm", RAMP + i, 12, **tags)
+        return {s: xai.load_dataset("folder", s, image_size=16, data_dir=folder) for s in ("train", "val", "test")}
+
+    known = write([f"P{i}" for i in range(20)], tmp_path / "known")
+    assert not [leak for leak in find_leaks(known) if leak["kind"] == "patient"]
+    assert sum(len(set(d.patients)) for d in known.values()) == 20
+    assert known["test"].metadata["side"].isin(["L", "R"]).all()
+    assert known["test"].notes == ["20 patients are told apart by the PatientID of DICOM headers."]
+    alike = write(["anonymous"] * 20, tmp_path / "alike")
+    assert alike["test"].patients is None
+    assert "do not tell patients apart" in alike["test"].notes[0]
+    blank = write(["", *(f"P{i}" for i in range(19))], tmp_path / "blank")
+    assert any(p.startswith("unknown (") for d in blank.values() for p in d.patients)
 
 
 def test_the_kits_dicom_file(kit):

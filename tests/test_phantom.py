@@ -117,11 +117,12 @@ def test_difficulty_lowers_the_contrast():
 
 def test_metadata():
     ds = xai.load_dataset("phantom", image_size=32, limit=10, task="five")
-    assert list(ds.metadata) == ["view", "side", "density", "contrast", "radius_mm", "tag", "lesion_mm"]
+    assert list(ds.metadata) == ["view", "side", "density", "contrast", "radius_mm", "tag", "lesion_mm", "mm_per_pixel"]
     p = phantom.generate(2_000_001, 32, "five")
     row = ds.metadata.iloc[1]
     assert (row["view"], row["side"], row["density"], row["tag"]) == (p.view, p.side, p.density, p.tag)
     assert row["lesion_mm"] == 2 * p.radius_mm
+    assert row["mm_per_pixel"] == 224 / 32
     assert ds.metadata["lesion_mm"].isna().tolist() == (ds.labels == 0).tolist()
 
 
@@ -154,7 +155,7 @@ def test_a_label_of_another_task_is_refused():
 def test_twins_differ_in_the_lesion_alone(task, difficulty):
     for seed in range(10):
         p = phantom.generate(seed, 96, task, difficulty)
-        twin = phantom.counterfactual(p, task, difficulty)
+        twin = phantom.counterfactual(p)
         assert twin.label == phantom.TASKS[task].twins[p.label] != p.label
         for field in ("view", "side", "density", "beta", "centre", "tag"):
             assert getattr(p, field) == getattr(twin, field)
@@ -173,7 +174,7 @@ def test_evidence_is_the_difference_to_the_twin(task):
         if p.kind == "normal":
             assert not p.evidence.any()
             continue
-        twin = phantom.counterfactual(p, task)
+        twin = phantom.counterfactual(p)
         np.testing.assert_array_equal(p.evidence, np.abs(p.noise_free - twin.noise_free))
         union = p.lesion | twin.lesion
         assert p.evidence[~grown(union, REACH_MM)].max() <= 1e-6

@@ -1,13 +1,14 @@
 """Figures: what they show, checked by numbers; and that pyplot's global state is left alone."""
 
 import dataclasses
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from xaiutils import plots
-from xaiutils.datasets import ImageDataset
+from xaiutils.datasets import ImageDataset, phantom
 
 
 @pytest.fixture(scope="module")
@@ -105,12 +106,25 @@ def test_pyplot_is_not_used(ds):
 
 
 def test_composition_shows_what_varies(ds):
-    views = pd.DataFrame({"view": ["CC", "MLO"] * (len(ds) // 2) + ["CC"] * (len(ds) % 2), "side": "L"})
-    figure = plots.composition({"train": dataclasses.replace(ds, metadata=views)})
-    assert [a.get_title() for a in figure.axes] == ["view"]  # one side alone says nothing
-    heights = [bar.get_height() for bar in figure.axes[0].patches]
-    assert sum(heights) == pytest.approx(1)
+    views = pd.DataFrame({"view": ["CC", "MLO", "MLO", "CC", None], "side": "L"})
+    figure = plots.composition({"train": dataclasses.replace(ds, metadata=views), "test": ds})
+    by_split, by_class = figure.axes
+    assert by_split.get_title() == "view"  # one side alone says nothing
+    assert [t.get_text() for t in by_split.get_xticklabels()] == ["CC", "MLO", "not stated"]
+    assert [bar.get_height() for bar in by_split.patches] == pytest.approx([0.4, 0.4, 0.2])
+    assert [bar.get_height() for bar in by_class.patches] == pytest.approx([1, 0, 0, 0, 2 / 3, 1 / 3])
     assert plots.composition({"train": ds}) is None
+
+
+def test_many_classes_stay_readable(ds):
+    names = tuple(f"a breed with a long name {i}" for i in range(37))
+    many = dataclasses.replace(ds, class_names=names)
+    figure = drawn(plots.class_balance({"train": many, "test": many}))
+    axes = figure.axes[0]
+    assert [t.get_text() for t in axes.get_yticklabels()] == list(names)
+    boxes = [t.get_window_extent() for t in axes.get_yticklabels()]
+    assert all(not one.overlaps(other) for one, other in pairwise(boxes))
+    assert [line.get_label() for line in plots.intensities(many).axes[0].get_lines()] == ["all classes"]
 
 
 def test_intensities_are_parts_of_the_pixels(ds):
@@ -120,13 +134,24 @@ def test_intensities_are_parts_of_the_pixels(ds):
         assert line.get_ydata().sum() == pytest.approx(1)
 
 
-def test_lengths_and_patches(ds):
-    figure = plots.lesion_lengths({"a": np.array([4.0, 8.0, 30.0]), "b": np.array([2.0])}, 224)
-    assert figure.axes[0].get_xlabel().startswith("length in pixels of 224")
-    assert any(np.allclose(line.get_xdata(), 6) for line in figure.axes[0].get_lines())  # the median
+def test_lengths_of_the_evidence():
+    figure = plots.lesion_lengths({"a": np.array([4.0, 8.0, 30.0, np.nan]), "b": np.array([2.0])}, 224)
+    axes = figure.axes[0]
+    assert axes.get_xlabel().startswith("length in pixels of 224")
+    assert [line.get_xdata()[0] for line in axes.get_lines() if line.get_linestyle() == "--"] == [8, 2]
     many = {str(i): np.array([4.0, 5.0]) for i in range(10)}
     assert len(plots.lesion_lengths(many, 224).axes[0].get_legend().get_texts()) == 1
+    assert plots.lesion_lengths({"a": np.array([7.0])}, 224) is not None  # one mask, or all alike
+    assert plots.lesion_lengths({}, 224) is None
+    assert plots.lesion_lengths({"a": np.array([np.nan])}, 224) is None
+
+
+def test_patches_and_twins(ds):
     grid = plots.patch_grid(ds.take(1), (8,))
     n = ds.image_size // 8
     assert f"{n} x {n} = {n * n} patches of 8" in grid.axes[0].get_title()
     assert sum(len(line.get_xdata()) == 2 for line in grid.axes[0].get_lines()) == 2 * (n + 1)
+    one = phantom.generate(1, 32)
+    figure = plots.twins([one], [phantom.counterfactual(one)], ("benign", "malignant"))
+    assert [a.get_title() for a in figure.axes[:2]] == ["malignant", "benign"]
+    np.testing.assert_array_equal(figure.axes[2].get_images()[0].get_array(), one.evidence)

@@ -50,6 +50,16 @@ def test_arguments_are_typed_as_declared(tmp_path):
         "data_options": {"mask_values": [1]},
         "method_parameters": {"smoothgrad": {"n_samples": 3, "noise": 0.2}},
     }
+    dotted = ["data_options.task=five", "data_options.margin=0.5", "method_parameters.smoothgrad.n_samples=3"]
+    assert read_arguments(dotted) == {
+        "data_options": {"task": "five", "margin": 0.5},
+        "method_parameters": {"smoothgrad": {"n_samples": 3}},
+    }
+    assert read_arguments(["data_options={a: 1}", "data_options.b=2"]) == {"data_options": {"a": 1, "b": 2}}
+    with pytest.raises(ValueError, match=r"data_options\.a\.b: a is 1, which has no entries"):
+        read_arguments(["data_options.a=1", "data_options.a.b=2"])
+    with pytest.raises(ValueError, match="YAML wants a blank after each colon; or write data_options.NAME=VALUE"):
+        read_arguments(["data_options={task:shortcut}"])
     with pytest.raises(ValueError, match="not of the form name=value"):
         read_arguments(["dataset"])
     with pytest.raises(ValueError, match="cannot be read"):
@@ -76,6 +86,7 @@ def test_arguments_are_typed_as_declared(tmp_path):
         ({"image_size": 10}, "image_size=10 is out of range"),
         ({"run_name": "../evil"}, "run_name='../evil' is not a folder name"),
         ({"data_dir": "images"}, "dataset='phantom' reads no files"),
+        ({"data_options": {"tasks": "five"}}, "phantom has no option 'tasks'; did you mean task"),
     ],
 )
 def test_bad_parameters_are_refused_before_anything_runs(tmp_path, values, words):
@@ -104,6 +115,24 @@ def test_the_command_line_says_what_is_wrong(capsys, tmp_path):
     assert "did you mean dataset" in capsys.readouterr().err
     assert main(["--list"]) == 0
     assert "image_size = 224" in capsys.readouterr().out
+
+
+def test_the_commands_of_the_guides_are_read_as_meant(tmp_path):
+    """Every ``make run ...`` of the guides, through make and the shell, as far as the notebooks' parameters."""
+    text = (ROOT / "README.md").read_text() + (ROOT / "data" / "README.md").read_text()
+    commands = [line.split("#")[0].strip() for line in text.splitlines() if line.startswith("make run")]
+    assert len(commands) >= 5
+    (tmp_path / "mine.yml").write_text("dataset: folder\ndata_dir: images\n")
+    for command in commands:
+        made = subprocess.run(f"{command} -n", shell=True, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        (call,) = [line for line in made.splitlines() if "xaiutils.walk" in line]
+        shown = "printf '%s\\n' " + call.split("xaiutils.walk", 1)[1]
+        words = subprocess.run(["bash", "-c", shown], capture_output=True, text=True, check=True).stdout.split("\n")
+        words = [w for w in words if w]
+        file = tmp_path / words[words.index("--parameters") + 1] if "--parameters" in words else None
+        values = read_arguments([w for w in words if "=" in w], file)
+        prepare(values, PATHS)
+    assert values["data_dir"] in ("images", "path/to/images")
 
 
 def write_notebook(path, source):

@@ -1,8 +1,8 @@
 """Changes made against a model, FGSM and PGD: this module completes `TRANSFORMS`.
 
-Both raise the cross-entropy L of each image's target class, by default the predicted one, without a wish for another
-class. They are L-infinity attacks: no value moves by more than ``epsilon`` grey levels, and all stay in [0, 255].
-Results are not rounded to grey levels (whole numbers plus a whole ``epsilon`` give whole numbers with FGSM).
+Both try to raise the cross-entropy L of each image's target class, by default the predicted one, without a wish for
+another class. They are L-infinity attacks: no value moves by more than ``epsilon`` grey levels, and all stay in [0,
+255]. Results are not rounded to grey levels (whole numbers plus a whole ``epsilon`` give whole numbers with FGSM).
 
 Only the sign of dL/dx is used, so it is taken of the argument of L that L rises with, which keeps it exact where a
 sure model's L is 0 to rounding and its gradient vanishes: L = log(1 + exp(m)) with m = log(sum over the other classes
@@ -11,7 +11,8 @@ j of exp(z_j)) - z_target for a softmax over logits z, and m = -z_target for sig
 No image depends on its batch mates, up to rounding: a gradient that is 0 to rounding may take the other sign in a batch
 of another size, and PGD's steps multiply that. Its images are then equally strong, though not equal in every pixel.
 
-A row of such images shows how maps change with a prediction that is pushed over. It is no measure of robustness:
+A row of such images shows how maps change with a prediction that is pushed over (by PGD; the single step of FGSM may
+overshoot and turn nothing). It is no measure of robustness:
 that takes stronger attacks with restarts (Croce & Hein 2020, arXiv:2003.01690).
 """
 

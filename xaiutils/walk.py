@@ -40,8 +40,8 @@ def notebooks(folder: Path = NOTEBOOKS) -> list[Path]:
 def read_arguments(assignments: Sequence[str], parameter_file: Path | None = None) -> dict[str, Any]:
     """Notebook parameters from a YAML file, overlaid with ``key=value`` texts.
 
-    Values are YAML; a list may be written with commas. Raises ValueError for a text without "=" or an unreadable
-    file; names and values are checked by `prepare`.
+    Values are YAML; a list may be written with commas, and an entry of a dict by itself: ``data_options.task=five``.
+    Raises ValueError for a text without "=" or an unreadable file; names and values are checked by `prepare`.
     """
     values: dict[str, Any] = {}
     if parameter_file is not None:
@@ -56,8 +56,25 @@ def read_arguments(assignments: Sequence[str], parameter_file: Path | None = Non
         name, equals, value = text.partition("=")
         if not equals:
             raise ValueError(f"{text!r} is not of the form name=value.")
-        values[name.strip()] = _typed(name.strip(), value)
+        name, *inner = name.strip().split(".")
+        if inner:
+            _put(values, [name, *inner], value)
+        else:
+            values[name] = _typed(name, value)
     return values
+
+
+def _put(values: dict[str, Any], path: list[str], text: str) -> None:
+    """Set an entry of a dict in a dict ..., making those that are not there."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ValueError(f"{'.'.join(path)}={text!r} cannot be read as YAML.") from None
+    for name in path[:-1]:
+        values = values.setdefault(name, {})
+        if not isinstance(values, dict):
+            raise ValueError(f"{'.'.join(path)}: {name} is {values!r}, which has no entries.")
+    values[path[-1]] = value
 
 
 def _typed(name: str, value: Any) -> Any:
@@ -76,6 +93,8 @@ def _typed(name: str, value: Any) -> Any:
             return float(parsed)
         except ValueError:
             return value
+    if isinstance(parsed, dict) and any(v is None and ":" in str(k) for k, v in parsed.items()):
+        raise ValueError(f"{name}={value!r}: YAML wants a blank after each colon; or write {name}.NAME=VALUE.")
     return parsed
 
 
@@ -93,6 +112,10 @@ def prepare(values: Mapping[str, Any], steps: Sequence[Path]) -> dict[Path, dict
         raise ValueError(
             f"data_dir is given, but dataset={dataset!r} reads no files; give dataset={' or '.join(readers)}."
         )
+    known = list(DATASETS[dataset].options)
+    for option in checked.get("data_options", {}):
+        if option not in known:
+            raise ValueError(f"data_options: {dataset} has no option {option!r}; {suggest(option, known)}")
     if "data_dir" in checked:  # given from where the user is; the notebooks run in their own folder
         checked["data_dir"] = str(Path(checked["data_dir"]).expanduser().resolve())
     declared = {step: set(papermill.inspect_notebook(str(step))) for step in steps}

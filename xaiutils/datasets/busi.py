@@ -29,4 +29,6 @@ def load(data_dir: Path, *, task: str = "binary", keep_aspect: bool = True) -> L
         )
     found = folder.load(place, classes=list(CLASSES[task]), keep_aspect=keep_aspect)
     notes = ["Patients are not recorded: images of one patient may be in several splits."]
+    if task == "binary":
+        notes.append("Images without a lesion (normal) are left out; task='three' keeps them.")
     return Listing(found.records, found.class_names, found.read, found.origin, notes=notes)

@@ -49,7 +49,7 @@ def _table(splits: Mapping[str, ImageDataset]) -> str:
 
 def _composition(splits: Mapping[str, ImageDataset], leaks: Sequence[Mapping[str, str]]) -> list[str]:
     lines = []
-    for name in ("view", "side", "density", "abnormality"):
+    for name in ("view", "side", "density", "abnormality", "tag"):
         values = [str(v) for d in splits.values() if name in d.metadata for v in d.metadata[name]]
         if values:
             found, counts = np.unique(values, return_counts=True)
@@ -65,9 +65,9 @@ def _composition(splits: Mapping[str, ImageDataset], leaks: Sequence[Mapping[str
             f"(5 to 95 %: {np.percentile(sizes, 5):.0f} to {np.percentile(sizes, 95):.0f})."
         )
     kinds = {k: sum(leak["kind"] == k for leak in leaks) for k in ("patient", "same image")}
-    lines.append(
-        f"Leaks: {kinds['patient']} patients in several splits, {kinds['same image']} pictures more than once."
-    )
+    known = all(d.patients is not None for d in splits.values())
+    patients = f"{kinds['patient']} patients in several splits" if known else "patients are not known, so not checked"
+    lines.append(f"Leaks: {patients}; {kinds['same image']} pictures more than once.")
     skipped = {entry for d in splits.values() for entry in d.skipped}
     lines.append(f"Left out because they could not be read or found: {len(skipped)}.")
     return lines + list(dict.fromkeys(note for d in splits.values() for note in d.notes))
@@ -75,7 +75,7 @@ def _composition(splits: Mapping[str, ImageDataset], leaks: Sequence[Mapping[str
 
 def _preparation(splits, entry, options) -> list[str]:
     first = next(iter(splits.values()))
-    lines = [f"Resized to {first.image_size} x {first.image_size} pixels, 8 bits; grey repeated over three channels."]
+    lines = [f"{first.image_size} x {first.image_size} pixels, 8 bits; grey pictures repeated over three channels."]
     if entry:
         chosen = {**entry.options, **options}
         said = ", ".join(f"{k}={v!r}" for k, v in chosen.items())
@@ -87,10 +87,17 @@ def _preparation(splits, entry, options) -> list[str]:
 def _unknown(splits: Mapping[str, ImageDataset]) -> list[str]:
     first = next(iter(splits.values()))
     lines = []
-    if first.patients is None:
+    if first.patients is None and not (first.name in DATASETS and DATASETS[first.name].generated):
         lines.append("Patients or writers: images of one may be in several splits.")
     if first.masks is None:
         lines.append("Where the evidence is: there are no masks.")
     if "mm_per_pixel" not in first.metadata:
         lines.append("The size of a pixel in millimetres.")
-    return [*lines, "Age, sex, origin and device, unless the table above names them; bias by them cannot be checked."]
+    return [
+        *lines,
+        "Age, sex, origin and device of the people, unless named above: bias by them cannot be checked.",
+        "Motivation: who made the set, for what, and who paid. Complete by hand.",
+        "Collection: when, where, by which machines, with whose consent. Complete by hand.",
+        "Labelling: who labelled, how sure they were, how often two readers agreed. Complete by hand.",
+        "Maintenance: who corrects errors, and which version this is. Complete by hand.",
+    ]

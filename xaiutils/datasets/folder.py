@@ -5,8 +5,10 @@ import os
 import re
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from xaiutils.datasets import dicom
 from xaiutils.datasets.dicom import DICOM_SUFFIXES
 from xaiutils.datasets.listing import Listing, Record
 from xaiutils.datasets.picture_file import MaskFile, PictureFile, Preparation, read_picture_file
@@ -69,7 +71,40 @@ def load(
         for record in _records(parent / name, label, stated, mask_pattern, values, how, root)
     ]
     _warn_of_masks(records, mask_pattern, root)
-    return Listing(records, tuple(names), read_picture_file, origin=str(root))
+    records, notes = with_headers(records)
+    return Listing(records, tuple(names), read_picture_file, origin=str(root), notes=notes)
+
+
+def with_headers(records: list[Record]) -> tuple[list[Record], list[str]]:
+    """Records with the patient, view and side that DICOM headers state, where nothing else does; and what was done.
+
+    Where all files have one PatientID it is a placeholder, and nothing is known.
+    """
+    headers = {r.id: _header(r.source.path) for r in records if dicom.is_dicom(r.source.path)}
+    patients = {h["patient"] for h in headers.values()} - {""}
+    known = len(patients) > 1
+    done = []
+    for r in records:
+        header = headers.get(r.id, {})
+        patient = r.patient or (header.get("patient") if known else None)
+        if (known and patient is None) or patient == "":
+            patient = f"unknown ({r.id})"
+        facts = {k: v for k, v in header.items() if k != "patient" and v}
+        done.append(replace(r, patient=patient, metadata={**facts, **r.metadata}))
+    notes = [f"{len(patients)} patients are told apart by the PatientID of DICOM headers."] if known else []
+    if headers and not known:
+        notes.append("The DICOM headers do not tell patients apart: images of one may be in several splits.")
+    return done, notes
+
+
+def _header(path: Path) -> dict[str, str]:
+    try:
+        header = dicom.read_header(path)
+    except (ValueError, OSError):
+        return {"patient": ""}  # named when its pixels are read
+    side = header.get("ImageLaterality") or header.get("Laterality") or ""
+    view = str(header.get("ViewPosition") or "").strip()
+    return {"patient": str(header.get("PatientID") or "").strip(), "view": view, "side": str(side).strip()}
 
 
 def check_mask_values(values: int | Sequence[int]) -> tuple[int, ...]:

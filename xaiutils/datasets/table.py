@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from xaiutils.datasets.folder import check_mask_values, find_masks
+from xaiutils.datasets.folder import check_mask_values, find_masks, with_headers
 from xaiutils.datasets.listing import Listing, Record
 from xaiutils.datasets.picture_file import Boxes, MaskFile, PictureFile, Preparation, read_picture_file
 from xaiutils.datasets.splits import SPLITS
@@ -95,7 +95,8 @@ def load(
                 metadata={k: v for k, v in first.items() if k not in columns.values()},
             )
         )
-    return Listing(records, tuple(names), read_picture_file, origin=str(path), skipped=unlabelled)
+    records, notes = with_headers(records)
+    return Listing(records, tuple(names), read_picture_file, origin=str(path), skipped=unlabelled, notes=notes)
 
 
 def read_csv(path: Path, **options) -> pd.DataFrame:

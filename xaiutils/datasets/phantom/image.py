@@ -40,8 +40,8 @@ class Phantom:
     ``image`` is float32 in [0, 1], ``noise_free`` the same before the detector's noise. ``label`` is the class of the
     task, ``kind`` what the breast holds: "normal", "benign mass", "malignant mass", "benign calcifications" or
     "malignant calcifications". ``evidence``, float32 >= 0, is the absolute difference between the noise-free image and
-    its noise-free twin: exactly the pixels that decide between the two classes. It is zero for an image without
-    lesion, in which nothing is evidence.
+    its noise-free twin: exactly the pixels that decide between the two classes. Of a benign mass most of it
+    lies where its twin's spicules would be, outside the lesion's mask. It is zero for an image without lesion.
 
     Bool masks: ``lesion`` (a mass with its spicules, or the convex region of a cluster of calcifications), ``core``
     (the body of the mass, or the grains), ``spicules``, ``breast``, ``pectoral``, ``tag_mask`` (the box of the view
@@ -51,7 +51,7 @@ class Phantom:
     of the cluster; ``contrast`` the peak of the lesion above its background as a fraction of the grey range; both are
     NaN without lesion. ``centre`` is the (row, column) where the lesion is or would be. ``density`` is "fatty",
     "scattered", "heterogeneous" or "dense", ``beta`` the exponent of the parenchyma's power spectrum, ``view`` "CC" or
-    "MLO", ``side`` "L" or "R".
+    "MLO", ``side`` "L" or "R". ``task`` and ``difficulty`` are those it was made for.
     """
 
     seed: int
@@ -74,6 +74,8 @@ class Phantom:
     centre: tuple[int, int]
     radius_mm: float
     contrast: float
+    task: str
+    difficulty: str
 
 
 @dataclass(frozen=True)
@@ -150,16 +152,18 @@ def generate(
         centre=site.centre,
         radius_mm=float("nan") if kind == NORMAL else _radius_mm(kind, site.extent),
         contrast=float("nan") if kind == NORMAL else contrast,
+        task=task,
+        difficulty=difficulty,
     )
 
 
-def counterfactual(phantom: Phantom, task: str = "margin", difficulty: str = "easy") -> Phantom:
-    """The twin of a phantom made for ``task`` and ``difficulty``: the same breast, place, contrast, marker and noise,
-    with the lesion of the class it is told apart from (of five classes: the other margin or the other calcifications;
-    for a normal breast, the benign mass)."""
-    check_task(task, difficulty, TAG_PROBABILITY)
-    twin = TASKS[task].twins[phantom.label]
-    return generate(phantom.seed, phantom.image.shape[0], task, difficulty, label=twin, tag=phantom.tag)
+def counterfactual(phantom: Phantom) -> Phantom:
+    """The twin of a phantom: the same breast, place, contrast, marker and noise, with the lesion of the class that it
+    is told apart from (of five classes: the other margin or the other calcifications; for a normal breast, the benign
+    mass)."""
+    twin = TASKS[phantom.task].twins[phantom.label]
+    size = phantom.image.shape[0]
+    return generate(phantom.seed, size, phantom.task, phantom.difficulty, label=twin, tag=phantom.tag)
 
 
 def _stream(seed, cause):
@@ -185,7 +189,7 @@ def _draw_site(rng, anatomy: Anatomy):
     free[edge : size - edge, edge : size - edge] = True
     if anatomy.pectoral.any():
         free &= ndimage.distance_transform_edt(~anatomy.pectoral) > radius * size
-    # Spicules reach about two radii: they end within the breast.
+    # Spicules reach about two radii: most end within the breast, and some are cut at the chest wall, as in patients.
     allowed = np.argwhere(free & (anatomy.depth > 2.2 * radius))
     if len(allowed):
         centre = allowed[rng.integers(len(allowed))]

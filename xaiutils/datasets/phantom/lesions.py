@@ -107,7 +107,7 @@ def mass_profiles(shape: MassShape, centre: tuple[int, int], size: int) -> Profi
 def draw_cluster(rng: np.random.Generator, radius: float, malignant: bool) -> Cluster:
     """Grains within ``radius`` of the centre: few, round and alike, or many, of mixed forms, along branches.
 
-    The few are larger, so that both kinds cover about the same area.
+    The few are larger, so that both kinds add about the same light.
     """
     n = int(rng.integers(10, 26) if malignant else rng.integers(4, 10))
     if malignant:
