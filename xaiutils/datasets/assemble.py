@@ -39,15 +39,18 @@ def assemble(listing: Listing, name: str, split: str, image_size: int, limit: in
         records = [records[i] for i in chosen]
     pixels, masks = _Stack(len(records), np.uint8), _Stack(len(records), bool)
     kept, seen, unread, with_masks = [], [], [], False
-    for record, found in _read_all(listing.read, records, image_size):
-        if isinstance(found, Exception):
-            unread.append((str(getattr(record.source, "path", record.id)), f"{type(found).__name__}: {found}"))
-            continue
-        pixels.append(_as_grey(found.pixels))
-        masks.append(np.zeros((image_size, image_size, 1), bool) if found.mask is None else found.mask[..., None])
-        with_masks |= found.mask is not None
-        kept.append(record)
-        seen.append({**record.metadata, **found.metadata})
+    # Here and not in the readers, since Python's filters of warnings belong to all threads.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="pydicom")  # of headers with values that the standard does not allow
+        for record, found in _read_all(listing.read, records, image_size):
+            if isinstance(found, Exception):
+                unread.append((str(getattr(record.source, "path", record.id)), f"{type(found).__name__}: {found}"))
+                continue
+            pixels.append(_as_grey(found.pixels))
+            masks.append(np.zeros((image_size, image_size, 1), bool) if found.mask is None else found.mask[..., None])
+            with_masks |= found.mask is not None
+            kept.append(record)
+            seen.append({**record.metadata, **found.metadata})
     if unread:
         first = "; ".join(f"{Path(path).name} ({reason})" for path, reason in unread[:3])
         warnings.warn(f"{len(unread)} of {len(records)} files could not be read: {first}", stacklevel=3)
@@ -74,7 +77,8 @@ def assemble(listing: Listing, name: str, split: str, image_size: int, limit: in
 def _refuse_twins(listing: Listing) -> None:
     ids = [record.id for record in listing.records]
     if len(set(ids)) < len(ids):
-        twin = next(i for n, i in enumerate(ids) if i in ids[:n])
+        seen: set[str] = set()
+        twin = next(i for i in ids if i in seen or seen.add(i))
         raise ValueError(f"{listing.origin} names the image {twin!r} twice; every image needs an id of its own.")
 
 

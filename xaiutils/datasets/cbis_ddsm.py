@@ -227,7 +227,7 @@ class _Pictures:
                 header = dicom.read_header(path)
             except (ValueError, OSError):
                 continue  # no part of the set, or broken: then its image is named as missing
-            self._note(path, f"{header.get('PatientID', '')}/{header.get('SeriesInstanceUID', '')}/")
+            self._note(path, f"{header.patient}/{header.series}/")
 
     def _note(self, path: Path, text: str) -> bool:
         uids, subject = _UID.findall(text), list(_SUBJECT.finditer(text))
@@ -344,8 +344,8 @@ def _size(path: Path) -> tuple[int, int] | None:
         return None
     try:
         header = dicom.read_header(path)
-        return int(header.Rows), int(header.Columns)
-    except (ValueError, OSError, AttributeError):
+        return header.height, header.width
+    except (ValueError, OSError):
         return None
 
 

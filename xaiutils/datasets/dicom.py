@@ -3,14 +3,16 @@
 Compressed files (JPEG, lossless JPEG, JPEG-LS, JPEG 2000, RLE) are decoded by python-gdcm, Pillow or pydicom itself.
 """
 
-import warnings
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pydicom
 from pydicom.errors import InvalidDicomError
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
+
+from xaiutils.datasets.cache import file_key
 
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".dic"})
 _PREAMBLE = 128
@@ -41,12 +43,37 @@ def is_dicom(path: Path) -> bool:
         return False
 
 
-def read_header(path: Path) -> pydicom.Dataset:
-    """All elements but the pixels. Raises ValueError for a file that is not DICOM, OSError when it cannot be read."""
+@dataclass(frozen=True)
+class Header:
+    """What is needed of a file before its pixels are; texts are empty and numbers 0 where the file does not say."""
+
+    patient: str = ""
+    series: str = ""
+    view: str = ""
+    side: str = ""
+    height: int = 0
+    width: int = 0
+
+
+def read_header(path: Path) -> Header:
+    """A file's header, kept for the next splits. Raises ValueError for a file that is not DICOM or is damaged, OSError
+    when it cannot be read."""
+    return _read_header(*file_key(path))
+
+
+@lru_cache(maxsize=100_000)
+def _read_header(path: str, size: int, written: int) -> Header:
+    names = ["PatientID", "SeriesInstanceUID", "ViewPosition", "ImageLaterality", "Laterality", "Rows", "Columns"]
     try:
-        return pydicom.dcmread(path, stop_before_pixels=True, force=False)
-    except InvalidDicomError as error:
-        raise ValueError(f"{Path(path).name} is not a DICOM file") from error
+        ds = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=names)
+        texts = [str(ds.get(name) or "").strip() for name in names[:5]]
+        sides = [int(ds.get(name) or 0) for name in names[5:]]
+    except OSError:
+        raise
+    except Exception as error:  # pydicom raises many kinds for a damaged header
+        raise ValueError(f"{Path(path).name} has no readable DICOM header: {error}") from error
+    patient, series, view, own_side, study_side = texts
+    return Header(patient, series, view, own_side or study_side, *sides)
 
 
 def read_dicom(path: Path) -> Frame:
@@ -70,14 +97,12 @@ def read_dicom(path: Path) -> Frame:
         return Frame(pixels.astype(np.uint8), 255.0, _spacing(ds))
     if pixels.ndim != 2:
         raise ValueError(f"it holds {pixels.shape[0]} frames; only single pictures are read")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of values that a sloppy header writes with too many digits
-        shown = apply_modality_lut(pixels, ds)
-        low, high = _stored_range(ds, shown)
-        if ds.get("VOILUTSequence"):
-            low, high = 0.0, 2.0 ** int(ds.VOILUTSequence[0].LUTDescriptor[2]) - 1
-        if ds.get("VOILUTSequence") or _has_window(ds):
-            shown = apply_voi_lut(shown, ds)
+    shown = apply_modality_lut(pixels, ds)
+    low, high = _stored_range(ds, shown)
+    if ds.get("VOILUTSequence"):
+        low, high = 0.0, 2.0 ** int(ds.VOILUTSequence[0].LUTDescriptor[2]) - 1
+    if ds.get("VOILUTSequence") or _has_window(ds):
+        shown = apply_voi_lut(shown, ds)
     shown = np.asarray(shown, np.float32) - np.float32(low)
     top = max(high - low, 1.0)
     if str(ds.get("PhotometricInterpretation", "MONOCHROME2")).strip() == "MONOCHROME1":

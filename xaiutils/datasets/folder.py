@@ -81,30 +81,27 @@ def with_headers(records: list[Record]) -> tuple[list[Record], list[str]]:
     Where all files have one PatientID it is a placeholder, and nothing is known.
     """
     headers = {r.id: _header(r.source.path) for r in records if dicom.is_dicom(r.source.path)}
-    patients = {h["patient"] for h in headers.values()} - {""}
+    patients = {h.patient for h in headers.values()} - {""}
     known = len(patients) > 1
     done = []
     for r in records:
-        header = headers.get(r.id, {})
-        patient = r.patient or (header.get("patient") if known else None)
+        header = headers.get(r.id, dicom.Header())
+        patient = r.patient or (header.patient if known else None)
         if (known and patient is None) or patient == "":
             patient = f"unknown ({r.id})"
-        facts = {k: v for k, v in header.items() if k != "patient" and v}
-        done.append(replace(r, patient=patient, metadata={**facts, **r.metadata}))
+        facts = {"view": header.view, "side": header.side}
+        done.append(replace(r, patient=patient, metadata={**{k: v for k, v in facts.items() if v}, **r.metadata}))
     notes = [f"{len(patients)} patients are told apart by the PatientID of DICOM headers."] if known else []
     if headers and not known:
         notes.append("The DICOM headers do not tell patients apart: images of one may be in several splits.")
     return done, notes
 
 
-def _header(path: Path) -> dict[str, str]:
+def _header(path: Path) -> dicom.Header:
     try:
-        header = dicom.read_header(path)
+        return dicom.read_header(path)
     except (ValueError, OSError):
-        return {"patient": ""}  # named when its pixels are read
-    side = header.get("ImageLaterality") or header.get("Laterality") or ""
-    view = str(header.get("ViewPosition") or "").strip()
-    return {"patient": str(header.get("PatientID") or "").strip(), "view": view, "side": str(side).strip()}
+        return dicom.Header()  # the file is named when its pixels are read
 
 
 def check_mask_values(values: int | Sequence[int]) -> tuple[int, ...]:
