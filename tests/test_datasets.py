@@ -1,6 +1,7 @@
 """Data sets: the generated ones, folders and tables as they are found in the wild, splits, leaks, and errors."""
 
 import dataclasses
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image
 import xaiutils as xai
 from xaiutils.datasets import ImageDataset, datasheet, find_leaks
 from xaiutils.datasets.image_dataset import balanced_indices, stratified_indices
+from xaiutils.datasets.splits import split_indices
 
 
 def picture(path, value, size=(20, 16)):
@@ -248,7 +250,7 @@ def test_table_errors(table):
         load()
     frame = pd.read_csv(table / "index.csv", dtype=str)
     pd.concat([frame, frame.iloc[:1].assign(label="b")]).to_csv(table / "twice.csv", index=False)
-    with pytest.raises(ValueError, match=r"img/0\.png' has the labels \['a', 'b'\]"):
+    with pytest.raises(ValueError, match=r"img/0\.png' has several 'label': \['a', 'b'\]"):
         load(table="twice.csv", image_pattern="img/{image}.png")
     frame.assign(box="1,2,3").to_csv(table / "boxes.csv", index=False)
     with pytest.raises(ValueError, match="not groups of x, y, width, height"):
@@ -429,6 +431,47 @@ def test_options_of_a_wrong_kind(folder):
     ):
         with pytest.raises((TypeError, ValueError), match=words):
             xai.load_dataset("folder", data_dir=folder, **options)
+
+
+def test_a_folder_below_that_may_not_be_read_is_said(folder, monkeypatch):
+    real = os.scandir
+
+    def guarded(path):
+        if str(path).endswith("benign"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    with pytest.raises(PermissionError, match=r"benign' may not be read; ask its owner"):
+        xai.load_dataset("folder", "all", image_size=16, data_dir=folder)
+
+
+def test_rows_that_contradict_each_other_are_refused(table):
+    rows = pd.read_csv(table / "index.csv").assign(split="train")
+    pd.concat([rows, rows[:1].assign(split="test")]).to_csv(table / "two.csv", index=False)
+    options = {"data_dir": table, "image_pattern": "img/{image}.png", "table": "two.csv", "split_column": "split"}
+    with pytest.raises(ValueError, match=r"has several 'split': \['test', 'train'\]"):
+        xai.load_dataset("table", "train", image_size=16, **options)
+    options = {"data_dir": table, "image_pattern": "img/{image}.png", "image_size": 16}
+    with pytest.raises(ValueError, match="has no class 'c'; Known: a, b"):
+        xai.load_dataset("table", "all", classes=["a", "c"], **options)
+    with pytest.warns(UserWarning, match="mask_pattern='m/{image}.png' finds no mask"):
+        xai.load_dataset("table", "all", mask_pattern="m/{image}.png", **options)
+
+
+def test_a_leak_is_found_beside_coloured_images():
+    grey = np.repeat(np.random.default_rng(0).integers(0, 255, (3, 8, 8, 1), np.uint8), 3, axis=-1)
+    one = ImageDataset(np.broadcast_to(grey[..., :1], grey.shape), [0, 1, 0], ("a", "b"), list("abc"))
+    colour = np.concatenate([grey[:1], np.random.default_rng(1).integers(0, 255, (1, 8, 8, 3), np.uint8)])
+    other = ImageDataset(colour, [0, 1], ("a", "b"), list("de"))
+    assert [leak["what"] for leak in find_leaks({"train": one, "test": other})] == ["a = d"]
+
+
+def test_small_classes_reach_every_split_that_they_can():
+    labels = np.array([0] * 30 + [1] * 10)
+    parts = {s: split_indices(labels, list(map(str, range(40))), s) for s in ("train", "val", "test")}
+    assert sorted(np.concatenate(list(parts.values()))) == list(range(40))
+    assert {s: labels[i].sum() for s, i in parts.items()} == {"train": 7, "val": 1, "test": 2}
 
 
 # Large sets -------------------------------------------------------------------------------------------------------

@@ -130,6 +130,21 @@ def _with(path, **tags):
     ds.save_as(path)
 
 
+def test_colours(tmp_path):
+    rgb = np.random.default_rng(0).integers(0, 65535, (8, 8, 3)).astype(np.uint16)
+    path = write_dicom(tmp_path / "a.dcm", RAMP, 16)
+    _with(path, Rows=8, Columns=8, SamplesPerPixel=3, PlanarConfiguration=0, PhotometricInterpretation="RGB", PixelData=rgb.tobytes())  # fmt: skip
+    np.testing.assert_array_equal(read_dicom(path).pixels, np.rint(rgb * (255 / 65535)))
+    _with(path, PhotometricInterpretation="HSV")
+    with pytest.raises(ValueError, match="its colours are HSV"):
+        read_dicom(path)
+
+
+def test_a_window_without_width_is_none(tmp_path):
+    path = write_dicom(tmp_path / "a.dcm", RAMP, 12, WindowCenter=100, WindowWidth=0)
+    np.testing.assert_array_equal(read_dicom(path).pixels, RAMP)
+
+
 def test_dicom_without_a_suffix_is_known_by_its_mark(tmp_path):
     path = write_dicom(tmp_path / "IM000001", RAMP, 12)
     assert is_dicom(path)

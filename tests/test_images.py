@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from xaiutils.images import boxes_to_mask, check_images, check_maps, fit_mask, read_image, read_mask
+from xaiutils.images import boxes_to_mask, check_images, check_maps, fit_mask, load_mask, read_image, read_mask
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 
@@ -136,3 +136,20 @@ def test_check_maps():
         check_maps(np.zeros((2, 4, 4)), (3, 4, 4))
     with pytest.raises(ValueError, match=r"maps \[1\] hold NaN"):
         check_maps(np.where(np.arange(2)[:, None, None] == 1, np.nan, np.zeros((2, 4, 4))), (2, 4, 4))
+
+
+def test_masks_of_every_kind_say_the_same(tmp_path):
+    rows, columns = np.mgrid[:60, :60]
+    disc = (rows - 30) ** 2 + (columns - 28) ** 2 < 300
+    grey = Image.fromarray(disc.astype(np.uint8) * 255)
+    clear = np.zeros((60, 60, 4), np.uint8)
+    clear[..., :3], clear[..., 3] = 255, disc * 255  # white on transparent white
+    turned = Image.fromarray((~disc).astype(np.uint8), "P")
+    turned.putpalette([255, 255, 255, 0, 0, 0])
+    kinds = {
+        "a.png": grey, "b.jpg": grey, "c.png": Image.fromarray(clear), "d.png": turned, "e.png": grey.convert("1"),
+        "f.tif": Image.fromarray(disc.astype(np.float32) * 0.9), "g.png": grey.convert("RGB"),
+    }  # fmt: skip
+    for name, image in kinds.items():
+        image.save(tmp_path / name)
+        np.testing.assert_array_equal(load_mask(tmp_path / name), disc, err_msg=name)

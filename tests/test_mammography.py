@@ -14,6 +14,7 @@ import xaiutils as xai
 from xaiutils.datasets import cbis_ddsm, find_leaks, inbreast
 from xaiutils.datasets import mammogram as preparing
 from xaiutils.datasets.cache import cache_folder
+from xaiutils.datasets.dicom import read_dicom
 from xaiutils.datasets.table import read_csv
 
 
@@ -219,6 +220,40 @@ def test_the_kits_mammograms(kit):
     assert len(crops.skipped) < 40
 
 
+def test_findings_without_a_mask_are_counted(tree, tmp_path):
+    shutil.copytree(tree[0], tmp_path / "part")
+    for folder in (tmp_path / "part" / "CBIS-DDSM").glob("Mass-Training_P_0000[13]_*_1"):
+        shutil.rmtree(folder)
+    ds = load(tmp_path / "part")
+    assert len(ds) == 32
+    assert any(n.startswith("4 findings have no mask or box") for n in ds.notes)
+    assert any(n.startswith("3 of 32 images of all have no mask") for n in ds.notes)
+    assert (ds.metadata["findings_drawn"] < ds.metadata["findings"]).sum() == 4
+
+
+def test_a_film_that_is_in_the_set_twice_gets_one_label(tree):
+    """Patient 6's masses are benign; make its calcifications malignant."""
+    table = tree[0] / "csv" / "calc_case_description_train_set.csv"
+    before = table.read_text()
+    rows = before.splitlines()
+    table.write_text(
+        "\n".join(r.replace("BENIGN_WITHOUT_CALLBACK", "MALIGNANT") if "P_00006" in r else r for r in rows)
+    )
+    try:
+        both = load(tree[0], abnormality="both")
+        labels = {i.split("/")[1]: set() for i in both.ids}
+        for i, y in zip(both.ids, both.labels, strict=True):
+            labels[i.split("/")[1]].add(int(y))
+        assert all(len(found) == 1 for found in labels.values())
+        assert any(
+            "2 views have other labels as masses than as calcifications; both get the worst" in n for n in both.notes
+        )
+        dropped = load(tree[0], abnormality="both", mixed_images="drop")
+        assert not any("P_00006" in i for i in dropped.ids)
+    finally:
+        table.write_text(before)
+
+
 # Preparation --------------------------------------------------------------------------------------------------------
 
 
@@ -295,6 +330,13 @@ def test_converted_pictures_are_kept_and_damage_is_found(tree, monkeypatch, tmp_
     assert len(reads) == 36
 
 
+def test_a_cache_that_cannot_be_written_costs_nothing_but_time(tree, monkeypatch, tmp_path):
+    (tmp_path / "pictures").write_text("a file in the way")
+    monkeypatch.setenv("XAI_CACHE", str(tmp_path))
+    with pytest.warns(UserWarning, match="converted pictures cannot be kept"):
+        assert len(load(tree[0])) == 32
+
+
 def test_a_rewritten_file_is_converted_again(tmp_path):
     for label in "ab":
         for i in range(3):
@@ -344,6 +386,62 @@ def test_inbreast_tasks(portuguese):
     assert len(crops) == int((six.labels >= 2).sum())
     only = load(portuguese, name="inbreast", findings=["Calcification"], region="whole")
     assert 0 < only.masks.sum() < load(portuguese, name="inbreast", region="whole").masks.sum()
+
+
+def test_missing_contours_are_not_taken_for_no_finding(portuguese, tmp_path):
+    shutil.copytree(portuguese, tmp_path / "pectoral_study")
+    root = tmp_path / "pectoral_study"
+    whole = load(root, name="inbreast")  # the folder's name does not hide its contours
+    assert whole.masks.any(axis=(1, 2)).sum() == 30
+    for path in sorted((root / "AllXML").iterdir())[:10]:
+        path.unlink()
+    part = load(root, name="inbreast")
+    known = part.metadata["bi-rads"].isin(["1"]).sum()
+    assert any(f"{48 - 20 - known} of 48 images of all have no mask" in n for n in part.notes)
+    shutil.rmtree(root / "AllXML")
+    assert load(root, name="inbreast").masks is None
+
+
+def test_crops_need_a_finding_of_the_chosen_kind(portuguese):
+    ds = load(portuguese, name="inbreast", region="roi", findings=["Cluster", "Mass"])
+    assert any("18 images have no contour to crop to" in n for n in ds.notes)
+    with pytest.raises(ValueError, match="none has the contours that region='roi' needs"):
+        load(portuguese, name="inbreast", region="roi", findings=["Cluster"])
+
+
+def test_exports_of_inbreast(portuguese, tmp_path):
+    """16-bit PNGs keep their bits until the breast is known; a smaller export does not fit the contours."""
+    shutil.copytree(portuguese / "AllXML", tmp_path / "AllXML")
+    shutil.copy(portuguese / "INbreast.csv", tmp_path)
+    for path in sorted((portuguese / "AllDICOMs").iterdir()):
+        frame = read_dicom(path)
+        Image.fromarray(frame.pixels.astype(np.uint16)).save(tmp_path / f"{path.name[:8]}.png")
+    exported, original = load(tmp_path, name="inbreast"), load(portuguese, name="inbreast")
+    assert np.abs(exported.pixels.astype(int) - original.pixels[np.argsort(original.ids)]).max() <= 1
+    assert exported.patients is None  # their names do not tell
+    for path in tmp_path.glob("*.png"):
+        with Image.open(path) as image:
+            image.resize((image.width // 4, image.height // 4)).save(path)
+    with pytest.warns(UserWarning, match=r"has points outside the picture .* pixels of the DICOM file"):
+        assert len(load(tmp_path, name="inbreast")) < 48
+
+
+def test_inbreast_splits_do_not_depend_on_the_folders(portuguese, tmp_path):
+    shutil.copytree(portuguese, tmp_path / "other")
+    for i, path in enumerate(sorted((tmp_path / "other" / "AllDICOMs").iterdir())):
+        target = tmp_path / "other" / f"z{i % 3}"
+        target.mkdir(exist_ok=True)
+        path.rename(target / path.name)
+    one, two = load(portuguese, "test", name="inbreast"), load(tmp_path / "other", "test", name="inbreast")
+    assert set(one.patients) == set(two.patients)
+
+
+def test_an_image_number_given_twice_is_refused(portuguese, tmp_path):
+    shutil.copytree(portuguese / "AllDICOMs", tmp_path / "AllDICOMs")
+    table = (portuguese / "INbreast.csv").read_text()
+    (tmp_path / "INbreast.csv").write_text(table + table.splitlines()[3] + "\n")
+    with pytest.raises(ValueError, match=r"has the image 20586902 in more than one row"):
+        load(tmp_path, name="inbreast")
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,44 @@ def test_prepared_data_are_kept_until_a_parameter_changes(parameters, monkeypatc
     assert len(calls) == 2
 
 
+def test_several_processes_may_keep_the_same_split(tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+
+    from xaiutils.datasets import load_dataset
+    from xaiutils.datasets.store import write_dataset
+
+    ds = load_dataset("phantom", "test", image_size=32, limit=6)
+    with ThreadPoolExecutor(4) as pool:
+        for copy in pool.map(lambda _: write_dataset(ds, tmp_path / "kept"), range(12)):
+            np.testing.assert_array_equal(copy.pixels, ds.pixels)
+    assert [p.name for p in tmp_path.iterdir()] == ["kept"]
+
+
+def test_what_could_not_be_read_for_now_is_tried_again(parameters, tmp_path, monkeypatch):
+    from PIL import Image
+
+    for label in "ab":
+        for i in range(12):
+            path = tmp_path / "images" / label / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((8, 8, 3), 10 * i, np.uint8)).save(path)
+    run = workbook.start(
+        "01_x", {**parameters, "dataset": "folder", "data_dir": str(tmp_path / "images"), "n_train": 0}
+    )
+    real = Image.open
+
+    def away(path, *args):
+        raise PermissionError(13, "Permission denied") if str(path).endswith("a/3.png") else OSError(5, "I/O error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Image, "open", lambda p, *a: away(p) if str(p).endswith(("a/3.png", "b/5.png")) else real(p, *a))
+        with pytest.warns(UserWarning, match="could not be read"):
+            parts = [run.dataset(s) for s in ("train", "val", "test")]
+    lost = sum(d.available - len(d) for d in parts)
+    assert lost == 2
+    assert sum(d.available - len(d) for d in (run.dataset(s) for s in ("train", "val", "test"))) == 0
+
+
 @pytest.mark.parametrize("dataset", ["phantom", "digits"])  # with and without metadata
 def test_a_kept_copy_is_the_same(parameters, dataset, tmp_path):
     from xaiutils.datasets import load_dataset

@@ -1,5 +1,6 @@
 """Files that are whole or absent: written beside their place, then moved there."""
 
+import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
@@ -26,3 +27,14 @@ def replace_file(path: str | Path, write: Callable[[Path], Any]) -> Path:
 def write_text(path: str | Path, text: str) -> Path:
     """Write ``text`` as UTF-8, whole or not at all."""
     return replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def reserve(descriptor: int, n_bytes: int) -> None:
+    """Take ``n_bytes`` of disk for an open file. Raises OSError when there are not so many.
+
+    A mapped file that finds no room while it is written kills the process without a word.
+    """
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, n_bytes)
+    else:
+        os.ftruncate(descriptor, n_bytes)

@@ -112,15 +112,22 @@ def to_rgb(image: Image.Image, bit_depth: int = 16) -> Image.Image:
 def load_mask(path: str | Path, values: Sequence[int] = ()) -> np.ndarray:
     """A mask file as bool ``(height, width)``.
 
-    ``values`` are the grey values that mean evidence (a trimap's animal is 1); empty: every value but 0.
+    ``values`` are the grey values that mean evidence (a trimap's animal is 1); empty: every value but 0, in a JPEG
+    every value over 127, and never what is transparent.
     """
     with Image.open(path) as image:
         image.load()
-        # A palette image holds class numbers: its indices are the values.
-        grey = ImageOps.exif_transpose(image)
-        grey = grey if grey.mode in ("P", "L", "1", "I", "I;16") else grey.convert("L")
-        array = np.asarray(grey)
-    return np.isin(array, list(values)) if len(values) else array > 0
+        found, lossy = ImageOps.exif_transpose(image), image.format == "JPEG"
+        if len(values):  # a palette image holds class numbers: its indices are the values
+            grey = found if found.mode in ("P", "L", "1", "I", "I;16") else found.convert("L")
+            return np.isin(np.asarray(grey), list(values))
+        if found.mode == "F" or found.mode.startswith("I"):
+            return np.asarray(found) > 0
+        if found.mode in ("RGBA", "LA", "PA") or "transparency" in found.info:
+            rgba = np.asarray(found.convert("RGBA"))
+            return (rgba[..., :3] > 0).any(axis=-1) & (rgba[..., 3] > 0)
+        array = np.asarray(found.convert("L"))
+    return array > (127 if lossy else 0)
 
 
 def read_mask(path: str | Path, image_size: int, values: Sequence[int] = (), keep_aspect: bool = False) -> np.ndarray:

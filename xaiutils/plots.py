@@ -374,3 +374,27 @@ def forest(
 
 def _tidy(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def toy_accuracy(table: pd.DataFrame, bayes: float = 0.99) -> Figure:
+    """Accuracy and the length of the first kernel by step, a line for each recipe of `training.toy_optimisers`.
+
+    Dotted lines mark chance and ``bayes``, the best possible accuracy.
+    """
+    figure = Figure(figsize=(8.5, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for i, (name, part) in enumerate(table.groupby("recipe", sort=False)):
+        for axes, column in ((left, "accuracy"), (right, "weight_norm")):
+            axes.plot(part["step"], part[column], color=COLOURS[i], linestyle=("-", "--", "-.", ":")[i % 4], label=name)
+    for level, text in ((0.5, "chance"), (bayes, "best possible")):
+        left.axhline(level, color="0.4", linestyle=":", linewidth=1)
+        left.annotate(text, (1, level), (-2, 3), ("axes fraction", "data"), "offset points", ha="right", fontsize=8)
+    left.set_ylim(0.4, 1.06)
+    left.set_ylabel("accuracy on new points")
+    right.set_ylabel("L2 norm of the first kernel")
+    right.set_ylim(bottom=0)
+    for axes in (left, right):
+        axes.set_xlabel("step")
+        _tidy(axes)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    return figure

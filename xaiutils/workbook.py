@@ -25,6 +25,7 @@ from PIL import Image
 from xaiutils import parameters as _parameters
 from xaiutils.backend import keras, tf
 from xaiutils.datasets import DATASETS, ImageDataset, load_dataset
+from xaiutils.datasets.folder import walk_files
 from xaiutils.datasets.store import read_dataset, write_dataset
 from xaiutils.files import replace_file, write_text
 from xaiutils.progress import progress
@@ -153,19 +154,25 @@ class Run:
             "data_dir": str(Path(p["data_dir"]).resolve()),
             **p["data_options"],
         }
-        key = {
-            **options,
-            "code": _code_of_data(),
-            "files": _fingerprint(options["data_dir"]) if DATASETS[p["dataset"]].reads_files else "",
-        }
-        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-        folder = self.folder / "data" / f"{split}-{digest}"
+        folder = self._data_folder(options)
         if folder.is_dir():
             try:
                 return read_dataset(folder)
             except (ValueError, OSError):
                 pass  # damaged: made anew below
-        return write_dataset(load_dataset(**options), folder)
+        dataset = load_dataset(**options)
+        if any("[Errno" in reason for _, reason in dataset.skipped):
+            return dataset  # a drive that was away, a permission that was missing: the next start tries again
+        return write_dataset(dataset, self._data_folder(options))  # whose name a download may have changed
+
+    def _data_folder(self, options: Mapping[str, Any]) -> Path:
+        key = {
+            **options,
+            "code": _code_of_data(),
+            "files": _fingerprint(Path(options["data_dir"])) if DATASETS[options["name"]].reads_files else "",
+        }
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+        return self.folder / "data" / f"{options['split']}-{digest}"
 
     # Models ---------------------------------------------------------------------------------------------------------
 
@@ -295,16 +302,13 @@ def _code_of_data() -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 
-def _fingerprint(folder: str) -> str:
+def _fingerprint(folder: Path) -> str:
     """Changes when a file below ``folder`` is added, removed, moved or written."""
     digest = hashlib.sha256()
-    for parent, folders, files in os.walk(folder):
-        folders.sort()
-        for file in sorted(files):
-            path = Path(parent, file)
-            try:
-                facts = path.stat()
-            except OSError:
-                continue
-            digest.update(f"{path.relative_to(folder)}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
+    for path in walk_files(folder) if folder.is_dir() else ():
+        try:
+            facts = path.stat()
+        except OSError:
+            continue
+        digest.update(f"{path.relative_to(folder)}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
     return digest.hexdigest()

@@ -15,8 +15,9 @@ import pandas as pd
 
 from xaiutils.datasets.cache import cache_folder
 from xaiutils.datasets.image_dataset import ImageDataset, stratified_indices
-from xaiutils.datasets.listing import Listing, Picture, Record
+from xaiutils.datasets.listing import UNKNOWN_PATIENT, Listing, Picture, Record, unknown_patient
 from xaiutils.datasets.splits import choose_split
+from xaiutils.files import reserve
 from xaiutils.progress import progress
 
 IN_MEMORY_BYTES = 2**28  # a larger array lives in a temporary file
@@ -33,12 +34,13 @@ def assemble(listing: Listing, name: str, split: str, image_size: int, limit: in
     records = listing.records if listing.available else choose_split(listing.records, split, seed)
     if not records:
         raise ValueError(f"{listing.origin} has no images for split {split!r}.")
+    notes = [*listing.notes, *_unstated(listing)]
     available = listing.available or len(records)
     if limit is not None:
         chosen = stratified_indices(np.array([r.label for r in records]), limit, seed)
         records = [records[i] for i in chosen]
     pixels, masks = _Stack(len(records), np.uint8), _Stack(len(records), bool)
-    kept, seen, unread, with_masks = [], [], [], False
+    kept, seen, unread, unmarked = [], [], [], 0
     # Here and not in the readers, since Python's filters of warnings belong to all threads.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pydicom")  # of headers with values that the standard does not allow
@@ -48,7 +50,7 @@ def assemble(listing: Listing, name: str, split: str, image_size: int, limit: in
                 continue
             pixels.append(_as_grey(found.pixels))
             masks.append(np.zeros((image_size, image_size, 1), bool) if found.mask is None else found.mask[..., None])
-            with_masks |= found.mask is not None
+            unmarked += found.mask is None
             kept.append(record)
             seen.append({**record.metadata, **found.metadata})
     if unread:
@@ -56,22 +58,38 @@ def assemble(listing: Listing, name: str, split: str, image_size: int, limit: in
         warnings.warn(f"{len(unread)} of {len(records)} files could not be read: {first}", stacklevel=3)
     if not kept:
         raise ValueError(f"none of {len(records)} images of {listing.origin} could be read; first: {unread[0]}")
-    patients = [record.patient for record in kept]
+    with_masks = unmarked < len(kept)
+    if with_masks and unmarked:
+        notes.append(
+            f"{unmarked} of {len(kept)} images of {split} have no mask: where their evidence is, is not known."
+        )
+    patients = None
+    if any(r.patient for r in kept):
+        patients = [r.patient or unknown_patient(r.id) for r in kept]
+        if lost := sum(p.startswith(UNKNOWN_PATIENT) for p in patients):
+            notes.append(f"{lost} of {len(kept)} images of {split} have no known patient: their leaks are not found.")
     return ImageDataset(
         pixels=np.broadcast_to(rows := pixels.rows(), (*rows.shape[:3], 3)),
         labels=np.array([record.label for record in kept]),
         class_names=listing.class_names,
         ids=[record.id for record in kept],
         masks=masks.rows()[..., 0] if with_masks else None,
-        patients=None if None in patients else patients,
+        patients=patients,
         skipped=[*listing.skipped, *unread],
         name=name,
         split=split,
         available=available,
         mirrors=listing.mirrors,
         metadata=pd.DataFrame(seen, index=range(len(kept))),
-        notes=list(listing.notes),
+        notes=notes,
     )
+
+
+def _unstated(listing: Listing) -> list[str]:
+    n = sum(r.split is None for r in listing.records)
+    if n in (0, len(listing.records)):
+        return []
+    return [f"{n} of {len(listing.records)} images state no split, as the others do, and are in none."]
 
 
 def _refuse_twins(listing: Listing) -> None:
@@ -133,4 +151,6 @@ class _Stack:
         if np.prod(shape) <= IN_MEMORY_BYTES:
             return np.empty(shape, self._dtype)
         # Beside the cache, since /tmp is often in memory; without a name, so that it goes with the process.
-        return np.memmap(tempfile.TemporaryFile(dir=cache_folder()), self._dtype, "w+", shape=shape)
+        file = tempfile.TemporaryFile(dir=cache_folder())  # noqa: SIM115 - lives as long as the map
+        reserve(file.fileno(), int(np.prod(shape)))
+        return np.memmap(file, self._dtype, "r+", shape=shape)

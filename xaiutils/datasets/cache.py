@@ -3,7 +3,10 @@
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Callable
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +15,6 @@ import pooch
 from PIL import Image, PngImagePlugin
 
 from xaiutils.files import replace_file
-
-VERSION = 1  # raise it when a conversion changes: entries of older code are then not used
 
 
 def cache_folder() -> Path:
@@ -36,9 +37,9 @@ def cached_picture(
     """``make()``, or what it gave for this key before: uint8 pixels (grey or colour), a bool mask or None, and facts.
 
     One PNG holds all of it: the mask is its alpha channel, the facts and a checksum are text. An entry that is
-    damaged in any way is made anew.
+    damaged in any way, or was made by other code, is made anew.
     """
-    digest = hashlib.sha256(json.dumps([VERSION, key], default=str).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps([_code(), key], default=str).encode()).hexdigest()
     path = cache_folder() / "pictures" / digest[:2] / f"{digest[2:32]}.png"
     if path.exists():
         try:
@@ -46,8 +47,20 @@ def cached_picture(
         except Exception:  # damaged files raise nearly anything
             path.unlink(missing_ok=True)
     pixels, mask, facts = make()
-    replace_file(path, lambda temporary: _write(temporary, pixels, mask, facts))
+    try:
+        replace_file(path, lambda temporary: _write(temporary, pixels, mask, facts))
+    except OSError as error:  # a full disk: the picture is fine, the next start is slower
+        warnings.warn(f"converted pictures cannot be kept in {path.parent.parent}: {error}", stacklevel=2)
     return pixels, mask, facts
+
+
+@cache
+def _code() -> str:
+    """Changes when the code that converts pictures does, or a library that it uses."""
+    here = Path(__file__).parent
+    sources = [*sorted(here.glob("*.py")), here.parent / "images.py"]
+    libraries = [metadata.version(name) for name in ("pydicom", "pillow", "scikit-image", "scipy", "numpy")]
+    return hashlib.sha256(b"".join(p.read_bytes() for p in sources) + repr(libraries).encode()).hexdigest()
 
 
 def _write(path: Path, pixels: np.ndarray, mask: np.ndarray | None, facts: dict[str, Any]) -> None:

@@ -81,11 +81,13 @@ def load(
     pictures = _Pictures(files, Path(data_dir))
     findings, said = _part_patients(findings, overlapping_patients)
     groups = ["kind", "split", "patient", "side", "view"]
+    if region != "roi":
+        if mixed := int((findings.groupby(groups)["class"].nunique() > 1).sum()):
+            what = "left out" if mixed_images == "drop" else "given the worst one"
+            notes.append(f"{mixed} images have findings of several classes; they are {what} (mixed_images).")
+        findings, contrary = _agree(findings, mixed_images)
+        said += contrary
     examples = [g for _, g in findings.groupby(groups, sort=False)]
-    mixed = [g for g in examples if g["class"].nunique() > 1]
-    if mixed and region != "roi":
-        what = "left out" if mixed_images == "drop" else "given the worst one"
-        notes.append(f"{len(mixed)} images have findings of several classes; they are {what} (mixed_images).")
     if region == "roi":
         examples = [
             g.iloc[[i]].assign(place=i, of=len(g), alike=g["class"].nunique() == 1)
@@ -105,6 +107,9 @@ def load(
         )
     if missing:
         notes.append(f"{len(missing)} of {len(examples)} images in the tables have no picture below {data_dir}.")
+    undrawn = sum(r.metadata["findings"] - r.metadata["findings_drawn"] for r in records)
+    if undrawn:
+        notes.append(f"{undrawn} findings have no mask or box: the evidence of their images is not known, or in part.")
     return Listing(
         records,
         CLASSES[task],
@@ -200,6 +205,22 @@ def _part_patients(findings: pd.DataFrame, rule: str) -> tuple[pd.DataFrame, lis
     return findings[~gone], [f"{len(both)} patients are in both official splits; {what}."]
 
 
+def _agree(findings: pd.DataFrame, rule: str) -> tuple[pd.DataFrame, list[str]]:
+    """One label for a view that is in the set as an image of masses and as one of calcifications."""
+    views = findings.groupby(["patient", "side", "view"])
+    worst = findings.groupby(["kind", "patient", "side", "view"])["class"].transform("max")
+    contrary = (views["kind"].transform("nunique") > 1) & (
+        findings.assign(worst=worst).groupby(["patient", "side", "view"])["worst"].transform("nunique") > 1
+    )
+    if not contrary.any():
+        return findings, []
+    n = findings[contrary].groupby(["patient", "side", "view"]).ngroups
+    if rule == "drop":
+        return findings[~contrary], [f"{n} views with other labels as masses than as calcifications are left out."]
+    raised = findings.assign(**{"class": findings["class"].where(~contrary, views["class"].transform("max"))})
+    return raised, [f"{n} views have other labels as masses than as calcifications; both get the worst one."]
+
+
 def _twice(records: Iterable[Record]) -> list[str]:
     """A view with masses and calcifications is in the set twice, as two pictures."""
     views = defaultdict(set)
@@ -249,7 +270,9 @@ class _Pictures:
         if not found:
             named = self.by_short.get(key[2:], [])
             # Folders such as mass_train part the kinds and splits; without them the name has to do.
-            parted = [p for p in named if first["kind"] in p.parent.name.lower() and first["split"] in p.parent.name]
+            parted = [
+                p for p in named if first["kind"] in p.parent.name.lower() and first["split"] in p.parent.name.lower()
+            ]
             found = parted or [p for p in named if not re.search("mass|calc|train|test", p.parent.name.lower())]
         return found[0] if found else None
 
@@ -263,13 +286,18 @@ class _Pictures:
             found = found or [p for p in self.by_subject.get((*key, ""), []) if _named_mask(p)]
             if found:
                 drawn.append(RegionMask(tuple(dict.fromkeys(found))))
-        if not drawn and full.name in self.boxes:
-            boxes = self.boxes[full.name]
+        if not drawn and (boxes := self._boxes_of(full)):
             if "place" not in rows:
                 drawn.append(Boxes(boxes))
             elif len(boxes) == rows.iloc[0]["of"] and rows.iloc[0]["alike"]:  # a box does not say whose it is
                 drawn.append(Boxes((boxes[rows.iloc[0]["place"]],)))
         return tuple(dict.fromkeys(drawn))
+
+    def _boxes_of(self, full: Path) -> tuple[tuple[float, ...], ...]:
+        """Boxes by file name; of several COCO files that name it, of the one that is called like its folder."""
+        found = {stem: boxes for stem, files in self.boxes.items() if (boxes := files.get(full.name))}
+        own = [boxes for stem, boxes in found.items() if stem.startswith(full.parent.name)]
+        return own[0] if own else next(iter(found.values()), ()) if len(found) == 1 else ()
 
 
 def _subject_key(match: re.Match) -> tuple[str, ...]:
@@ -306,6 +334,7 @@ def _record(rows: pd.DataFrame, pictures: _Pictures, how: Preparation) -> Record
             "density": worst["density"],
             "abnormality": {"mass": "mass", "calc": "calcification"}[worst["kind"]],
             "findings": len(rows),
+            "findings_drawn": min(len(rows), sum(len(e.boxes) if isinstance(e, Boxes) else 1 for e in evidence)),
             "pathology": worst["pathology"],
             "assessment": worst["assessment"],
             "subtlety": worst["subtlety"],

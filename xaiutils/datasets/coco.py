@@ -12,7 +12,7 @@ from skimage.draw import polygon
 
 from xaiutils.datasets.folder import walk_files
 from xaiutils.datasets.listing import Listing, Record
-from xaiutils.datasets.picture_file import Boxes, Evidence, PictureFile, Preparation, read_picture_file
+from xaiutils.datasets.picture_file import Boxes, Evidence, PictureFile, Preparation, fit_to, read_picture_file
 from xaiutils.registry import suggest
 
 
@@ -32,7 +32,7 @@ def load(
     An image's class is the category of its annotations; images with several categories are left out and counted.
     ``classes`` keeps and orders some categories. ``background`` names the class of images without annotations (such as
     "normal"); without it they are left out. ``patient_key`` and ``split_key`` name entries of the images, where the
-    file has them. Evidence is the union of polygons and uncompressed run lengths, else of the boxes.
+    file has them. ``keep_aspect`` and ``bit_depth`` as for folders. Evidence is the union of polygons and uncompressed run lengths, else of the boxes.
     """
     root = Path(data_dir)
     path = _annotation_file(root, annotations)
@@ -44,6 +44,10 @@ def load(
     class_names = ([background] if background else []) + names
     if len(class_names) < 2:
         raise ValueError(f"{path} has one category ({names}); name the class of unmarked images with background=...")
+    for option, key in (("patient_key", patient_key), ("split_key", split_key)):
+        keys = sorted({k for image in images for k in image})
+        if key and key not in keys:
+            raise ValueError(f"{path}: no image has the entry {key!r} ({option}); {suggest(key, keys)}")
     places: dict[str, list[Path]] = defaultdict(list)
     for p in walk_files(root):
         places[p.name].append(p)
@@ -67,8 +71,8 @@ def load(
                 id=name,
                 label=class_names.index(kinds.pop()) if kinds else 0,
                 source=PictureFile(picture, tuple(_evidence(a, image) for a in marks), how),
-                split=str(image[split_key]) if split_key and split_key in image else None,
-                patient=str(image[patient_key]) if patient_key and patient_key in image else None,
+                split=str(image[split_key]) if split_key in image else None,
+                patient=str(image[patient_key]) if patient_key in image else None,
             )
         )
     if not records:
@@ -77,14 +81,16 @@ def load(
     return Listing(records, tuple(class_names), read_picture_file, str(path), skipped=skipped, notes=notes)
 
 
-def boxes_by_file(paths: Sequence[Path]) -> dict[str, tuple[tuple[float, ...], ...]]:
-    """All boxes (x, y, width, height) of COCO files by file name."""
-    boxes: dict[str, list[tuple[float, ...]]] = defaultdict(list)
+def boxes_by_file(paths: Sequence[Path]) -> dict[str, dict[str, tuple[tuple[float, ...], ...]]]:
+    """Boxes (x, y, width, height) by the stem of the COCO file and the name of the picture's file."""
+    boxes: dict[str, dict[str, tuple[tuple[float, ...], ...]]] = {}
     for path in paths:
         images, found, _ = _read(path)
-        for image in images:
-            boxes[str(image["file_name"])] += [tuple(map(float, a["bbox"])) for a in found[image["id"]]]
-    return {name: tuple(b) for name, b in boxes.items() if b}
+        named = {
+            Path(str(i["file_name"])).name: tuple(tuple(map(float, a["bbox"])) for a in found[i["id"]]) for i in images
+        }
+        boxes[path.stem] = {name: marks for name, marks in named.items() if marks}
+    return boxes
 
 
 def _annotation_file(root: Path, name: str) -> Path:
@@ -107,11 +113,13 @@ def _read(path: Path) -> tuple[list[dict], dict[Any, list[dict]], dict[Any, str]
         found: dict[Any, list[dict]] = defaultdict(list)
         for annotation in content["annotations"]:
             if annotation["category_id"] not in categories:
-                raise ValueError(f"annotation {annotation.get('id')} has the unknown category_id")
+                raise ValueError(f"annotation {annotation.get('id')} has an unknown category_id")
+            if not isinstance(annotation.get("segmentation"), list) and not _is_run_lengths(annotation):
+                annotation["bbox"][3]
             found[annotation["image_id"]].append(annotation)
         for image in images:
             image["id"], image["file_name"]
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, RecursionError) as error:
         raise ValueError(f"{path} is not a COCO file (images, annotations, categories): {error!r}") from error
     return images, found, categories
 
@@ -126,28 +134,35 @@ def _find(root: Path, path: Path, name: str, places: dict[str, list[Path]]) -> P
     return found[0] if len(found) == 1 else None
 
 
+def _is_run_lengths(annotation: dict) -> bool:
+    outline = annotation.get("segmentation")
+    return isinstance(outline, dict) and isinstance(outline.get("counts"), list) and len(outline.get("size", ())) == 2
+
+
 def _evidence(annotation: dict, image: dict) -> Evidence:
     outline = annotation.get("segmentation")
+    frame = (int(image["height"]), int(image["width"])) if image.get("height") and image.get("width") else None
     if isinstance(outline, list) and outline:
-        return Polygons(tuple(tuple(map(float, p)) for p in outline))
-    if isinstance(outline, dict) and isinstance(outline.get("counts"), list):
+        return Polygons(tuple(tuple(map(float, p)) for p in outline), frame=frame)
+    if _is_run_lengths(annotation):
         return RunLengths(tuple(map(int, outline["counts"])), tuple(map(int, outline["size"])))
-    return Boxes((tuple(map(float, annotation["bbox"])),))
+    return Boxes((tuple(map(float, annotation["bbox"])),), frame=frame)
 
 
 @dataclass(frozen=True)
 class Polygons:
-    """Outlines (x1, y1, x2, y2, ...) in pixels."""
+    """Outlines (x1, y1, x2, y2, ...) in pixels of a ``frame`` (height, width); without it, of the file."""
 
     polygons: tuple[tuple[float, ...], ...]
     files: tuple[Path, ...] = ()
+    frame: tuple[int, int] | None = None
 
     def draw(self, shape: tuple[int, int]) -> np.ndarray:
-        mask = np.zeros(shape, bool)
+        mask = np.zeros(self.frame or shape, bool)
         for outline in self.polygons:
             points = np.array(outline[: len(outline) // 2 * 2]).reshape(-1, 2)
-            mask[polygon(points[:, 1], points[:, 0], shape)] = True
-        return mask
+            mask[polygon(points[:, 1], points[:, 0], mask.shape)] = True
+        return fit_to(mask, shape)
 
 
 @dataclass(frozen=True)
@@ -159,7 +174,7 @@ class RunLengths:
     files: tuple[Path, ...] = ()
 
     def draw(self, shape: tuple[int, int]) -> np.ndarray:
-        if sum(self.counts) != self.size[0] * self.size[1] or tuple(self.size) != tuple(shape):
-            raise ValueError(f"its run lengths are of {self.size} pixels, the picture has {tuple(shape)}")
+        if sum(self.counts) != self.size[0] * self.size[1]:
+            raise ValueError(f"its run lengths do not fill {self.size[0]} x {self.size[1]} pixels")
         values = np.arange(len(self.counts)) % 2 == 1
-        return np.repeat(values, self.counts).reshape(self.size[::-1]).T
+        return fit_to(np.repeat(values, self.counts).reshape(self.size[::-1]).T, shape)

@@ -93,8 +93,12 @@ def read_dicom(path: Path) -> Frame:
     except EOFError as error:
         raise ValueError("the file ends too early") from error
     pixels = _decode(ds)
-    if pixels.ndim == 3 and pixels.shape[-1] == 3 and int(ds.get("SamplesPerPixel", 1)) == 3:
-        return Frame(pixels.astype(np.uint8), 255.0, _spacing(ds))
+    kind = str(ds.get("PhotometricInterpretation", "MONOCHROME2")).strip()
+    if pixels.ndim == 3 and pixels.shape[-1] == 3 and kind.startswith(("RGB", "YBR")):
+        scale = 255 / (2.0 ** int(ds.get("BitsStored", 8)) - 1)
+        return Frame(np.rint(np.clip(pixels * scale, 0, 255)).astype(np.uint8), 255.0, _spacing(ds))
+    if not kind.startswith("MONOCHROME"):
+        raise ValueError(f"its colours are {kind}; MONOCHROME1, MONOCHROME2, RGB and YBR are read")
     if pixels.ndim != 2:
         raise ValueError(f"it holds {pixels.shape[0]} frames; only single pictures are read")
     shown = apply_modality_lut(pixels, ds)
@@ -105,7 +109,7 @@ def read_dicom(path: Path) -> Frame:
         shown = apply_voi_lut(shown, ds)
     shown = np.asarray(shown, np.float32) - np.float32(low)
     top = max(high - low, 1.0)
-    if str(ds.get("PhotometricInterpretation", "MONOCHROME2")).strip() == "MONOCHROME1":
+    if kind == "MONOCHROME1":
         shown = top - shown
     return Frame(shown, top, _spacing(ds))
 
@@ -126,7 +130,13 @@ def _decode(ds: pydicom.Dataset) -> np.ndarray:
 
 
 def _has_window(ds: pydicom.Dataset) -> bool:
-    return ds.get("WindowCenter") not in (None, "") and ds.get("WindowWidth") not in (None, "")
+    """Whether there is a window that means something: sloppy exports write a width of 0."""
+    try:
+        widths = [float(w) for w in np.atleast_1d(ds.get("WindowWidth"))]
+        centres = [float(c) for c in np.atleast_1d(ds.get("WindowCenter"))]
+    except (TypeError, ValueError):
+        return False
+    return bool(centres and widths) and widths[0] >= 1
 
 
 def _stored_range(ds: pydicom.Dataset, grey: np.ndarray) -> tuple[float, float]:
@@ -139,7 +149,7 @@ def _stored_range(ds: pydicom.Dataset, grey: np.ndarray) -> tuple[float, float]:
 
 
 def _spacing(ds: pydicom.Dataset) -> tuple[float, float] | None:
-    """Pixel size on the detector; radiographs state ImagerPixelSpacing, others PixelSpacing."""
+    """Pixel size: PixelSpacing (calibrated) where the file has it, else ImagerPixelSpacing (on the detector)."""
     for name in ("PixelSpacing", "ImagerPixelSpacing"):
         value = ds.get(name)
         try:

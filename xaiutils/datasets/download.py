@@ -56,7 +56,11 @@ def unpack(archive: Path, folder: Path) -> Path:
             _unzip(archive, part)
         else:
             _untar(archive, part)
-        part.replace(folder)
+        try:
+            part.replace(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was quicker
+                raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return folder

@@ -1,5 +1,6 @@
 """Images in folders named after their classes, with optional masks and split folders."""
 
+import fnmatch
 import glob
 import os
 import re
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from xaiutils.datasets import dicom
 from xaiutils.datasets.dicom import DICOM_SUFFIXES
-from xaiutils.datasets.listing import Listing, Record
+from xaiutils.datasets.listing import Listing, Record, unknown_patient
 from xaiutils.datasets.picture_file import MaskFile, PictureFile, Preparation, read_picture_file
 from xaiutils.images import IMAGE_SUFFIXES
 
@@ -88,7 +89,7 @@ def with_headers(records: list[Record]) -> tuple[list[Record], list[str]]:
         header = headers.get(r.id, dicom.Header())
         patient = r.patient or (header.patient if known else None)
         if (known and patient is None) or patient == "":
-            patient = f"unknown ({r.id})"
+            patient = unknown_patient(r.id)
         facts = {"view": header.view, "side": header.side}
         done.append(replace(r, patient=patient, metadata={**{k: v for k, v in facts.items() if v}, **r.metadata}))
     notes = [f"{len(patients)} patients are told apart by the PatientID of DICOM headers."] if known else []
@@ -128,11 +129,11 @@ def list_folder(folder: Path) -> list[Path]:
 def walk_files(root: Path) -> Iterator[Path]:
     """All files below ``root``, sorted folder by folder; links to folders are followed once, so a loop ends.
 
-    Hidden folders are left out.
+    Hidden folders are left out. Raises PermissionError that names a folder that may not be read.
     """
     list_folder(root)  # a clear error for the top folder
     visited = set()
-    for parent, folders, files in os.walk(root, followlinks=True):
+    for parent, folders, files in os.walk(root, followlinks=True, onerror=_refuse):
         here = Path(parent).stat()
         if (here.st_dev, here.st_ino) in visited:
             folders.clear()
@@ -143,6 +144,12 @@ def walk_files(root: Path) -> Iterator[Path]:
 
 
 _MASK_WORDS = re.compile(r"[_-](mask|seg|segm|segmentation|label|gt|roi|annotation|trimap)[_-]?\d*$", re.IGNORECASE)
+
+
+def _refuse(error: OSError) -> None:
+    if isinstance(error, PermissionError):
+        raise PermissionError(f"{error.filename!r} may not be read; ask its owner for permission.") from error
+    raise error
 
 
 def _warn_of_masks(records: list[Record], mask_pattern: str, root: Path) -> None:
@@ -170,7 +177,7 @@ def _image_files(folder: Path) -> list[Path]:
 
 def _records(folder: Path, label: int, split: str | None, pattern: str, values, how, root: Path) -> list[Record]:
     files = _image_files(folder)
-    masks = {path: find_masks(path, pattern) for path in files}
+    masks = _masks_of_all(files, pattern)
     used_as_mask = {mask for found in masks.values() for mask in found}
     return [
         Record(
@@ -184,6 +191,25 @@ def _records(folder: Path, label: int, split: str | None, pattern: str, values, 
     ]
 
 
+def _masks_of_all(files: list[Path], pattern: str) -> dict[Path, tuple[Path, ...]]:
+    """Masks by image; where the pattern is the image's name and an ending, by one pass over the files."""
+    ending = pattern.removeprefix("{stem}")
+    if not pattern.startswith("{stem}") or "{" in ending or "/" in ending:
+        return {path: find_masks(path, pattern) for path in files}
+    images: dict[tuple[Path, str], list[Path]] = {}
+    for path in files:
+        images.setdefault((path.parent, path.stem), []).append(path)
+    found: dict[Path, list[Path]] = {path: [] for path in files}
+    for path in files:
+        for length in range(1, len(path.name)):
+            named = images.get((path.parent, path.name[:length]), [])
+            if named and fnmatch.fnmatchcase(path.name[length:], ending):
+                for image in named:
+                    if image != path:
+                        found[image].append(path)
+    return {path: tuple(masks) for path, masks in found.items()}
+
+
 def find_masks(image: Path, pattern: str, **fields: str) -> tuple[Path, ...]:
     """Files that ``pattern`` names for ``image``; relative patterns start at the image's folder."""
     if not pattern:
@@ -195,5 +221,8 @@ def find_masks(image: Path, pattern: str, **fields: str) -> tuple[Path, ...]:
             f"mask_pattern={pattern!r} is not valid ({error}); use {{stem}} for the image's name, "
             f"e.g. '{{stem}}_mask.png'."
         ) from error
+    if not glob.has_magic(pattern):  # a plain name: no need to search
+        plain = image.parent / pattern.format(stem=image.stem, **fields)
+        return (plain,) if plain.is_file() and plain != image else ()
     matches = glob.glob(str(Path(glob.escape(str(image.parent))) / name))
     return tuple(sorted(p for p in map(Path, matches) if p.suffix.lower() in IMAGE_SUFFIXES and p != image))

@@ -136,11 +136,14 @@ def balanced_indices(labels: np.ndarray, n: int, seed: int = 0) -> np.ndarray:
 
 def stratified_indices(labels: np.ndarray, n: int, seed: int = 0) -> np.ndarray:
     """Sorted indices of ``n`` entries that keep the class proportions."""
-    if n >= len(labels):
-        return np.arange(len(labels))
+    return np.sort(stratified_order(labels, seed)[:n]) if n < len(labels) else np.arange(len(labels))
+
+
+def stratified_order(labels: np.ndarray, seed: int = 0) -> np.ndarray:
+    """A random order of all entries, of which every beginning keeps the class proportions."""
     rng = np.random.default_rng(seed)
     rank = np.empty(len(labels))
     for label in np.unique(labels):
         members = rng.permutation(np.flatnonzero(labels == label))
         rank[members] = (np.arange(len(members)) + 0.5) / len(members)
-    return np.sort(np.lexsort((rng.random(len(labels)), rank))[:n])
+    return np.lexsort((rng.random(len(labels)), rank))

@@ -3,7 +3,7 @@
 import plistlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from xml.parsers.expat import ExpatError
 
@@ -14,7 +14,7 @@ from sklearn.model_selection import train_test_split
 
 from xaiutils.datasets import dicom
 from xaiutils.datasets.folder import PICTURE_SUFFIXES, walk_files
-from xaiutils.datasets.listing import Listing, Record
+from xaiutils.datasets.listing import Listing, Record, unknown_patient
 from xaiutils.datasets.options import check_choice
 from xaiutils.datasets.picture_file import PictureFile, Preparation, read_picture_file
 from xaiutils.datasets.table import read_csv
@@ -66,18 +66,23 @@ def load(
             "Radiology 19): put AllDICOMs, AllXML and INbreast.xls or INbreast.csv there."
         )
     table = _read_table(files, root)
-    contours = {m[1]: p for p in files if p.suffix.lower() == ".xml" and _is_contours(p) and (m := _FILE.match(p.name))}
-    records, skipped = [], []
+    contours = {m[1]: p for p in files if _is_contours(p, root) and (m := _FILE.match(p.name))}
+    records, skipped, unmarked = [], [], 0
     for number, path in pictures.items():
         if number not in table.index:
             skipped.append((str(path), "not in the table"))
             continue
         row = table.loc[number]
-        if region == "roi" and number not in contours:
+        if region == "roi" and not _has_finding(contours.get(number), findings):
+            unmarked += 1
             continue
         label = row["birads"] - 1 if task == "birads" else int(row["birads"] >= malignant_from)
-        evidence = (ContourFile(contours[number], tuple(findings)),) if number in contours else (NoFinding(),)
-        patient = (_FILE.match(path.name)[2] or row["patient"] or f"unknown ({number})").lower()
+        evidence: tuple = ()  # not known
+        if number in contours:
+            evidence = (ContourFile(contours[number], tuple(findings)),)
+        elif contours and not row["findings"] and (row["birads"] == 1 or row["findings_stated"]):
+            evidence = (NoFinding(),)
+        patient = (_FILE.match(path.name)[2] or row["patient"]).lower() or None
         records.append(
             Record(
                 id=number,
@@ -92,6 +97,8 @@ def load(
     absent = [n for n in table.index if n not in pictures]
     skipped += [(n, "no picture of it") for n in absent]
     notes = [f"{len(absent)} of {len(table)} images in the table have no picture below {root}."] if absent else []
+    if unmarked:
+        notes.append(f"{unmarked} images have no contour to crop to (region='roi') and are left out.")
     return Listing(_part(records, seed), CLASSES[task], read_picture_file, str(root), skipped=skipped, notes=notes)
 
 
@@ -107,17 +114,27 @@ def _pictures(files: list[Path]) -> dict[str, Path]:
     return found
 
 
-def _is_contours(path: Path) -> bool:
+def _is_contours(path: Path, root: Path) -> bool:
     """Pectoral muscles have files of the same names in a folder of their own."""
-    return not any("pectoral" in part.lower() for part in path.parts[-3:])
+    return path.suffix.lower() == ".xml" and "pectoral" not in path.relative_to(root).as_posix().lower()
+
+
+def _has_finding(path: Path | None, findings: Sequence[str]) -> bool:
+    if path is None:
+        return False
+    try:
+        return any(c.points and (not findings or c.name in findings) for c in read_contours(path))
+    except (ValueError, OSError):
+        return True  # the file is named when it is drawn
 
 
 def _part(records: list[Record], seed: int) -> list[Record]:
-    """State train and test by patient, stratified by each patient's highest class."""
+    """State train and test by patient, stratified by each patient's highest class (where each has two patients)."""
     worst: dict[str, int] = {}
     for r in records:
-        worst[r.patient] = max(worst.get(r.patient, 0), r.label)
-    patients, labels = list(worst), list(worst.values())
+        worst[_who(r)] = max(worst.get(_who(r), 0), r.label)
+    patients = sorted(worst)  # not as the folders happen to be walked
+    labels = [worst[p] for p in patients]
     n_test = max(1, round(len(patients) * _TEST_PATIENTS / _PATIENTS))
     if len(patients) - n_test < 2:
         raise ValueError(f"{len(patients)} patients are too few to be parted into train and test.")
@@ -125,11 +142,11 @@ def _part(records: list[Record], seed: int) -> list[Record]:
     stratify = labels if counts[counts > 0].min() >= 2 and n_test >= np.count_nonzero(counts) else None
     _, test = train_test_split(patients, test_size=n_test, random_state=seed, stratify=stratify)
     chosen = set(test)
-    return [_with_split(r, "test" if r.patient in chosen else "train") for r in records]
+    return [replace(r, split="test" if _who(r) in chosen else "train") for r in records]
 
 
-def _with_split(record: Record, split: str) -> Record:
-    return Record(record.id, record.label, record.source, split, record.patient, record.metadata)
+def _who(record: Record) -> str:
+    return record.patient or unknown_patient(record.id)
 
 
 # The table ----------------------------------------------------------------------------------------------------------
@@ -163,7 +180,7 @@ def _read_table(files: list[Path], root: Path) -> pd.DataFrame:
     marks = [c for c in ("mass", "micros", "distortion", "asymmetry") if c in rows.columns]
     found = [", ".join(c for c in marks if str(row[c]).strip()) for _, row in rows.iterrows()]
     patient = rows.get("patient id", pd.Series("", rows.index)).replace("removed", "")
-    return pd.DataFrame(
+    table = pd.DataFrame(
         {
             "birads": grades.astype(int),
             "bi-rads": rows["bi-rads"].str.strip(),
@@ -172,8 +189,13 @@ def _read_table(files: list[Path], root: Path) -> pd.DataFrame:
             "density": rows["acr"].str.strip(),
             "patient": patient,
             "findings": found,
+            "findings_stated": bool(marks),
         }
     )
+    twice = table.index[table.index.duplicated()]
+    if len(twice):
+        raise ValueError(f"{path} has the image {twice[0]} in more than one row; keep one.")
+    return table
 
 
 def _text(value: object) -> str:
@@ -252,8 +274,14 @@ class ContourFile:
         return (self.path,)
 
     def draw(self, shape: tuple[int, int]) -> np.ndarray:
-        contours = read_contours(self.path)
-        return draw_contours([c for c in contours if not self.names or c.name in self.names], shape)
+        chosen = [c for c in read_contours(self.path) if not self.names or c.name in self.names]
+        for c in chosen:
+            if any(not (-1 <= x <= shape[1] and -1 <= y <= shape[0]) for x, y in c.points):
+                raise ValueError(
+                    f"{self.path.name} has points outside the picture of {shape[0]} x {shape[1]} pixels: contours are "
+                    "in pixels of the DICOM file; give that, or an export of its size."
+                )
+        return draw_contours(chosen, shape)
 
 
 @dataclass(frozen=True)

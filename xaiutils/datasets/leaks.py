@@ -11,7 +11,8 @@ def find_leaks(splits: dict[str, ImageDataset]) -> list[dict[str, str]]:
     """Patients and identical pictures that occur in more than one split, or twice within one.
 
     Each finding is a dict with ``kind`` ("patient" or "same image"), ``what`` and ``where``. Identical means equal
-    pixels after resizing; near-duplicates are not searched for.
+    pixels after resizing; near-duplicates are not searched for. Images without a known patient are patients of their
+    own.
     """
     findings = []
     for kind, key in (("patient", _patients), ("same image", _hashes)):
@@ -32,8 +33,11 @@ def _patients(dataset: ImageDataset) -> list[tuple[str, str]]:
 
 
 def _hashes(dataset: ImageDataset) -> list[tuple[str, str]]:
-    pixels = dataset.pixels[..., :1] if dataset.pixels.strides[-1] == 0 else dataset.pixels  # grey: one channel will do
-    return [
-        (hashlib.sha256(np.ascontiguousarray(image)).hexdigest(), image_id)
-        for image, image_id in zip(pixels, dataset.ids, strict=True)
-    ]
+    return [(_hash(image), image_id) for image, image_id in zip(dataset.pixels, dataset.ids, strict=True)]
+
+
+def _hash(image: np.ndarray) -> str:
+    """Of one channel where all are equal: the same picture must not differ by how its neighbours are stored."""
+    first = np.ascontiguousarray(image[..., 0])
+    grey = image.strides[-1] == 0 or ((image[..., 1] == first).all() and (image[..., 2] == first).all())
+    return hashlib.sha256(first if grey else np.ascontiguousarray(image)).hexdigest()

@@ -19,6 +19,14 @@ class Record:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
+UNKNOWN_PATIENT = "unknown ("
+
+
+def unknown_patient(image_id: str) -> str:
+    """Stands for the patient of an image of whom nothing is known, where others are: one of its own."""
+    return f"{UNKNOWN_PATIENT}{image_id})"
+
+
 @dataclass(frozen=True)
 class Picture:
     """One image as it was read: uint8 ``(size, size)`` or ``(size, size, 3)``, a bool mask, and what was seen on the

@@ -7,6 +7,7 @@ from xaiutils.datasets.listing import Listing, Record
 from xaiutils.datasets.options import check_choice
 from xaiutils.datasets.picture_file import PictureFile, Preparation, read_picture_file
 from xaiutils.datasets.table import read_csv
+from xaiutils.registry import suggest
 
 _TABLES = ("chexpert", "split", "metadata")
 _FINDINGS = (
@@ -38,9 +39,18 @@ def load(data_dir: Path, *, views: tuple[str, ...] | list[str] = ("PA", "AP"), k
             f"tables and the folder 'files' into {root}."
         )
     read = {kind: read_csv(path, sep=",", engine="c", compression="infer") for kind, path in tables.items()}
+    keys = ["subject_id", "study_id"]
+    needed = {"chexpert": keys, "split": [*keys, "dicom_id", "split"], "metadata": [*keys, "dicom_id", "ViewPosition"]}
+    for kind, columns in needed.items():
+        for column in columns:
+            if column not in read[kind].columns:
+                raise ValueError(
+                    f"{tables[kind]} has no column {column!r}; {suggest(column, list(read[kind].columns))}"
+                )
     rows = read["metadata"].merge(read["split"], on=["dicom_id", "study_id", "subject_id"])
     rows = rows.merge(read["chexpert"], on=["study_id", "subject_id"])
-    rows = rows[rows["ViewPosition"].isin(list(views))]
+    unlabelled = len(read["metadata"]) - len(rows)
+    rows = rows[rows["ViewPosition"].isin(list(views)) & rows["split"].isin(list(_SPLITS))]
     pictures = {p.stem: p for p in files if p.suffix.lower() == ".jpg"}
     how, records, missing, unclear = Preparation(keep_aspect=keep_aspect), [], [], 0
     for row in rows.to_dict("records"):
@@ -63,6 +73,8 @@ def load(data_dir: Path, *, views: tuple[str, ...] | list[str] = ("PA", "AP"), k
     if not records:
         raise FileNotFoundError(f"none of {len(rows)} images in the tables of {root} has a picture below it.")
     notes = [f"{unclear} images have neither a finding nor 'No Finding' and are left out."] if unclear else []
+    if unlabelled:
+        notes.append(f"{unlabelled} images of the metadata table have no split or no labels and are left out.")
     if missing:
         notes.append(f"{len(missing)} images in the tables have no picture below {root}.")
     return Listing(records, ("normal", "abnormal"), read_picture_file, str(root), skipped=missing, notes=notes)

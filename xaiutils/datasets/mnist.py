@@ -53,13 +53,17 @@ def _read(ink: np.ndarray, image_size: int):
 
 def _find(root: Path) -> dict[tuple[str, str], Path]:
     """IDX files by ("train" or "t10k", "images" or "labels")."""
-    found = {}
+    found: dict[tuple[str, str], list[Path]] = {}
     for path in walk_files(root):
         for prefix in _PREFIX.values():
             for kind in ("images", "labels"):
                 if path.name.lower().removesuffix(".gz").replace(".", "-").startswith(f"{prefix}-{kind}-idx"):
-                    found.setdefault((prefix, kind), path)
-    return found
+                    found.setdefault((prefix, kind), []).append(path)
+    parents = {p.parent for paths in found.values() for p in paths}
+    if len(parents) > 1:  # Fashion-MNIST and others have files of the same names
+        names = ", ".join(sorted(map(str, parents)))
+        raise ValueError(f"{root} holds several sets of IDX files ({names}); give the folder of one as data_dir.")
+    return {key: paths[0] for key, paths in found.items()}
 
 
 def read_idx(path: Path) -> np.ndarray:

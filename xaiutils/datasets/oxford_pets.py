@@ -56,7 +56,8 @@ def load(data_dir: Path, *, task: str = "species", border: bool = True, keep_asp
         for p in pictures
     ]
     names = ("cat", "dog") if task == "species" else tuple(breeds)
-    return Listing(records, names, read_picture_file, str(root))
+    bare = [(p.name, "no trimap of it") for p in files if p.suffix.lower() == ".jpg" and p.stem not in trimaps]
+    return Listing(records, names, read_picture_file, str(root), skipped=bare)
 
 
 def _breed(path: Path) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from PIL import Image
 
 from xaiutils.datasets import dicom, mammogram
 from xaiutils.datasets.cache import cached_picture, file_key
@@ -50,13 +51,14 @@ class MaskFile:
 
 @dataclass(frozen=True)
 class Boxes:
-    """Boxes (x, y, width, height) in pixels of the file."""
+    """Boxes (x, y, width, height) in pixels of a ``frame`` (height, width); without it, of the file."""
 
     boxes: tuple[tuple[float, ...], ...]
     files: tuple[Path, ...] = ()
+    frame: tuple[int, int] | None = None
 
     def draw(self, shape: tuple[int, int]) -> np.ndarray:
-        return boxes_to_mask(self.boxes, *shape)
+        return fit_to(boxes_to_mask(self.boxes, *(self.frame or shape)), shape)
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ def read_picture_file(source: PictureFile, image_size: int) -> Picture:
 
 def _prepare(source: PictureFile, image_size: int) -> tuple[np.ndarray, np.ndarray | None, dict[str, Any]]:
     how = source.preparation
-    frame = _open(source.path, how.bit_depth)
+    frame = _open(source.path, how)
     pixels, spacing = frame.pixels, frame.spacing_mm
     shape = pixels.shape[:2]
     facts: dict[str, Any] = {"height": shape[0], "width": shape[1]}
@@ -162,11 +164,14 @@ def _prepare(source: PictureFile, image_size: int) -> tuple[np.ndarray, np.ndarr
     return fit_image(eight_bit, image_size, how.keep_aspect, centre), fitted, facts
 
 
-def _open(path: Path, bit_depth: int) -> dicom.Frame:
+def _open(path: Path, how: Preparation) -> dicom.Frame:
     if dicom.is_dicom(path):
         return dicom.read_dicom(path)
-    pixels = load_picture(path, bit_depth)
-    return dicom.Frame(pixels, top=255.0)
+    if how.mammogram:  # of which all bits are wanted until the breast is known
+        with Image.open(path) as image:
+            if image.mode.startswith("I"):
+                return dicom.Frame(np.asarray(image, np.float32), top=2.0**how.bit_depth - 1)
+    return dicom.Frame(load_picture(path, how.bit_depth), top=255.0)
 
 
 def _to_8_bit(pixels: np.ndarray, top: float, breast: np.ndarray | None, percentiles: tuple[float, ...]) -> np.ndarray:

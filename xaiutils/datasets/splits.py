@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
+from xaiutils.datasets.image_dataset import stratified_order
 from xaiutils.datasets.listing import Record
 
 SPLITS = ("train", "val", "test")
@@ -14,25 +15,41 @@ SPLITS = ("train", "val", "test")
 def split_indices(labels: np.ndarray, groups: Sequence[str], split: str, seed: int = 0) -> np.ndarray:
     """Indices of ``split`` when nobody has split the data: 70 % train, 10 % val, 20 % test.
 
-    Stratified by label; entries of one group (a patient) stay together. The same seed gives the same split.
+    Stratified by label; entries of one group (a patient) stay together. The same seed gives the same split. Raises
+    ValueError where there are too few.
     """
-    n_folds = min(10, len(set(groups)), int(np.bincount(labels).max()))
-    if n_folds < 3:
+    n_groups = len(set(groups))
+    if n_groups < 3:
         raise ValueError(
-            f"{len(labels)} images of {len(set(groups))} patients are too few to be split into train, val and test; "
+            f"{len(labels)} images of {n_groups} patients are too few to be split into train, val and test; "
             "put them into split folders, or state the split in a column."
         )
-    fold = np.empty(len(labels), int)
+    part = _parts(labels, seed) if n_groups == len(groups) else _grouped_parts(labels, groups, seed)
+    return np.flatnonzero(part == split)
+
+
+def _parts(labels: np.ndarray, seed: int) -> np.ndarray:
+    """The split of each entry, classes in proportion."""
+    order = stratified_order(labels, seed)
+    n_test, n_val = max(1, round(0.2 * len(labels))), max(1, round(0.1 * len(labels)))
+    part = np.full(len(labels), "train", dtype="<U5")
+    part[order[:n_test]] = "test"
+    part[order[n_test : n_test + n_val]] = "val"
+    return part
+
+
+def _grouped_parts(labels: np.ndarray, groups: Sequence[str], seed: int) -> np.ndarray:
+    """The split of each entry, groups whole and classes nearly in proportion."""
+    n_folds = max(3, min(10, len(set(groups)), int(np.bincount(labels).max())))
+    part = np.full(len(labels), "train", dtype="<U5")
+    n_test, n_val = max(1, round(0.2 * n_folds)), max(1, round(0.1 * n_folds))
     with warnings.catch_warnings():  # a class with fewer members than folds is allowed: it cannot reach every fold
         warnings.simplefilter("ignore", UserWarning)
         folds = StratifiedGroupKFold(n_splits=n_folds, shuffle=True, random_state=seed)
         for number, (_, members) in enumerate(folds.split(np.zeros(len(labels)), labels, groups)):
-            fold[members] = number
-    n_test, n_val = max(1, round(0.2 * n_folds)), max(1, round(0.1 * n_folds))
-    first_test = n_folds - n_test
-    bounds = {"train": (0, first_test - n_val), "val": (first_test - n_val, first_test), "test": (first_test, n_folds)}
-    low, high = bounds[split]
-    return np.flatnonzero((fold >= low) & (fold < high))
+            if number < n_test + n_val:
+                part[members] = "test" if number < n_test else "val"
+    return part
 
 
 def choose_split(records: list[Record], split: str, seed: int) -> list[Record]:

@@ -1,5 +1,6 @@
 """A data set as files that are mapped into memory, not read: how a run keeps its prepared splits."""
 
+import contextlib
 import json
 import secrets
 import shutil
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from xaiutils.datasets.image_dataset import ImageDataset
+from xaiutils.files import reserve
 
 _CHUNK = 64  # images at a time
 
@@ -41,11 +43,25 @@ def write_dataset(dataset: ImageDataset, folder: Path) -> ImageDataset:
         (part / "facts.json").write_text(text, encoding="utf-8")
         checks["facts"] = zlib.crc32(text.encode())
         (part / "checks.json").write_text(json.dumps(checks), encoding="utf-8")
-        if folder.exists():
-            shutil.rmtree(folder)
-        part.rename(folder)
+        return _publish(part, folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _publish(part: Path, folder: Path) -> ImageDataset:
+    """Move ``part`` to ``folder``, unless another process has put a whole copy there."""
+    for _ in range(10):
+        try:
+            part.rename(folder)
+        except OSError:  # it is there
+            try:
+                return read_dataset(folder)
+            except (ValueError, OSError):  # damaged: out of the way with it
+                with contextlib.suppress(OSError):
+                    folder.rename(part.with_name(f"{part.name}.old"))
+                shutil.rmtree(part.with_name(f"{part.name}.old"), ignore_errors=True)
+        else:
+            break
     return read_dataset(folder)
 
 
@@ -70,7 +86,13 @@ def read_dataset(folder: Path) -> ImageDataset:
 
 def _write(path: Path, array: np.ndarray) -> int:
     """Write an array of any size in pieces; returns its checksum."""
-    kept = np.lib.format.open_memmap(path, "w+", array.dtype, array.shape)
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": array.dtype.str, "fortran_order": False, "shape": array.shape}
+        )
+        start = file.tell()
+        reserve(file.fileno(), start + array.nbytes)
+    kept = np.lib.format.open_memmap(path, "r+")
     check = 0
     for start in range(0, len(array), _CHUNK):
         piece = np.ascontiguousarray(array[start : start + _CHUNK])

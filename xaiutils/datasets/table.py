@@ -2,13 +2,13 @@
 
 import csv
 import re
+import warnings
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from xaiutils.datasets.folder import check_mask_values, find_masks, with_headers
-from xaiutils.datasets.listing import Listing, Record
+from xaiutils.datasets.listing import Listing, Record, unknown_patient
 from xaiutils.datasets.picture_file import Boxes, MaskFile, PictureFile, Preparation, read_picture_file
 from xaiutils.datasets.splits import SPLITS
 from xaiutils.registry import suggest
@@ -59,42 +59,50 @@ def load(
     for name, column in columns.items():
         if column and column not in rows.columns:
             raise ValueError(f"{path} has no column {column!r} ({name}); {suggest(column, list(rows.columns))}")
-    blank = rows[label_column].str.strip() == ""
+    rows[label_column] = rows[label_column].str.strip()
+    blank = rows[label_column] == ""
     unlabelled = [(str(image), f"no {label_column!r} in {table}") for image in rows[image_column][blank]]
     rows = rows[~blank]
-    names = list(classes) or sorted(rows[label_column].unique())
+    found = sorted(rows[label_column].unique())
+    names = [str(c) for c in classes] or found
+    for name in names:
+        if name not in found:
+            raise ValueError(f"column {label_column!r} of {path} has no class {name!r}; {suggest(name, found)}")
     if len(names) < 2:
         raise ValueError(f"column {label_column!r} of {path} has one value ({names}); a classifier needs at least 2.")
-    rows = rows[rows[label_column].isin(names)]
-    files = [
-        str(root / _fill(image_pattern, row, name="image_pattern", image=row[image_column]))
-        for _, row in rows.iterrows()
-    ]
-    several = rows[image_column].nunique() < len(set(files))  # one name in several folders: the path tells them apart
+    groups: dict[str, list[dict[str, str]]] = {}
+    for row in rows[rows[label_column].isin(names)].to_dict("records"):
+        name = _fill(image_pattern, row, name="image_pattern", image=row[image_column])
+        groups.setdefault(str(root / name), []).append(row)
+    several = rows[image_column].nunique() < len(groups)  # one name in several folders: the path tells them apart
     records = []
-    for file, group in rows.groupby(np.array(files, dtype=object), sort=False):
-        labels = group[label_column].unique()
-        if len(labels) > 1:
-            raise ValueError(f"{path}: image {file!r} has the labels {sorted(labels)}; keep one row, or one label.")
-        first = group.iloc[0]
-        image, file = first[image_column], Path(file)
-        masks = [root / m.strip() for cell in group.get(mask_column, []) for m in cell.split(";") if m.strip()]
+    for file, group in groups.items():
+        first, file = group[0], Path(file)
+        image = first[image_column]
+        for column in filter(None, (label_column, split_column, patient_column)):
+            values_of = sorted({row[column].strip() for row in group})
+            if len(values_of) > 1:
+                raise ValueError(
+                    f"{path}: image {str(file)!r} has several {column!r}: {values_of}; keep one row, or one."
+                )
+        masks = [root / m.strip() for row in group for m in row.get(mask_column, "").split(";") if m.strip()]
         if mask_pattern:
-            masks += find_masks(
-                root / "image", _fill(mask_pattern, first, image=image, stem=file.stem, name="mask_pattern")
-            )
-        boxes = tuple(box for cell in group.get(boxes_column, []) for box in _boxes(cell, path, image))
+            pattern = _fill(mask_pattern, first, image=image, stem=file.stem, name="mask_pattern")
+            masks += find_masks(root / "image", pattern)
+        boxes = tuple(box for row in group for box in _boxes(row.get(boxes_column, ""), path, image))
         evidence = [MaskFile(mask, values) for mask in masks] + ([Boxes(boxes)] if boxes else [])
         records.append(
             Record(
-                id=file.relative_to(root).as_posix() if several else str(image),
-                label=names.index(labels[0]),
+                id=file.relative_to(root).as_posix() if several and file.is_relative_to(root) else str(image),
+                label=names.index(first[label_column]),
                 source=PictureFile(file, tuple(evidence), how),
                 split=_split_name(first[split_column], path) if split_column else None,
-                patient=(first[patient_column].strip() or f"unknown ({image})") if patient_column else None,
+                patient=(first[patient_column].strip() or unknown_patient(image)) if patient_column else None,
                 metadata={k: v for k, v in first.items() if k not in columns.values()},
             )
         )
+    if mask_pattern and not any(r.source.evidence for r in records):
+        warnings.warn(f"mask_pattern={mask_pattern!r} finds no mask of any image of {path}.", stacklevel=3)
     records, notes = with_headers(records)
     return Listing(records, tuple(names), read_picture_file, origin=str(path), skipped=unlabelled, notes=notes)
 
@@ -117,12 +125,12 @@ def read_csv(path: Path, **options) -> pd.DataFrame:
     return rows.fillna("")
 
 
-def _fill(pattern: str, row: pd.Series, name: str, **extra: str) -> str:
+def _fill(pattern: str, row: dict[str, str], name: str, **extra: str) -> str:
     try:
-        return pattern.format(**{**row.to_dict(), **extra})
+        return pattern.format(**{**row, **extra})
     except (KeyError, IndexError, ValueError) as error:
         raise ValueError(
-            f"{name}={pattern!r} is not valid ({error}); it may use the columns {', '.join(map(str, row.index))}."
+            f"{name}={pattern!r} is not valid ({error}); it may use the columns {', '.join(map(str, row))}."
         ) from error
 
 
