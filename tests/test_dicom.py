@@ -133,7 +133,8 @@ def _with(path, **tags):
 def test_colours(tmp_path):
     rgb = np.random.default_rng(0).integers(0, 65535, (8, 8, 3)).astype(np.uint16)
     path = write_dicom(tmp_path / "a.dcm", RAMP, 16)
-    _with(path, Rows=8, Columns=8, SamplesPerPixel=3, PlanarConfiguration=0, PhotometricInterpretation="RGB", PixelData=rgb.tobytes())  # fmt: skip
+    colour = {"SamplesPerPixel": 3, "PlanarConfiguration": 0, "PhotometricInterpretation": "RGB"}
+    _with(path, Rows=8, Columns=8, PixelData=rgb.tobytes(), **colour)
     np.testing.assert_array_equal(read_dicom(path).pixels, np.rint(rgb * (255 / 65535)))
     _with(path, PhotometricInterpretation="HSV")
     with pytest.raises(ValueError, match="its colours are HSV"):

@@ -232,12 +232,12 @@ def test_findings_without_a_mask_are_counted(tree, tmp_path):
 
 
 def test_a_film_that_is_in_the_set_twice_gets_one_label(tree):
-    """Patient 6's masses are benign; make its calcifications malignant."""
+    """Patient 10's masses are benign; make its calcifications malignant."""
     table = tree[0] / "csv" / "calc_case_description_train_set.csv"
     before = table.read_text()
     rows = before.splitlines()
     table.write_text(
-        "\n".join(r.replace("BENIGN_WITHOUT_CALLBACK", "MALIGNANT") if "P_00006" in r else r for r in rows)
+        "\n".join(r.replace("BENIGN_WITHOUT_CALLBACK", "MALIGNANT") if "P_00010" in r else r for r in rows)
     )
     try:
         both = load(tree[0], abnormality="both")
@@ -249,7 +249,7 @@ def test_a_film_that_is_in_the_set_twice_gets_one_label(tree):
             "2 views have other labels as masses than as calcifications; both get the worst" in n for n in both.notes
         )
         dropped = load(tree[0], abnormality="both", mixed_images="drop")
-        assert not any("P_00006" in i for i in dropped.ids)
+        assert not any("P_00010" in i for i in dropped.ids)
     finally:
         table.write_text(before)
 

@@ -228,7 +228,7 @@ def test_cats_and_dogs_from_folders_and_archives(tmp_path):
         assert [p.rsplit("/", 1)[-1] for p, _ in ds.skipped] == ["666.jpg", "11702.jpg"]
     kaggle = load("cats_vs_dogs", tmp_path / "kaggle")
     assert np.bincount(kaggle.labels).tolist() == [12, 12]
-    assert len(load("cats_vs_dogs", tmp_path / "kaggle", "test")) == 4  # drawn, not stated
+    assert len(load("cats_vs_dogs", tmp_path / "kaggle", "test")) == 5  # drawn, not stated
 
 
 def test_cats_and_dogs_are_downloaded(tmp_path, server, monkeypatch):
@@ -456,8 +456,8 @@ def test_coco(tmp_path):
     [
         {"images": [{"id": 1}]},
         {"annotations": [{"image_id": 1, "category_id": 7}]},
-        {"categories": 3},
         {"annotations": [{"image_id": 1, "category_id": 1}]},
+        {"categories": 3},
     ],
 )
 def test_a_broken_coco_file_is_named(tmp_path, changes):

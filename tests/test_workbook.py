@@ -84,9 +84,8 @@ def test_what_could_not_be_read_for_now_is_tried_again(parameters, tmp_path, mon
             path = tmp_path / "images" / label / f"{i}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(np.full((8, 8, 3), 10 * i, np.uint8)).save(path)
-    run = workbook.start(
-        "01_x", {**parameters, "dataset": "folder", "data_dir": str(tmp_path / "images"), "n_train": 0}
-    )
+    changed = {"dataset": "folder", "data_dir": str(tmp_path / "images"), "n_train": 0, "n_val": 0, "n_test": 0}
+    run = workbook.start("01_x", {**parameters, **changed})
     real = Image.open
 
     def away(path, *args):
