@@ -1,0 +1,86 @@
+"""Random changes of training images, in batches: rotation, shift, shear, zoom and mirroring.
+
+Ranges, order and edges are those of Keras' ImageDataGenerator, which the thesis used: out of the picture lies the
+nearest pixel of its edge, and values between pixels are interpolated linearly.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from xaiutils.backend import tf
+
+
+def augment(images: np.ndarray, recipe: Any, rng: np.random.Generator) -> np.ndarray:
+    """Changed images, float32 ``(n, height, width, 3)``; each image is changed in a way of its own.
+
+    ``recipe`` gives ``rotation``, ``shift``, ``shear``, ``zoom``, ``flip`` and ``flip_horizontal``; of those that
+    are 0 or False nothing is drawn from ``rng``.
+    """
+    if recipe.rotation or recipe.shift or recipe.shear or recipe.zoom:
+        images = warp(images, affine_matrices(images.shape[1:3], **draw(len(images), recipe, rng)))
+    if recipe.flip:
+        images = mirrored(images, rng, axes=(1, 2))
+    elif recipe.flip_horizontal:
+        images = mirrored(images, rng, axes=(2,))
+    return images
+
+
+def draw(n: int, recipe: Any, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Random arguments of `affine_matrices` within the recipe's ranges, even distributions."""
+    return {
+        "rotation": rng.uniform(-recipe.rotation, recipe.rotation, n),
+        "shift": rng.uniform(-recipe.shift, recipe.shift, (n, 2)),
+        "shear": rng.uniform(-recipe.shear, recipe.shear, n),
+        "zoom": rng.uniform(1 - recipe.zoom, 1 + recipe.zoom, (n, 2)),
+    }
+
+
+def affine_matrices(
+    size: tuple[int, int], rotation: np.ndarray, shift: np.ndarray, shear: np.ndarray, zoom: np.ndarray
+) -> np.ndarray:
+    """Matrices ``(n, 3, 3)`` from the (row, column, 1) of a changed image to those of its original.
+
+    Args:
+        size: height and width in pixels. The centre of the picture is the centre of rotation, shear and zoom.
+        rotation: degrees ``(n,)``, clockwise as seen.
+        shift: parts of height and width ``(n, 2)``; positive ones move the content up and to the left.
+        shear: degrees ``(n,)``.
+        zoom: of height and width ``(n, 2)``; over 1 the content becomes smaller.
+    """
+    n, (height, width) = len(rotation), size
+    angle, slant = np.deg2rad(rotation), np.deg2rad(shear)
+    turned, moved, sheared, zoomed, centred = (np.tile(np.eye(3), (n, 1, 1)) for _ in range(5))
+    turned[:, 0, 0] = turned[:, 1, 1] = np.cos(angle)
+    turned[:, 1, 0] = np.sin(angle)
+    turned[:, 0, 1] = -turned[:, 1, 0]
+    moved[:, :2, 2] = shift * (height, width)
+    sheared[:, 0, 1] = -np.sin(slant)
+    sheared[:, 1, 1] = np.cos(slant)
+    zoomed[:, 0, 0], zoomed[:, 1, 1] = zoom.T
+    centred[:, :2, 2] = (height - 1) / 2, (width - 1) / 2
+    return centred @ turned @ moved @ sheared @ zoomed @ np.linalg.inv(centred)
+
+
+def warp(images: np.ndarray, matrices: np.ndarray, interpolation: str = "BILINEAR") -> np.ndarray:
+    """Images, or masks with ``interpolation="NEAREST"``, ``(n, height, width, channels)`` moved by `affine_matrices`.
+
+    One operation for the batch, on a GPU where there is one.
+    """
+    swapped = matrices[:, [1, 0, 2]][:, :, [1, 0, 2]]  # the operation counts (column, row)
+    return tf.raw_ops.ImageProjectiveTransformV3(
+        images=tf.constant(images),
+        transforms=tf.constant(swapped.reshape(-1, 9)[:, :8], tf.float32),
+        output_shape=images.shape[1:3],
+        fill_value=0.0,
+        interpolation=interpolation,
+        fill_mode="NEAREST",
+    ).numpy()
+
+
+def mirrored(images: np.ndarray, rng: np.random.Generator, axes: tuple[int, ...] = (1, 2)) -> np.ndarray:
+    """``images`` with each of them mirrored, or not, along each axis (1: up-down, 2: left-right), in place."""
+    for axis in axes:
+        chosen = rng.random(len(images)) < 0.5
+        images[chosen] = np.flip(images[chosen], axis=axis)
+    return images
