@@ -30,9 +30,10 @@ def load(
     """The COCO file ``annotations`` below ``data_dir`` (default: the only .json there), pictures by ``file_name``.
 
     An image's class is the category of its annotations; images with several categories are left out and counted.
-    ``classes`` keeps and orders some categories. ``background`` names the class of images without annotations (such as
-    "normal"); without it they are left out. ``patient_key`` and ``split_key`` name entries of the images, where the
-    file has them. ``keep_aspect`` and ``bit_depth`` as for folders. Evidence is the union of polygons and uncompressed run lengths, else of the boxes.
+    ``classes`` keeps and orders some categories. ``background`` names the class of images without annotations (such
+    as "normal"); without it they are left out. ``patient_key`` and ``split_key`` name entries of the images, where
+    the file has them. ``keep_aspect`` and ``bit_depth`` as for folders. Evidence is the union of polygons and
+    uncompressed run lengths, else of the boxes.
     """
     root = Path(data_dir)
     path = _annotation_file(root, annotations)
