@@ -106,7 +106,12 @@ def load(
             "tree, Kaggle's jpeg folder, or pictures named like 00001_LEFT_CC.jpg there."
         )
     if missing:
-        notes.append(f"{len(missing)} of {len(examples)} images in the tables have no picture below {data_dir}.")
+        lack = (
+            "findings in the tables have no picture or no mask of their own"
+            if region == "roi"
+            else "images in the tables have no picture"
+        )
+        notes.append(f"{len(missing)} of {len(examples)} {lack} below {data_dir}.")
     undrawn = sum(r.metadata["findings"] - r.metadata["findings_drawn"] for r in records)
     if undrawn:
         notes.append(f"{undrawn} findings have no mask or box: the evidence of their images is not known, or in part.")
