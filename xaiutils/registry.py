@@ -28,8 +28,9 @@ def suggest(name: object, known: list[str]) -> str:
 class Parameter:
     """One typed parameter of a method, a transform or a notebook.
 
-    ``kind`` is int, float, bool, str, list or dict; ``low`` and ``high`` are inclusive bounds of numbers;
-    ``choices`` are the allowed values of a string, or of each item of a list.
+    ``kind`` is int, float, bool, str, list, dict or np.ndarray; ``low`` and ``high`` are inclusive bounds of numbers;
+    ``choices`` are the allowed values of a string, or of each item of a list. An array (given as anything that NumPy
+    reads) has the default None, and is for callers in Python: panels and notebook parameters leave it out.
     """
 
     name: str
@@ -42,6 +43,8 @@ class Parameter:
 
     def check(self, value: Any) -> Any:
         """Return ``value`` as ``kind``; raise TypeError or ValueError that says what is allowed."""
+        if self.kind is np.ndarray:
+            return value if value is None else self._check_array(value)
         if isinstance(value, np.generic):
             value = value.item()
         if self.kind is float and isinstance(value, int) and not isinstance(value, bool):
@@ -62,13 +65,28 @@ class Parameter:
                 raise ValueError(f"{self.name} is NaN; expected {self.allowed()}.")
         return value
 
+    def _check_array(self, value: Any) -> np.ndarray:
+        try:
+            array = np.asarray(value, np.float32)
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"{self.name} is of type {type(value).__name__}; expected an array ({self.help})."
+            ) from None
+        if not np.isfinite(array).all():
+            raise ValueError(f"{self.name} has values that are NaN or infinite ({self.help}).")
+        return array
+
     def allowed(self) -> str:
         """The allowed values in words."""
         if self.choices:
             return ("a list of " if self.kind is list else "one of ") + ", ".join(self.choices)
-        name = {int: "an integer", float: "a number", bool: "True or False", str: "a string"}.get(
-            self.kind, f"a {self.kind.__name__}"
-        )
+        name = {
+            int: "an integer",
+            float: "a number",
+            bool: "True or False",
+            str: "a string",
+            np.ndarray: "an array",
+        }.get(self.kind, f"a {self.kind.__name__}")
         low = "" if self.low is None else f" from {self.low:g}"
         return name + low + ("" if self.high is None else f" to {self.high:g}")
 

@@ -11,8 +11,20 @@ import numpy as np
 # The order in which the families declare their methods is the order of METHODS.
 # isort: off
 from xaiutils.attribution import gradients  # noqa: F401
+from xaiutils.attribution import smoothing  # noqa: F401
+from xaiutils.attribution import backprop  # noqa: F401
 from xaiutils.attribution import perturbation  # noqa: F401
+from xaiutils.attribution import rise  # noqa: F401
+from xaiutils.attribution import lime  # noqa: F401
+from xaiutils.attribution import prediction_difference  # noqa: F401
 from xaiutils.attribution import cam
+from xaiutils.attribution import guided_cam  # noqa: F401
+from xaiutils.attribution import layer_aggregate  # noqa: F401
+from xaiutils.attribution import full_grad  # noqa: F401
+from xaiutils.attribution import relevance  # noqa: F401
+from xaiutils.attribution import relevance_cam  # noqa: F401
+from xaiutils.attribution import attention  # noqa: F401
+from xaiutils.attribution import regions  # noqa: F401
 
 # isort: on
 from xaiutils.attribution.libraries import ADAPTERS

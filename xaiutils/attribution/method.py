@@ -18,6 +18,9 @@ class Method:
     checked float32 images and int32 targets ``(n,)``. A method that reads one activation and its gradient gives
     ``combine(activation, gradient)`` (both ``(n, rows, columns, channels)``) instead, so that such methods share
     their pass. ``cost`` is in model passes for one image.
+
+    ``total(network, images, targets, batch_size, **parameters)``, where a method has it, returns what its map must sum
+    to, ``(n,)``: completeness, which `xaiutils.attribution.axioms` checks.
     """
 
     name: str
@@ -30,6 +33,7 @@ class Method:
     parameters: tuple[Parameter, ...] = ()
     suits: tuple[str, ...] = ("cnn", "vit")
     combine: Callable[[Any, Any], Any] | None = None
+    total: Callable[..., np.ndarray] | None = None
 
     @property
     def libraries(self) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ symbolically, and the user's model is left as it was. The graph runs on tensors,
 activation, and it can start at an inner layer.
 """
 
+import functools
 import inspect
 import math
 import weakref
@@ -48,9 +49,10 @@ class Step:
             kwargs = {**kwargs, "training": False}
         return keras.tree.flatten(operation(*args, **kwargs))
 
-    def run(self, values: dict[int, Any]) -> None:
-        for key, value in zip(self.outputs, self.call(self.operation, values), strict=True):
-            values[key] = value
+
+# How a step is computed when a method changes it: (step, inputs, compute) -> outputs, where ``compute(inputs)`` is what
+# the step does by itself. It is called for every step, and may return ``compute(inputs)``.
+Rule = Callable[[Step, list[Any], Callable[[list[Any]], list[Any]]], list[Any]]
 
 
 class Network:
@@ -212,10 +214,13 @@ class Network:
     def _inputs_of(self, step: Step) -> list[int]:
         return [step.inputs[id(t)] for t in step.arguments.keras_tensors]
 
-    def _run(self, values: dict[int, Any], wanted: list[int], watch: Callable | None = None) -> list[Any]:
+    def _run(
+        self, values: dict[int, Any], wanted: list[int], watch: Callable | None = None, rule: Rule | None = None
+    ) -> list[Any]:
         """Compute ``wanted`` tensors from the given ones, running only the steps that they need.
 
         ``watch`` is called with each wanted tensor as it is made: a tape's watch, where the image may be cut off.
+        ``rule`` computes each step in its own way.
         """
         needed, open_keys = set(), [k for k in wanted if k not in values]
         while open_keys:
@@ -228,16 +233,19 @@ class Network:
             raise ModelError("the logits do not follow from this layer alone: other paths lead around it.")
         for step in self.steps:
             if step in needed:
-                if self._head is not None and self._logits in step.outputs:
-                    values[self._logits] = self._head(values[self._inputs_of(step)[0]])
-                else:
-                    kept = {k: values[k] for k in step.outputs if k in given}
-                    step.run(values)
-                    values.update(kept)
+                inputs, compute = [values[k] for k in self._inputs_of(step)], functools.partial(self._compute, step)
+                outputs = compute(inputs) if rule is None else rule(step, inputs, compute)
+                values.update({k: v for k, v in zip(step.outputs, outputs, strict=True) if k not in given})
                 for key in step.outputs if watch else ():
                     if key in wanted:
                         watch(values[key])
         return [values[k] for k in wanted]
+
+    def _compute(self, step: Step, inputs: list[Any]) -> list[Any]:
+        """The outputs of a step; of the last one, the logits."""
+        if self._head is not None and self._logits in step.outputs:
+            return [self._head(inputs[0])]
+        return step.call(step.operation, dict(zip(self._inputs_of(step), inputs, strict=True)))
 
     # What attribution asks -----------------------------------------------------------------------------------------
 
@@ -246,16 +254,24 @@ class Network:
         return self.forward(images, [])[0]
 
     def forward(
-        self, images: Any, layers: Iterable[str], watch: Callable[[Any], None] | None = None
+        self,
+        images: Any,
+        layers: Iterable[str | tuple[str, int]],
+        watch: Callable[[Any], None] | None = None,
+        rule: Rule | None = None,
     ) -> tuple[Any, list[Any]]:
-        """Logits and the outputs of ``layers`` (paths) for a tensor of images, on whatever tape is recording."""
-        wanted = [self._key(path) for path in layers]
-        logits, *outputs = self._run({self._input: images}, [self._logits, *wanted], watch)
+        """Logits and the outputs of ``layers`` for a tensor of images, on whatever tape is recording.
+
+        A layer is a path, or a path and the number of the output where a layer has several (the attention
+        probabilities are the output 1 of `xaiutils.models.vit.SelfAttention`). See `Rule` for ``rule``.
+        """
+        wanted = [self._key(*((layer,) if isinstance(layer, str) else layer)) for layer in layers]
+        logits, *outputs = self._run({self._input: images}, [self._logits, *wanted], watch, rule)
         return self._two_sided(logits), outputs
 
-    def from_layer(self, path: str, activation: Any) -> Any:
+    def from_layer(self, path: str, activation: Any, rule: Rule | None = None) -> Any:
         """Logits when ``path`` outputs ``activation``; only the layers behind it run."""
-        return self._two_sided(self._run({self._key(path): activation}, [self._logits])[0])
+        return self._two_sided(self._run({self._key(path): activation}, [self._logits], rule=rule)[0])
 
     def _two_sided(self, logits: Any) -> Any:
         logits = tf.cast(logits, tf.float32)
@@ -302,8 +318,8 @@ class Network:
             raise ModelError(f"layer {path!r} {what}; {suggest(path, self.spatial_layers()[-30:])}")
         return found[0]
 
-    def _key(self, path: str) -> int:
-        return self._step(path).outputs[0]
+    def _key(self, path: str, output: int = 0) -> int:
+        return self._step(path).outputs[output]
 
     def grid(self, path: str) -> tuple[int, int] | None:
         """(rows, columns) of a layer's output: of its feature map, or of its patch tokens; None where it has none."""

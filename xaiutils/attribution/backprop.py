@@ -1,0 +1,1 @@
+"""Modified backward passes: guided backpropagation, deconvolution, DeepLIFT."""

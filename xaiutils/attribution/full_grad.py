@@ -1,0 +1,1 @@
+"""FullGrad: input and bias gradients."""

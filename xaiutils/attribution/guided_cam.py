@@ -1,0 +1,1 @@
+"""Guided Grad-CAM."""

@@ -1,0 +1,1 @@
+"""One map from the maps of several layers."""

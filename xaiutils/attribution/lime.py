@@ -1,0 +1,1 @@
+"""LIME: a linear model of superpixels."""

@@ -1,0 +1,1 @@
+"""Prediction difference analysis."""

@@ -1,0 +1,1 @@
+"""XRAI: regions ranked by another method's map."""

@@ -1,0 +1,1 @@
+"""Layer-wise relevance propagation (LRP), and its contrastive forms CLRP and SGLRP."""

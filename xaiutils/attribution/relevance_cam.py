@@ -1,0 +1,1 @@
+"""Class activation maps weighted by relevance: Relevance-CAM and XRelevance-CAM."""

@@ -1,0 +1,1 @@
+"""RISE: random masks."""

@@ -1,0 +1,1 @@
+"""SmoothGrad, its square and VarGrad over any method."""
