@@ -73,6 +73,17 @@ def test_explain_all_equals_explain(models, images):
         np.testing.assert_allclose(maps, quick(models["nested"], images, method), atol=1e-5)
 
 
+def test_one_method_under_two_names(models, images):
+    model = models["flat softmax"]
+    parameters = {"early": {"method": "grad_cam", "layer": "conv1"}, "many": {"method": "smoothgrad", "n_samples": 2}}
+    maps = xai.explain_all(model, images, 0, ["grad_cam", "early", "many"], parameters=parameters)
+    np.testing.assert_allclose(maps["grad_cam"], xai.explain(model, images, 0, "grad_cam"), atol=1e-6)
+    np.testing.assert_allclose(maps["early"], xai.explain(model, images, 0, "grad_cam", layer="conv1"), atol=1e-6)
+    np.testing.assert_allclose(maps["many"], xai.explain(model, images, 0, "smoothgrad", n_samples=2), atol=1e-6)
+    with pytest.raises(KeyError, match="Unknown method 'late'"):
+        xai.explain_all(model, images, 0, ["late"], parameters=parameters)
+
+
 def test_bad_input_is_refused_in_words(models, images):
     model = models["flat softmax"]
     with pytest.raises(KeyError, match=r"did you mean grad_cam"):

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,6 +33,18 @@ def test_types():
             STEPS.check(wrong)
     with pytest.raises(ValueError, match="did you mean grey"):
         FILL.check("gray")
+
+
+def test_arrays():
+    background = Parameter("background", np.ndarray, None, "images")
+    assert background.check(None) is None
+    found = background.check([[1, 2], [3, 4]])
+    assert found.dtype == np.float32
+    assert found.shape == (2, 2)
+    with pytest.raises(TypeError, match=r"background is of type str; expected an array \(images\)"):
+        background.check("black")
+    with pytest.raises(ValueError, match="background has values that are NaN"):
+        background.check([math.nan])
 
 
 def test_check_parameters_overlays_defaults():

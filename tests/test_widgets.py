@@ -9,7 +9,8 @@ import pytest
 import xaiutils as xai
 from xaiutils import widgets
 from xaiutils.datasets import ImageDataset
-from xaiutils.widgets import Explorer, View, control, draw, thumbnails
+from xaiutils.registry import Parameter
+from xaiutils.widgets import Explorer, View, control, draw, read_control, thumbnails, write_control
 
 
 @pytest.fixture(scope="module")
@@ -160,10 +161,27 @@ def test_fine_sliders_show_their_value():
 @pytest.mark.parametrize("name", [*xai.METHODS, *xai.TRANSFORMS])
 def test_every_parameter_has_a_control(name):
     for parameter in {**xai.METHODS, **xai.TRANSFORMS}[name].parameters:
+        if parameter.kind is np.ndarray:
+            continue
         made = control(parameter)
-        assert made.value == parameter.default
+        assert read_control(parameter, made) == parameter.default
         assert made.tooltip == parameter.help
-        assert isinstance(made, ipywidgets.Dropdown) == bool(parameter.choices)
+        assert isinstance(made, ipywidgets.Dropdown) == (bool(parameter.choices) and parameter.kind is str)
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value", "text"),
+    [
+        (Parameter("layers", list, [], "some"), ["conv1", "conv2"], "[conv1, conv2]"),
+        (Parameter("base_parameters", dict, {}, "some"), {"n_steps": 5, "baseline": "blur"}, None),
+        (Parameter("factor", float, 1.0, "of any size"), 2.5, 2.5),
+    ],
+)
+def test_lists_and_mappings_are_typed_as_yaml(parameter, value, text):
+    made = control(parameter)
+    write_control(parameter, made, value)
+    assert text is None or made.value == text
+    assert parameter.check(read_control(parameter, made)) == value
 
 
 def test_drawing_without_masks_and_thumbnails(models, ds):

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from xaiutils.datasets import DATASETS
-from xaiutils.registry import Parameter, check_parameters, suggest
+from xaiutils.registry import Parameter, suggest
 
 _DECLARED = (
     Parameter("dataset", str, "phantom", "the data set", choices=tuple(DATASETS)),
@@ -60,7 +60,7 @@ def check(values: Mapping[str, Any]) -> dict[str, Any]:
             checked[name] = PARAMETERS[name].check(value)
             if name == "run_name" and not _RUN_NAME.fullmatch(value):
                 raise ValueError(f"run_name={value!r} is not a folder name; use letters, digits, ., - and _.")
-            _check_names(name, checked[name])
+            _check_names(name, checked[name], values.get("method_parameters"))
         except (TypeError, ValueError, KeyError) as error:
             problems.append(str(error))
     if problems:
@@ -68,11 +68,17 @@ def check(values: Mapping[str, Any]) -> dict[str, Any]:
     return checked
 
 
-def _check_names(name: str, value: Any) -> None:
-    """Names of models, methods and transforms, and the parameters given to methods."""
+def _check_names(name: str, value: Any, method_parameters: Any) -> None:
+    """Names of models, methods and transforms, and the parameters given to methods, which may bring names of their
+    own (see `xaiutils.explain_all`)."""
+    if name == "method_parameters":
+        from xaiutils.attribution import resolve
+
+        resolve([], value)
+        return
     if name in ("model", "models"):
         from xaiutils.models import MODELS as registry
-    elif name in ("method", "methods", "method_parameters"):
+    elif name in ("method", "methods"):
         from xaiutils.attribution import METHODS as registry
     elif name in ("transform", "transforms"):
         from xaiutils.adversarial import TRANSFORMS as registry
@@ -83,7 +89,7 @@ def _check_names(name: str, value: Any) -> None:
         raise ValueError(f"{name} is an empty list; give at least one of {', '.join(registry)}.")
     if len(set(names)) < len(names):
         raise ValueError(f"{name} names one of its entries twice: {names}.")
+    own = method_parameters if name == "methods" and isinstance(method_parameters, Mapping) else {}
     for entry in names:
-        declared = registry[entry]
-        if name == "method_parameters":
-            check_parameters(f"method {entry!r}", declared.parameters, value[entry])
+        if "method" not in (own.get(entry) or {}):
+            registry[entry]

@@ -15,6 +15,7 @@ from typing import Any
 
 import ipywidgets as widgets
 import numpy as np
+import yaml
 from matplotlib.figure import Figure
 
 from xaiutils import plots
@@ -91,10 +92,15 @@ def draw(view: View, models: Mapping[str, keras.Model], ds: ImageDataset, batch_
 def control(parameter: Parameter) -> widgets.Widget:
     """The control that suits a declared parameter."""
     common = {"description": parameter.name, "tooltip": parameter.help, "style": _STYLE, "layout": _WIDE}
-    if parameter.choices:
+    if parameter.choices and parameter.kind is str:
         return widgets.Dropdown(options=parameter.choices, value=parameter.default, **common)
     if parameter.kind is bool:
         return widgets.Checkbox(value=parameter.default, **common)
+    if parameter.kind in (list, dict):  # as YAML: [a, b] or {name: value}
+        text = yaml.safe_dump(parameter.default, default_flow_style=True).strip()
+        return widgets.Text(value=text, continuous_update=False, **common)
+    if parameter.kind is float and None in (parameter.low, parameter.high):
+        return widgets.FloatText(value=parameter.default, continuous_update=False, **common)
     if parameter.kind is float:
         step = (parameter.high - parameter.low) / 100
         digits = ".3f" if step < 0.01 else ".2f"
@@ -111,6 +117,17 @@ def control(parameter: Parameter) -> widgets.Widget:
         high = parameter.high if parameter.high is not None else 2**31 - 1
         return widgets.BoundedIntText(value=parameter.default, min=parameter.low or 0, max=int(high), **common)
     return widgets.Text(value=parameter.default, continuous_update=False, **common)
+
+
+def read_control(parameter: Parameter, widget: widgets.Widget) -> Any:
+    """The value that the control of a parameter shows."""
+    return yaml.safe_load(widget.value) if parameter.kind in (list, dict) else widget.value
+
+
+def write_control(parameter: Parameter, widget: widgets.Widget, value: Any) -> None:
+    """Make the control of a parameter show ``value``."""
+    as_text = parameter.kind in (list, dict)
+    widget.value = yaml.safe_dump(value, default_flow_style=True).strip() if as_text else value
 
 
 class Explorer:
@@ -205,9 +222,11 @@ class Explorer:
         entry = (METHODS if kind == "method" else TRANSFORMS)[self.controls[kind].value]
         for widget in self._parameters[kind].values():
             widget.close()
-        made = {p.name: control(p) for p in entry.parameters}
-        for name, value in values.items():
-            made[name].value = value
+        # Arrays can only be given in Python.
+        made = {p.name: control(p) for p in entry.parameters if p.kind is not np.ndarray}
+        for p in entry.parameters:
+            if p.name in values and p.name in made:
+                write_control(p, made[p.name], values[p.name])
         for widget in made.values():
             widget.observe(self._guarded(self._changed), names="value")
         self._parameters[kind] = made
@@ -227,12 +246,17 @@ class Explorer:
     @property
     def view(self) -> View:
         """What the controls ask for now."""
-        c, p = self.controls, self._parameters
+        c = self.controls
         return View(
             **{name: widget.value for name, widget in c.items()},
-            method_parameters={n: w.value for n, w in p["method"].items() if self._taken(n)},
-            transform_parameters={n: w.value for n, w in p["transform"].items()},
+            method_parameters=self._values("method", self._taken),
+            transform_parameters=self._values("transform"),
         )
+
+    def _values(self, kind: str, taken: Callable[[str], bool] = lambda _: True) -> dict[str, Any]:
+        shown = self._parameters[kind]
+        entry = (METHODS if kind == "method" else TRANSFORMS)[self.controls[kind].value]
+        return {p.name: read_control(p, shown[p.name]) for p in entry.parameters if p.name in shown and taken(p.name)}
 
     def _taken(self, parameter: str) -> bool:
         """Whether the chosen library takes a parameter of the method; its control is off where it does not."""

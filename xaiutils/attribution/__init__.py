@@ -4,7 +4,9 @@ Layers of this package, lowest first: `network` (a model's graph, logits and lay
 passes), one module for each family of methods, `libraries` (the same methods from other packages), and here the calls.
 """
 
+import functools
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +37,18 @@ from xaiutils.backend import keras
 from xaiutils.images import check_images
 from xaiutils.registry import check_parameters, suggest
 
-__all__ = ["METHODS", "Method", "ModelError", "Network", "cam_grid", "explain", "explain_all", "predict", "prepare"]
+__all__ = [
+    "METHODS",
+    "Method",
+    "ModelError",
+    "Network",
+    "cam_grid",
+    "explain",
+    "explain_all",
+    "predict",
+    "prepare",
+    "resolve",
+]
 
 
 def predict(model: keras.Model, images: np.ndarray, batch_size: int = 32, probabilities: bool = False) -> np.ndarray:
@@ -109,27 +122,44 @@ def explain_all(
 ) -> dict[str, np.ndarray]:
     """Maps of several methods by name; methods that read the same activation and gradient share their pass.
 
-    ``parameters`` gives a method's parameters by its name, as `explain` takes them. Returns as `explain` does.
+    ``parameters`` gives a method's parameters by its name, as `explain` takes them. A name of the caller's own stands
+    for a method with parameters of its own if they say which: ``methods=["grad_cam", "early"]`` with
+    ``parameters={"early": {"method": "grad_cam", "layer": "block3a_add"}}``. Returns as `explain` does.
     """
-    methods, parameters = list(methods), dict(parameters or {})
-    for name, given in parameters.items():
-        check_parameters(f"method {name!r}", METHODS[name].parameters, given)
-    chosen = {
-        name: check_parameters(f"method {name!r}", METHODS[name].parameters, parameters.get(name, {}))
-        for name in methods
-    }
+    chosen = resolve(methods, parameters)
     network, images, targets = prepare(model, images, targets, batch_size)
     maps: dict[str, np.ndarray] = {}
     by_layer: dict[str, list[str]] = {}
-    for name in methods:
-        if METHODS[name].combine is None:
-            maps[name] = METHODS[name].compute(network, images, targets, batch_size, **chosen[name])
+    for name, (method, given) in chosen.items():
+        if method.combine is None:
+            maps[name] = method.compute(network, images, targets, batch_size, **given)
         else:
-            by_layer.setdefault(network.cam_layer(chosen[name]["layer"]), []).append(name)
+            by_layer.setdefault(network.cam_layer(given["layer"]), []).append(name)
     for layer, names in by_layer.items():
-        combines = [METHODS[name].combine for name in names]
+        combines = [functools.partial(chosen[name][0].combine, **_without(chosen[name][1], "layer")) for name in names]
         maps.update(zip(names, cam.from_one_pass(network, images, targets, batch_size, combines, layer), strict=True))
-    return {name: _finite(maps[name], name, images) for name in methods}
+    return {name: _finite(maps[name], name, images) for name in chosen}
+
+
+def resolve(
+    methods: Iterable[str], parameters: Mapping[str, Mapping] | None = None
+) -> dict[str, tuple[Method, dict[str, Any]]]:
+    """What each name stands for, as `explain_all` takes them: a method, and all its parameters.
+
+    Raises UnknownNameError, TypeError, ValueError as `explain` does, for ``parameters`` of methods not named too.
+    """
+    parameters, found = dict(parameters or {}), {}
+    for name in dict.fromkeys([*methods, *parameters]):
+        given = parameters.get(name, {})
+        if not isinstance(given, Mapping):
+            raise TypeError(f"parameters[{name!r}]={given!r}; expected the method's parameters by name.")
+        method = METHODS[given.get("method", name)]
+        found[name] = method, check_parameters(f"method {name!r}", method.parameters, _without(given, "method"))
+    return {name: found[name] for name in methods}
+
+
+def _without(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {k: v for k, v in values.items() if k != name}
 
 
 def prepare(
