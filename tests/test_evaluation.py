@@ -12,11 +12,13 @@ from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
 from xaiutils.evaluation import chance, control_maps, evaluate_all, summarise
 from xaiutils.evaluation.faithfulness import perturbation_curve
-from xaiutils.evaluation.localisation import binary_map
+from xaiutils.evaluation.thresholds import binary_map, tune_level
 
 SIZE = 32
 LOCATED = [n for n, m in xai.METRICS.items() if m.needs == "masks"]
-FAITHFUL = [n for n, m in xai.METRICS.items() if m.needs == "model"]
+FAITHFUL = ["insertion_auc", "deletion_auc"]
+QUICK = {"insertion_auc": {"n_steps": 5}, "deletion_auc": {"n_steps": 5}, "sensitivity_n": {"n_samples": 8}}
+OPEN = {"confidence_drop": (-5, 1), "fidelity": (-1, 1), "pixel_perturbation": (0, 5), "sensitivity_n": (-1, 1)}
 
 
 def data(masks, pixels=None):
@@ -49,7 +51,7 @@ def test_contract(models, images, name):
     masks[2] = False
     ds = data(masks, images.astype(np.uint8))
     maps = rng.normal(size=masks.shape).astype(np.float32)
-    quick = {name: {"n_steps": 5}} if name in FAITHFUL else None
+    quick = {name: QUICK.get(name, {})}
     tables = [xai.evaluate(models["nested"], ds, maps, [name], 1, b, quick) for b in (1, 3, 32)]
     assert list(tables[0]) == ["image_id", "metric", "value"]
     assert tables[0]["image_id"].tolist() == ds.ids
@@ -58,9 +60,11 @@ def test_contract(models, images, name):
     values = tables[0]["value"].to_numpy()
     assert np.isnan(values[2]) == (name in LOCATED)
     assert np.isfinite(np.delete(values, 2)).all()
-    assert ((np.delete(values, 2) >= 0) & (np.delete(values, 2) <= 1)).all()
+    low, high = OPEN.get(name, (0, np.log(SIZE**2) if name == "entropy" else 1))
+    assert ((np.delete(values, 2) >= low) & (np.delete(values, 2) <= high)).all()
     constant = xai.evaluate(models["nested"], ds, np.ones_like(maps), [name], 1, parameters=quick)["value"]
-    assert np.isfinite(np.delete(constant.to_numpy(), 2)).all()
+    # All sets of n pixels have the same sum in a constant map: no correlation.
+    assert np.isfinite(np.delete(constant.to_numpy(), 2)).all() != (name == "sensitivity_n")
     metric = xai.METRICS[name]
     assert metric.direction in ("higher is better", "lower is better")
     with pytest.raises(ValueError, match=r"maps \[0, 1, 2, 3, 4\] hold NaN"):
@@ -81,9 +85,11 @@ def test_evaluate_refuses_in_words(models, images):
     without = ImageDataset(ds.pixels, ds.labels, ds.class_names, ds.ids)
     with pytest.raises(ValueError, match="'iou' needs masks"):
         xai.evaluate(models["vit"], without, maps, ["iou"])
-    with pytest.raises(ValueError, match="no metric is left"):
-        xai.evaluate(None, without, maps)
-    assert set(xai.evaluate(None, ds, maps)["metric"]) == set(LOCATED)
+    with pytest.raises(ValueError, match="metrics is an empty list"):
+        xai.evaluate(None, ds, maps, [])
+    anywhere = {n for n, m in xai.METRICS.items() if m.needs == "maps"}
+    assert set(xai.evaluate(None, without, maps)["metric"]) == anywhere
+    assert set(xai.evaluate(None, ds, maps)["metric"]) == {*LOCATED, *anywhere}
 
 
 # Localisation -----------------------------------------------------------------------------------------------------
@@ -91,10 +97,14 @@ def test_evaluate_refuses_in_words(models, images):
 
 def test_the_mask_itself_is_perfect_and_its_negative_the_worst(square):
     perfect = square.astype(np.float32)
+    best = {"intersection_over_sum": 0.5}
+    # The best Dice is that of the whole image; the pixels of the mask, tied, come last;
+    # and mean + 1 SD is more than 1, so nothing is found.
+    least = {"best_dice": 2 * 64 / (1024 + 64), "average_precision": 1 / 16, "pixel_accuracy": 15 / 16}
     for metric in LOCATED:
-        assert score(metric, perfect, square) == pytest.approx(1), metric
+        assert score(metric, perfect, square) == pytest.approx(best.get(metric, 1), abs=0.03), metric
         worst = score(metric, 1 - perfect, square)
-        assert worst == pytest.approx(0, abs=1e-9), metric
+        assert worst == pytest.approx(least.get(metric, 0), abs=1e-9), metric
 
 
 def test_a_constant_map_scores_chance(square):
@@ -104,7 +114,17 @@ def test_a_constant_map_scores_chance(square):
     assert score("roc_auc", constant, square) == pytest.approx(0.5)
     assert score("iou", constant, square) == 0
     levels = chance(data(square), LOCATED).set_index("metric")["value"]
-    assert levels.to_dict() == {"pointing_game": 1 / 16, "relevance_mass": 1 / 16, "roc_auc": 0.5}
+    known = (
+        "pointing_game",
+        "hit_rate",
+        "relevance_mass",
+        "relevance_rank",
+        "energy_pointing_game",
+        "average_precision",
+    )
+    assert levels.to_dict() == {**dict.fromkeys(known, 1 / 16), "roc_auc": 0.5}
+    for metric in ("relevance_mass", "energy_pointing_game", "average_precision"):
+        assert score(metric, constant, square) == pytest.approx(1 / 16), metric
 
 
 def test_iou_of_shifted_squares(square):
@@ -116,12 +136,46 @@ def test_iou_of_shifted_squares(square):
 
 def test_binary_map_rules():
     ramp = np.arange(100.0).reshape(10, 10)
-    assert binary_map(ramp, "mean_std", 0).sum() == (ramp > ramp.mean() + ramp.std()).sum() == 21
-    assert binary_map(ramp, "top_area", 0.25).sum() == 25
-    assert binary_map(ramp, "top_area", 0.25).ravel()[75:].all()
-    tied = binary_map(np.zeros((4, 4)), "top_area", 0.25)
+    assert binary_map(ramp, "mean_std").sum() == (ramp > ramp.mean() + ramp.std()).sum() == 21
+    assert binary_map(ramp, "top_area", area=0.25).sum() == 25
+    assert binary_map(ramp, "top_area", area=0.25).ravel()[75:].all()
+    tied = binary_map(np.zeros((4, 4)), "top_area", area=0.25)
     assert tied.ravel()[:4].all()
     assert tied.sum() == 4
+
+
+def test_thresholded_scores_of_shifted_squares(square):
+    """32 of 64 pixels in common: by hand."""
+    shifted = np.roll(square, 4, axis=2).astype(np.float32)
+    assert score("dice", shifted, square) == pytest.approx(64 / 128)
+    assert score("intersection_over_sum", shifted, square) == pytest.approx(32 / 128)
+    assert score("pixel_accuracy", shifted, square) == pytest.approx(1 - 64 / 1024)
+    assert score("relevance_rank", shifted, square) == pytest.approx(0.5)
+
+
+@given(st.integers(0, 2**31))
+def test_relations_between_the_overlaps(seed):
+    rng = np.random.default_rng(seed)
+    maps, masks = rng.normal(size=(1, 12, 12)), rng.random((1, 12, 12)) > 0.7
+    masks[0, 0, 0] = True
+    for threshold in ("mean_std", "otsu", "fixed", "top_area"):
+        iou, part, dice = (score(m, maps, masks, threshold=threshold) for m in ("iou", "intersection_over_sum", "dice"))
+        assert part == pytest.approx(iou / (1 + iou))
+        assert dice == pytest.approx(2 * part)
+    by_hand = [score("dice", maps, masks, threshold="top_area", area=k / 100)[0] for k in range(1, 101)]
+    assert score("best_dice", maps, masks) == pytest.approx(max(by_hand))
+
+
+def test_a_level_is_tuned_on_other_images(square):
+    """The lesion has the value 1 in a surrounding of 0.5 in an image of 0: levels of 0.5 and more find it alone."""
+    maps = square.astype(np.float32)
+    maps[0, 4:20, 12:28] += 0.5
+    maps = np.minimum(maps, 1)
+    assert tune_level(maps, square) == pytest.approx(0.5)
+    assert score("iou", maps, square, threshold="fixed", level=0.5) == 1
+    assert score("iou", maps, square, threshold="fixed", level=0.4) == pytest.approx(64 / 256)
+    with pytest.raises(ValueError, match="cannot be tuned"):
+        tune_level(maps, np.zeros_like(square))
 
 
 def test_pointing_game_tolerance_and_ties(square):
@@ -144,7 +198,8 @@ def test_ranking_metrics_ignore_scale_and_offset(seed, scale, offset):
     rng = np.random.default_rng(seed)
     maps, masks = rng.normal(size=(1, 12, 12)), rng.random((1, 12, 12)) > 0.7
     masks[0, 0, 0], masks[0, 0, 1] = True, False
-    for metric in ("iou", "pointing_game", "roc_auc"):
+    unscaled = [m for m in LOCATED if m != "relevance_mass"]
+    for metric in unscaled:
         assert score(metric, maps, masks) == pytest.approx(score(metric, scale * maps + offset, masks), abs=1e-4)
 
 
@@ -193,6 +248,61 @@ def test_curves_start_and_end_at_the_image_and_the_fill(models, images):
         assert x[0] == 0
         assert x[-1] == 1
         assert curve.shape == (5, 7)
+
+
+def test_confidence_of_a_linear_probability(counting):
+    """White image: p = 1. A map of half the left half keeps, or hides, half of the score."""
+    white = data(np.ones((1, SIZE, SIZE)), np.full((1, SIZE, SIZE, 3), 255, np.uint8))
+    quarter = np.zeros((1, SIZE, SIZE), np.float32)
+    quarter[:, :, : SIZE // 4] = 7.0
+    quarter[:, :, SIZE // 2 :] = -1.0
+    chosen = ["average_drop", "average_increase", "average_gain", "confidence_drop", "fidelity", "pixel_perturbation"]
+    black = {m: {"fill": "black"} | ({"area": 0.25} if m in chosen[4:] else {}) for m in chosen}
+    found = xai.evaluate(counting, white, quarter, chosen, 1, parameters=black).set_index("metric")["value"]
+    for metric in ("average_drop", "confidence_drop", "fidelity"):
+        assert found[metric] == pytest.approx(0.5, abs=1e-4), metric
+    assert found["pixel_perturbation"] == pytest.approx(0, abs=1e-4)  # the bottom quarter lies in the right half
+    assert found["average_increase"] == 0
+    grey = data(np.ones((1, SIZE, SIZE)), np.full((1, SIZE, SIZE, 3), 51, np.uint8))
+    white_fill = {m: {"fill": "white"} for m in chosen[:3]}
+    found = xai.evaluate(counting, grey, quarter, chosen[:3], 1, parameters=white_fill).set_index("metric")["value"]
+    assert found["average_gain"] == pytest.approx(0.5, abs=1e-4)  # p from 0.2 to 0.6
+    assert found["average_increase"] == 1
+    assert found["average_drop"] == 0
+
+
+def test_sensitivity_n_of_the_true_contributions():
+    """A linear logit: the drop of a set is the sum of its pixels' contributions, a correlation of 1."""
+    rng = np.random.default_rng(4)
+    inputs = keras.Input((SIZE, SIZE, 3))
+    model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Flatten()(inputs)))
+    kernel = rng.normal(size=(SIZE * SIZE * 3, 2)).astype(np.float32) / 100
+    model.layers[-1].set_weights([kernel, np.zeros(2)])
+    pixels = rng.integers(0, 256, (2, SIZE, SIZE, 3)).astype(np.uint8)
+    ds = data(np.ones((2, SIZE, SIZE)), pixels)
+    maps = (pixels * kernel[:, 1].reshape(SIZE, SIZE, 3)).sum(-1)
+    options = {"sensitivity_n": {"fill": "black", "n_samples": 30, "seed": 2}}
+    for sign in (1, -1):
+        found = xai.evaluate(model, ds, sign * maps, ["sensitivity_n"], 1, parameters=options)["value"]
+        np.testing.assert_allclose(found, sign, atol=1e-4)
+    noise = rng.normal(size=maps.shape)
+    assert np.abs(xai.evaluate(model, ds, noise, ["sensitivity_n"], 1, parameters=options)["value"]).max() < 0.6
+
+
+# Complexity -------------------------------------------------------------------------------------------------------
+
+
+def test_complexity_of_one_pixel_and_of_all():
+    maps = np.zeros((4, 10, 10), np.float32)
+    maps[0, 3, 4] = -2.0
+    maps[1] = 5.0
+    maps[2, 0, :5] = [1, 1, 1, 1, 0.05]
+    table = xai.evaluate(None, data(np.ones((4, 10, 10))), maps, ["sparseness", "entropy", "effective_complexity"])
+    found = table.pivot(index="image_id", columns="metric", values="value").to_numpy()  # columns in their order
+    np.testing.assert_allclose(found[0], [0.01, 0, 0.99], atol=1e-9)
+    np.testing.assert_allclose(found[1], [1, np.log(100), 0], atol=1e-9)
+    assert found[2, 0] == pytest.approx(0.04)
+    assert np.isnan(found[3]).all()
 
 
 # Controls and statistics ------------------------------------------------------------------------------------------

@@ -8,7 +8,16 @@ import pandas as pd
 from xaiutils.attribution import prepare
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
-from xaiutils.evaluation import faithfulness, localisation  # noqa: F401  (they declare their metrics)
+
+# The order in which these declare their metrics is the order of METRICS.
+# isort: off
+from xaiutils.evaluation import localisation  # noqa: F401
+from xaiutils.evaluation import faithfulness  # noqa: F401
+from xaiutils.evaluation import confidence  # noqa: F401
+from xaiutils.evaluation import correlation  # noqa: F401
+from xaiutils.evaluation import complexity  # noqa: F401
+
+# isort: on
 from xaiutils.evaluation.controls import control_maps
 from xaiutils.evaluation.metric import METRICS, Metric
 from xaiutils.evaluation.statistics import summarise
@@ -49,7 +58,9 @@ def evaluate(
     columns = []
     for name, values in chosen.items():
         metric = METRICS[name]
-        if metric.needs == "masks":
+        if metric.needs == "maps":
+            scores = metric.compute(maps, **values)
+        elif metric.needs == "masks":
             scores = metric.compute(maps, ds.masks, **values)
         else:
             prepared = prepared or prepare(model, ds.images, targets, batch_size)
@@ -72,7 +83,7 @@ def chance(ds: ImageDataset, metrics: Iterable[str], parameters: Mapping[str, Ma
 
 def _chosen(metrics, parameters, ds: ImageDataset, has_model: bool) -> dict[str, dict]:
     parameters = dict(parameters or {})
-    available = {"masks": ds.masks is not None, "model": has_model}
+    available = {"maps": True, "masks": ds.masks is not None, "model": has_model}
     names = [n for n, m in METRICS.items() if available[m.needs]] if metrics is None else list(metrics)
     for name in [*names, *parameters]:
         METRICS[name]  # an unknown name raises with its neighbours
@@ -81,7 +92,9 @@ def _chosen(metrics, parameters, ds: ImageDataset, has_model: bool) -> dict[str,
             what = "masks; this data set has none" if METRICS[name].needs == "masks" else "a model; None was given"
             raise ValueError(f"metric {name!r} needs {what}.")
     if not names:
-        raise ValueError("no metric is left: the data set has no masks and no model was given.")
+        raise ValueError(
+            "metrics is an empty list; give names of xaiutils.METRICS, or None for all that the data allow."
+        )
     return {n: check_parameters(f"metric {n!r}", METRICS[n].parameters, parameters.get(n, {})) for n in names}
 
 

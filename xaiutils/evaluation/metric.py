@@ -10,12 +10,12 @@ from xaiutils.registry import Parameter, Registry
 
 @dataclass(frozen=True)
 class Metric:
-    """One score of a map. ``needs`` is "masks" or "model".
+    """One score of a map. ``needs`` is "maps" (nothing else), "masks" or "model".
 
-    ``compute`` returns one float for each image, NaN where the metric has no meaning. With masks:
-    ``compute(maps, masks, **parameters)``; with the model: ``compute(network, images, maps, targets, batch_size,
-    **parameters)``. ``chance(masks, **parameters)`` is the expected value of a map without any knowledge, where it
-    is known.
+    ``compute`` returns one float for each image, NaN where the metric has no meaning: ``compute(maps, **parameters)``;
+    with masks ``compute(maps, masks, **parameters)``; with the model ``compute(network, images, maps, targets,
+    batch_size, **parameters)``. ``chance(masks, **parameters)`` is the expected value of a map without any knowledge,
+    where it is known.
     """
 
     name: str
