@@ -1,4 +1,7 @@
-"""From one value an image to means with error bars."""
+"""From one value an image to means with error bars.
+
+Images of one patient are not independent: where a table has a column ``patient_id``, patients are what is drawn anew.
+"""
 
 from collections.abc import Sequence
 
@@ -6,40 +9,59 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+UNIT = "patient_id"
+
 
 def summarise(
     table: pd.DataFrame, by: Sequence[str] | str, n_resamples: int = 1000, confidence: float = 0.95, seed: int = 0
 ) -> pd.DataFrame:
     """Mean of ``value`` in each group of ``by`` with an interval over images: percentile bootstrap, or Wilson's
-    where all values are 0 or 1 (a bootstrap of all zeros would claim certainty).
+    where all values are 0 or 1 and every image stands for itself (a bootstrap of all zeros would claim certainty).
+
+    With a column ``patient_id`` the bootstrap draws patients, each with all images; the mean stays that of images.
 
     Returns a row a group, in the order of first appearance: the columns ``by``, mean, low, high, n (images with a
-    value) and missing (NaN values, left out). The interval is NaN where fewer than two images have a value.
+    value) and missing (NaN values, left out). The interval is NaN where fewer than two images, or patients, have a
+    value.
     """
     by = [by] if isinstance(by, str) else list(by)
     if "image_id" in table and "image_id" not in by and table.duplicated([*by, "image_id"]).any():
         # Several values of an image in a group are one observation: images are what is drawn anew.
-        table = table.groupby([*by, "image_id"], sort=False, observed=True, dropna=False, as_index=False)[
-            "value"
-        ].mean()
+        keys = [*by, "image_id", *([UNIT] if UNIT in table else [])]
+        table = table.groupby(keys, sort=False, observed=True, dropna=False, as_index=False)["value"].mean()
     rows = []
     for key, group in table.groupby(by, sort=False, observed=True, dropna=False):
-        values = group["value"].dropna().to_numpy(float)
-        low = high = np.nan
-        if len(values) > 1 and np.isin(values, (0, 1)).all():
-            interval = stats.binomtest(int(values.sum()), len(values)).proportion_ci(confidence, method="wilson")
-            low, high = float(interval.low), float(interval.high)
-        elif len(values) > 1:
-            rng = np.random.default_rng(seed)
-            interval = stats.bootstrap(
-                (values,),
-                np.mean,
-                n_resamples=n_resamples,
-                confidence_level=confidence,
-                method="percentile",
-                rng=rng,
-            ).confidence_interval
-            low, high = float(interval.low), float(interval.high)
+        known = group[group["value"].notna()]
+        values = known["value"].to_numpy(float)
+        units = known[UNIT].to_numpy() if UNIT in table else np.arange(len(values))
+        low, high = _interval(values, units, n_resamples, confidence, seed)
         mean = float(values.mean()) if len(values) else np.nan
         rows.append((*key, mean, low, high, len(values), len(group) - len(values)))
     return pd.DataFrame(rows, columns=[*by, "mean", "low", "high", "n", "missing"])
+
+
+def _interval(
+    values: np.ndarray, units: np.ndarray, n_resamples: int, confidence: float, seed: int
+) -> tuple[float, float]:
+    n_units = len(np.unique(units))
+    if n_units < 2:
+        return np.nan, np.nan
+    if n_units == len(values) and np.isin(values, (0, 1)).all():
+        found = stats.binomtest(int(values.sum()), len(values)).proportion_ci(confidence, method="wilson")
+        return float(found.low), float(found.high)
+    means = bootstrap_means(values[:, None], units, n_resamples, seed)[:, 0]
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def bootstrap_means(values: np.ndarray, units: np.ndarray, n_resamples: int, seed: int) -> np.ndarray:
+    """Means of the columns of ``values`` ``(n, k)`` over ``n_resamples`` draws of units with replacement.
+
+    A unit (a patient) comes with all its rows. Returns float64 ``(n_resamples, k)``; all columns see the same draws.
+    """
+    _, number = np.unique(units, return_inverse=True)
+    n_units = number.max() + 1
+    sums = np.zeros((n_units, values.shape[1]))
+    np.add.at(sums, number, values)
+    drawn = np.random.default_rng(seed).multinomial(n_units, np.full(n_units, 1 / n_units), size=n_resamples)
+    return (drawn @ sums) / (drawn @ np.bincount(number))[:, None]
