@@ -18,7 +18,15 @@ SIZE = 32
 LOCATED = [n for n, m in xai.METRICS.items() if m.needs == "masks"]
 FAITHFUL = ["insertion_auc", "deletion_auc"]
 QUICK = {"insertion_auc": {"n_steps": 5}, "deletion_auc": {"n_steps": 5}, "sensitivity_n": {"n_samples": 8}}
-OPEN = {"confidence_drop": (-5, 1), "fidelity": (-1, 1), "pixel_perturbation": (0, 5), "sensitivity_n": (-1, 1)}
+QUICK |= {"max_sensitivity": {"n_samples": 2}}
+OPEN = {
+    "transform_consistency": (-1, 1),
+    "max_sensitivity": (0, 5),
+    "confidence_drop": (-5, 1),
+    "fidelity": (-1, 1),
+    "pixel_perturbation": (0, 5),
+    "sensitivity_n": (-1, 1),
+}
 
 
 def data(masks, pixels=None):
@@ -52,7 +60,8 @@ def test_contract(models, images, name):
     ds = data(masks, images.astype(np.uint8))
     maps = rng.normal(size=masks.shape).astype(np.float32)
     quick = {name: QUICK.get(name, {})}
-    tables = [xai.evaluate(models["nested"], ds, maps, [name], 1, b, quick) for b in (1, 3, 32)]
+    how = {"parameters": quick, "method": "grad_cam"}
+    tables = [xai.evaluate(models["nested"], ds, maps, [name], 1, b, **how) for b in (1, 3, 32)]
     assert list(tables[0]) == ["image_id", "metric", "value"]
     assert tables[0]["image_id"].tolist() == ds.ids
     for other in tables[1:]:
@@ -62,15 +71,15 @@ def test_contract(models, images, name):
     assert np.isfinite(np.delete(values, 2)).all()
     low, high = OPEN.get(name, (0, np.log(SIZE**2) if name == "entropy" else 1))
     assert ((np.delete(values, 2) >= low) & (np.delete(values, 2) <= high)).all()
-    constant = xai.evaluate(models["nested"], ds, np.ones_like(maps), [name], 1, parameters=quick)["value"]
-    # All sets of n pixels have the same sum in a constant map: no correlation.
-    assert np.isfinite(np.delete(constant.to_numpy(), 2)).all() != (name == "sensitivity_n")
+    constant = xai.evaluate(models["nested"], ds, np.ones_like(maps), [name], 1, **how)["value"]
+    # All sets of n pixels have the same sum in a constant map, and it has no order: no correlation.
+    assert np.isfinite(np.delete(constant.to_numpy(), 2)).all() != (name in ("sensitivity_n", "transform_consistency"))
     metric = xai.METRICS[name]
     assert metric.direction in ("higher is better", "lower is better")
     with pytest.raises(ValueError, match=r"maps \[0, 1, 2, 3, 4\] hold NaN"):
-        xai.evaluate(models["nested"], ds, maps * np.nan, [name])
+        xai.evaluate(models["nested"], ds, maps * np.nan, [name], method="grad_cam")
     with pytest.raises(TypeError, match="no_such"):
-        xai.evaluate(models["nested"], ds, maps, [name], parameters={name: {"no_such": 1}})
+        xai.evaluate(models["nested"], ds, maps, [name], method="grad_cam", parameters={name: {"no_such": 1}})
 
 
 def test_evaluate_refuses_in_words(models, images):

@@ -10,12 +10,13 @@ from xaiutils.registry import Parameter, Registry
 
 @dataclass(frozen=True)
 class Metric:
-    """One score of a map. ``needs`` is "maps" (nothing else), "masks" or "model".
+    """One score of a map. ``needs`` is "maps" (nothing else), "masks", "model" or "method".
 
     ``compute`` returns one float for each image, NaN where the metric has no meaning: ``compute(maps, **parameters)``;
     with masks ``compute(maps, masks, **parameters)``; with the model ``compute(network, images, maps, targets,
-    batch_size, **parameters)``. ``chance(masks, **parameters)`` is the expected value of a map without any knowledge,
-    where it is known.
+    batch_size, **parameters)``; with the method, which explains changed images anew, ``compute(model, images, maps,
+    targets, batch_size, explain, **parameters)``, ``explain(images, targets)`` returning maps. ``chance(masks,
+    **parameters)`` is the expected value of a map without any knowledge, where it is known.
     """
 
     name: str

@@ -1,0 +1,79 @@
+"""How alike two maps of one image are, by rank, structure, or their strongest pixels.
+
+Every function takes two stacks of maps ``(n, height, width)`` and optionally ``valid``, bool of the same shape: the
+pixels that are compared. Returns float64 ``(n,)``: 1 for maps that agree; NaN where a map is constant, for then it has
+no order, or where fewer than three pixels are valid.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy import stats
+from skimage.feature import hog
+from skimage.metrics import structural_similarity
+
+
+def _each(score: Callable, a: np.ndarray, b: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if a.shape != b.shape or a.ndim != 3:
+        raise ValueError(
+            f"maps of shapes {a.shape} and {b.shape}; expected two stacks (n, height, width) of one shape."
+        )
+    valid = np.ones(a.shape, bool) if valid is None else valid
+    found = np.full(len(a), np.nan)
+    for i, (x, y, seen) in enumerate(zip(a, b, valid, strict=True)):
+        if seen.sum() >= 3 and np.ptp(x[seen]) > 0 and np.ptp(y[seen]) > 0:
+            found[i] = score(x, y, seen)
+    return found
+
+
+def spearman(a: np.ndarray, b: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
+    """Rank correlation of the pixels, in [-1, 1]."""
+    return _each(lambda x, y, seen: stats.spearmanr(x[seen], y[seen]).statistic, a, b, valid)
+
+
+def ssim(a: np.ndarray, b: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
+    """Mean structural similarity (Wang et al. 2004) of the maps, each scaled to [0, 1] over its valid pixels.
+
+    Gaussian windows of sigma 1.5, as in the paper; maps of less than 11 pixels a side are too small for them.
+    """
+
+    def score(x, y, seen):
+        scaled = [(m - m[seen].min()) / np.ptp(m[seen]) * seen for m in (x, y)]
+        _, field = structural_similarity(
+            *scaled, data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, full=True
+        )
+        return field[seen].mean()
+
+    return _each(score, a, b, valid)
+
+
+def top_intersection(a: np.ndarray, b: np.ndarray, valid: np.ndarray | None = None, area: float = 0.1) -> np.ndarray:
+    """Part of the strongest ``area`` of the valid pixels (ties by position) that both maps have in common."""
+
+    def score(x, y, seen):
+        count = max(1, round(area * seen.sum()))
+        tops = [set(np.argsort(-m[seen], kind="stable")[:count]) for m in (x, y)]
+        return len(tops[0] & tops[1]) / count
+
+    return _each(score, a, b, valid)
+
+
+def hog_correlation(a: np.ndarray, b: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
+    """Pearson correlation of the maps' histograms of oriented gradients (Adebayo et al. 2018, section 4)."""
+
+    def score(x, y, seen):
+        scaled = [(m - m[seen].min()) / np.ptp(m[seen]) * seen for m in (x, y)]
+        cell = max(2, min(16, min(x.shape) // 6))
+        features = [hog(m, pixels_per_cell=(cell, cell), cells_per_block=(3, 3)) for m in scaled]
+        return stats.pearsonr(*features).statistic if all(np.ptp(f) > 0 for f in features) else np.nan
+
+    return _each(score, a, b, valid)
+
+
+SIMILARITIES: dict[str, Callable[..., np.ndarray]] = {
+    "spearman": spearman,
+    "ssim": ssim,
+    "top_intersection": top_intersection,
+    "hog": hog_correlation,
+}
