@@ -6,8 +6,10 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 import pytest
+from test_classification import simulated
 
 from xaiutils import plots
+from xaiutils.classification import Predictions, assess
 from xaiutils.datasets import ImageDataset, phantom
 
 
@@ -57,6 +59,110 @@ def test_training_curves_mark_the_kept_epoch():
     figure = drawn(plots.training_curves({"m": history}))
     dot = figure.axes[0].lines[2]
     assert (dot.get_xdata()[0], dot.get_ydata()[0]) == (2, 1)
+
+
+def test_training_curves_of_stages_and_auc():
+    history = pd.DataFrame(
+        {
+            "epoch": [1, 2, 3, 4],
+            "stage": ["head", "head", "all", "all"],
+            "loss": [4, 3, 2, 1.0],
+            "val_loss": [1, 2, 3, 4.0],
+            "accuracy": [0, 0.5, 1, 1],
+            "val_accuracy": [0, 1, 0.5, 0.5],
+            "val_auc": [0.5, 0.6, 0.9, 0.8],
+        }
+    )
+    history.attrs["kept_epoch"] = 3
+    plain = history.drop(columns=["stage", "val_auc"])
+    figure = drawn(plots.training_curves({"m": history, "n": plain}))
+    loss, auc = figure.axes[0], figure.axes[4]
+    dots = [line for line in loss.lines if line.get_marker() == "o"]
+    assert [(d.get_xdata()[0], d.get_ydata()[0]) for d in dots] == [(3, 3)]  # though epoch 1 has the lowest loss
+    assert [list(line.get_xdata()) for line in loss.lines if len(set(line.get_xdata())) == 1][1:] == [[2.5, 2.5]]
+    assert [t.get_text() for t in figure.axes[2].texts] == ["head", "all"]
+    assert auc.get_ylabel() == "AUC"
+    assert auc.lines[0].get_ydata().tolist() == [0.5, 0.6, 0.9, 0.8]
+    assert not figure.axes[5].axison
+    assert figure.axes[3].get_xlabel() == "epoch"
+
+
+@pytest.fixture(scope="module")
+def reports():
+    found, validation = (
+        simulated(200, names=("benign", "malignant")),
+        simulated(99, seed=1, names=("benign", "malignant")),
+    )
+    worse = simulated(200, skill=0.3, names=found.class_names)
+    return {"CNN": assess(found, validation), "ViT": assess(worse)}
+
+
+def test_roc_curves(reports):
+    axes = drawn(plots.roc_curves(reports, screening=True)).axes[0]
+    curves = {line.get_label(): line for line in axes.lines if len(line.get_xdata()) > 2}
+    for name, report in reports.items():
+        row = report.metrics.loc["AUC"]
+        label = f"{name}: AUC {row['value']:.2f} [{row['low']:.2f} to {row['high']:.2f}]"
+        x, y = curves[label].get_data()
+        assert np.trapezoid(y, x) == pytest.approx(row["value"])
+    assert (
+        axes.get_title()
+        == f"ROC, test split, per image\n{(reports['CNN'].predictions.labels == 1).sum()} of 200 are 'malignant'"
+    )
+    marks = {(line.get_marker(), line.get_color()): line for line in axes.lines if len(line.get_xdata()) == 1}
+    point = reports["CNN"].operating_points.iloc[0]
+    mark = marks["o", plots.COLOURS[0]]
+    assert (mark.get_xdata()[0], mark.get_ydata()[0]) == (1 - point["specificity"], point["sensitivity"])
+    assert mark.get_markerfacecolor() != "white"
+    assert marks["o", plots.COLOURS[1]].get_markerfacecolor() == "white"  # chosen on the images themselves
+    star = marks["*", "black"]
+    assert (star.get_xdata()[0], star.get_ydata()[0]) == pytest.approx((0.111, 0.869))
+
+
+def test_precision_recall_curves(reports):
+    axes = drawn(plots.precision_recall_curves(reports)).axes[0]
+    level = next(line for line in axes.lines if line.get_linestyle() == ":").get_ydata()[0]
+    assert level == pytest.approx((reports["CNN"].predictions.labels == 1).mean())
+    x, y = next(line for line in axes.lines if line.get_label().startswith("CNN")).get_data()
+    area = (np.diff(x, prepend=0) * y).sum()
+    assert area == pytest.approx(reports["CNN"].summary["average precision"])
+
+
+def test_curves_of_many_classes():
+    report = assess(simulated(300, 8))
+    figure = drawn(plots.roc_curves({"m": report, "n": report}))
+    assert len(figure.axes) == 2
+    texts = [t.get_text() for t in figure.axes[0].get_legend().get_texts()]
+    worst = report.class_intervals["AUC"].idxmin()
+    assert texts[0].startswith(f"{worst}: AUC")
+    assert texts[-1] == "the other classes"
+    assert len(texts) == 7
+    drawn(plots.precision_recall_curves({"m": report}))
+
+
+def test_reliability_and_decision_curves(reports):
+    figure = drawn(plots.reliability(reports))
+    bins = reports["CNN"].reliability
+    line = next(line for line in figure.axes[0].lines if line.get_marker() == "o")
+    np.testing.assert_allclose(line.get_xdata().astype(float), bins["probability"])
+    np.testing.assert_allclose(line.get_ydata().astype(float), bins["frequency"])
+    assert f"ECE {reports['CNN'].calibration['ECE'].iloc[0]:.3f}" in figure.axes[0].get_title()
+    bars = figure.axes[2].containers
+    assert sum(bar.get_height() for bars_of in bars for bar in bars_of) == 200
+    axes = drawn(plots.decision_curves(reports)).axes[0]
+    assert [t.get_text() for t in axes.get_legend().get_texts()] == ["CNN", "ViT", "treat all", "treat none"]
+    np.testing.assert_array_equal(axes.lines[0].get_ydata(), reports["CNN"].decision["model"])
+    drawn(plots.reliability({"m": assess(simulated(40, 3))}))
+    with pytest.raises(ValueError, match="name a positive class"):
+        plots.decision_curves({"m": assess(simulated(40, 3))})
+
+
+def test_confusion_of_other_classes():
+    p = np.array([[0.7, 0.2, 0.1], [0.1, 0.2, 0.7], [0.2, 0.7, 0.1]])
+    confusion = assess(Predictions([0, 0, 1], p, ("a", "b"))).confusion
+    axes = drawn(plots.confusion_matrices({"m": confusion})).axes[0]
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["a", "b", "(other classes)"]
+    assert [t.get_text() for t in axes.texts] == ["1", "0", "1", "0", "1", "0"]
 
 
 def test_confusion_counts_are_written():

@@ -1,71 +1,74 @@
-"""How well a classifier does, and an image of which it is sure."""
+"""How well a model does on a data set, and an image of which it is sure."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
-from sklearn import metrics
 
 from xaiutils.attribution import predict
 from xaiutils.backend import keras
+from xaiutils.classification import Predictions, Report, assess, mean_auc
 from xaiutils.datasets import ImageDataset
 
+__all__ = ["Report", "classification_report", "clear_example", "mean_auc", "predictions_of"]
 
-@dataclass(frozen=True)
-class Report:
-    """How a classifier does on one split. ``summary`` holds accuracy, AUC, balanced accuracy with the lower end of its
-    95 % interval (Jeffreys), and the accuracy of always naming the largest class; ``classes`` precision,
-    recall, F1 and support; ``confusion`` true classes in rows; ``probabilities`` float32 ``(n, classes)``."""
-
-    summary: pd.Series
-    classes: pd.DataFrame
-    confusion: pd.DataFrame
-    probabilities: np.ndarray
-
-    @property
-    def beats_chance(self) -> bool:
-        """Whether the interval of balanced accuracy lies above chance: accuracy alone is fooled by class imbalance."""
-        return bool(self.summary["balanced accuracy low"] > 1 / len(self.classes))
+_MAMMOGRAM_VIEWS = {"CC", "MLO"}
 
 
-def classification_report(model: keras.Model, ds: ImageDataset, batch_size: int = 32) -> Report:
-    """Evaluate ``model`` on ``ds``. The AUC is one-vs-rest, averaged over classes that occur; NaN if only one does."""
-    probabilities = _predict_all(model, ds, batch_size, probabilities=True)
-    predicted, names = probabilities.argmax(axis=1), list(ds.class_names)
-    numbers = np.arange(len(names))
-    precision, recall, f1, support = metrics.precision_recall_fscore_support(
-        ds.labels, predicted, labels=numbers, zero_division=0
-    )
-    classes = pd.DataFrame({"precision": precision, "recall": recall, "F1": f1, "support": support}, index=names)
-    summary = {
-        "n": len(ds),
-        "accuracy": float((predicted == ds.labels).mean()),
-        "AUC": mean_auc(ds.labels, probabilities),
-        "balanced accuracy": float(recall[support > 0].mean()),
-        "balanced accuracy low": _balanced_accuracy_low(ds.labels, predicted == ds.labels),
-        "majority accuracy": float(support.max() / len(ds)),
-    }
-    confusion = pd.DataFrame(metrics.confusion_matrix(ds.labels, predicted, labels=numbers), index=names, columns=names)
-    return Report(pd.Series(summary), classes, confusion, probabilities)
+def classification_report(
+    model: keras.Model,
+    ds: ImageDataset,
+    batch_size: int = 32,
+    *,
+    val_ds: ImageDataset | None = None,
+    positive: str | int | None = None,
+    combine: str = "max",
+    n_resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+    name: str = "",
+) -> Report:
+    """Evaluate ``model`` on ``ds``: per image and, where patients are known, per patient and breast.
 
+    ``val_ds``, if given, is where thresholds are chosen and the temperature is fitted; ``name`` defaults to the
+    model's. The other arguments are those of `xaiutils.classification.assess`, which says what is measured and how.
 
-def mean_auc(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Area under the ROC curve, one class against the rest, averaged over classes that occur; NaN if only one does."""
-    present = [c for c in range(probabilities.shape[1]) if 0 < (labels == c).sum() < len(labels)]
-    one_vs_rest = [metrics.roc_auc_score(labels == c, probabilities[:, c]) for c in present]
-    return float(np.mean(one_vs_rest)) if one_vs_rest else np.nan
-
-
-def _balanced_accuracy_low(labels: np.ndarray, correct: np.ndarray, n_resamples: int = 1000) -> float:
-    """2.5th percentile of balanced accuracy, each class's recall drawn from its Jeffreys posterior.
-
-    A bootstrap would be certain of a recall of 1 seen on a single image.
+    Raises:
+        ValueError: ``ds`` is empty, the model knows fewer classes than it, or answers NaN.
     """
-    rng = np.random.default_rng(0)
-    groups = [correct[labels == label] for label in np.unique(labels)]
-    recalls = [rng.beta(group.sum() + 0.5, (~group).sum() + 0.5, n_resamples) for group in groups]
-    return float(np.percentile(np.mean(recalls, axis=0), 2.5))
+    found = predictions_of(model, ds, batch_size)
+    validation = None if val_ds is None else predictions_of(model, val_ds, batch_size)
+    return assess(
+        found,
+        validation,
+        positive,
+        combine,
+        n_resamples,
+        confidence,
+        seed,
+        name or model.name,
+        ds.split or "test",
+    )
+
+
+def predictions_of(model: keras.Model, ds: ImageDataset, batch_size: int = 32) -> Predictions:
+    """What ``model`` says of the images of ``ds``, with their patients and breasts where these are known."""
+    if len(ds) == 0:
+        raise ValueError(f"the split {ds.split!r} is empty: there is nothing to report on.")
+    probabilities = _predict_all(model, ds, batch_size, probabilities=True)
+    return Predictions(ds.labels, probabilities, ds.class_names, groups_of(ds), ds.ids)
+
+
+def groups_of(ds: ImageDataset) -> dict[str, list[str]]:
+    """The patient of each image, and its breast ("side" of what is no mammogram), where all of them are stated."""
+    if ds.patients is None:
+        return {}
+    groups = {"patient": list(ds.patients)}
+    sides = ds.metadata["side"].astype(str).str.strip() if "side" in ds.metadata else None
+    if sides is not None and (sides.str.upper().str[:1].isin(["L", "R"])).all() and sides.nunique() > 1:
+        views = set(ds.metadata["view"].astype(str)) if "view" in ds.metadata else set()
+        name = "breast" if views & _MAMMOGRAM_VIEWS else "side"
+        groups[name] = [f"{p} {s}" for p, s in zip(ds.patients, sides, strict=True)]
+    return groups
 
 
 def _predict_all(model: keras.Model, ds: ImageDataset, batch_size: int = 32, **options: Any) -> np.ndarray:

@@ -1,0 +1,130 @@
+"""The model card: everything that the run knows is on it, and what it does not know is said."""
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_classification import THESIS, TWO, as_confusion, simulated
+
+from xaiutils.classification import assess, compare_models, model_card
+from xaiutils.datasets import DATASETS, ImageDataset
+
+
+@dataclass(frozen=True)
+class Recipe:
+    name: str = "modern"
+    learning_rate: float = 1e-3
+    note: str = "a | b"
+
+
+def data(n, split, name="phantom", patients=None):
+    pixels = np.zeros((n, 8, 8, 3), np.uint8)
+    ids = [f"{split}{i}" for i in range(n)]
+    sides = pd.DataFrame({"density": [str(i % 4) for i in range(n)]})
+    return ImageDataset(pixels, np.arange(n) % 2, TWO, ids, name=name, split=split, patients=patients, metadata=sides)
+
+
+@pytest.fixture(scope="module")
+def card():
+    history = pd.DataFrame({"epoch": [1, 2, 3], "val_loss": [3.0, 1, 2], "seconds": [1.0, 2, 3]})
+    history["stage"] = ["head", "head", "all"]
+    history.attrs["kept_epoch"] = 3
+    groups = {"patient": np.arange(200) // 2}
+    report = assess(simulated(200, names=TWO, groups=groups), simulated(100, seed=1, names=TWO), name="net")
+    other = simulated(200, skill=0.2, names=TWO, groups=groups)
+    return model_card(
+        report,
+        {"train": data(30, "train"), "test": data(20, "test", patients=[f"p{i // 2}" for i in range(20)])},
+        architecture="EfficientNet-Lite0",
+        paper="Tan & Le 2019",
+        n_weights=3_371_234,
+        weights="ImageNet",
+        weights_licence="Apache-2.0",
+        recipe=Recipe(),
+        history=history,
+        environment={"cores": 2, "gpus": [], "python": "3.11", "versions": {"keras": "3.15"}, "git_commit": "abc123"},
+        options={"difficulty": "hard"},
+        comparison=compare_models({"net": report.predictions, "other": other}),
+    ), report
+
+
+def test_all_that_the_run_knows_is_on_the_card(card):
+    text, report = card
+    entry = DATASETS["phantom"]
+    for said in (
+        "# Model card: net",
+        "EfficientNet-Lite0 (Tan & Le 2019)",
+        "Weights: 3,371,234.",
+        "Licence of these weights: Apache-2.0.",
+        entry.title,
+        entry.citation,
+        entry.licence,
+        "Options: difficulty='hard'.",
+        "| train | 30 | 15 | 15 | not known |",
+        "| test | 20 | 10 | 10 | 10 |",
+        "3 epochs in 6 s; the weights of epoch 3 were kept.",
+        "Stages: head 2 epochs, all 1 epochs.",
+        "CPU, 2 cores",
+        "commit abc123",
+        "| learning_rate | 0.001 |",
+        "| note | a \\| b |",
+        "Not a medical device",
+        "### Per image (200 images)",
+        "### Per patient (100 patients)",
+        "count patients as independent units (100 of them; 1,000 bootstrap replicates)",
+        "specificity 0.889",
+        "chosen on",
+        "validation",
+        "Temperature fitted on the validation images",
+        " | < 0.001 | < 0.001 |",
+        "DeLong, Obuchowski's for patients",
+        "density are recorded, and no results are given by them",
+    ):
+        assert said in text, said
+    for sentence in report.sentences:
+        assert sentence in text
+
+
+def test_the_numbers_are_the_reports(card):
+    text, report = card
+    for metric, row in report.metrics.iterrows():
+        shown = f"{row['value']:.3f}" + (f" [{row['low']:.3f}, {row['high']:.3f}]" if np.isfinite(row["low"]) else "")
+        assert f"| {metric} | {shown} | {row['majority']:.3f} | {row['random']:.3f} |" in text
+    (a, b), (c, d) = report.confusion.to_numpy()
+    assert f"| benign | {a} | {b} |" in text
+    assert f"| malignant | {c} | {d} |" in text
+
+
+def test_it_is_markdown(card):
+    """Every table has as many cells in each row as in its head, and stands between blank lines."""
+    lines = card[0].splitlines()
+    for before, line in zip(["", *lines], lines, strict=False):
+        cells = len(re.findall(r"(?<!\\)\|", line))
+        if line.startswith("|") and before.startswith("|"):
+            assert cells == len(re.findall(r"(?<!\\)\|", before)), line
+        if line.startswith(("|", "#", "- ")) and not before.startswith(line[0]):
+            assert before == "", line
+    assert not re.search(r"\bnan\b|None", card[0])
+
+
+def test_what_is_not_known_is_said():
+    report = assess(as_confusion(THESIS["INbreast ViT"][0]), name="ViT")
+    text = model_card(report, {"test": data(20, "test", name="my own")})
+    assert text.count("not stated; complete by hand") >= 5
+    assert "Data set: my own." in text
+    assert "It does no better than the majority class" in text
+    assert "maps of it explain answers that carry no proven skill" in text
+    assert "Results per patient: patients are not known" in text
+    assert "Thresholds and temperature on validation images." in text
+    assert "these images (optimistic)" in text
+
+
+def test_many_classes_have_a_card():
+    report = assess(simulated(60, 3))
+    ds = ImageDataset(np.zeros((3, 8, 8, 3), np.uint8), [0, 1, 2], tuple("abc"), list("xyz"), split="test")
+    text = model_card(report, {"test": ds}, recipe={"epochs": 5})
+    assert "Operating points and net benefit: no class was named as the positive one." in text
+    assert "| epochs | 5 |" in text
+    assert "probability of the top class" in text

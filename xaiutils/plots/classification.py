@@ -1,0 +1,215 @@
+"""Figures of classifiers: confusions, curves, calibration and net benefit. They take reports of `xaiutils.training`'s
+`classification_report` or of `xaiutils.classification.assess`, by model; for results per patient, those of
+``report.levels["patient"]``."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from xaiutils.classification import SCREENING, Report
+from xaiutils.classification.curves import threshold_table
+from xaiutils.classification.verdict import interval, many, score
+from xaiutils.plots.style import COLOURS, tidy
+
+_LINES = ("-", "--", "-.", ":")
+_MARKS = {"specificity": "o", "sensitivity": "s"}  # by what was held
+_MOST_CLASSES = 6
+
+
+def confusion_matrices(confusions: Mapping[str, pd.DataFrame]) -> Figure:
+    """True classes in rows, predicted ones in columns: counts, shaded by the part of the row."""
+    n = max(len(c.columns) for c in confusions.values())
+    side = max(2.6, 0.45 * n + 1.2)
+    figure = Figure(figsize=(side * len(confusions) + 0.6, side), layout="constrained")
+    for axes, (name, confusion) in zip(
+        figure.subplots(1, len(confusions), squeeze=False)[0], confusions.items(), strict=True
+    ):
+        counts = confusion.to_numpy()
+        part = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        axes.imshow(part, cmap="Blues", vmin=0, vmax=1)
+        for (i, j), count in np.ndenumerate(counts):
+            axes.text(j, i, count, ha="center", va="center", color="white" if part[i, j] > 0.5 else "black", fontsize=9)
+        axes.set_xticks(np.arange(len(confusion.columns)), confusion.columns, rotation=45 if n > 3 else 0)
+        axes.set_yticks(np.arange(len(confusion)), confusion.index)
+        axes.set(title=name, xlabel="predicted", ylabel="true")
+    return figure
+
+
+def roc_curves(reports: Mapping[str, Report], screening: bool = False) -> Figure:
+    """Sensitivity against 1 - specificity, chance dotted.
+
+    Of a positive class all models share the axes, with marks at the operating points (filled: chosen on validation
+    images; open: on these) and a cross at the model's own answers; else a panel a model has a line a class.
+    ``screening`` adds the star of screening mammography (`xaiutils.classification.SCREENING`).
+    """
+
+    def draw(axes: Axes, table: pd.DataFrame, **style) -> None:
+        axes.plot(1 - table["specificity"], table["sensitivity"], **style)
+
+    def finish(axes: Axes, shown: Mapping[str, Report]) -> None:
+        axes.plot([0, 1], [0, 1], color="0.4", linestyle=":", linewidth=1)
+        for i, report in enumerate(shown.values()):
+            if report.operating_points is not None:
+                _mark_points(axes, report, COLOURS[i % len(COLOURS)])
+        if any(r.operating_points is not None for r in shown.values()):
+            for what, mark in _MARKS.items():
+                axes.plot([], [], mark, color="0.4", label=f"threshold for {what} {SCREENING[what]}")
+            axes.plot([], [], "X", color="0.4", label="its own answers")
+        if screening:
+            x, y = 1 - SCREENING["specificity"], SCREENING["sensitivity"]
+            axes.plot(x, y, "*", color="black", markersize=11, label="US screening (BCSC 2017)", linestyle="none")
+        axes.set(xlabel="1 - specificity", ylabel="sensitivity", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+
+    return _curves(reports, "AUC", "ROC", draw, finish)
+
+
+def precision_recall_curves(reports: Mapping[str, Report]) -> Figure:
+    """Precision against recall; a dotted line marks the prevalence, the precision of calling everything positive.
+    Laid out as `roc_curves`."""
+
+    def draw(axes: Axes, table: pd.DataFrame, **style) -> None:
+        called = table[table["called"] > 0]
+        axes.step(called["sensitivity"], called["precision"], where="pre", **style)
+
+    def finish(axes: Axes, shown: Mapping[str, Report]) -> None:
+        report = next(iter(shown.values()))
+        if report.positive is not None:
+            axes.axhline(float(np.mean(report.predictions.labels == report.positive)), color="0.4", linestyle=":")
+            axes.plot([], [], color="0.4", linestyle=":", label="prevalence")
+        axes.set(xlabel="recall", ylabel="precision", xlim=(-0.02, 1.02), ylim=(-0.02, 1.03))
+
+    return _curves(reports, "average precision", "Precision and recall", draw, finish)
+
+
+def reliability(reports: Mapping[str, Report]) -> Figure:
+    """How often it happened against how probable it was said to be, in bins of equal numbers, with Wilson's intervals;
+    the diagonal is perfect. Below: how many of each outcome were given which probability."""
+    figure = Figure(figsize=(3.6 * len(reports) + 0.4, 4.6), layout="constrained")
+    grid = figure.subplots(2, len(reports), squeeze=False, sharex=True, height_ratios=(3, 1))
+    for column, (name, report) in enumerate(reports.items()):
+        upper, lower = grid[:, column]
+        bins, row, colour = report.reliability, report.calibration.iloc[0], COLOURS[column % len(COLOURS)]
+        upper.plot([0, 1], [0, 1], color="0.4", linestyle=":", linewidth=1)
+        errors = np.abs(bins[["low", "high"]].to_numpy().T - bins["frequency"].to_numpy())
+        upper.errorbar(bins["probability"], bins["frequency"], errors, fmt="o-", color=colour, markersize=4, capsize=2)
+        slope = f", slope {row['slope']:.2f}" if np.isfinite(row["slope"]) else ""
+        error = f"ECE {row['ECE']:.3f} ({row['ECE if calibrated']:.3f} if calibrated){slope}"
+        upper.set_title(f"{name}, {report.split} split, per {report.level}\n{error}", fontsize=9)
+        upper.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), ylabel="frequency")
+        happened, p = report.event
+        edges = np.linspace(0, 1, 21)
+        what = "right" if report.positive is None else "positive"
+        lower.hist(
+            [p[happened], p[~happened]], edges, stacked=True, color=(colour, "0.75"), label=(what, f"not {what}")
+        )
+        lower.set(xlabel=f"stated {report.calibration.index[0]}", ylabel=many(report.level))
+        lower.legend(frameon=False, fontsize=7)
+        for axes in (upper, lower):
+            tidy(axes)
+    return figure
+
+
+def decision_curves(reports: Mapping[str, Report]) -> Figure:
+    """Net benefit by threshold probability, against treating all and treating none; of models with a positive class.
+
+    Raises ValueError where no report has a decision curve.
+    """
+    shown = {name: r for name, r in reports.items() if r.decision is not None}
+    if not shown:
+        raise ValueError("no report has a decision curve: name a positive class, of which there are images.")
+    figure = Figure(figsize=(6.2, 3.8), layout="constrained")
+    axes = figure.subplots()
+    for i, (name, report) in enumerate(shown.items()):
+        table = report.decision
+        axes.plot(
+            table["threshold"], table["model"], color=COLOURS[i % len(COLOURS)], linestyle=_LINES[i % 4], label=name
+        )
+    first = next(iter(shown.values()))
+    axes.plot(first.decision["threshold"], first.decision["treat all"], color="0.35", linewidth=1, label="treat all")
+    axes.axhline(0, color="0.35", linewidth=1, linestyle=":", label="treat none")
+    prevalence = float(np.mean(first.predictions.labels == first.positive))
+    axes.set(xlim=(0, 1), ylim=(-0.15 * prevalence, 1.08 * prevalence))
+    axes.set_xlabel("threshold probability")
+    axes.set_ylabel(f"net benefit (true positives per {first.level})")
+    axes.set_title(_title("Decision curve", first), fontsize=10)
+    axes.legend(frameon=False, fontsize=8)
+    tidy(axes)
+    return figure
+
+
+def _curves(
+    reports: Mapping[str, Report],
+    what: str,
+    title: str,
+    draw: Callable[..., None],
+    finish: Callable[[Axes, Mapping[str, Report]], None],
+) -> Figure:
+    """One panel for all models with a positive class; else a panel a model, with a line a class."""
+    together = all(r.positive is not None for r in reports.values())
+    panels = [reports] if together else [{name: r} for name, r in reports.items()]
+    figure = Figure(figsize=(5 if together else 4.2 * len(panels), 5 if together else 4.9), layout="constrained")
+    for axes, shown in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        finish(axes, shown)
+        for i, (name, report) in enumerate(shown.items()):
+            row = report.metrics.loc[what]
+            said = f"{what} {score(row['value'])}{interval(row)}" if np.isfinite(row["value"]) else f"no {what}"
+            if together:
+                p, labels = report.probabilities, report.predictions.labels
+                table = threshold_table(labels == report.positive, p[:, report.positive])
+                draw(axes, table, color=COLOURS[i % len(COLOURS)], linestyle=_LINES[i % 4], label=f"{name}: {said}")
+                axes.set_title(_title(title, report), fontsize=10)
+            else:
+                _classes(axes, report, what, draw)
+                axes.set_title(f"{name}, {report.split} split, per {report.level}\nmean {said}", fontsize=10)
+        axes.set_aspect("equal")
+        tidy(axes)
+        axes.legend(*_models_first(axes), frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16))
+    return figure
+
+
+def _models_first(axes: Axes) -> tuple[list, list]:
+    """Handles and labels of the legend, curves before what explains them."""
+    handles, labels = axes.get_legend_handles_labels()
+    curves = [i for i, h in enumerate(handles) if len(h.get_xdata()) > 1]
+    order = [*curves, *(i for i in range(len(handles)) if i not in curves)]
+    return [handles[i] for i in order], [labels[i] for i in order]
+
+
+def _classes(axes: Axes, report: Report, what: str, draw: Callable[..., None]) -> None:
+    """A line a class; of many classes those with the lowest value are named and coloured."""
+    values = report.class_intervals[what].dropna().sort_values()
+    names = list(report.predictions.class_names)
+    for i, (name, value) in enumerate(values.items()):
+        c = names.index(name)
+        table = threshold_table(report.predictions.labels == c, report.probabilities[:, c])
+        if i < _MOST_CLASSES:
+            style = {"color": COLOURS[i], "linestyle": _LINES[i % 4], "label": f"{name}: {what} {score(value)}"}
+        else:
+            style = {"color": "0.8", "linewidth": 0.8, "label": "the other classes" if i == _MOST_CLASSES else None}
+        draw(axes, table, zorder=2 if i < _MOST_CLASSES else 1, **style)
+
+
+def _mark_points(axes: Axes, report: Report, colour: str) -> None:
+    for _, row in report.operating_points.iterrows():
+        filled = row["chosen on"] == "validation"
+        axes.plot(
+            1 - row["specificity"],
+            row["sensitivity"],
+            _MARKS[row["held"]],
+            color=colour,
+            markerfacecolor=colour if filled else "white",
+            markersize=6,
+            zorder=3,
+        )
+    value = report.metrics["value"]
+    axes.plot(1 - value["specificity"], value["sensitivity"], "X", color=colour, markersize=7, zorder=3)
+
+
+def _title(what: str, report: Report) -> str:
+    labels = report.predictions.labels
+    name = report.predictions.class_names[report.positive]
+    n = int((labels == report.positive).sum())
+    return f"{what}, {report.split} split, per {report.level}\n{n} of {len(labels)} are '{name}'"
