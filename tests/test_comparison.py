@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from xaiutils.evaluation.comparison import agreement, compare, holm, rank
+from xaiutils.evaluation.comparison import agreement, compare, rank
 from xaiutils.evaluation.statistics import bootstrap_means, summarise
 
 
@@ -74,11 +74,6 @@ def test_compare_with_scipy_and_holm():
     assert only[["a", "b"]].to_numpy().tolist() == [["c", "a"], ["c", "b"]]
     with pytest.raises(ValueError, match="method 'd' is not in the table"):
         compare(table(values, "abc"), "iou", reference="d")
-
-
-def test_holm_by_hand():
-    np.testing.assert_allclose(holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
-    np.testing.assert_allclose(holm([0.6, 0.5]), [1, 1])
 
 
 def test_patients_are_units():

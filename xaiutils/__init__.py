@@ -34,8 +34,12 @@ _MODULES = (
     "datasets",
     "models",
     "training",
+    "classification",
+    "callbacks",
     "transforms",
     "adversarial",
+    "class_model",
+    "segmentation",
 )
 __all__ = ["__version__", *_MODULES, *_PUBLIC]
 

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from xaiutils.classification.comparison import holm
 from xaiutils.evaluation.metric import METRICS
 from xaiutils.evaluation.statistics import UNIT, bootstrap_means
 from xaiutils.registry import suggest
@@ -100,16 +101,6 @@ def compare(
     ahead = np.where(sign * found["effect"] > 0, found["a"], found["b"])
     found["verdict"] = np.where(found["p_holm"] < alpha, ahead, "not told apart")
     return found
-
-
-def holm(p: np.ndarray) -> np.ndarray:
-    """Holm's step-down correction of p-values (Holm 1979)."""
-    p = np.asarray(p, float)
-    order = np.argsort(p, kind="stable")
-    adjusted = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
-    result = np.empty_like(p)
-    result[order] = np.minimum(adjusted, 1)
-    return result
 
 
 def agreement(table: pd.DataFrame) -> pd.DataFrame:
