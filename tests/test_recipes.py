@@ -12,9 +12,11 @@ from xaiutils.backend import keras, tf
 from xaiutils.datasets import ImageDataset
 from xaiutils.plots import toy_accuracy
 from xaiutils.progress import listening
-from xaiutils.training import RECIPES, Recipe, read_recipe, recipe_differences, toy_optimisers
+from xaiutils.training import RECIPES, Recipe, read_recipe, recipe_differences, recipe_warnings, toy_optimisers
 from xaiutils.training import augmentation as aug
 from xaiutils.training.losses import class_weights, epoch_order, make_loss
+from xaiutils.training.optimisation import make_schedule
+from xaiutils.training.recipes import batch_size_for, change_recipe
 from xaiutils.training.toy import toy_recipes
 
 PLAIN = Recipe("plain", frozen=False, learning_rate=1e-2, weight_decay=0, epochs=4)
@@ -70,6 +72,7 @@ def test_the_thesis_is_as_written():
         "flip_horizontal": True,
         "flip": False,
         "frozen": True,
+        "batch_size": 0,
     }
     assert {name: getattr(RECIPES["thesis"], name) for name in expected} == expected
 
@@ -125,11 +128,67 @@ def test_recipes_from_yaml(tmp_path):
         ({"optimizer": "adam", "weight_decay": 0.1}, ValueError, "no effect with adam"),
         ({"frozen": True, "rotation": 5}, ValueError, "rotation=5.0 has no effect .* copies=4"),
         ({"epochs": 0}, ValueError, "must be positive"),
+        ({"then": "finetune"}, TypeError, "then='finetune'; expected a Recipe"),
+        ({"then": RECIPES["modern"]}, ValueError, "cannot follow one that trains the backbone"),
+        ({"also_keep": "val_loss"}, ValueError, "must differ from monitor"),
+        ({"also_keep": "loss", "then": PLAIN}, ValueError, "be of the last stage"),
+        ({"scaling": "znorm"}, ValueError, "did you mean z_norm"),
     ],
 )
 def test_bad_fields(changes, error, message):
     with pytest.raises(error, match=message):
         replace(PLAIN, **changes)
+
+
+def test_changes_without_effect_are_refused():
+    for changes, message in (
+        ({"momentum": 0.5}, "momentum=0.5 has no effect with optimizer='adamw'; it is for sgdw"),
+        ({"focal_gamma": 1.0}, "loss='cross_entropy'; it is for focal"),
+        ({"t_mul": 3.0, "optimizer": "sgdw"}, "schedule='cosine'; it is for restarts"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            change_recipe("modern", changes)
+    with pytest.raises(ValueError, match="warmup=0.2 has no effect"):
+        read_recipe("base: thesis\nwarmup: 0.2")
+    assert change_recipe("thesis", {"schedule": "cosine"}).first_decay_steps == 100_000  # not what was asked for
+
+
+def test_stages_in_yaml_and_print():
+    recipe = read_recipe("base: modern\nthen: {base: finetune, last_layers: 3}")
+    assert recipe.then == replace(RECIPES["finetune"], last_layers=3)
+    assert read_recipe("base: modern\nname: modern_finetune\nthen: finetune") == RECIPES["modern_finetune"]
+    assert [s.name for s in recipe.stages] == ["modern", "finetune"]
+    assert all(s.then is None for s in recipe.stages)
+    assert "then=(recipe finetune: " in str(recipe)
+    assert "last_layers=3" in str(recipe)
+    assert list(recipe_differences("modern", recipe).index) == ["then"]
+    with pytest.raises(TypeError, match="no field 'last_layer'"):
+        read_recipe("base: modern\nthen: {base: finetune, last_layer: 3}")
+
+
+def test_batches_by_the_size_of_the_data():
+    assert [batch_size_for(n) for n in (1, 2000, 2001, 10_000, 10_001)] == [16, 16, 32, 32, 64]
+    with pytest.warns(UserWarning, match="can hardly learn"):
+        history = xai.train(tiny(), colours(40, 0), colours(8, 1), "thesis", epochs=2, copies=1)
+    # Two steps of 16 images an epoch; the rate is that of the fourth step.
+    schedule = make_schedule(RECIPES["thesis"], 1)
+    assert history["learning_rate"].tolist() == [float(schedule(2)), float(schedule(4))]
+
+
+def test_the_thesis_alone_is_warned_of():
+    for name, recipe in RECIPES.items():
+        found = recipe_warnings(recipe, 10_000)
+        assert len(found) == (name == "thesis"), name
+    assert (
+        "length of 1e-05, all 10,000 steps together to 0.1, while the decay shrinks whatever is longer than 0.1"
+        in (recipe_warnings(RECIPES["thesis"], 10_000)[0])
+    )
+    slow = replace(RECIPES["thesis"], weight_decay=0.0)
+    assert len(recipe_warnings(slow, 10_000)) == 1
+    assert recipe_warnings(slow, 1_000_000) == []
+    assert recipe_warnings(replace(slow, clip=0.0), 10_000) == []
+    history = xai.train(tiny(), colours(16, 0), colours(8, 1), PLAIN, epochs=1)
+    assert history.attrs["warnings"] == []
 
 
 def test_a_recipe_prints_what_matters():
@@ -216,7 +275,7 @@ def test_an_image_is_changed_alike_in_any_batch_of_features(monkeypatch):
     model, train, val = tiny(), colours(20, 0), colours(8, 1)
     seen = []
     real = aug.augment
-    monkeypatch.setattr(xai.training, "augment", lambda *a: seen.append(real(*a)) or seen[-1])
+    monkeypatch.setattr("xaiutils.training.features.augment", lambda *a: seen.append(real(*a)) or seen[-1])
     recipe = replace(RECIPES["thesis_corrected"], epochs=2, batch_size=8, copies=2)
     xai.train(model, train, val, recipe)
     assert [len(s) for s in seen] == [8, 8, 4] * 2
@@ -306,6 +365,23 @@ def test_what_is_done_for_a_rare_class_finds_it(changes):
     assert found > 0.6 if changes else found < 0.3
 
 
+def test_binary_cross_entropy_by_hand():
+    """Of two classes it is cross-entropy; of three, with probabilities 1/2, 1/3, 1/6, each class against the rest."""
+    two = [[1.3, -0.4], [20.0, -25.0]]
+    for changes in ({}, {"label_smoothing": 0.2}):
+        both = [loss_of(two, [1, 1], loss=name, **changes) for name in ("binary_cross_entropy", "cross_entropy")]
+        assert both[0] == pytest.approx(both[1], rel=1e-6)
+    p = np.array([1 / 2, 1 / 3, 1 / 6])
+    found = loss_of([np.log(p)], [1], loss="binary_cross_entropy")
+    assert found == pytest.approx(-np.mean([np.log(1 / 2), np.log(1 / 3), np.log(5 / 6)]), rel=1e-6)
+    # Certain and wrong, where 1 - p is 0 in float32: log(1 - p) is log 2 - 60.
+    wrong = tf.Variable([[60.0, 0.0, 0.0]])
+    with tf.GradientTape() as tape:
+        value = make_loss(replace(PLAIN, loss="binary_cross_entropy"), np.array([1]), 3)(tf.constant([1]), wrong)
+    assert float(value) == pytest.approx((60 + 60 - np.log(2)) / 3, rel=1e-5)
+    np.testing.assert_allclose(tape.gradient(value, wrong), [[2 / 3, -1 / 2, -1 / 6]], atol=1e-6)
+
+
 # Early stopping -------------------------------------------------------------------------------------------------------
 
 
@@ -316,7 +392,9 @@ def test_the_best_epoch_by_the_monitor_is_kept(monitor):
     assert ("val_auc" in history) == (monitor == "val_auc")
     values = history[monitor] * (-1 if monitor == "val_loss" else 1)
     kept = history.attrs["kept_epoch"]
-    assert kept == history["epoch"][values.idxmax()]  # the first of equals
+    best = history[values == values.max()]  # of equals the first, or in val_auc the one of the lowest val_loss
+    assert kept == best["epoch"].iloc[best["val_loss"].argmin() if monitor == "val_auc" else 0]
+    assert history["epoch"][history["kept"]].tolist() == [kept]
     p = xai.predict(model, val.images, probabilities=True)
     now = {
         "val_loss": -np.log(p[np.arange(40), val.labels]).mean(),
@@ -335,9 +413,41 @@ def test_a_gain_below_min_delta_is_none(monkeypatch):
     assert history.attrs["kept_epoch"] == 4
 
 
+def test_equal_aucs_are_told_apart_by_the_loss(monkeypatch):
+    """An AUC of 1 comes early and stays; the epoch that is kept is the one that is surest of it."""
+    measured = iter([(0.9, 0.5), (1.0, 0.4), (1.0, 0.3), (1.0, 0.35), (0.9, 0.1), (1.0, 0.3)])
+    monkeypatch.setattr(
+        "xaiutils.training.loop.validate",
+        lambda *_: dict(zip(("val_auc", "val_loss"), next(measured), strict=True)) | {"val_accuracy": 1.0},
+    )
+    recipe = replace(PLAIN, epochs=9, monitor="val_auc", patience=3)
+    history = xai.train(tiny(), colours(8, 0), colours(8, 1), recipe)
+    assert (len(history), history.attrs["kept_epoch"]) == (6, 3)
+
+
+def test_two_sets_of_weights_are_kept(tmp_path):
+    """The study's recipe: by validation loss, and by training loss."""
+    train, val = colours(24, 0, spread=214), colours(24, 1, spread=214)
+    model = tiny()
+    with pytest.warns(UserWarning, match="another scaling"):
+        history = xai.train(
+            model, train, val, "attention_study", epochs=5, learning_rate=0.05, run_dir=tmp_path, batch_size=8
+        )
+    by_loss = history["epoch"][history["kept_by_loss"]].tolist()
+    assert by_loss == [history["epoch"][history["loss"].idxmin()]]
+    other = keras.models.load_model(tmp_path / "model_by_loss.keras")
+    for one, epoch in ((model, history.attrs["kept_epoch"]), (other, by_loss[0])):
+        p = xai.predict(one, val.images, probabilities=True)[np.arange(24), val.labels]
+        assert -np.log(p).mean() == pytest.approx(history.set_index("epoch")["val_loss"][epoch], rel=1e-4)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["history.csv", "model.keras", "model_by_loss.keras"]
+
+
 def test_the_auc_needs_two_classes():
-    with pytest.raises(ValueError, match="needs two classes"):
-        xai.train(tiny(), colours(8, 0), colours(8, 1, rare=0), PLAIN, monitor="val_auc")
+    with pytest.warns(UserWarning, match="one class alone"):
+        history = xai.train(tiny(), colours(8, 0), colours(8, 1, rare=0), PLAIN, monitor="val_auc")
+    assert history.attrs["kept_epoch"] == history["epoch"][history["val_loss"].idxmin()]
+    assert "val_auc" not in history
+    assert "val_loss is watched" in history.attrs["warnings"][0]
 
 
 # The thesis' recipes on images, dropout -------------------------------------------------------------------------------
@@ -534,20 +644,21 @@ def test_a_cut_run_goes_on_to_the_last_bit(changes, tmp_path):
     at = 4 if recipe.patience > 1 else 1
     with pytest.raises(Cut), cut_before(at, 6):
         run("cut", save_every=3 if at == 4 else 1)
-    assert sorted(p.name for p in (tmp_path / "cut").iterdir()) == ["training_state.npz"]
+    cache = ["features"] if recipe.frozen else []
+    assert sorted(p.name for p in (tmp_path / "cut").iterdir()) == [*cache, "training_state.npz"]
     found = run("cut", resume=True)
     assert found[0].equals(expected[0])
     assert found[2] == expected[2]
     for a, b in zip(found[1], expected[1], strict=True):
         np.testing.assert_array_equal(a, b)
-    assert sorted(p.name for p in (tmp_path / "cut").iterdir()) == ["history.csv", "model.keras"]
+    assert sorted(p.name for p in (tmp_path / "cut").iterdir()) == [*cache, "history.csv", "model.keras"]
 
 
 def test_a_run_that_was_cut_in_its_last_moment_only_ends(tmp_path, monkeypatch):
     train, val = colours(16, 0), colours(8, 1)
     expected = xai.train(tiny(), train, val, PLAIN)
     model = tiny()
-    monkeypatch.setattr(xai.training, "_save", lambda *_: (_ for _ in ()).throw(Cut))
+    monkeypatch.setattr("xaiutils.training.run._save", lambda *_: (_ for _ in ()).throw(Cut))
     with pytest.raises(Cut):
         xai.train(model, train, val, PLAIN, run_dir=tmp_path, save_every=1)
     monkeypatch.undo()
@@ -602,6 +713,146 @@ def test_weights_files(tmp_path):
         xai.train(model, train, val, PLAIN, save_every=0)
     with pytest.raises(ValueError, match="resume=True needs run_dir"):
         xai.train(model, train, val, PLAIN, resume=True)
+
+
+# Stages ---------------------------------------------------------------------------------------------------------------
+
+STAGED = replace(
+    PLAIN,
+    frozen=True,
+    epochs=4,
+    batch_size=8,
+    then=replace(PLAIN, name="second", freeze_norm=True, epochs=3, flip=True, batch_size=8),
+)
+
+
+def test_a_second_stage_begins_with_the_best_of_the_first():
+    """A second stage that does nothing but harm is undone: the weights are the first's best."""
+    train, val = colours(40, 0, spread=214), colours(16, 1, spread=214)
+    alone, model = tiny(), tiny()
+    expected = xai.train(alone, train, val, replace(STAGED, then=None))
+    harmful = replace(STAGED, then=replace(STAGED.then, learning_rate=50.0, clip=0.0, patience=2))
+    history = xai.train(model, train, val, harmful)
+    assert history["stage"].tolist() == ["plain"] * 4 + ["second"] * 2
+    assert history["epoch"].tolist() == [1, 2, 3, 4, 5, 6]
+    assert history.attrs["kept_epoch"] == expected.attrs["kept_epoch"]
+    assert np.allclose(history["val_loss"][:4], expected["val_loss"], rtol=1e-5)
+    for a, b in zip(model.get_weights(), alone.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    # A rate of next to nothing: the second stage begins where the first was best.
+    still = replace(STAGED, then=replace(STAGED.then, learning_rate=1e-12, flip=False, epochs=1))
+    history = xai.train(tiny(), train, val, still)
+    assert history["val_loss"][4] == pytest.approx(history["val_loss"][:4].min(), rel=1e-4)
+
+
+def test_epochs_and_batch_size_hold_in_every_stage():
+    train, val = colours(16, 0), colours(8, 1)
+    history = xai.train(tiny(), train, val, PLAIN, epochs=2, frozen=True, then="finetune", batch_size=4)
+    assert history["stage"].tolist() == ["plain"] * 2 + ["finetune"] * 2
+
+
+@pytest.mark.parametrize("at", [(3, 4), (2, 3)], ids=["first stage", "second stage"])
+def test_a_run_of_two_stages_goes_on_to_the_last_bit(at, tmp_path):
+    train, val = colours(40, 0, spread=214), colours(16, 1, spread=214)
+
+    def run(folder, **options):
+        model = tiny(dropout=0.3)
+        history = xai.train(model, train, val, STAGED, run_dir=tmp_path / folder, seed=3, **options)
+        return history.drop(columns="seconds"), model.get_weights()
+
+    expected = run("whole")
+    assert len(expected[0]) == 7
+    with pytest.raises(Cut), cut_before(*at):
+        run("cut", save_every=2)
+    found = run("cut", resume=True)
+    assert found[0].equals(expected[0])
+    for a, b in zip(found[1], expected[1], strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+# Features on disk -----------------------------------------------------------------------------------------------------
+
+
+def test_features_are_computed_once_for_all_runs(tmp_path, monkeypatch):
+    from xaiutils.training import features
+
+    train, val = colours(20, 0), colours(8, 1)
+    computed = []
+    real = features.progress
+    monkeypatch.setattr(features, "progress", lambda *a: computed.append(a[2]) or real(*a))
+    frozen = replace(PLAIN, frozen=True, epochs=2)
+
+    def passes(model=None, train_ds=train, **changes):
+        computed.clear()
+        model = model or tiny()
+        history = xai.train(model, train_ds, val, frozen, run_dir=tmp_path, **changes)
+        return len(computed), history["val_loss"].tolist()
+
+    first = passes()
+    assert first[0] == 2
+    assert passes() == (0, first[1])
+    assert passes(optimizer="sgdw", learning_rate=0.1)[0] == 0
+    assert passes(copies=3, rotation=5.0)[0] == 3  # those of the validation images are there
+    assert passes(copies=3, rotation=5.0)[0] == 0
+    assert passes(copies=3, rotation=5.0, seed=1)[0] == 3
+    assert passes(batch_size=8)[0] == 2
+    assert passes(tiny(seed=1))[0] == 2
+    other = tiny()
+    other.layers[1].scale = 1 / 127.5  # another network with the same weights
+    assert passes(other)[0] == 2
+    changed = train.pixels.copy()
+    changed[3, 0, 0, 0] ^= 1
+    assert passes(train_ds=replace(train, pixels=changed))[0] == 1
+    files = sorted((tmp_path / "features").iterdir())
+    for file in files:
+        file.write_bytes(b"broken")
+    assert passes() == first
+    # The oldest go where there is no room.
+    monkeypatch.setattr(features, "CACHE_BYTES", 2 * 20 * 4 * 4)
+    passes(tiny(seed=2))
+    left = sum(f.stat().st_size for f in (tmp_path / "features").iterdir())
+    assert 0 < left <= features.CACHE_BYTES
+
+
+# Precision ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision(precision, monkeypatch):
+    """It computes in half precision, with variables, logits and the trained model in float32, and learns the same."""
+    from xaiutils.training import loop
+
+    seen = {}
+    real = loop.compiled
+
+    def spy(body, head, trained, loss, optimizer, recipe, seed):
+        seen["scaled"] = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        seen["variables"] = {v.dtype for v in trained}
+        seen["policies"] = [layer.compute_dtype for layer in head.layers if layer.name != "probabilities"]
+
+        def noted(y, logits):
+            seen["logits"] = logits.dtype
+            return loss(y, logits)
+
+        return real(body, head, trained, noted, optimizer, recipe, seed)
+
+    monkeypatch.setattr(loop, "compiled", spy)
+    train, val = colours(48, 0), colours(16, 1)
+    losses = {}
+    for name in ("float32", precision):
+        model = tiny()
+        history = xai.train(model, train, val, PLAIN, epochs=4, batch_size=8, precision=name, freeze_norm=False)
+        losses[name] = history["val_loss"].to_numpy()
+    half = precision.removeprefix("mixed_")
+    #  input, rescaling, convolution, batch norm, features, logits
+    assert seen["policies"] == ["float32", "float32", half, half, half, "float32"]
+    assert seen["scaled"] == (half == "float16")
+    assert (seen["variables"], seen["logits"]) == ({"float32"}, tf.float32)
+    assert not np.array_equal(losses[precision], losses["float32"])
+    np.testing.assert_allclose(losses[precision], losses["float32"], rtol=0.05, atol=0.01)
+    assert {layer.compute_dtype for layer in model.layers} == {"float32"}
+    with pytest.raises(ValueError, match="did you mean .*mixed_float16"):
+        xai.train(tiny(), train, val, PLAIN, precision="float16")
 
 
 # The toy --------------------------------------------------------------------------------------------------------------

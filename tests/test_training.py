@@ -7,6 +7,7 @@ from sklearn.metrics import roc_auc_score
 import xaiutils as xai
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
+from xaiutils.models.scaling import standardised, with_z_norm
 from xaiutils.training import RECIPES, classification_report, clear_example
 
 
@@ -33,8 +34,9 @@ def test_a_frozen_backbone_learns_with_its_head_only(frozen):
     assert report.summary["accuracy"] > 0.95
     assert report.beats_chance
     np.testing.assert_array_equal(model.get_layer("top_conv").weights[0], before)
-    columns = ["epoch", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds"]
-    assert list(history) == columns
+    measured = ["loss", "accuracy", "val_loss", "val_accuracy", "val_auc"]
+    assert list(history) == ["epoch", "stage", *measured, "learning_rate", "seconds", "kept"]
+    assert set(history["stage"]) == {"modern"}
     assert history["loss"].iloc[-1] < history["loss"].iloc[0]
 
 
@@ -70,7 +72,7 @@ def test_early_stopping():
     noise = ImageDataset(noise.pixels, np.random.default_rng(0).permutation(noise.labels), noise.class_names, noise.ids)
     history = xai.train(model, colours(64, 0), noise, epochs=60, patience=3)
     assert len(history) < 60
-    assert len(history) - history["val_loss"].idxmin() - 1 == 3
+    assert len(history) - history["val_auc"].idxmax() - 1 == len(history) - history.attrs["kept_epoch"] == 3
 
 
 def test_bad_arguments(frozen):
@@ -95,6 +97,64 @@ def test_bad_arguments(frozen):
         broken = xai.build_model("vit_mini16", 2, 32)
         broken.get_layer("logits").bias.assign([np.nan, 0])
         xai.train(broken, colours(32, 0), val, "scratch", epochs=1)
+
+
+def test_wrong_input_scaling_is_said():
+    """A network without scaling, one that scales twice, and pixels in [0, 1]."""
+
+    def network(*scale):
+        x = inputs = keras.Input((32, 32, 3))
+        for factor in scale:
+            x = keras.layers.Rescaling(factor)(x)
+        x = keras.layers.GlobalAveragePooling2D(name="features")(keras.layers.Conv2D(2, 3)(x))
+        return keras.Model(inputs, keras.layers.Dense(2, name="logits")(x))
+
+    train = colours(16, 0)
+    for model, message in (
+        (network(), "does not scale its input"),
+        (network(1 / 255, 1 / 255), "scale its input twice"),
+    ):
+        with pytest.warns(UserWarning, match=message):
+            history = xai.train(model, train, colours(8, 1), "scratch", epochs=1)
+        assert message in history.attrs["warnings"][0]
+    dark = ImageDataset(train.pixels // 150, train.labels, train.class_names, train.ids)
+    with pytest.warns(UserWarning, match="range over \\[0, 1\\]"):
+        xai.train(network(1 / 255), dark, colours(8, 1), "scratch", epochs=1)
+
+
+def test_z_normalisation_of_each_image():
+    """Behind ``z_norm`` and ImageNet's standardisation are the z-scores; the weights behind it stay the same."""
+    rng = np.random.default_rng(0)
+    images = rng.uniform((0, 40, 160), (90, 130, 250), (3, 32, 32, 3)).astype(np.float32)
+    images[2, ..., 1] = 77  # a flat channel
+    inputs = keras.Input((32, 32, 3))
+    z = with_z_norm(keras.Model(inputs, standardised(inputs)))(images).numpy()
+    expected = (images - images.mean(axis=(1, 2), keepdims=True)) / np.maximum(
+        images.std(axis=(1, 2), keepdims=True), 1
+    )
+    np.testing.assert_allclose(z, expected, atol=1e-4)
+    plain = xai.build_model("vit_mini16", 2, 32)
+    normed = xai.build_model("vit_mini16", 2, 32, scaling="z_norm")
+    for a, b in zip(plain.get_weights(), normed.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    brighter = images * 0.5 + 20
+    np.testing.assert_allclose(xai.predict(normed, brighter)[:2], xai.predict(normed, images)[:2], atol=1e-4)
+    assert not np.allclose(xai.predict(plain, brighter), xai.predict(plain, images), atol=1e-4)
+    assert np.isfinite(xai.explain(normed, images, method="vanilla_gradients")).all()
+    with pytest.raises(ValueError, match="did you mean z_norm"):
+        xai.build_model("vit_mini16", 2, 32, scaling="znorm")
+
+
+def test_z_normalised_models_are_saved_and_loaded(tmp_path):
+    model = xai.build_model("vit_mini16", 2, 32, scaling="z_norm", seed=3)
+    model.save(tmp_path / "m.keras")
+    model.save_weights(tmp_path / "m.weights.h5")
+    images = colours(3, 0).images
+    expected = xai.predict(model, images)
+    for file in ("m.keras", "m.weights.h5"):
+        again = xai.build_model("vit_mini16", 2, 32, tmp_path / file, scaling="z_norm")
+        np.testing.assert_allclose(xai.predict(again, images), expected, atol=1e-5)
+    np.testing.assert_allclose(xai.predict(keras.models.load_model(tmp_path / "m.keras"), images), expected, atol=1e-5)
 
 
 def test_two_right_answers_prove_nothing():

@@ -11,6 +11,7 @@ import numpy as np
 from xaiutils.backend import keras
 from xaiutils.models import applications, augreg, dinov2, vit
 from xaiutils.models.efficientnet_lite0 import efficientnet_lite0_backbone, load_imagenet_weights
+from xaiutils.models.scaling import with_z_norm
 from xaiutils.registry import Registry, suggest
 
 layers = keras.layers
@@ -18,6 +19,7 @@ layers = keras.layers
 __all__ = ["HEADS", "MODELS", "ModelEntry", "build_model"]
 
 HEADS = ("linear", "thesis", "imagenet")
+SCALINGS = ("family", "z_norm")
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,7 @@ def build_model(
     weights: str | Path | None = None,
     head: str = "linear",
     seed: int = 0,
+    scaling: str = "family",
 ) -> keras.Model:
     """Build an image classifier: a flat functional model that ends in layers ``logits`` and ``probabilities``.
 
@@ -128,6 +131,9 @@ def build_model(
             (the thesis gives the widths in a figure only; 256 is ours). "imagenet": as the original network, with its
             1000 classes.
         seed: of the random initial weights.
+        scaling: "family": of the pixels as the family's weights were trained with. "z_norm": before that each channel
+            of each image is set to ImageNet's mean and deviation, so that the network sees its z-scores, see
+            `scaling.ZNorm`; for the attention study, whose weights were trained so.
 
     Returns:
         A model from float32 images ``(n, image_size, image_size, 3)`` in [0, 255] to softmax probabilities
@@ -140,6 +146,8 @@ def build_model(
     """
     entry = MODELS[name]
     _check_arguments(entry, n_classes, image_size, weights, head)
+    if scaling not in SCALINGS:
+        raise ValueError(f"scaling={scaling!r} is unknown; {suggest(scaling, list(SCALINGS))}")
     keras.utils.set_random_seed(seed)
     inputs, features = entry.backbone(image_size)
     if head == "imagenet" and entry.imagenet_head is not None:
@@ -159,7 +167,7 @@ def build_model(
         entry.load_weights(model, head == "imagenet")
     elif weights is not None:
         _load_file(entry, model, Path(weights), head == "imagenet")
-    return model
+    return with_z_norm(model) if scaling == "z_norm" else model
 
 
 def _check_arguments(entry: ModelEntry, n_classes: object, image_size: object, weights: object, head: object) -> None:

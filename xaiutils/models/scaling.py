@@ -4,9 +4,11 @@ They equal the ``preprocess_input`` functions of ``keras.applications`` ("tf", "
 inside the models, so that every model takes the same images.
 """
 
+from typing import Any
+
 from xaiutils.backend import keras
 
-layers = keras.layers
+layers, ops = keras.layers, keras.ops
 
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's training images, RGB in [0, 1]
 _MEAN_BGR = (103.939, 116.779, 123.68)  # of the same images in [0, 255], as Caffe's models had it
@@ -40,3 +42,39 @@ class ReverseChannels(layers.Layer):
 
     def compute_output_shape(self, input_shape):
         return input_shape
+
+
+@keras.saving.register_keras_serializable("xaiutils")
+class ZNorm(layers.Layer):
+    """Gives each channel of each image the mean and the deviation over ImageNet: images in [0, 255] to images of about
+    that range, which a network's own scaling follows.
+
+    With the mean m and the deviation s of the image's channel, (x - m) / s is its z-score; 255 times ImageNet's
+    deviation and mean put it into pixels again. A network that standardises by these numbers (`standardised`) so gets
+    the z-scores themselves, and any other gets them in the unit that its weights were trained for. A deviation below
+    one grey value counts as one: a channel without contrast becomes flat, not noise.
+    """
+
+    def call(self, x):
+        mean = ops.mean(x, axis=(1, 2), keepdims=True)
+        centred = x - mean
+        # sqrt has no derivative at 0: the maximum stands inside.
+        deviation = ops.sqrt(ops.maximum(ops.mean(ops.square(centred), axis=(1, 2), keepdims=True), 1.0))
+        return centred / deviation * (255 * ops.array(_DEVIATION, x.dtype)) + 255 * ops.array(_MEAN, x.dtype)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+
+def with_z_norm(model: keras.Model) -> keras.Model:
+    """The same flat model and weights, with `ZNorm` as layer ``z_norm`` right behind its input."""
+
+    def call(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
+        first = args[0] if args else None
+        if isinstance(first, keras.KerasTensor) and isinstance(first._keras_history.operation, layers.InputLayer):
+            args = (ZNorm(name="z_norm")(first), *args[1:])
+        return layer(*args, **kwargs)
+
+    changed = keras.models.clone_model(model, call_function=call)
+    changed.set_weights(model.get_weights())
+    return changed

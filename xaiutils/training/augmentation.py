@@ -10,6 +10,8 @@ import numpy as np
 
 from xaiutils.backend import tf
 
+AUGMENTATIONS = ("flip", "flip_horizontal", "rotation", "shift", "shear", "zoom")  # fields of a recipe
+
 
 def augment(images: np.ndarray, recipe: Any, rng: np.random.Generator) -> np.ndarray:
     """Changed images, float32 ``(n, height, width, 3)``; each image is changed in a way of its own.

@@ -2,21 +2,22 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from xaiutils.backend import keras, tf
 from xaiutils.progress import progress
 from xaiutils.training.augmentation import augment
+from xaiutils.training.features import leaves
 from xaiutils.training.losses import epoch_order, make_loss
 from xaiutils.training.optimisation import make_optimizer, make_schedule
 from xaiutils.training.recipes import Recipe
 from xaiutils.training.report import mean_auc
-from xaiutils.training.state import State, load_state, save_state
+from xaiutils.training.state import Kept, State, Variables, load_variables, save_state
 
 SAVE_SECONDS = 10.0  # between two states of a run that does not say how many epochs
 
@@ -32,12 +33,11 @@ class Split:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where a run's state is written, each ``every`` epochs (None: by `SAVE_SECONDS`), and whether to begin from it.
-    ``about`` identifies the run, see `state.fingerprint`."""
+    """Where a run's state is written, each ``every`` epochs (None: by `SAVE_SECONDS`). ``about`` identifies the run,
+    see `state.fingerprint`."""
 
     path: Path
     every: int | None
-    resume: bool
     about: dict[str, Any]
 
     def due(self, epoch: int, age: float) -> bool:
@@ -47,56 +47,83 @@ class Checkpoint:
 def fit(
     body: keras.Model | None,
     head: keras.Model,
+    part: keras.Model,
     train: Split,
     val: Split,
     recipe: Recipe,
     seed: int,
+    state: State,
+    *,
+    auc: bool = False,
     checkpoint: Checkpoint | None = None,
-) -> pd.DataFrame:
-    """Train ``head`` after ``body`` (None: the inputs are what the head takes) and leave the best epoch's weights.
+    strategy: tf.distribute.Strategy | None = None,
+    scale_loss: bool = False,
+    after_epoch: Callable[[dict[str, Any]], None] = lambda row: None,
+) -> None:
+    """Train ``head`` after ``body`` (None: the inputs are what the head takes), by one recipe without its ``then``.
 
-    Returns the history; its ``attrs["kept_epoch"]`` is the epoch whose weights were kept.
+    ``part`` is the model whose weights are kept in ``state``, which is carried on: rows are added to its history, and
+    where it is in the middle of this stage, ``checkpoint`` is read. ``after_epoch`` gets each row, may add to it, and
+    may raise `StopTraining`.
     """
-    part = head if body is None else keras.Model(body.inputs, head(body.outputs[0]))
     # Batches of one size, so that the step is compiled once: each epoch leaves out a random remainder.
     batch_size = min(recipe.batch_size, len(train.y))
     steps = len(train.y) // batch_size
     schedule = make_schedule(recipe, steps * recipe.epochs)
-    optimizer = make_optimizer(recipe, schedule)
     loss = make_loss(recipe, train.y, head.output_shape[-1])
     trained = [*_trained(body, recipe), *head.trainable_variables]
-    step, forward = compiled(body, head, trained, loss, optimizer, recipe, seed)
-    rng = np.random.default_rng(seed)
+    with nullcontext() if strategy is None else strategy.scope():
+        # The devices' gradients come to the optimiser divided by their number, see `compiled`: so must the clip.
+        devices = tf.distribute.get_strategy().num_replicas_in_sync
+        optimizer = make_optimizer(replace(recipe, clip=recipe.clip / devices), schedule)
+        if scale_loss:
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+        step, forward = compiled(body, head, trained, loss, optimizer, recipe, seed)
     variables = [*(v for m in (body, head) if m is not None for v in m.variables), *optimizer.variables]
     probe = np.asarray(val.x[: 8 * recipe.batch_size], np.float32).mean(axis=0) if recipe.frozen else np.zeros(0)
-    state = State()
-    if checkpoint is not None and checkpoint.resume and checkpoint.path.exists():
-        state = load_state(checkpoint.path, checkpoint.about, rng, variables, probe)
+    others = Variables(np.random.default_rng(seed), variables, probe)
+    if state.epoch:
+        load_variables(checkpoint.path, others)
     saved = time.monotonic()
+    before = len(state.rows) - state.epoch
+    measures = [recipe.monitor, *([recipe.also_keep] if recipe.also_keep else [])]
     for epoch in progress(range(state.epoch + 1, recipe.epochs + 1), title="epochs"):
-        if state.rows and epoch - 1 - state.best_epoch >= recipe.patience:
+        if epoch > 1 and epoch - 1 - max(0, state.kept[recipe.monitor].epoch - before) >= recipe.patience:
             break
-        start = time.monotonic()
-        order = epoch_order(train.y, steps * batch_size, recipe.balance == "balanced_batches", rng)
-        seen = [step(_inputs(train.x, batch, recipe, rng), train.y[batch]) for batch in order.reshape(steps, -1)]
+        start, number = time.monotonic(), before + epoch
+        order = epoch_order(train.y, steps * batch_size, recipe.balance == "balanced_batches", others.rng)
+        seen = [step(_inputs(train.x, batch, recipe, others.rng), train.y[batch]) for batch in order.reshape(steps, -1)]
         mean_loss, accuracy = np.mean(seen, axis=0)
-        measured = validate(forward, val.x, val.y, recipe)
+        measured = validate(forward, val.x, val.y, recipe.batch_size, auc)
         if not np.isfinite(mean_loss) or not np.isfinite(measured["val_loss"]):
-            raise FloatingPointError(f"the loss is not finite in epoch {epoch}; lower learning_rate ({recipe}).")
-        row = {"epoch": epoch, "loss": float(mean_loss), "accuracy": float(accuracy), **measured}
+            raise FloatingPointError(f"the loss is not finite in epoch {number}; lower learning_rate ({recipe}).")
+        row = {"epoch": number, "stage": recipe.name, "loss": float(mean_loss), "accuracy": float(accuracy)}
         rate = float(schedule(epoch * steps))
-        state.rows.append(row | {"learning_rate": rate, "seconds": time.monotonic() - start})
+        row |= measured | {"learning_rate": rate, "seconds": time.monotonic() - start}
+        state.rows.append(row)
         state.epoch = epoch
-        score = measured[recipe.monitor] * (-1 if recipe.monitor == "val_loss" else 1)
-        if score > state.best + recipe.min_delta:
-            state.best, state.best_epoch, state.weights = score, epoch, part.get_weights()
+        for name in measures:
+            kept = state.kept.get(name, Kept())
+            if is_better(name, row, kept, state.rows, recipe.min_delta):
+                state.kept[name] = Kept(score(name, row), number, part.get_weights())
+        after_epoch(row)
         if checkpoint is not None and checkpoint.due(epoch, time.monotonic() - saved):
-            save_state(checkpoint.path, state, checkpoint.about, rng, variables, probe)
+            save_state(checkpoint.path, state, checkpoint.about, others)
             saved = time.monotonic()
-    part.set_weights(state.weights)
-    history = pd.DataFrame(state.rows)
-    history.attrs["kept_epoch"] = state.best_epoch
-    return history
+
+
+def score(name: str, row: dict[str, Any]) -> float:
+    """A row's value of a measure, larger being better."""
+    return -row[name] if name.endswith("loss") else row[name]
+
+
+def is_better(name: str, row: dict[str, Any], kept: Kept, rows: list[dict[str, Any]], min_delta: float) -> bool:
+    """Whether a row of the history beats the kept one: by more than ``min_delta``, or in val_auc by an equal score and
+    a val_loss that is lower by more than that."""
+    gain = score(name, row) - kept.score
+    if name == "val_auc" and gain == 0:
+        gain = rows[kept.epoch - 1]["val_loss"] - row["val_loss"]
+    return gain > min_delta
 
 
 def _inputs(x: np.ndarray, batch: np.ndarray, recipe: Recipe, rng: np.random.Generator) -> np.ndarray:
@@ -110,16 +137,10 @@ def _inputs(x: np.ndarray, batch: np.ndarray, recipe: Recipe, rng: np.random.Gen
 
 def _trained(body: keras.Model | None, recipe: Recipe) -> list[keras.Variable]:
     """The body's variables that the recipe trains."""
-    layers = [layer for layer in _leaves(body) if layer.trainable_variables]
+    layers = [layer for layer in leaves(body) if layer.trainable_variables]
     if recipe.freeze_norm:
         layers = [layer for layer in layers if not isinstance(layer, keras.layers.BatchNormalization)]
     return [v for layer in layers[-recipe.last_layers :] for v in layer.trainable_variables]
-
-
-def _leaves(model: keras.Model | None) -> list[keras.layers.Layer]:
-    """Layers from input to output, those of nested models in their place."""
-    layers = [] if model is None else model.layers
-    return [leaf for layer in layers for leaf in (_leaves(layer) if isinstance(layer, keras.Model) else [layer])]
 
 
 def compiled(
@@ -133,10 +154,14 @@ def compiled(
 ) -> tuple[Callable, Callable]:
     """A training step (batch, labels) -> (loss, accuracy), and the forward pass to logits.
 
-    The step moves the variables ``trained``. The recipe's ``dropout`` acts between ``body`` and ``head``; what it
+    The step moves the variables ``trained``. Where they were made by a strategy of several devices, each of these takes
+    a part of the batch, and their gradients are added up before they are clipped, so that the step is that of one
+    device; but batch norm that trains sees the device's part alone, and dropout drops the same places in each. The
+    recipe's ``dropout`` acts between ``body`` and ``head``; what it
     drops, and what ``mixup`` mixes, is decided by ``seed`` and the optimiser's count of steps. Keras' own
     train_on_batch does the same and takes three times as long to trace.
     """
+    strategy = tf.distribute.get_strategy()
     optimizer.build(trained)
     batch = tf.TensorSpec((head if body is None else body).inputs[0].shape, tf.float32)
 
@@ -149,8 +174,12 @@ def compiled(
             x = tf.nn.experimental.stateless_dropout(x, recipe.dropout, seed=this_step(0))
         return head(x, training=training)
 
-    @tf.function(input_signature=[batch, tf.TensorSpec([None], tf.int64)], autograph=False)
-    def step(x, y):
+    def step_of_one(x, y):
+        context, count = tf.distribute.get_replica_context(), tf.shape(y)[0]
+        replicas = context.num_replicas_in_sync
+        if replicas > 1:
+            x, y = (whole[context.replica_id_in_sync_group :: replicas] for whole in (x, y))
+        share = tf.cast(tf.shape(y)[0] / count, tf.float32)
         if recipe.mixup:
             x, other, part = mix(x, y, recipe.mixup, this_step(1))
         with tf.GradientTape() as tape:
@@ -158,8 +187,18 @@ def compiled(
             value = loss(y, logits)
             if recipe.mixup:
                 value = part * value + (1 - part) * loss(other, logits)
-        optimizer.apply(tape.gradient(value, trained), trained)
-        return value, tf.reduce_mean(tf.cast(tf.argmax(logits, axis=1) == y, tf.float32))
+            value *= share
+            scaled = optimizer.scale_loss(value)
+        found = [(g, v) for g, v in zip(tape.gradient(scaled, trained), trained, strict=True) if g is not None]
+        gradients, variables = zip(*found, strict=True)
+        if replicas > 1:  # Keras adds them up once it has clipped them; here they are added before, and again there
+            gradients = [g / replicas for g in context.all_reduce(tf.distribute.ReduceOp.SUM, list(gradients))]
+        optimizer.apply(list(gradients), list(variables))
+        return value, share * tf.reduce_mean(tf.cast(tf.argmax(logits, axis=1) == y, tf.float32))
+
+    @tf.function(input_signature=[batch, tf.TensorSpec([None], tf.int64)], autograph=False)
+    def step(x, y):
+        return [strategy.reduce("SUM", part, axis=None) for part in strategy.run(step_of_one, (x, y))]
 
     forward = tf.function(lambda x: logits_of(x, training=False), input_signature=[batch], autograph=False)
     return step, forward
@@ -177,19 +216,19 @@ def mix(x: tf.Tensor, y: tf.Tensor, alpha: float, seed: tf.Tensor) -> tuple[tf.T
     return part * x + (1 - part) * tf.gather(x, order), tf.gather(y, order), part
 
 
-def validate(forward: Callable, x: np.ndarray, y: np.ndarray, recipe: Recipe) -> dict[str, float]:
-    """val_loss (mean cross-entropy, whatever the recipe minimises), val_accuracy, and val_auc where it is watched.
+def validate(forward: Callable, x: np.ndarray, y: np.ndarray, batch_size: int, auc: bool) -> dict[str, float]:
+    """val_loss (mean cross-entropy, whatever the recipe minimises), val_accuracy, and val_auc if asked for.
 
     NaN logits give a NaN loss.
     """
-    starts = range(0, len(y), recipe.batch_size)
-    logits = np.concatenate([forward(x[i : i + recipe.batch_size].astype(np.float32)).numpy() for i in starts])
+    starts = range(0, len(y), batch_size)
+    logits = np.concatenate([forward(x[i : i + batch_size].astype(np.float32)).numpy() for i in starts])
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     measured = {
         "val_loss": float(-log_p[np.arange(len(y)), y].mean()),
         "val_accuracy": float((logits.argmax(axis=1) == y).mean()),
     }
-    if recipe.monitor == "val_auc" and np.isfinite(measured["val_loss"]):
+    if auc and np.isfinite(measured["val_loss"]):
         measured["val_auc"] = mean_auc(y, np.exp(log_p))
     return measured

@@ -14,6 +14,8 @@ def make_loss(recipe: Any, labels: np.ndarray, n_classes: int) -> Callable[[tf.T
     With probabilities p and the target q (1 for the label; with ``label_smoothing`` s, q (1 - s) + s / n_classes):
 
     - cross-entropy: - sum_c q_c log p_c;
+    - binary cross-entropy: - 1 / n_classes sum_c (q_c log p_c + (1 - q_c) log(1 - p_c)), each class against the rest.
+      Of two classes it is cross-entropy, to the digit: with one logit z_1 - z_0, their softmax is the sigmoid;
     - focal: - sum_c q_c (1 - p_c)^gamma log p_c (Lin et al. 2017, Focal loss for dense object detection,
       arXiv:1708.02002; its alpha is the class weight).
 
@@ -21,19 +23,31 @@ def make_loss(recipe: Any, labels: np.ndarray, n_classes: int) -> Callable[[tf.T
     """
     weights = tf.constant(class_weights(labels, n_classes), tf.float32) if recipe.balance == "class_weights" else None
 
-    def loss(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    def each(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
         if recipe.loss == "cross_entropy" and not recipe.label_smoothing:
-            each = tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits)
-        else:
-            log_p = tf.nn.log_softmax(logits)
-            target = tf.one_hot(y, n_classes) * (1 - recipe.label_smoothing) + recipe.label_smoothing / n_classes
-            if recipe.loss == "focal":
-                # maximum: at p = 1 a gamma below 1 has no derivative.
-                target *= tf.maximum(1 - tf.exp(log_p), 1e-7) ** recipe.focal_gamma
-            each = -tf.reduce_sum(target * log_p, axis=1)
-        return tf.reduce_mean(each if weights is None else each * tf.gather(weights, y))
+            return tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits)
+        log_p = tf.nn.log_softmax(logits)
+        target = tf.one_hot(y, n_classes) * (1 - recipe.label_smoothing) + recipe.label_smoothing / n_classes
+        if recipe.loss == "binary_cross_entropy":
+            return -tf.reduce_mean(target * log_p + (1 - target) * _log_of_rest(log_p), axis=1)
+        if recipe.loss == "focal":
+            # maximum: at p = 1 a gamma below 1 has no derivative.
+            target *= tf.maximum(1 - tf.exp(log_p), 1e-7) ** recipe.focal_gamma
+        return -tf.reduce_sum(target * log_p, axis=1)
+
+    def loss(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        values = each(y, logits)
+        return tf.reduce_mean(values if weights is None else values * tf.gather(weights, y))
 
     return loss
+
+
+def _log_of_rest(log_p: tf.Tensor) -> tf.Tensor:
+    """log(1 - p) of each class from log p ``(n, classes)``. Of the likeliest class, where 1 - p may be 0 in float32,
+    from the other classes' probabilities."""
+    likeliest = tf.one_hot(tf.argmax(log_p, axis=1), log_p.shape[1], on_value=True, off_value=False)
+    of_others = tf.reduce_logsumexp(tf.where(likeliest, log_p.dtype.min, log_p), axis=1, keepdims=True)
+    return tf.where(likeliest, of_others, tf.math.log1p(-tf.where(likeliest, 0.0, tf.exp(log_p))))
 
 
 def class_weights(labels: np.ndarray, n_classes: int) -> np.ndarray:

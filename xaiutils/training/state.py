@@ -2,6 +2,7 @@
 
 import json
 import zlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,55 +14,63 @@ from xaiutils.files import replace_file
 
 
 @dataclass
-class State:
-    """How far a run is. ``rows`` is the history so far; ``best`` the best score (larger is better) and ``weights``
-    those of its epoch."""
+class Kept:
+    """The best epoch so far (0: none) by one measure: its score (larger is better) and its weights."""
 
+    score: float = -np.inf
     epoch: int = 0
-    rows: list[dict[str, float]] = field(default_factory=list)
-    best: float = -np.inf
-    best_epoch: int = 0
-    weights: list[np.ndarray] | None = None
+    weights: list[np.ndarray] = field(default_factory=list)
 
 
-def fingerprint(recipe: Any, seed: int, datasets: Any) -> dict[str, Any]:
-    """What must be the same for a run to be resumed: recipe, seed, and the images by their ids and labels."""
+@dataclass
+class State:
+    """How far a run is: the stage (from 0), the epochs of it that are done, the history of all stages so far, and what
+    is kept, by the name of the measure."""
+
+    stage: int = 0
+    epoch: int = 0
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    kept: dict[str, Kept] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Variables:
+    """What else a state holds: the generator of orders and augmentations, the variables of model and optimiser, and
+    ``probe``, something small that a different backbone would change."""
+
+    rng: np.random.Generator
+    variables: Sequence[keras.Variable]
+    probe: np.ndarray
+
+
+def fingerprint(stages: Sequence[Any], datasets: Any, **others: Any) -> dict[str, Any]:
+    """What must be the same for a run to be resumed: recipes, the images by their ids and labels, and ``others``."""
+    recipes: dict[str, Any] = {}
+    for number, stage in enumerate(stages):
+        prefix = f"stage {number + 1} " if number else ""
+        recipes |= {f"{prefix}{name}": value for name, value in asdict(stage).items()}
     data = [zlib.crc32("\n".join([*ds.ids, *map(str, ds.labels)]).encode()) for ds in datasets]
-    return asdict(recipe) | {"seed": seed, "training images": data[0], "validation images": data[1]}
+    return recipes | others | {"training images": data[0], "validation images": data[1]}
 
 
-def save_state(
-    path: Path,
-    state: State,
-    about: dict[str, Any],
-    rng: np.random.Generator,
-    variables: list[keras.Variable],
-    probe: np.ndarray,
-) -> None:
-    """Write the state, whole or not at all. ``variables`` are those of the model and the optimiser; ``probe`` is
-    something small that a different backbone would change."""
+def save_state(path: Path, state: State, about: dict[str, Any], others: Variables) -> None:
+    """Write the state, whole or not at all."""
     text = {
         "about": about,
-        "rng": rng.bit_generator.state,
+        "rng": others.rng.bit_generator.state,
+        "stage": state.stage,
         "epoch": state.epoch,
         "rows": state.rows,
-        "best": state.best,
-        "best_epoch": state.best_epoch,
+        "kept": {name: [kept.score, kept.epoch] for name, kept in state.kept.items()},
     }
-    arrays = {f"variable {i}": np.asarray(v) for i, v in enumerate(variables)}
-    arrays |= {f"weight {i}": w for i, w in enumerate(state.weights)}
-    replace_file(path, lambda temporary: np.savez(temporary, text=json.dumps(text), probe=probe, **arrays))
+    arrays = {f"variable {i}": np.asarray(v) for i, v in enumerate(others.variables)}
+    for name, kept in state.kept.items():
+        arrays |= {f"{name} {i}": w for i, w in enumerate(kept.weights)}
+    replace_file(path, lambda temporary: np.savez(temporary, text=json.dumps(text), probe=others.probe, **arrays))
 
 
-def load_state(
-    path: Path,
-    about: dict[str, Any],
-    rng: np.random.Generator,
-    variables: list[keras.Variable],
-    probe: np.ndarray,
-) -> State:
-    """Put a written state into ``rng`` and ``variables``. ValueError that says what differs, where the run is not the
-    same."""
+def load_state(path: Path, about: dict[str, Any]) -> State:
+    """The state that was written. ValueError that says what differs, where the run is not the same."""
     with np.load(path, allow_pickle=False) as file:
         text = json.loads(str(file["text"]))
         then = text["about"]
@@ -69,12 +78,21 @@ def load_state(
         if differing:
             words = ", ".join(f"{name} ({then.get(name)} then, {about.get(name)} now)" for name in differing)
             raise ValueError(f"{path} is of another run: {words}. Delete it, or train with resume=False.")
+        kept = {
+            name: Kept(score, epoch, [file[key] for key in file.files if key.startswith(f"{name} ")])
+            for name, (score, epoch) in text["kept"].items()
+        }
+    return State(text["stage"], text["epoch"], text["rows"], kept)
+
+
+def load_variables(path: Path, others: Variables) -> None:
+    """Put what was written into the generator and the variables. ValueError where the model is another."""
+    with np.load(path, allow_pickle=False) as file:
         found = [file[name] for name in file.files if name.startswith("variable ")]
-        weights = [file[name] for name in file.files if name.startswith("weight ")]
-        same = [a.shape for a in found] == [tuple(v.shape) for v in variables]
-        if not same or not np.allclose(probe, file["probe"], rtol=1e-2, atol=1e-4 * np.abs(probe).max(initial=0)):
+        same = [a.shape for a in found] == [tuple(v.shape) for v in others.variables]
+        scale = np.abs(others.probe).max(initial=0)
+        if not same or not np.allclose(others.probe, file["probe"], rtol=1e-2, atol=1e-4 * scale):
             raise ValueError(f"{path} is of another model. Build the one that it began with, or use resume=False.")
-    for variable, value in zip(variables, found, strict=True):
+        others.rng.bit_generator.state = json.loads(str(file["text"]))["rng"]
+    for variable, value in zip(others.variables, found, strict=True):
         variable.assign(value)
-    rng.bit_generator.state = text["rng"]
-    return State(text["epoch"], text["rows"], text["best"], text["best_epoch"], weights)

@@ -1,0 +1,133 @@
+"""What `train` refuses, and what it warns of."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from xaiutils.backend import keras, tf
+from xaiutils.datasets import ImageDataset
+from xaiutils.registry import suggest
+from xaiutils.training.devices import PRECISIONS
+from xaiutils.training.recipes import Recipe
+
+FORMATS = (".keras", ".weights.h5")
+
+
+def check_data(model: keras.Model, train_ds: ImageDataset, val_ds: ImageDataset) -> None:
+    """Raises ValueError for data that do not fit the model, or each other."""
+    size, classes = model.input_shape[1:3], model.output_shape[-1]
+    for name, ds in (("train_ds", train_ds), ("val_ds", val_ds)):
+        if len(ds) == 0:
+            raise ValueError(f"{name} is empty.")
+        if ds.pixels.shape[1:3] != size:
+            raise ValueError(f"{name} has images of {ds.pixels.shape[1:3]} pixels; the model takes {size}.")
+        if len(ds.class_names) != classes:
+            raise ValueError(f"{name} has {len(ds.class_names)} classes; the model {classes}. Build it with n_classes.")
+    if train_ds.class_names != val_ds.class_names:
+        raise ValueError(f"the classes are {train_ds.class_names} in train_ds and {val_ds.class_names} in val_ds.")
+    shared = set(train_ds.ids) & set(val_ds.ids)
+    if shared:
+        raise ValueError(f"{len(shared)} images are in both train_ds and val_ds, such as {min(shared)!r}.")
+
+
+def check_output(run_dir: Any, resume: bool, save_every: int | None, formats: Iterable[str]) -> tuple[str, ...]:
+    """The formats as a tuple. Raises ValueError."""
+    formats = (formats,) if isinstance(formats, str) else tuple(formats)
+    if unknown := [f for f in formats if f not in FORMATS]:
+        raise ValueError(f"formats has {unknown[0]!r}; known: {', '.join(FORMATS)}.")
+    if save_every is not None and (isinstance(save_every, bool) or not isinstance(save_every, int) or save_every < 1):
+        raise ValueError(f"save_every={save_every!r}; expected a number of epochs, at least 1, or None.")
+    if resume and run_dir is None:
+        raise ValueError("resume=True needs run_dir, where the cut run left its state.")
+    return formats
+
+
+def check_precision(precision: str) -> None:
+    """Raises ValueError for a precision that is not known."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision={precision!r} is not known; {suggest(precision, list(PRECISIONS))}")
+
+
+def head_dropout(model: keras.Model, recipe: Recipe) -> float:
+    """The rate that training has to add on the features: 0 where the head has Dropout layers, which must agree."""
+    names = [layer.name for layer in model.layers]
+    after = model.layers[names.index("features") :] if "features" in names else []
+    rates = {layer.rate for layer in after if isinstance(layer, keras.layers.Dropout)}
+    if recipe.dropout and rates and rates != {recipe.dropout}:
+        raise ValueError(
+            f"dropout={recipe.dropout}, but the model's head has Dropout layers of {sorted(rates)}; "
+            "give dropout=0 to leave them as they are."
+        )
+    return 0.0 if rates else recipe.dropout
+
+
+def recipe_warnings(recipe: Recipe, steps: int) -> list[str]:
+    """Sentences on a recipe that can hardly learn in so many steps; none for one that can.
+
+    With SGD a clip bounds the length of a variable's step by L = rate * clip / (1 - momentum). A new layer's weights
+    are about 1 long or longer, which has to change for the layer to learn. So there is a warning where all steps
+    together are shorter than 1 and L is below 1e-4, or where the decay takes more than L off a variable of length 1.
+    Adam and its kin divide by the gradient's own size, and a clip does not hold them back.
+    """
+    if recipe.optimizer != "sgdw" or not recipe.clip or recipe.momentum >= 1:
+        return []
+    longest = recipe.learning_rate * recipe.clip / (1 - recipe.momentum)
+    decay = recipe.weight_decay * (recipe.learning_rate if recipe.decay_by_rate else 1)
+    slow, shrinks = longest < 1e-4 and steps * longest < 1, longest < decay
+    if not (slow or shrinks):
+        return []
+    text = (
+        f"recipe {recipe.name} can hardly learn: clip={recipe.clip:g} keeps each step of a variable to a length of "
+        f"{longest:.2g}, all {steps:,} steps together to {steps * longest:.2g}"
+    )
+    if shrinks:
+        text += f", while the decay shrinks whatever is longer than {longest / decay:.2g}"
+    return [f"{text}. Raise clip or learning_rate."]
+
+
+def input_warnings(model: keras.Model, images: np.ndarray, stages: Iterable[Recipe]) -> list[str]:
+    """Sentences on a model that does not have the recipes' ``scaling``, and on images that it does not seem to be made
+    for, judged by a few of them, float32 ``(n, height, width, 3)``: their range, and what arrives at the first layer
+    with weights."""
+    found, names = [], [layer.name for layer in model.layers]
+    wanted = next((stage for stage in stages if stage.scaling != "any" and stage.scaling not in names), None)
+    if wanted is not None:
+        found.append(
+            f"recipe {wanted.name} is meant for another scaling of the images: build_model(scaling={wanted.scaling!r})."
+        )
+    if images.max() <= 1:
+        if images.any():
+            found.append("the images range over [0, 1]; models take [0, 255]. Multiply by 255.")
+        return found
+    if np.ptp(images) < 25.5 or (values := _first_layer_input(model, images)) is None:
+        return found
+    low, high = float(np.min(values)), float(np.max(values))
+    if low >= 0 and high > 10:
+        found.append(
+            f"the first layer with weights gets values from {low:.3g} to {high:.3g}: the model does not scale its "
+            "input. Put a Rescaling layer before it."
+        )
+    elif high - low < 0.05:
+        found.append(
+            f"the first layer with weights gets values from {low:.3g} to {high:.3g}: the model seems to scale its "
+            "input twice. Models take images in [0, 255]."
+        )
+    return found
+
+
+def _first_layer_input(model: keras.Model, images: Any) -> Any:
+    """What the first layer with weights gets; None where that is not known, or where it normalises by itself."""
+    for layer in model.layers:
+        if not layer.weights or isinstance(layer, keras.layers.Normalization):
+            continue
+        if isinstance(layer, keras.layers.BatchNormalization | keras.layers.LayerNormalization):
+            return None
+        try:
+            values = keras.Model(model.inputs, layer.input)([images], training=False)
+        except (AttributeError, ValueError):  # a layer used several times, or with several inputs
+            return None
+        if not isinstance(layer, keras.Model):
+            return values.numpy() if isinstance(values, tf.Tensor) else None
+        return _first_layer_input(layer, values)
+    return None

@@ -1,0 +1,118 @@
+"""The features of a frozen backbone: computed once, and kept on disk between calls."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from xaiutils.backend import keras, tf
+from xaiutils.datasets import ImageDataset
+from xaiutils.files import replace_file
+from xaiutils.progress import progress
+from xaiutils.training.augmentation import AUGMENTATIONS, augment
+from xaiutils.training.recipes import Recipe
+
+CACHE_BYTES = 2 * 2**30  # of one cache folder
+
+
+def split_at_features(model: keras.Model) -> tuple[keras.Model, keras.Model]:
+    """Models from images to features and from features to logits, sharing the layers of ``model``."""
+    try:
+        features = model.get_layer("features").output
+    except ValueError:
+        raise ValueError(
+            "a frozen recipe, dropout and fine-tuning need a layer named 'features', as build_model makes it."
+        ) from None
+    return keras.Model(model.inputs, features), keras.Model(features, model.get_layer("logits").output)
+
+
+def backbone_features(
+    extract: keras.Model,
+    train_ds: ImageDataset,
+    val_ds: ImageDataset,
+    recipe: Recipe,
+    seed: int,
+    folder: Path | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Features, float32, of the training images, ``(n, features)`` or, of ``copies`` augmented versions, ``(copies, n,
+    features)``, and of the validation images.
+
+    The backbone is in inference mode: batch norm by its stored statistics, no dropout. The augmentation has a
+    generator of its own, so that a resumed run makes the same copies.
+
+    With ``folder`` they are kept there and read again where everything that they depend on is the same: the layers,
+    their weights, the pixels, the batch size (to the last bit), the augmentation and its seed. The folder holds at most
+    `CACHE_BYTES`, those used last; features that are larger are not kept. It may be deleted at any time.
+    """
+    images = tf.TensorSpec([None, *train_ds.pixels.shape[1:]], tf.float32)
+    run = tf.function(lambda x: tf.cast(extract(x, training=False), tf.float32), input_signature=[images])
+
+    def features(ds: ImageDataset, change: Callable[[np.ndarray], np.ndarray] = lambda x: x) -> np.ndarray:
+        steps = -(-len(ds) // recipe.batch_size)
+        batches = progress(ds.batches(recipe.batch_size), steps, f"features of {ds.split}")
+        return np.concatenate([run(tf.constant(change(x))).numpy() for x, _ in batches])
+
+    def of_copies() -> np.ndarray:
+        rng = np.random.default_rng([seed, 1])
+        return np.stack([features(train_ds, lambda x: augment(x, recipe, rng)) for _ in range(recipe.copies)])
+
+    backbone = None if folder is None else _fingerprint(extract)
+    if backbone is None:
+        return of_copies() if recipe.copies else features(train_ds), features(val_ds)
+    plain = [backbone, tf.__version__, recipe.batch_size]
+    ranges = {name: asdict(recipe)[name] for name in ("copies", *AUGMENTATIONS)} | {"seed": seed}
+    if recipe.copies:
+        found = _cached(folder, [*plain, ranges], train_ds, of_copies)
+    else:
+        found = _cached(folder, plain, train_ds, lambda: features(train_ds))
+    return found, _cached(folder, plain, val_ds, lambda: features(val_ds))
+
+
+def _cached(folder: Path, about: list, ds: ImageDataset, compute: Callable[[], np.ndarray]) -> np.ndarray:
+    digest = hashlib.blake2b(json.dumps([about, ds.pixels.shape]).encode(), digest_size=16)
+    for start in range(0, len(ds), 256):  # pixels may be a view of a file larger than memory
+        digest.update(np.ascontiguousarray(ds.pixels[start : start + 256]))
+    path = folder / f"{digest.hexdigest()}.npy"
+    try:
+        found = np.load(path, allow_pickle=False)
+        os.utime(path)
+    except (OSError, ValueError, EOFError):  # none, or a broken one
+        found = compute()
+        if found.nbytes <= CACHE_BYTES:
+            replace_file(path, lambda temporary: np.save(temporary, found))
+            _prune(folder)
+    return found
+
+
+def _prune(folder: Path) -> None:
+    """Delete the files whose last use is longest ago, until the rest fits."""
+    total = 0
+    stats = {path: path.stat() for path in folder.glob("*.npy")}
+    for path in sorted(stats, key=lambda p: -stats[p].st_mtime_ns):
+        total += stats[path].st_size
+        if total > CACHE_BYTES:
+            path.unlink(missing_ok=True)
+
+
+def _fingerprint(model: keras.Model) -> str | None:
+    """A digest of the layers and weights, whatever the layers' names; None for a model that does not say what it is."""
+    digest = hashlib.blake2b(digest_size=16)
+    for layer in leaves(model):
+        try:
+            config = layer.get_config() | {"name": "", "policy": layer.dtype_policy.name}
+        except NotImplementedError:
+            return None
+        digest.update(f"{type(layer).__name__} {json.dumps(config, default=repr, sort_keys=True)}".encode())
+        for weight in layer.weights:
+            digest.update(np.ascontiguousarray(weight))
+    return digest.hexdigest()
+
+
+def leaves(model: keras.Model | None) -> list[keras.layers.Layer]:
+    """Layers from input to output, those of nested models in their place."""
+    layers = [] if model is None else model.layers
+    return [leaf for layer in layers for leaf in (leaves(layer) if isinstance(layer, keras.Model) else [layer])]

@@ -1,0 +1,278 @@
+"""`train`: the stages of a recipe, one after the other, from a model and data to the best weights and a history."""
+
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from warnings import warn
+
+import numpy as np
+import pandas as pd
+
+from xaiutils.backend import keras, tf
+from xaiutils.datasets import ImageDataset
+from xaiutils.files import replace_file
+from xaiutils.training.callback import Callback, StopTraining
+from xaiutils.training.checks import (
+    check_data,
+    check_output,
+    check_precision,
+    head_dropout,
+    input_warnings,
+    recipe_warnings,
+)
+from xaiutils.training.devices import computing_in, make_strategy, twin
+from xaiutils.training.features import backbone_features, split_at_features
+from xaiutils.training.loop import Checkpoint, Split, fit, score
+from xaiutils.training.recipes import Recipe, batch_size_for, change_recipe, in_every_stage
+from xaiutils.training.state import Kept, State, fingerprint, load_state
+
+_STATE = "training_state.npz"
+
+
+def train(
+    model: keras.Model,
+    train_ds: ImageDataset,
+    val_ds: ImageDataset,
+    recipe: str | Recipe = "modern",
+    epochs: int | None = None,
+    run_dir: str | Path | None = None,
+    seed: int = 0,
+    *,
+    resume: bool = False,
+    save_every: int | None = None,
+    formats: Iterable[str] = (".keras",),
+    callbacks: Sequence[Callback] = (),
+    devices: str | Sequence[str] = "auto",
+    precision: str = "float32",
+    **changes: Any,
+) -> pd.DataFrame:
+    """Train ``model`` in place and return its history.
+
+    Args:
+        model: as `xaiutils.build_model` makes it, ending in layers ``logits`` and ``probabilities``; a frozen recipe
+            and one with dropout, freeze_norm or last_layers also need its layer ``features``.
+        train_ds, val_ds: data of the model's image size; the weights of the epoch that is best by the recipe's
+            ``monitor`` are kept, so ``val_ds`` must not be the test split.
+        recipe: a name in `RECIPES` or a `Recipe` (see `read_recipe` for YAML). ``epochs``, ``changes`` (its fields)
+            overlay it: ``epochs`` and ``batch_size`` in every stage, others in the first. ``then`` adds a stage, by
+            name or as a recipe: ``train(model, ..., "modern", then="finetune")``. Mirroring is left out where
+            ``train_ds.mirrors`` is False; ``val_auc`` gives way to ``val_loss`` where ``val_ds`` has one class.
+        run_dir: if given, writes ``model.keras`` and ``history.csv`` there, ``model_by_NAME.keras`` for the recipe's
+            ``also_keep``, ``features/`` with what a frozen backbone computed (see `features.backbone_features`), and
+            while it trains ``training_state.npz``, which is removed at the end.
+        seed: of shuffling, augmentation, mixup and the recipe's dropout.
+        resume: go on from the state in ``run_dir``, where a cut run left one, in whichever stage; without a state
+            begin anew. The model must be built as then. Weights and history (but for ``seconds``) become those of a
+            run that was not cut, to the last bit on the same machine.
+        save_every: epochs between two states, at least 1; None: a state at the end of an epoch whenever the last is
+            ten seconds old, so that short runs, where writing would take longer than training, write none.
+        formats: of the model in ``run_dir``: ".keras" (all of it), ".weights.h5" (weights, for `build_model`).
+        callbacks: what else is done at the end of each epoch, see `callback.Callback`.
+        devices: "auto": the first GPU, else the CPU. "all": every GPU, where there are several (else every logical
+            CPU), or names such as ``["GPU:0", "GPU:1"]``, by TensorFlow's MirroredStrategy: each takes a part of the
+            batch, and the steps are those of one device (see `loop.compiled`). One name: that device. A frozen stage
+            trains on one device in any case: its backbone is run once.
+        precision: "float32"; "mixed_bfloat16" or "mixed_float16" compute in half precision where the hardware is fast
+            at it, with variables and logits in float32, and the latter with a scaled loss (see
+            `devices.computing_in`). The trained model computes in float32 again.
+
+    Returns:
+        One row an epoch: epoch (from 1, over all stages), stage (its recipe), loss, accuracy, val_loss, val_accuracy,
+        val_auc (where it is watched), learning_rate, seconds, what callbacks add, and kept: True in the row whose
+        weights the model has now (with ``also_keep`` as well ``kept_by_NAME``). Training loss and accuracy are means
+        over the epoch while the weights move; validation is measured after it. ``loss`` is what the recipe minimises,
+        ``val_loss`` always plain cross-entropy. ``attrs``: "kept_epoch", the epoch of that row; "warnings", sentences
+        that were also given as Python warnings; "stopped", why a callback ended the run, or "".
+
+    Raises:
+        TypeError, ValueError: a recipe field, a data set or the model is not as needed, or the state in ``run_dir``
+        is of another run. FloatingPointError: the loss became NaN.
+    """
+    recipe = change_recipe(recipe, changes)
+    everywhere = {name: changes[name] for name in ("batch_size",) if name in changes}
+    recipe = in_every_stage(recipe, **everywhere if epochs is None else everywhere | {"epochs": epochs})
+    check_data(model, train_ds, val_ds)
+    check_precision(precision)
+    formats = check_output(run_dir, resume, save_every, formats)
+    strategy = make_strategy(devices)
+    stages, warnings = _prepared(recipe, train_ds, val_ds)
+    dropouts = [head_dropout(model, stage) for stage in stages]
+    warnings += _warnings(model, train_ds, stages)
+    for text in warnings:
+        warn(text, stacklevel=2)
+    keras.utils.set_random_seed(seed)
+    folder = None if run_dir is None else Path(run_dir)
+    checkpoint, state, stopped = None, State(), ""
+    if folder is not None:
+        about = fingerprint(stages, (train_ds, val_ds), seed=seed, precision=precision)
+        checkpoint = Checkpoint(folder / _STATE, save_every, about)
+        if resume and checkpoint.path.exists():
+            state = load_state(checkpoint.path, about)
+    run = _Run(model, train_ds, val_ds, seed, folder, checkpoint, strategy, precision, tuple(callbacks))
+    for number in range(state.stage, len(stages)):
+        if number > state.stage:
+            state = _begin_stage(number, stages, state, model)
+        try:
+            run.stage(replace(stages[number], dropout=dropouts[number]), state, _watches(stages, "val_auc"))
+        except StopTraining as stop:
+            stopped = str(stop) or "a callback"
+            break
+    stage = stages[state.stage]
+    if folder is not None and stage.also_keep:
+        _save_other(model, stage, state, folder / f"model_by_{stage.also_keep}.keras")
+    _trained_part(model, stage).set_weights(state.kept[stage.monitor].weights)
+    history = _history(state, stage, warnings, stopped)
+    if folder is not None:
+        for suffix in formats:
+            _save(model, folder / f"model{suffix}")
+        replace_file(folder / "history.csv", lambda path: history.to_csv(path, index=False))
+        (folder / _STATE).unlink(missing_ok=True)
+    for callback in callbacks:
+        callback.on_train_end(history)
+    return history
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What all stages of one call share."""
+
+    model: keras.Model
+    train_ds: ImageDataset
+    val_ds: ImageDataset
+    seed: int
+    folder: Path | None
+    checkpoint: Checkpoint | None
+    strategy: tf.distribute.Strategy | None
+    precision: str
+    callbacks: tuple[Callback, ...]
+
+    def stage(self, recipe: Recipe, state: State, auc: bool) -> None:
+        """Train by one recipe without its ``then``, carrying on ``state``."""
+        train_ds, val_ds = self.train_ds, self.val_ds
+        part = _trained_part(self.model, recipe)
+        with ExitStack() as stack:
+            as_built = stack.enter_context(computing_in(self.model, self.precision))
+            strategy, working = None if recipe.frozen else self.strategy, self.model
+            if strategy is not None:
+                working = twin(self.model, strategy)
+                stack.enter_context(computing_in(working, self.precision))
+            if recipe.frozen:
+                extract, head = split_at_features(self.model)
+                body, kept = None, head
+                cache = None if self.folder is None else self.folder / "features"
+                inputs = backbone_features(extract, train_ds, val_ds, recipe, self.seed, cache)
+            else:
+                split = recipe.dropout or recipe.freeze_norm or recipe.last_layers
+                kept = _to_logits(working)
+                body, head = split_at_features(working) if split else (None, kept)
+                inputs = train_ds.pixels, val_ds.pixels
+
+            def after_epoch(row: dict[str, Any]) -> None:
+                if self.callbacks and working is not self.model:
+                    part.set_weights(kept.get_weights())
+                with as_built():
+                    for callback in self.callbacks:
+                        callback.on_epoch_end(row["epoch"], self.model, row)
+
+            fit(
+                body,
+                head,
+                kept,
+                Split(inputs[0], train_ds.labels),
+                Split(inputs[1], val_ds.labels),
+                recipe,
+                self.seed,
+                state,
+                auc=auc,
+                checkpoint=self.checkpoint,
+                strategy=strategy,
+                scale_loss=self.precision == "mixed_float16",
+                after_epoch=after_epoch,
+            )
+
+
+def _begin_stage(number: int, stages: list[Recipe], state: State, model: keras.Model) -> State:
+    """The state at the start of a stage, ``model`` having the best weights of the one before: they are also the best so
+    far by what this stage watches, but for the training loss, which stages do not share."""
+    before = state.kept[stages[number - 1].monitor]
+    _trained_part(model, stages[number - 1]).set_weights(before.weights)
+    row, weights = state.rows[before.epoch - 1], _trained_part(model, stages[number]).get_weights()
+    measures = [name for name in (stages[number].monitor, stages[number].also_keep) if name not in ("", "loss")]
+    return State(number, 0, state.rows, {name: Kept(score(name, row), before.epoch, weights) for name in measures})
+
+
+def _prepared(recipe: Recipe, train_ds: ImageDataset, val_ds: ImageDataset) -> tuple[list[Recipe], list[str]]:
+    """The stages as these data want them, and sentences on what was changed."""
+    stages, warnings = recipe.stages, []
+    stages = [s if s.batch_size else replace(s, batch_size=batch_size_for(len(train_ds))) for s in stages]
+    if not train_ds.mirrors:
+        stages = [_without_mirroring(s) for s in stages]
+    if _watches(stages, "val_auc") and len(np.unique(val_ds.labels)) < 2:
+        warnings.append("val_ds has images of one class alone, which has no AUC: val_loss is watched instead.")
+        stages = [_without_auc(s) for s in stages]
+    return stages, warnings
+
+
+def _watches(stages: list[Recipe], name: str) -> bool:
+    return any(name in (stage.monitor, stage.also_keep) for stage in stages)
+
+
+def _without_mirroring(recipe: Recipe) -> Recipe:
+    plain = replace(recipe, copies=max(recipe.copies, 1), flip=False, flip_horizontal=False)
+    # Copies that nothing changes would all be the same.
+    return replace(plain, copies=recipe.copies if plain.augments else 0)
+
+
+def _without_auc(recipe: Recipe) -> Recipe:
+    monitor, also = ("val_loss" if name == "val_auc" else name for name in (recipe.monitor, recipe.also_keep))
+    return replace(recipe, monitor=monitor, also_keep="" if also == monitor else also)
+
+
+def _warnings(model: keras.Model, train_ds: ImageDataset, stages: list[Recipe]) -> list[str]:
+    few = train_ds.pixels[:: max(1, len(train_ds) // 8)][:8].astype(np.float32)
+    found = input_warnings(model, few, stages)
+    for stage in stages:
+        found += recipe_warnings(stage, stage.epochs * (len(train_ds) // min(stage.batch_size, len(train_ds))))
+    return found
+
+
+def _history(state: State, stage: Recipe, warnings: list[str], stopped: str) -> pd.DataFrame:
+    history, best = pd.DataFrame(state.rows), state.kept[stage.monitor].epoch
+    history["kept"] = history["epoch"] == best
+    if stage.also_keep:
+        history[f"kept_by_{stage.also_keep}"] = history["epoch"] == state.kept[stage.also_keep].epoch
+    history.attrs |= {"kept_epoch": best, "warnings": warnings, "stopped": stopped}
+    return history
+
+
+def _to_logits(model: keras.Model) -> keras.Model:
+    return keras.Model(model.inputs, model.get_layer("logits").output)
+
+
+def _trained_part(model: keras.Model, recipe: Recipe) -> keras.Model:
+    """The part of ``model`` whose weights a stage may change."""
+    return split_at_features(model)[1] if recipe.frozen else _to_logits(model)
+
+
+def _save_other(model: keras.Model, stage: Recipe, state: State, path: Path) -> None:
+    _trained_part(model, stage).set_weights(state.kept[stage.also_keep].weights)
+    _save(model, path)
+
+
+def _save(model: keras.Model, path: Path) -> None:
+    """`replace_file` for a model; Keras wants the whole of ".weights.h5" at the end, the temporary name has ".h5"."""
+
+    def write(temporary: Path) -> None:
+        if not path.name.endswith(".weights.h5"):
+            model.save(temporary)
+            return
+        whole = temporary.with_suffix(".weights.h5")
+        try:
+            model.save_weights(whole)
+            whole.replace(temporary)
+        finally:
+            whole.unlink(missing_ok=True)
+
+    replace_file(path, write)
