@@ -11,7 +11,15 @@ from xaiutils.attribution.passes import activation_and_gradient, enlarge
 from xaiutils.attribution.perturbation import window_starts
 from xaiutils.backend import keras, tf
 
-QUICK = {"smoothgrad": {"n_samples": 3}, "integrated_gradients": {"n_steps": 4}, "occlusion": {"patch_size": 8}}
+QUICK = {
+    "smoothgrad": {"n_samples": 3},
+    "integrated_gradients": {"n_steps": 4},
+    "occlusion": {"patch_size": 8},
+    "rise": {"n_masks": 60},
+    "lime": {"n_samples": 40, "segmentation": "slic"},
+    "prediction_difference": {"patch_size": 8, "n_samples": 2},
+    "xrai": {"base_parameters": {"n_steps": 4}, "algorithm": "fast"},
+}
 SHAPES = ("flat softmax", "one-unit sigmoid", "nested", "vit")
 
 

@@ -1,10 +1,12 @@
-"""The thesis' libraries, tf-explain and tf-keras-vis, behind `xaiutils.attribution.explain`.
+"""The thesis' libraries, tf-explain and tf-keras-vis, and others, behind `xaiutils.attribution.explain`.
 
 They follow layers by name in flat functional models, so they are given a flat copy of the model that ends in its
 logits, with a transformer's patch tokens laid out as a feature map. Their raw values are returned, before the
 normalising, colouring and tiling that they do for display.
 """
 
+import functools
+import importlib.util
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -45,8 +47,13 @@ def _adapter(library: str, method: str, parameters: tuple[str, ...] = (), deviat
 
 
 def sources(method: str) -> tuple[str, ...]:
-    """All libraries that compute ``method``, our own first."""
-    return ("xaiutils", *(library for library, name in ADAPTERS if name == method))
+    """All installed libraries that compute ``method``, our own first."""
+    return ("xaiutils", *(library for library, name in ADAPTERS if name == method and _is_installed(library)))
+
+
+@functools.cache
+def _is_installed(library: str) -> bool:
+    return importlib.util.find_spec(library.replace("-", "_")) is not None
 
 
 # The flat copy ----------------------------------------------------------------------------------------------------
@@ -362,6 +369,18 @@ def _(network, images, targets, *, layer, max_channels):
     scale = 0.5 if network.activation == "binary" else 1.0  # softmax(-z/2, z/2) = (1 - p, p)
     with _silent_predict():
         return _keras_vis_cam(Scorecam, network, images, targets, layer, scale, max_N=max_channels or None)
+
+
+@_adapter(
+    "lime",
+    "lime",
+    ("n_samples", "segmentation", "n_segments", "segments", "kernel_width", "seed"),
+    "its own random draws; probability, alpha 1 and superpixel means are fixed",
+)
+def _(network, images, targets, **chosen):
+    from xaiutils.attribution.lime import lime_of_package  # which declares its method, and methods need this module
+
+    return lime_of_package(network, images, targets, **chosen)
 
 
 @contextmanager

@@ -1,14 +1,15 @@
 """The passes that all methods are made of: graph-compiled once for each model, batched, bounded in memory.
 
-Images are float32 ``(n, height, width, 3)`` in [0, 255] and targets int32 ``(n,)`` throughout.
+Images are float32 ``(n, height, width, 3)`` in [0, 255] and targets int32 ``(n,)`` throughout. Passes without gradients
+run `folded_logits`.
 """
 
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from xaiutils.attribution.network import ModelError, Network
-from xaiutils.backend import tf
+from xaiutils.attribution.network import ModelError, Network, Step
+from xaiutils.backend import keras, tf
 from xaiutils.progress import progress
 
 _TARGETS = tf.TensorSpec([None], tf.int32)
@@ -22,8 +23,79 @@ def batches(n: int, batch_size: int, title: str) -> Iterator[slice]:
 
 def logits(network: Network, images: np.ndarray, batch_size: int) -> np.ndarray:
     """Logits ``(n, classes)`` float32."""
-    forward = network.compiled("logits", lambda: tf.function(network.logits, input_signature=[network.image_spec]))
+
+    def build():
+        return tf.function(lambda batch: folded_logits(network, batch), input_signature=[network.image_spec])
+
+    forward = network.compiled("logits", build)
     return np.concatenate([forward(images[b]).numpy() for b in batches(len(images), batch_size, "predicting")])
+
+
+def folded_logits(network: Network, images: tf.Tensor) -> tf.Tensor:
+    """`Network.logits`, with every batch normalisation that follows a convolution folded into that convolution.
+
+    y = gamma (K * x + b - mean) / sqrt(var + epsilon) + beta is one convolution, with the kernel scale K and the bias
+    beta + scale (b - mean), scale = gamma / sqrt(var + epsilon), which TensorFlow fuses with the activation behind it.
+    Both are made from the variables inside the graph, so new weights count at once, and nothing is copied. Logits
+    differ from the plain graph's by rounding.
+    """
+    norms = _foldable_norms(network)
+    folded = set(norms.values())
+
+    def rule(step, inputs, compute):
+        if step in norms:
+            return [_convolution_with_norm(step.operation, norms[step].operation, inputs[0])]
+        return inputs if step in folded else compute(inputs)
+
+    return network.forward(images, [], rule=rule)[0] if norms else network.logits(images)
+
+
+def _foldable_norms(network: Network) -> dict[Step, Step]:
+    """The batch normalisation behind each convolution whose result nothing else reads."""
+    readers: dict[int, list[Step]] = {}
+    for step in network.steps:
+        for key in network._inputs_of(step):
+            readers.setdefault(key, []).append(step)
+    norms = {}
+    for step in network.steps:
+        behind = readers.get(step.outputs[0], [])
+        if len(behind) == 1 and _is_plain_convolution(step.operation) and _is_plain_norm(behind[0].operation):
+            norms[step] = behind[0]
+    return norms
+
+
+def _is_plain_convolution(layer: object) -> bool:
+    return (
+        type(layer) in (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
+        and layer.activation is keras.activations.linear
+        and layer.data_format == "channels_last"
+        and layer.compute_dtype == "float32"
+        and getattr(layer, "quantization_mode", None) is None
+    )
+
+
+def _is_plain_norm(layer: object) -> bool:
+    return type(layer) is keras.layers.BatchNormalization and layer.axis in (-1, 3) and layer.compute_dtype == "float32"
+
+
+def _convolution_with_norm(convolution: keras.Layer, norm: keras.Layer, x: tf.Tensor) -> tf.Tensor:
+    scale = tf.math.rsqrt(tf.convert_to_tensor(norm.moving_variance) + norm.epsilon)
+    if norm.scale:
+        scale *= norm.gamma
+    shift = convolution.bias - norm.moving_mean if convolution.use_bias else -norm.moving_mean
+    bias = shift * scale + norm.beta if norm.center else shift * scale
+    kernel = tf.convert_to_tensor(convolution.kernel)
+    depthwise = type(convolution) is keras.layers.DepthwiseConv2D
+    convolve = keras.ops.depthwise_conv if depthwise else keras.ops.conv
+    y = convolve(
+        x,
+        kernel * (tf.reshape(scale, kernel.shape[2:]) if depthwise else scale),
+        strides=convolution.strides,
+        padding=convolution.padding,
+        data_format="channels_last",
+        dilation_rate=convolution.dilation_rate,
+    )
+    return tf.nn.bias_add(y, bias)
 
 
 def class_scores(network: Network, scores: tf.Tensor, targets: tf.Tensor, score: str) -> tf.Tensor:
@@ -88,6 +160,22 @@ def averaged_gradients(
     return total.astype(np.float32)
 
 
+def moved_copies(
+    n: int, n_points: int, place: Callable[[np.ndarray, int], np.ndarray], batch_size: int, title: str
+) -> Iterator[tuple[np.ndarray, np.ndarray, list[tuple[int, np.ndarray]]]]:
+    """The copies of n images at each of ``n_points`` points (steps of a path, draws of noise) as one stream of batches.
+
+    ``place(members, point)`` is as in `averaged_gradients`. Yields the copies ``(batch, height, width, 3)`` float32,
+    their images' indices ``(batch,)``, and for each point, in order, its number and the rows of the batch that are at
+    it; within one point every image occurs at most once.
+    """
+    for batch in batches(n * n_points, batch_size, title):
+        points, members = np.divmod(np.arange(batch.start, batch.stop), n)
+        rows = [(int(point), np.flatnonzero(points == point)) for point in np.unique(points)]
+        placed = np.concatenate([place(members[at], point) for point, at in rows])
+        yield placed.astype(np.float32, copy=False), members, rows
+
+
 def activation_and_gradient(
     network: Network, layer: str
 ) -> Callable[[np.ndarray, np.ndarray], tuple[tf.Tensor, tf.Tensor]]:
@@ -149,7 +237,7 @@ def masked_scores(
         @tf.function(input_signature=[image, image, _TARGETS, any_size])
         def run(batch, fill, target, mask):
             mask = tf.image.resize(mask[..., None], tf.shape(batch)[1:3])
-            scores = network.logits(fill + mask * (batch - fill))
+            scores = folded_logits(network, fill + mask * (batch - fill))
             return class_scores(network, scores, target, score)
 
         return run
@@ -162,6 +250,31 @@ def masked_scores(
         mask = masks(batch).astype(np.float32, copy=False)
         result[batch] = run(images[chosen], fills[chosen].astype(np.float32), targets[chosen], mask).numpy()
     return result
+
+
+def scores_of(
+    network: Network,
+    make: Callable[[slice], np.ndarray],
+    targets: np.ndarray,
+    batch_size: int,
+    score: str = "logit",
+    title: str = "scoring",
+) -> np.ndarray:
+    """Score ``(len(targets),)`` float32 of a stream of images, of which ``make(batch)`` makes a slice at a time."""
+
+    def build():
+        @tf.function(input_signature=[network.image_spec, _TARGETS])
+        def run(batch, target):
+            return class_scores(network, folded_logits(network, batch), target, score)
+
+        return run
+
+    run = network.compiled(("scores", score), build)
+    found = [
+        run(make(batch).astype(np.float32, copy=False), targets[batch]).numpy()
+        for batch in batches(len(targets), batch_size, title)
+    ]
+    return np.concatenate(found)
 
 
 def enlarge(maps: np.ndarray | tf.Tensor, height: int, width: int) -> np.ndarray:

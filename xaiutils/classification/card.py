@@ -65,7 +65,10 @@ def model_card(
 
 
 def kept_epoch(history: pd.DataFrame) -> int:
-    """The epoch whose weights a model has: ``history.attrs["kept_epoch"]``, else that of the lowest ``val_loss``."""
+    """The epoch whose weights a model has: the row that the column ``kept`` marks, else that of the lowest
+    ``val_loss``."""
+    if "kept" in history and history["kept"].any():
+        return int(history["epoch"][history["kept"].astype(bool)].iloc[0])
     return int(history.attrs.get("kept_epoch") or history["epoch"][history["val_loss"].idxmin()])
 
 

@@ -14,7 +14,7 @@ def training_curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
     """Loss and accuracy of training and validation, and the validation AUC where it was watched; a column for each
     model.
 
-    A dot marks the epoch whose weights were kept: ``history.attrs["kept_epoch"]``, else the lowest validation loss.
+    A dot marks the epoch whose weights were kept (see `xaiutils.classification.card.kept_epoch`).
     Grey lines part the stages of a history that has a column ``stage``.
     """
     rows = ["loss", "accuracy"] + ["auc"] * any("val_auc" in h for h in histories.values())

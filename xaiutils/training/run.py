@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 from warnings import warn
@@ -84,7 +84,8 @@ def train(
         weights the model has now (with ``also_keep`` as well ``kept_by_NAME``). Training loss and accuracy are means
         over the epoch while the weights move; validation is measured after it. ``loss`` is what the recipe minimises,
         ``val_loss`` always plain cross-entropy. ``attrs``: "kept_epoch", the epoch of that row; "warnings", sentences
-        that were also given as Python warnings; "stopped", why a callback ended the run, or "".
+        that were also given as Python warnings; "stopped", why a callback ended the run, or ""; "recipe", its fields,
+        as they were used.
 
     Raises:
         TypeError, ValueError: a recipe field, a data set or the model is not as needed, or the state in ``run_dir``
@@ -124,6 +125,7 @@ def train(
         _save_other(model, stage, state, folder / f"model_by_{stage.also_keep}.keras")
     _trained_part(model, stage).set_weights(state.kept[stage.monitor].weights)
     history = _history(state, stage, warnings, stopped)
+    history.attrs["recipe"] = asdict(recipe)
     if folder is not None:
         for suffix in formats:
             _save(model, folder / f"model{suffix}")
