@@ -69,7 +69,9 @@ class AttributionCallback(Callback):
             raise ValueError(
                 f"stop_outside={stop_outside!r} needs masks of the evidence, and to be at least 0, below 1."
             )
-        self._methods = {name: method for name, (method, _) in resolve(methods, parameters).items()}
+        chosen = resolve(methods, parameters)
+        self._methods = {name: method for name, (method, _) in chosen.items()}
+        self._signed = {name: method.is_signed(given) for name, (method, given) in chosen.items()}
         self._ds, self._folder, self._parameters, self._every = ds, Path(folder), parameters, every
         self._masks, self._stop_outside, self._patience = masks, stop_outside, patience
         self._batch_size, self._writer, self._drawn_outside = batch_size, None, 0
@@ -89,7 +91,7 @@ class AttributionCallback(Callback):
         figure = attribution_grid(
             ds.images,
             maps,
-            {name: method.signed for name, method in self._methods.items()},
+            self._signed,
             [ds.class_names[label] for label in ds.labels],
             {name: name if name != method.name else method.title for name, method in self._methods.items()},
             self._masks,

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ Item = TypeVar("Item")
 LOG_EVERY_SECONDS = 10.0
 Listener = Callable[[int, int | None], None]
 _listener: ContextVar[Listener | None] = ContextVar("progress listener", default=None)
+_running = threading.local()  # .depth: loops with progress that this thread is in
 
 
 @contextmanager
@@ -31,13 +33,23 @@ def progress(items: Iterable[Item], total: int | None = None, title: str = "") -
     """Yield ``items`` while showing how far the work is, once it lasts over two seconds.
 
     The environment variable ``XAI_PROGRESS`` chooses: "bar" (a tqdm bar), "log" (a line every ten seconds, for
-    papermill's logs), "off"; by default a bar in a notebook or a terminal, and nothing elsewhere or in CI.
+    papermill's logs), "off"; by default a bar in a notebook or a terminal, and nothing elsewhere or in CI. A loop
+    within another one is not shown: a listener hears (0, None) from it, to cancel.
     """
-    mode = os.environ.get("XAI_PROGRESS") or _default_mode()
+    depth = getattr(_running, "depth", 0)
+    _running.depth = depth + 1
+    try:
+        yield from _shown(items, total, title, nested=depth > 0)
+    finally:
+        _running.depth = depth
+
+
+def _shown(items: Iterable[Item], total: int | None, title: str, nested: bool) -> Iterator[Item]:
+    mode = "off" if nested else os.environ.get("XAI_PROGRESS") or _default_mode()
     total = len(items) if total is None and hasattr(items, "__len__") else total
     if (listener := _listener.get()) is not None:
         for done, item in enumerate(items):
-            listener(done, total)
+            listener(*((0, None) if nested else (done, total)))
             yield item
     elif mode == "bar":
         from tqdm.auto import tqdm

@@ -74,7 +74,7 @@ def draw(view: View, models: Mapping[str, keras.Model], ds: ImageDataset, batch_
     mask = None
     if view.show_mask and one.masks is not None:
         mask = transform.apply_to_masks(one.masks, **view.transform_parameters)[0]
-    signed = method.signed or view.method_parameters.get("reduction") == "sum"
+    signed = method.is_signed(view.method_parameters)
     figure = plots.explanation(
         image[0],
         maps[0],

@@ -5,15 +5,29 @@ from scipy import ndimage
 
 from xaiutils.attribution.method import METHODS, REDUCTION, SEED, Method
 from xaiutils.attribution.network import Network
-from xaiutils.attribution.passes import averaged_gradients, batches, input_gradients, reduce_channels
+from xaiutils.attribution.passes import (
+    averaged_gradients,
+    batches,
+    class_scores,
+    input_gradients,
+    logits,
+    moved_copies,
+    reduce_channels,
+)
+from xaiutils.images import check_images
 from xaiutils.registry import Parameter
 
 BASELINES = ("black", "white", "mean", "blur")
+GREY_LEVELS = 16  # of the background that expected_gradients has by default
 
 
 def _gradients(network: Network, images: np.ndarray, targets: np.ndarray, batch_size: int) -> np.ndarray:
     run = input_gradients(network)
     return np.concatenate([run(images[b], targets[b]) for b in batches(len(images), batch_size, "gradients")])
+
+
+def _scores(network: Network, images: np.ndarray, targets: np.ndarray, batch_size: int) -> np.ndarray:
+    return class_scores(network, logits(network, images, batch_size), targets, "logit").numpy()
 
 
 def vanilla_gradients(network, images, targets, batch_size, *, reduction: str) -> np.ndarray:
@@ -25,74 +39,83 @@ def gradients_x_inputs(network, images, targets, batch_size) -> np.ndarray:
     """Sum over channels of x * dS/dx, x in [0, 255] (Shrikumar et al. 2016, arXiv:1605.01713).
 
     The product is with the raw image, so a black pixel gets 0: it explains the difference to a black image, to first
-    order.
+    order. It sums to that difference for a linear model only.
     """
     return (images * _gradients(network, images, targets, batch_size)).sum(axis=-1)
 
 
-def smoothgrad(
-    network, images, targets, batch_size, *, n_samples: int, noise: float, reduction: str, seed: int
-) -> np.ndarray:
-    """Mean gradient over noisy copies x + N(0, sigma^2) (Smilkov et al. 2017, arXiv:1706.03825).
-
-    sigma is ``noise`` times the range (max - min) of each image; copies are not clipped. Every image gets the same
-    unit noise, so that its map does not depend on the others in the batch.
-    """
-    unit = _UnitNoise(images.shape[1:], seed)
-    sigma = np.float32(noise) * np.ptp(images, axis=(1, 2, 3), keepdims=True)
-
-    def place(members: np.ndarray, point: int) -> np.ndarray:
-        return images[members] + sigma[members] * unit(point)
-
-    mean = averaged_gradients(
-        network,
-        images,
-        targets,
-        np.full(n_samples, 1 / n_samples),
-        place,
-        batch_size,
-        "SmoothGrad",
-    )
-    return reduce_channels(mean, reduction)
-
-
-class _UnitNoise:
-    """Standard normal noise of a sample number; the last one is kept, since samples come in order."""
-
-    def __init__(self, shape: tuple[int, ...], seed: int):
-        self._shape, self._seed, self._point, self._noise = shape, seed, -1, None
-
-    def __call__(self, point: int) -> np.ndarray:
-        if point != self._point:
-            rng = np.random.default_rng([self._seed, point])
-            self._point, self._noise = point, rng.standard_normal(self._shape, np.float32)
-        return self._noise
+# Integrated gradients ---------------------------------------------------------------------------------------------
 
 
 def integrated_gradients(
-    network, images, targets, batch_size, *, n_steps: int, baseline: str, quadrature: str
+    network, images, targets, batch_size, *, n_steps: int, baseline: str, baseline_image, quadrature: str
 ) -> np.ndarray:
     """(x - x') times the mean gradient on the straight path from a baseline x' to x, summed over channels.
 
     Sundararajan et al. 2017, arXiv:1703.01365. The maps sum to S(x) - S(x') up to the quadrature's error
     (completeness). ``midpoint`` is the default because it needs no end points and errs less than the trapezoid.
+    ``baseline_image``: a colour (3,), an image (height, width, 3) or one for each image (n, height, width, 3), all in
+    [0, 255], is used instead of ``baseline``.
     """
     alphas, weights = quadrature_rule(quadrature, n_steps)
-    start = baseline_images(images, baseline)
+    start = _start(images, baseline, baseline_image)
 
     def place(members: np.ndarray, point: int) -> np.ndarray:
         return start[members] + np.float32(alphas[point]) * (images[members] - start[members])
 
-    mean = averaged_gradients(
-        network,
-        images,
-        targets,
-        weights,
-        place,
-        batch_size,
-        "integrated gradients",
-    )
+    mean = averaged_gradients(network, images, targets, weights, place, batch_size, "integrated gradients")
     return ((images - start) * mean).sum(axis=-1)
+
+
+def _integrated_total(network, images, targets, batch_size, *, baseline: str, baseline_image, **_) -> np.ndarray:
+    start = _start(images, baseline, baseline_image)
+    return _scores(network, images, targets, batch_size) - _scores(network, start, targets, batch_size)
+
+
+def integrated_gradients_bw(network, images, targets, batch_size, *, n_steps: int, quadrature: str) -> np.ndarray:
+    """Mean of integrated gradients from black and from white, so that neither a black nor a white pixel is blind.
+
+    The maps sum to S(x) - (S(black) + S(white)) / 2. ``n_steps`` is for each of the two paths.
+    """
+    options = {"n_steps": n_steps, "quadrature": quadrature, "baseline_image": None}
+    black, white = (
+        integrated_gradients(network, images, targets, batch_size, baseline=b, **options) for b in ("black", "white")
+    )
+    return (black + white) / 2
+
+
+def _bw_total(network, images, targets, batch_size, **_) -> np.ndarray:
+    ends = [
+        _integrated_total(network, images, targets, batch_size, baseline=b, baseline_image=None)
+        for b in ("black", "white")
+    ]
+    return np.mean(ends, axis=0)
+
+
+def _start(images: np.ndarray, baseline: str, baseline_image: np.ndarray | None) -> np.ndarray:
+    """The baseline x' of each image, same shape."""
+    if baseline_image is None:
+        return baseline_images(images, baseline)
+    given = pictures("baseline_image", baseline_image, images.shape[1:])
+    if len(given) not in (1, len(images)):
+        raise ValueError(f"baseline_image holds {len(given)} images; expected one, or one for each of {len(images)}.")
+    return np.broadcast_to(given, images.shape)
+
+
+def pictures(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The parameter ``name`` as checked images ``(k, height, width, 3)`` of the given (height, width, 3), or as
+    colours ``(k, 1, 1, 3)``: a colour (3,) and one image become a batch of one."""
+    batch = array.reshape(1, 1, 1, 3) if array.shape == (3,) else array[None] if array.ndim == 3 else array
+    if batch.ndim != 4 or batch.shape[1:] not in (tuple(shape), (1, 1, 3)):
+        height, width = shape[:2]
+        raise ValueError(
+            f"{name} has shape {array.shape}; expected a colour (3,), an image ({height}, {width}, 3) or a batch "
+            f"(n, {height}, {width}, 3)."
+        )
+    try:
+        return check_images(batch)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
 
 
 def baseline_images(images: np.ndarray, baseline: str) -> np.ndarray:
@@ -126,6 +149,71 @@ def quadrature_rule(name: str, n: int) -> tuple[np.ndarray, np.ndarray]:
     raise ValueError(f"quadrature={name!r} is unknown.")
 
 
+# Expected gradients -----------------------------------------------------------------------------------------------
+
+
+def expected_gradients(
+    network, images, targets, batch_size, *, n_samples: int, background, alphas: str, seed: int
+) -> np.ndarray:
+    """Mean over draws of (x - x') * dS/dx at x' + alpha (x - x'), x' a background image, summed over channels.
+
+    Erion et al. 2021, arXiv:1906.10670: each draw takes one x' from ``background`` (k, height, width, 3), with
+    replacement, and one alpha, uniform in [0, 1]; ``alphas="stratified"`` takes the i-th alpha from the i-th of
+    n_samples equal parts instead, which errs less where the references are few. All images get the same draws. In
+    expectation the maps sum to S(x) minus the mean of S over the background.
+
+    Give training images as ``background``: that is the published method. Without them the background is 16 uniform
+    images from black to white in even steps of grey (black-and-white integrated gradients with the greys between), a
+    reference that depends neither on other data nor on the other images of the batch.
+    """
+    references = _background(background, images.shape[1:])
+    chosen, points = _draws(n_samples, len(references), alphas, seed)
+    gradients = input_gradients(network)
+
+    def place(members: np.ndarray, point: int) -> np.ndarray:
+        reference = references[chosen[point]]
+        return reference + points[point] * (images[members] - reference)
+
+    maps = np.zeros(images.shape[:3], np.float64)
+    for placed, members, rows in moved_copies(len(images), n_samples, place, batch_size, "expected gradients"):
+        found = gradients(placed, targets[members])
+        for point, at in rows:
+            difference = images[members[at]] - references[chosen[point]]
+            maps[members[at]] += (difference * found[at]).sum(axis=-1)
+    return (maps / n_samples).astype(np.float32)
+
+
+def _expected_total(
+    network, images, targets, batch_size, *, n_samples: int, background, alphas: str, seed: int
+) -> np.ndarray:
+    """Given the references that were drawn; the alphas are still random, so this holds in expectation over them."""
+    references = _background(background, images.shape[1:])
+    chosen, _ = _draws(n_samples, len(references), alphas, seed)
+    reached = logits(network, np.broadcast_to(references, (len(references), *images.shape[1:])), batch_size)
+    return _scores(network, images, targets, batch_size) - reached[chosen].mean(axis=0)[targets]
+
+
+def _background(background: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
+    if background is not None:
+        return pictures("background", background, shape)
+    levels = np.linspace(0, 255, GREY_LEVELS, dtype=np.float32)
+    return np.repeat(levels[:, None, None, None], 3, axis=-1)
+
+
+def _draws(n_samples: int, n_references: int, alphas: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The background image and the alpha of each draw."""
+    rng = np.random.default_rng(seed)
+    chosen, points = rng.integers(n_references, size=n_samples), rng.random(n_samples)
+    if alphas == "stratified":
+        points = (np.arange(n_samples) + points) / n_samples
+    return chosen, points.astype(np.float32)
+
+
+_N_STEPS = Parameter("n_steps", int, 20, "points on the path; the paper: 20 to 300", 1, 1000)
+_QUADRATURE = Parameter(
+    "quadrature", str, "midpoint", "integration rule", choices=("midpoint", "gauss_legendre", "trapezoid")
+)
+
 METHODS.add(
     Method(
         name="vanilla_gradients",
@@ -151,30 +239,6 @@ METHODS.add(
 )
 METHODS.add(
     Method(
-        name="smoothgrad",
-        title="SmoothGrad",
-        family="gradients",
-        paper="Smilkov, Thorat, Kim, Viegas & Wattenberg 2017, arXiv:1706.03825",
-        signed=False,
-        cost="n_samples gradients",
-        compute=smoothgrad,
-        parameters=(
-            Parameter("n_samples", int, 25, "noisy copies; the paper finds little change above 50", 1, 1000),
-            Parameter(
-                "noise",
-                float,
-                0.15,
-                "sigma as a fraction of each image's range; the paper: 0.1 to 0.2",
-                0.0,
-                1.0,
-            ),
-            REDUCTION,
-            SEED,
-        ),
-    )
-)
-METHODS.add(
-    Method(
         name="integrated_gradients",
         title="Integrated gradients",
         family="gradients",
@@ -182,16 +246,60 @@ METHODS.add(
         signed=True,
         cost="n_steps gradients",
         compute=integrated_gradients,
+        total=_integrated_total,
         parameters=(
-            Parameter("n_steps", int, 20, "points on the path; the paper: 20 to 300", 1, 1000),
+            _N_STEPS,
             Parameter("baseline", str, "black", "the reference image", choices=BASELINES),
             Parameter(
-                "quadrature",
-                str,
-                "midpoint",
-                "integration rule",
-                choices=("midpoint", "gauss_legendre", "trapezoid"),
+                "baseline_image",
+                np.ndarray,
+                None,
+                "a colour, an image or an image for each, in [0, 255], used instead of baseline",
             ),
+            _QUADRATURE,
+        ),
+    )
+)
+METHODS.add(
+    Method(
+        name="integrated_gradients_bw",
+        title="Integrated gradients, black and white",
+        family="gradients",
+        paper="Sundararajan, Taly & Yan 2017, arXiv:1703.01365; from black and white: Kapishnikov et al. 2019, XRAI, "
+        "arXiv:1906.02825",
+        signed=True,
+        cost="2 n_steps gradients",
+        compute=integrated_gradients_bw,
+        total=_bw_total,
+        parameters=(_N_STEPS, _QUADRATURE),
+    )
+)
+METHODS.add(
+    Method(
+        name="expected_gradients",
+        title="Expected gradients",
+        family="gradients",
+        paper="Erion, Janizek, Sturmfels, Lundberg & Lee 2021, arXiv:1906.10670",
+        signed=True,
+        cost="n_samples gradients",
+        compute=expected_gradients,
+        total=_expected_total,
+        parameters=(
+            Parameter("n_samples", int, 50, "draws of a background image and an alpha", 1, 10_000),
+            Parameter(
+                "background",
+                np.ndarray,
+                None,
+                "reference images (k, height, width, 3) in [0, 255], best of the training data; None: 16 even greys",
+            ),
+            Parameter(
+                "alphas",
+                str,
+                "random",
+                "how the positions between reference and image are drawn",
+                choices=("random", "stratified"),
+            ),
+            SEED,
         ),
     )
 )

@@ -1,6 +1,6 @@
 """What a method declares: `METHODS` feeds `explain`, the panel, the notebooks' parameters, the docs and the tests."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,9 @@ class Method:
     ``combine(activation, gradient)`` (both ``(n, rows, columns, channels)``) instead, so that such methods share
     their pass. ``cost`` is in model passes for one image.
 
+    ``signed``: whether values have a sign at the default parameters; `is_signed` tells it of given ones, by
+    ``signed_by(parameters)`` where they decide.
+
     ``total(network, images, targets, batch_size, **parameters)``, where a method has it, returns what its map must sum
     to, ``(n,)``: completeness, which `xaiutils.attribution.axioms` checks.
     """
@@ -34,6 +37,14 @@ class Method:
     suits: tuple[str, ...] = ("cnn", "vit")
     combine: Callable[[Any, Any], Any] | None = None
     total: Callable[..., np.ndarray] | None = None
+    signed_by: Callable[[Mapping[str, Any]], bool] | None = None
+
+    def is_signed(self, parameters: Mapping[str, Any]) -> bool:
+        """Whether maps made with these parameters (defaults where not given) have values of both signs."""
+        given = {p.name: p.default for p in self.parameters} | dict(parameters)
+        if self.signed_by is not None:
+            return self.signed_by(given)
+        return self.signed or given.get("reduction") == "sum"
 
     @property
     def libraries(self) -> tuple[str, ...]:

@@ -149,14 +149,10 @@ def averaged_gradients(
     """
     gradients = input_gradients(network)
     total = np.zeros(images.shape, np.float64)
-    points, members = np.divmod(np.arange(len(weights) * len(images)), len(images))
-    for batch in batches(len(points), batch_size, title):
-        point, member = points[batch], members[batch]
-        first = [np.flatnonzero(point == p) for p in np.unique(point)]
-        placed = np.concatenate([place(member[rows], int(point[rows[0]])) for rows in first])
-        result = gradients(placed.astype(np.float32, copy=False), targets[member])
-        for rows in first:  # within one point every image occurs at most once
-            total[member[rows]] += weights[point[rows[0]]] * result[rows]
+    for placed, members, rows in moved_copies(len(images), len(weights), place, batch_size, title):
+        result = gradients(placed, targets[members])
+        for point, at in rows:
+            total[members[at]] += weights[point] * result[at]
     return total.astype(np.float32)
 
 

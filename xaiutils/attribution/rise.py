@@ -92,5 +92,6 @@ METHODS.add(
             Parameter("score", str, "probability", "the score that is averaged", choices=SCORES),
             SEED,
         ),
+        signed_by=lambda parameters: parameters["score"] == "logit",
     )
 )

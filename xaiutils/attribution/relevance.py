@@ -1,1 +1,0 @@
-"""Layer-wise relevance propagation (LRP), and its contrastive forms CLRP and SGLRP."""
