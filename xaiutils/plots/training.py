@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from xaiutils.classification.card import kept_epoch
 from xaiutils.plots.style import COLOURS, tidy
@@ -34,6 +35,7 @@ def training_curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
             if what == "accuracy":
                 axes.set_ylim(0, 1.03)
             _part_stages(axes, history, named=what == "accuracy")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             tidy(axes)
         grid[0, column].set_title(name)
         drawn = [a for a in grid[:, column] if a.axison]
