@@ -352,3 +352,32 @@ def test_a_cut_gradient_is_named(images):
     assert xai.explain(model, images, 0).shape == (5, SIZE, SIZE)  # Grad-CAM needs no gradient beyond its layer
     with pytest.raises(ModelError, match="cuts the gradient to its input"):
         xai.explain(model, images, 0, "vanilla_gradients")
+
+
+def test_what_modified_passes_ask(models, images):
+    network = Network.of(models["flat softmax"])
+    conv2, image = network.step("conv2"), tf.constant(images)
+    assert [step.path for step in network.producers(conv2)] == ["norm"]
+    assert network.producers(network.step("scale")) == [None]
+    assert network.input_shapes(conv2) == [(None, 16, 16, 8)]
+    (found,) = network.inputs_at(conv2, image)
+    np.testing.assert_allclose(found, network.forward(image, ["norm"])[1][0], atol=1e-6)
+    assert "last" not in [step.path for step in network.steps_to_logits]
+    assert network.steps_to_logits[-1].path == "classes"
+    assert not network.is_head(network.step("classes"))
+    fused = Network.of(models["fused softmax"])
+    assert fused.is_head(fused.step("classes"))
+
+
+def test_a_rule_computes_every_step(models, images):
+    """The outputs of a rule take the place of the step's own."""
+    network, image = Network.of(models["nested"]), tf.constant(images)
+    seen = []
+
+    def rule(step, inputs, compute):
+        seen.append(step.path)
+        outputs = compute(inputs)
+        return [2 * y for y in outputs] if step.path == "classes" else outputs
+
+    np.testing.assert_allclose(network.forward(image, [], rule=rule)[0], 2 * network.logits(image), rtol=1e-5)
+    assert seen == [step.path for step in network.steps_to_logits]

@@ -2,30 +2,45 @@
 
 A is the layer's activation ``(n, rows, columns, channels)`` (of a transformer the patch tokens on their grid) and
 g = dS/dA the gradient of the target's logit S. Maps are enlarged to the image bilinearly.
+
+Methods that need no more than A and g are functions ``combine(A, g, **options)`` to maps ``(n, rows, columns)``; they
+share one pass (`from_one_pass`). With the channels of A pooled by their mean into one linear layer, CAM, Grad-CAM
+without its ReLU, HiResCAM and XGrad-CAM are the same map up to the factor rows * columns.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from xaiutils.attribution.method import LAYER, METHODS, Method
-from xaiutils.attribution.network import Network
+from xaiutils.attribution.network import ModelError, Network
 from xaiutils.attribution.passes import (
     activation,
     activation_and_gradient,
     batches,
+    class_scores,
     enlarge,
     logits,
     masked_scores,
 )
-from xaiutils.backend import tf
+from xaiutils.backend import keras, tf
 from xaiutils.registry import Parameter
 
+# From the activation and its gradient -----------------------------------------------------------------------------
 
-def grad_cam(A: tf.Tensor, g: tf.Tensor) -> tf.Tensor:
-    """relu(sum_k w_k A_k), w_k the spatial mean of g_k (Selvaraju et al. 2017, arXiv:1610.02391, eq. 1 and 2)."""
+
+def grad_cam(A: tf.Tensor, g: tf.Tensor, relu: bool = True) -> tf.Tensor:
+    """relu(sum_k w_k A_k), w_k the spatial mean of g_k (Selvaraju et al. 2017, arXiv:1610.02391, eq. 1 and 2).
+
+    ``relu=False`` leaves the ReLU out and gives a signed map.
+    """
     weights = tf.reduce_mean(g, axis=(1, 2), keepdims=True)
-    return tf.nn.relu(tf.reduce_sum(weights * A, axis=-1))
+    return _rectified(tf.reduce_sum(weights * A, axis=-1), relu)
+
+
+def _rectified(maps: tf.Tensor, relu: bool) -> tf.Tensor:
+    return tf.nn.relu(maps) if relu else maps
 
 
 def grad_cam_plus_plus(A: tf.Tensor, g: tf.Tensor) -> tf.Tensor:
@@ -39,6 +54,36 @@ def grad_cam_plus_plus(A: tf.Tensor, g: tf.Tensor) -> tf.Tensor:
     alpha = tf.math.divide_no_nan(square, denominator)
     weights = tf.reduce_sum(alpha * tf.nn.relu(g), axis=(1, 2), keepdims=True)
     return tf.nn.relu(tf.reduce_sum(weights * A, axis=-1))
+
+
+def xgrad_cam(A: tf.Tensor, g: tf.Tensor, epsilon: float = 1e-6, relu: bool = True) -> tf.Tensor:
+    """relu(sum_k w_k A_k), w_k = sum_ij A_k g_k / sum_ij A_k (Fu et al. 2020, arXiv:2008.02312).
+
+    Conservation: without the ReLU each channel's part of the map sums to sum_ij A_k g_k. After SiLU or LayerNorm the
+    sum of A_k can be negative or near 0, so ``epsilon`` (the authors' value) is added with that sum's sign, +1 at 0;
+    a channel whose sum is small beside its values gets a large weight all the same. ``relu=False`` gives a signed map.
+    """
+    total = tf.reduce_sum(A, axis=(1, 2), keepdims=True)
+    stable = total + epsilon * tf.where(total < 0, -1.0, 1.0)
+    weights = tf.math.divide_no_nan(tf.reduce_sum(A * g, axis=(1, 2), keepdims=True), stable)
+    return _rectified(tf.reduce_sum(weights * A, axis=-1), relu)
+
+
+def hirescam(A: tf.Tensor, g: tf.Tensor, relu: bool = False) -> tf.Tensor:
+    """sum_k g_k * A_k, element by element, signed (Draelos & Carin 2020, arXiv:2011.08891).
+
+    Where only linear layers follow, the map sums to the logit less its bias. ``relu=True`` sets negative values to 0,
+    as some libraries do.
+    """
+    return _rectified(tf.reduce_sum(g * A, axis=-1), relu)
+
+
+def layer_cam(A: tf.Tensor, g: tf.Tensor) -> tf.Tensor:
+    """relu(sum_k relu(g_k) * A_k), element by element (Jiang et al. 2021, LayerCAM, IEEE TIP 30).
+
+    It suits early layers too; `xaiutils.attribution.layer_aggregate` with ``fusion="max"`` is the paper's fusion.
+    """
+    return tf.nn.relu(tf.reduce_sum(tf.nn.relu(g) * A, axis=-1))
 
 
 def from_one_pass(
@@ -61,6 +106,63 @@ def from_one_pass(
     return [np.concatenate(found) for found in maps]
 
 
+# From the head's weights ------------------------------------------------------------------------------------------
+
+_BETWEEN = ("Dropout", "Identity", "Flatten")  # layers that may stand between the pooling and the logits
+_POOLINGS = (keras.layers.GlobalAveragePooling2D, keras.layers.GlobalAveragePooling1D)
+
+
+def cam(network: Network, images: np.ndarray, targets: np.ndarray, batch_size: int, *, layer: str) -> np.ndarray:
+    """sum_k w_k A_k, w the linear layer's weights of the target, without bias (Zhou et al. 2016, arXiv:1512.04150).
+
+    For models whose last feature map, or last tokens, go through global average pooling into one linear layer of
+    logits; ``layer`` may name that map and nothing else. The mean of the map, before it is enlarged, is the logit less
+    its bias (of tokens: where no class token is pooled with them). Other models raise ModelError.
+    """
+    path, dense = _pooled_head(network, layer)
+    kernel = keras.ops.convert_to_numpy(dense.kernel).astype(np.float32)
+    kernel = np.concatenate([-kernel, kernel], axis=1) if network.activation == "binary" else kernel
+
+    def build():
+        @tf.function(input_signature=[network.image_spec, tf.TensorSpec([None, None], tf.float32)], autograph=False)
+        def run(batch, weights):
+            A = tf.cast(network.to_grid(path, network.forward(batch, [path])[1][0]), tf.float32)
+            return tf.einsum("nrck,nk->nrc", A, weights)
+
+        return run
+
+    run = network.compiled(("cam", path, network.grid(path)), build)
+    height, width = images.shape[1:3]
+    maps = [run(images[b], kernel.T[targets[b]]) for b in batches(len(images), batch_size, "class activation maps")]
+    return np.concatenate([enlarge(found, height, width) for found in maps])
+
+
+def _pooled_head(network: Network, layer: str) -> tuple[str, keras.layers.Dense]:
+    """Path of the pooled layer, and the linear layer that follows."""
+    dense = network._producer[network._logits]
+    pooling = network._producer.get(network._inputs_of(dense)[0])
+    while pooling is not None and type(pooling.operation).__name__ in _BETWEEN:
+        pooling = network._producer.get(network._inputs_of(pooling)[0])
+    pooled = None
+    if type(dense.operation) is keras.layers.Dense and pooling is not None and type(pooling.operation) in _POOLINGS:
+        pooled = network._producer.get(network._inputs_of(pooling)[0])
+    linear = network._head is not None or getattr(dense.operation, "activation", None) is keras.activations.linear
+    if pooled is None or network.grid(pooled.path) is None or not linear:
+        raise ModelError(
+            "CAM is made for models that end in global average pooling and one linear layer, which this one does not; "
+            "use grad_cam, its generalisation to any head, or hirescam."
+        )
+    if layer and network.cam_layer(layer) != pooled.path:
+        raise ModelError(
+            f"CAM has no map of layer {layer!r}, only of {pooled.path!r}, the one that is pooled; use grad_cam or "
+            "hirescam for other layers."
+        )
+    return pooled.path, dense.operation
+
+
+# From the scores of changed inputs --------------------------------------------------------------------------------
+
+
 def score_cam(
     network: Network,
     images: np.ndarray,
@@ -73,37 +175,55 @@ def score_cam(
 ) -> np.ndarray:
     """relu(sum_k w_k A_k), w_k from the score of the image under channel k (Wang et al. 2020, arXiv:1910.01279).
 
-    H_k is channel k enlarged to the image and scaled to [0, 1]; a flat channel gets no weight.
-    ``weighting="probability"`` (default): w_k = p(x * H_k) - p(0), p the target's probability and 0 the black image,
-    close to the authors' code. ``weighting="softmax"``: Algorithm 1 as printed, the softmax over channels of the
-    logit's gain, which saturates to few channels. ``max_channels`` > 0 keeps each image's channels of largest spatial
-    standard deviation.
+    H_k is channel k enlarged to the image and scaled to [0, 1]; a flat channel gets no weight. With p the target's
+    probability, S its logit and 0 the black image, ``weighting`` is
+
+    - "probability" (default): w_k = p(x * H_k) - p(0);
+    - "softmax": Algorithm 1 as printed, the softmax over channels of S(x * H_k) - S(0). It saturates to few channels,
+      and the subtraction changes nothing;
+    - "authors": the authors' code, w_k = p(x * H_k), without baseline or softmax over channels.
+
+    ``max_channels`` > 0 keeps each image's channels of largest spatial standard deviation (Faster Score-CAM).
     """
     path = network.cam_layer(layer)
-    A = activation(network, path, images, batch_size)
-    n, channels = A.shape[0], A.shape[-1]
-    height, width = images.shape[1:3]
-    kept = min(max_channels or channels, channels)
-    chosen = np.argsort(-A.std(axis=(1, 2)), axis=1, kind="stable")[:, :kept]  # (n, kept)
-    members = np.repeat(np.arange(n), kept)
-    picked = chosen.ravel()
+    score = "logit" if weighting == "softmax" else "probability"
+    black = _black_scores(network, images, targets, score)
+    maps = []
+    for chunk in _chunks(len(images), batch_size):  # so that the activations of few images are held at once
+        A = activation(network, path, images[chunk], batch_size)
+        kept = min(max_channels or A.shape[-1], A.shape[-1])
+        chosen = np.argsort(-A.std(axis=(1, 2)), axis=1, kind="stable")[:, :kept]
+        A = np.take_along_axis(A, chosen[:, None, None], axis=3)
+        masked = _scores_under_channels(network, images[chunk], targets[chunk], A, batch_size, score)
+        gain = masked if weighting == "authors" else masked - black[chunk, None]
+        if weighting == "softmax":
+            gain = np.exp(gain - gain.max(axis=1, keepdims=True))
+            gain /= gain.sum(axis=1, keepdims=True)
+        weights = np.where(np.ptp(A, axis=(1, 2)) == 0, 0, gain)
+        maps.append(np.maximum(np.einsum("nk,nrck->nrc", weights, A), 0))
+    return enlarge(np.concatenate(maps), *images.shape[1:3])
+
+
+def _chunks(n: int, batch_size: int) -> list[slice]:
+    return [slice(start, start + batch_size) for start in range(0, n, batch_size)]
+
+
+def _scores_under_channels(
+    network: Network, images: np.ndarray, targets: np.ndarray, A: np.ndarray, batch_size: int, score: str
+) -> np.ndarray:
+    """Score of every image under every channel of its ``A``, ``(n, channels)`` float32."""
+    members, channels = np.divmod(np.arange(A.shape[0] * A.shape[-1]), A.shape[-1])
 
     def masks(batch: slice) -> np.ndarray:
-        large = enlarge(A[members[batch], :, :, picked[batch]], height, width)
+        small = A[members[batch], :, :, channels[batch]]
+        # Enlarging is linear and keeps constants, so scaling by the enlarged extremes before it is the same.
+        large = enlarge(small, *images.shape[1:3])
         low, high = large.min(axis=(1, 2), keepdims=True), large.max(axis=(1, 2), keepdims=True)
-        return np.divide(large - low, high - low, out=np.zeros_like(large), where=high > low)
+        return np.divide(small - low, high - low, out=np.zeros_like(small), where=high > low)
 
     black = np.zeros((1, 1, 1, 1), np.float32)
-    score = "probability" if weighting == "probability" else "logit"
     masked = masked_scores(network, images, black, targets, members, masks, batch_size, score, "Score-CAM")
-    gain = masked.reshape(n, kept) - _black_scores(network, images, targets, score)[:, None]
-    flat = np.ptp(A, axis=(1, 2))[np.arange(n)[:, None], chosen] == 0
-    if weighting == "softmax":
-        gain = np.exp(gain - gain.max(axis=1, keepdims=True))
-        gain /= gain.sum(axis=1, keepdims=True)
-    weights = np.where(flat, 0, gain)
-    weighted = np.einsum("nk,nrck->nrc", weights, np.take_along_axis(A, chosen[:, None, None], axis=3))
-    return enlarge(np.maximum(weighted, 0), height, width)
+    return masked.reshape(len(images), -1)
 
 
 def _black_scores(network: Network, images: np.ndarray, targets: np.ndarray, score: str) -> np.ndarray:
@@ -113,9 +233,83 @@ def _black_scores(network: Network, images: np.ndarray, targets: np.ndarray, sco
     return black[0, targets]
 
 
-def _gradient_cam(name: str, title: str, paper: str, combine: Callable) -> None:
-    def compute(network, images, targets, batch_size, *, layer: str) -> np.ndarray:
-        return from_one_pass(network, images, targets, batch_size, [combine], layer)[0]
+def ablation_cam(
+    network: Network, images: np.ndarray, targets: np.ndarray, batch_size: int, *, layer: str, relative: bool
+) -> np.ndarray:
+    """relu(sum_k w_k A_k), w_k = S - S_k, S_k the logit with channel k set to 0 (Desai & Ramaswamy 2020, WACV).
+
+    Only the layers behind ``layer`` run again. Of tokens, the channel is set to 0 in the patch tokens.
+    ``relative=True`` divides by S, as published; that turns all weights around where S is negative, so it is not the
+    default.
+    """
+    path = network.cam_layer(layer)
+    start, ablate = _ablation(network, path)
+    maps = []
+    for chunk in _chunks(len(images), batch_size):
+        target = tf.constant(targets[chunk])
+        scores, A, *state = start(images[chunk], target)
+        n, channels = A.shape[0], A.shape[-1]
+        members, ablated = np.divmod(np.arange(n * channels, dtype=np.int32), np.int32(channels))
+        found = [
+            ablate(target, members[batch], ablated[batch], *state)
+            for batch in batches(n * channels, batch_size, "Ablation-CAM")
+        ]
+        weights = scores[:, None] - tf.reshape(tf.concat(found, axis=0), (n, channels))
+        weights = tf.math.divide_no_nan(weights, scores[:, None]) if relative else weights
+        maps.append(tf.nn.relu(tf.einsum("nk,nrck->nrc", weights, A)).numpy())
+    return enlarge(np.concatenate(maps), *images.shape[1:3])
+
+
+def _ablation(network: Network, path: str) -> tuple[Callable, Callable]:
+    """Functions that run a model up to a layer, and from there with one channel set to 0.
+
+    ``start(images, targets)`` returns the target's logits, the layer's ``A``, and what the layers behind ``path`` read:
+    the layer's raw output and the tensors that lead around it (a transformer's residual stream).
+    ``ablate(targets, members, channels, *state)`` returns the logit of image ``members[j]`` without ``channels[j]``.
+    """
+    key = network._key(path)
+    made, around = {key}, set()
+    for step in network.steps:  # in the order of computation
+        inputs = set(network._inputs_of(step))
+        if inputs & made and network._before_logits(step):
+            made.update(step.outputs)
+            around |= inputs
+    keys = [key, *sorted(around - made)]
+
+    def build():
+        @tf.function(input_signature=[network.image_spec, tf.TensorSpec([None], tf.int32)], autograph=False)
+        def start(images, targets):
+            scores, *state = network._run({network._input: images}, [network._logits, *keys])
+            scores = class_scores(network, network._two_sided(scores), targets, "logit")
+            return scores, tf.cast(network.to_grid(path, state[0]), tf.float32), *state
+
+        @tf.function(reduce_retracing=True, autograph=False)
+        def ablate(targets, members, channels, *state):
+            whole, *others = [tf.gather(tensor, members) for tensor in state]
+            off = tf.one_hot(channels, whole.shape[-1], on_value=True, off_value=False, dtype=tf.bool)
+            if len(whole.shape) == 4:
+                off = off[:, None, None]
+            else:
+                rows, columns = network.grid(path)
+                is_patch = tf.range(whole.shape[1]) >= whole.shape[1] - rows * columns
+                off = off[:, None] & is_patch[:, None]
+            changed = dict(zip(keys, [tf.where(off, tf.zeros([], whole.dtype), whole), *others], strict=True))
+            scores = network._two_sided(network._run(changed, [network._logits])[0])
+            return class_scores(network, scores, tf.gather(targets, members), "logit")
+
+        return start, ablate
+
+    return network.compiled(("ablation", path, network.grid(path)), build)
+
+
+# Declarations -----------------------------------------------------------------------------------------------------
+
+
+def _gradient_cam(
+    name: str, title: str, paper: str, combine: Callable, options: tuple[Parameter, ...] = (), signed: bool = False
+) -> None:
+    def compute(network, images, targets, batch_size, *, layer: str, **options) -> np.ndarray:
+        return from_one_pass(network, images, targets, batch_size, [functools.partial(combine, **options)], layer)[0]
 
     compute.__doc__ = combine.__doc__
     METHODS.add(
@@ -124,48 +318,102 @@ def _gradient_cam(name: str, title: str, paper: str, combine: Callable) -> None:
             title=title,
             family="cam",
             paper=paper,
-            signed=False,
+            signed=signed,
             cost="1 gradient",
             compute=compute,
-            parameters=(LAYER,),
+            parameters=(LAYER, *options),
             combine=combine,
         )
     )
 
 
-_gradient_cam("grad_cam", "Grad-CAM", "Selvaraju et al. 2017, arXiv:1610.02391", grad_cam)
+def _relu(default: bool) -> Parameter:
+    return Parameter("relu", bool, default, "set negative values to 0; False gives a signed map")
+
+
+METHODS.add(
+    Method(
+        name="cam",
+        title="CAM",
+        family="cam",
+        paper="Zhou, Khosla, Lapedriza, Oliva & Torralba 2016, arXiv:1512.04150",
+        signed=True,
+        cost="1 forward",
+        compute=cam,
+        parameters=(LAYER,),
+        suits=("cnn",),  # and transformers that pool their tokens; those of `xaiutils.models` read the class token
+    )
+)
+_gradient_cam("grad_cam", "Grad-CAM", "Selvaraju et al. 2017, arXiv:1610.02391", grad_cam, (_relu(True),))
 _gradient_cam(
     "grad_cam_plus_plus",
     "Grad-CAM++",
     "Chattopadhay, Sarkar, Howlader & Balasubramanian 2018, arXiv:1710.11063",
     grad_cam_plus_plus,
 )
+_gradient_cam(
+    "xgrad_cam",
+    "XGrad-CAM",
+    "Fu, Hu, Dong, Guo, Gao & Li 2020, arXiv:2008.02312",
+    xgrad_cam,
+    (Parameter("epsilon", float, 1e-6, "added to each channel's sum, with its sign", 0.0, 1.0), _relu(True)),
+)
+_gradient_cam("hirescam", "HiResCAM", "Draelos & Carin 2020, arXiv:2011.08891", hirescam, (_relu(False),), signed=True)
+_gradient_cam(
+    "layer_cam",
+    "LayerCAM",
+    "Jiang, Zhang, Hou, Cheng & Wei 2021, IEEE Transactions on Image Processing 30",
+    layer_cam,
+)
+
+
+def _score_cam(name: str, title: str, paper: str, cost: str, max_channels: Parameter) -> None:
+    weighting = Parameter(
+        "weighting",
+        str,
+        "probability",
+        "gain in probability over black, Algorithm 1's softmax over channels, or the authors' code's probability",
+        choices=("probability", "softmax", "authors"),
+    )
+    METHODS.add(
+        Method(
+            name=name,
+            title=title,
+            family="cam",
+            paper=paper,
+            signed=False,
+            cost=cost,
+            compute=score_cam,
+            parameters=(LAYER, max_channels, weighting),
+        )
+    )
+
+
+_score_cam(
+    "score_cam",
+    "Score-CAM",
+    "Wang et al. 2020, arXiv:1910.01279",
+    "1 forward for each channel, + 2",
+    Parameter(
+        "max_channels", int, 0, "channels scored for each image, those that vary most; 0: all", low=0, high=100_000
+    ),
+)
+_score_cam(
+    "faster_score_cam",
+    "Faster Score-CAM",
+    "github.com/tabayashi0117/Score-CAM, after Wang et al. 2020, arXiv:1910.01279",
+    "max_channels forwards, + 2",
+    Parameter("max_channels", int, 10, "channels scored for each image, those that vary most", low=1, high=100_000),
+)
 METHODS.add(
     Method(
-        name="score_cam",
-        title="Score-CAM",
+        name="ablation_cam",
+        title="Ablation-CAM",
         family="cam",
-        paper="Wang et al. 2020, arXiv:1910.01279",
+        paper="Desai & Ramaswamy 2020, Ablation-CAM, WACV",
         signed=False,
-        cost="1 forward for each channel, + 2",
-        compute=score_cam,
-        parameters=(
-            LAYER,
-            Parameter(
-                "max_channels",
-                int,
-                0,
-                "channels scored for each image, those that vary most; 0: all",
-                0,
-                100_000,
-            ),
-            Parameter(
-                "weighting",
-                str,
-                "probability",
-                "gain in probability, or Algorithm 1's softmax over channels",
-                choices=("probability", "softmax"),
-            ),
-        ),
+        cost="1 forward, + 1 of the layers behind it for each channel",
+        compute=ablation_cam,
+        parameters=(LAYER, Parameter("relative", bool, False, "divide by the target's logit, as published")),
     )
 )

@@ -1,1 +1,157 @@
-"""One map from the maps of several layers."""
+"""One map from the class activation maps of several layers."""
+
+import functools
+from collections.abc import Callable
+
+import numpy as np
+
+from xaiutils.attribution.method import METHODS, Method
+from xaiutils.attribution.network import Network
+from xaiutils.attribution.passes import batches, class_scores, enlarge
+from xaiutils.backend import keras, tf
+from xaiutils.registry import Parameter, check_parameters
+
+_BASES = (
+    "grad_cam",
+    "grad_cam_plus_plus",
+    "xgrad_cam",
+    "hirescam",
+    "layer_cam",
+    "score_cam",
+    "faster_score_cam",
+    "ablation_cam",
+    "relevance_cam",
+    "xrelevance_cam",
+)
+
+
+def layer_aggregate(
+    network: Network,
+    images: np.ndarray,
+    targets: np.ndarray,
+    batch_size: int,
+    *,
+    base: str,
+    layers: list[str],
+    fusion: str,
+    scale_layers: bool,
+    base_parameters: dict,
+) -> np.ndarray:
+    """Fusion of the maps that a CAM method ``base`` makes of several layers, each enlarged to the image.
+
+    ``fusion="mean"``: the mean of the maps as they are, then min-max to [0, 1] for each image, as in the thesis on
+    XRelevance-CAM. The layer with the largest values counts most; ``scale_layers=True`` first divides every map by its
+    largest absolute value. ``fusion="max"``: the largest of tanh(2 M / max M), negative M set to 0 (Jiang et al. 2021,
+    LayerCAM, who scale the shallow layers only; here all layers are, so that they compare).
+
+    ``layers`` are paths, by default those of `default_layers`; ``base_parameters`` are parameters of ``base``, without
+    ``layer``.
+    """
+    method = METHODS[base]
+    known = tuple(p for p in method.parameters if p.name != "layer")
+    options = check_parameters(f"base_parameters of {base!r}", known, base_parameters)
+    paths = list(dict.fromkeys(network.cam_layer(path) for path in layers)) or default_layers(network)
+    if method.combine is not None:
+        combine = functools.partial(method.combine, **options)
+        key = (base, *sorted(options.items()))
+        maps = _from_one_pass(network, images, targets, batch_size, combine, paths, key)
+    else:
+        maps = (method.compute(network, images, targets, batch_size, layer=path, **options) for path in paths)
+    fused = np.zeros(images.shape[:3], np.float32)
+    for found in maps:
+        if fusion == "max":
+            found = np.maximum(found, 0)
+            np.maximum(fused, np.tanh(2 * _over_largest(found)), out=fused)
+        else:
+            fused += (_over_largest(found) if scale_layers else found) / len(paths)
+    return fused if fusion == "max" else _min_max(fused)
+
+
+def default_layers(network: Network) -> list[str]:
+    """The last layer of each resolution of a CNN, from the first convolution on, or what enters the attention of each
+    block of a transformer; in order."""
+    tokens = []
+    for step in network.steps:
+        if "attention" in type(step.operation).__name__.lower() and len(network.shapes[step.outputs[0]]) == 3:
+            producer = network._producer.get(network._inputs_of(step)[0])
+            if producer is not None and network.grid(producer.path) and network._before_logits(producer):
+                tokens.append(producer.path)
+    if tokens:
+        return tokens
+    last = network.cam_layer()
+    stages: dict[tuple[int, int], str] = {}
+    started = False
+    for step in network.steps:
+        operation = step.operation
+        started |= bool(getattr(operation, "weights", None)) and not isinstance(operation, keras.layers.Normalization)
+        is_map = len(network.shapes[step.outputs[0]]) == 4 and network._before_logits(step)
+        # Padding before a convolution makes a resolution of its own, without being a stage.
+        if started and is_map and network.grid(step.path) and not isinstance(operation, keras.layers.ZeroPadding2D):
+            stages[network.grid(step.path)] = step.path
+        if step.path == last:
+            break
+    return list(stages.values())
+
+
+def _from_one_pass(
+    network: Network,
+    images: np.ndarray,
+    targets: np.ndarray,
+    batch_size: int,
+    combine: Callable,
+    layers: list[str],
+    key: tuple,
+) -> list[np.ndarray]:
+    """Enlarged maps of every layer, from one forward and one backward pass over each batch."""
+
+    def build():
+        @tf.function(input_signature=[network.image_spec, tf.TensorSpec([None], tf.int32)], autograph=False)
+        def run(batch, target):
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                scores, activations = network.forward(batch, layers, tape.watch)
+                total = tf.reduce_sum(class_scores(network, scores, target, "logit"))
+            gradients = tape.gradient(total, activations)
+            return [
+                combine(*(tf.cast(network.to_grid(layer, x), tf.float32) for x in pair))
+                for layer, *pair in zip(layers, activations, gradients, strict=True)
+            ]
+
+        return run
+
+    grids = tuple(network.grid(layer) for layer in layers)
+    run = network.compiled(("layer aggregate", key, tuple(layers), grids), build)
+    parts = [run(images[b], targets[b]) for b in batches(len(images), batch_size, "class activation maps")]
+    height, width = images.shape[1:3]
+    return [
+        np.concatenate([enlarge(part, height, width) for part in of_layer]) for of_layer in zip(*parts, strict=True)
+    ]
+
+
+def _over_largest(maps: np.ndarray) -> np.ndarray:
+    largest = np.abs(maps).max(axis=(1, 2), keepdims=True)
+    return np.divide(maps, largest, out=np.zeros_like(maps), where=largest > 0)
+
+
+def _min_max(maps: np.ndarray) -> np.ndarray:
+    low, high = maps.min(axis=(1, 2), keepdims=True), maps.max(axis=(1, 2), keepdims=True)
+    return np.divide(maps - low, high - low, out=np.zeros_like(maps), where=high > low)
+
+
+METHODS.add(
+    Method(
+        name="layer_aggregate",
+        title="Layer aggregate",
+        family="cam",
+        paper="the seeds' thesis on XRelevance-CAM (2022); maximum: Jiang et al. 2021, LayerCAM, IEEE TIP 30",
+        signed=False,
+        cost="1 gradient, or the base's cost for each layer",
+        compute=layer_aggregate,
+        parameters=(
+            Parameter("base", str, "xrelevance_cam", "the method that makes each layer's map", choices=_BASES),
+            Parameter("layers", list, [], "paths of layers; empty: one of each resolution, or every block of a ViT"),
+            Parameter("fusion", str, "mean", "mean then min-max, or maximum of scaled maps", choices=("mean", "max")),
+            Parameter("scale_layers", bool, False, "divide each map by its largest value before the mean"),
+            Parameter("base_parameters", dict, {}, "parameters of the base"),
+        ),
+    )
+)

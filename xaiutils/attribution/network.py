@@ -243,7 +243,7 @@ class Network:
 
     def _compute(self, step: Step, inputs: list[Any]) -> list[Any]:
         """The outputs of a step; of the last one, the logits."""
-        if self._head is not None and self._logits in step.outputs:
+        if self.is_head(step):
             return [self._head(inputs[0])]
         return step.call(step.operation, dict(zip(self._inputs_of(step), inputs, strict=True)))
 
@@ -276,6 +276,33 @@ class Network:
     def _two_sided(self, logits: Any) -> Any:
         logits = tf.cast(logits, tf.float32)
         return tf.concat([-logits, logits], axis=-1) if self.activation == "binary" else logits
+
+    # What modified passes ask ---------------------------------------------------------------------------------------
+
+    @property
+    def steps_to_logits(self) -> list[Step]:
+        """The steps that the logits depend on, in order."""
+        return [step for step in self.steps if self._before_logits(step)]
+
+    def step(self, path: str) -> Step:
+        """The step of a layer, by its path or by its bare name where that is unique."""
+        return self._step(path)
+
+    def producers(self, step: Step) -> list[Step | None]:
+        """The steps that make the inputs of ``step``, in order; None for the image."""
+        return [self._producer.get(key) for key in self._inputs_of(step)]
+
+    def input_shapes(self, step: Step) -> list[tuple[int | None, ...]]:
+        """Shapes of the inputs of ``step``, the batch first."""
+        return [self.shapes[key] for key in self._inputs_of(step)]
+
+    def inputs_at(self, step: Step, images: Any) -> list[Any]:
+        """The inputs of ``step`` for a tensor of images; only what leads to it runs."""
+        return self._run({self._input: images}, self._inputs_of(step))
+
+    def is_head(self, step: Step) -> bool:
+        """Whether a softmax or sigmoid is fused into this step, which computes the logits without it."""
+        return self._head is not None and self._logits in step.outputs
 
     def probabilities(self, logits: Any) -> Any:
         """Probabilities ``(n, n_classes)`` of logits as `logits` returns them."""

@@ -1,1 +1,123 @@
-"""Class activation maps weighted by relevance: Relevance-CAM and XRelevance-CAM."""
+"""Class activation maps weighted by relevance: Relevance-CAM and XRelevance-CAM.
+
+A is a layer's activation and R its relevance, both ``(n, rows, columns, channels)`` (of a transformer the patch tokens
+on their grid). Relevance is propagated by the z+ rule (alpha 1, beta 0) in learned linear layers and by the epsilon
+rule elsewhere (see `xaiutils.attribution.relevance.propagation`), from contrasted logits down to the layer and no
+further. Maps keep their sign and are enlarged bilinearly.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from xaiutils.attribution import rules
+from xaiutils.attribution.method import LAYER, METHODS, Method
+from xaiutils.attribution.network import ModelError, Network
+from xaiutils.attribution.passes import batches, enlarge
+from xaiutils.attribution.relevance import Seed, place, target_scores
+from xaiutils.attribution.relevance.linear_rules import Settings, stabilised
+from xaiutils.attribution.relevance.propagation import Propagation
+from xaiutils.backend import tf
+
+_RULE = "z_plus"
+
+
+def relevance_cam(network, images, targets, batch_size, *, layer: str) -> np.ndarray:
+    """sum_k w_k A_k, w_k the spatial mean of R_k (Lee et al. 2021, CVPR, "Relevance-CAM: your model already knows where
+    to look").
+
+    Relevance starts with 1 at the target and -1 / N at each other class, N the number of classes, as in the published
+    code. A one-unit sigmoid has 1 for class 1 and -1 for class 0.
+    """
+    return _maps(network, images, targets, batch_size, layer, relevance_cam_seed, _mean_weights)
+
+
+def xrelevance_cam(network, images, targets, batch_size, *, layer: str) -> np.ndarray:
+    """sum_k w_k A_k, w_k = sum_ij R_k / sum_ij A_k (You 2022, MSc thesis, Imperial College London, eq. 4.2).
+
+    Relevance starts with the logit S_t at the target and -S_t / N at each other class. The denominator is kept from 0
+    by 1e-9 with its own sign. A map, before it is enlarged, sums to the layer's relevance (conservation).
+    """
+    return _maps(network, images, targets, batch_size, layer, xrelevance_cam_seed, _conserving_weights)
+
+
+def relevance_cam_seed(network: Network, logits: Any, targets: Any) -> Any:
+    """1 at the target, -1 / N elsewhere."""
+    one = tf.ones_like(logits[:, 0])
+    return place(network, targets, one, -one / network.n_classes)
+
+
+def xrelevance_cam_seed(network: Network, logits: Any, targets: Any) -> Any:
+    """S_t at the target, -S_t / N elsewhere."""
+    scores = target_scores(network, logits, targets)
+    return place(network, targets, scores, -scores / network.n_classes)
+
+
+def activation_and_relevance(
+    network: Network, layer: str, seed: Seed
+) -> Callable[[np.ndarray, np.ndarray], tuple[tf.Tensor, tf.Tensor]]:
+    """Function (images, targets) -> a layer's activation and relevance, both ``(n, rows, columns, channels)``."""
+
+    def build():
+        known = rules.kinds(network, "LRP")
+        settings = Settings(alpha=1.0)
+
+        @tf.function(input_signature=[network.image_spec, rules.TARGETS], autograph=False)
+        def run(images, targets):
+            rule = Propagation(network, known, images, _RULE, "", settings, stop=network.step(layer))
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                logits, (A,) = network.forward(images, [layer], tape.watch, rule)
+            R = tape.gradient(logits, A, output_gradients=seed(network, logits, targets))
+            if R is None:
+                raise ModelError(f"no relevance comes back to layer {layer!r} (is it a gate's?); choose another one.")
+            return network.to_grid(layer, A), network.to_grid(layer, R)
+
+        return run
+
+    return network.compiled(("activation and relevance", layer, network.grid(layer), seed), build)
+
+
+def _maps(network, images, targets, batch_size, layer: str, seed: Seed, weights: Callable) -> np.ndarray:
+    layer = network.cam_layer(layer)
+    run = activation_and_relevance(network, layer, seed)
+    maps = []
+    for b in batches(len(images), batch_size, "relevance"):
+        A, R = run(images[b], targets[b])
+        maps.append(enlarge(tf.reduce_sum(weights(A, R) * A, axis=-1), *images.shape[1:3]))
+    return np.concatenate(maps)
+
+
+def _mean_weights(A: tf.Tensor, R: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_mean(R, axis=(1, 2), keepdims=True)
+
+
+def _conserving_weights(A: tf.Tensor, R: tf.Tensor) -> tf.Tensor:
+    total = tf.reduce_sum(A, axis=(1, 2), keepdims=True)
+    return tf.reduce_sum(R, axis=(1, 2), keepdims=True) / stabilised(total)
+
+
+METHODS.add(
+    Method(
+        name="relevance_cam",
+        title="Relevance-CAM",
+        family="relevance",
+        paper="Lee, Kim, Park, Eo & Hwang 2021, CVPR",
+        signed=True,
+        cost="1 forward, and relevance down to the layer",
+        compute=relevance_cam,
+        parameters=(LAYER,),
+    )
+)
+METHODS.add(
+    Method(
+        name="xrelevance_cam",
+        title="XRelevance-CAM",
+        family="relevance",
+        paper="You 2022, MSc thesis, Imperial College London",
+        signed=True,
+        cost="1 forward, and relevance down to the layer",
+        compute=xrelevance_cam,
+        parameters=(LAYER,),
+    )
+)

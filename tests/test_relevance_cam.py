@@ -1,0 +1,77 @@
+"""Relevance-CAM and XRelevance-CAM: their formulas, what they conserve, and every layer of every model."""
+
+import numpy as np
+import pytest
+from conftest import SIZE
+
+import xaiutils as xai
+from xaiutils.attribution import Network
+from xaiutils.attribution.passes import enlarge
+from xaiutils.attribution.relevance_cam import activation_and_relevance, relevance_cam_seed, xrelevance_cam_seed
+from xaiutils.backend import keras, tf
+
+TARGETS = np.ones(5, np.int32)
+
+
+def naive_relevance(model, images, seed):
+    """z+ from the logits of the flat model down to conv2, written out."""
+    A = keras.Model(model.inputs, model.get_layer("conv2").output)(images).numpy().astype(np.float64)
+    pooled = A.mean(axis=(1, 2))
+    W, b = model.get_layer("classes").get_weights()
+    z = np.maximum(pooled[:, :, None] * W, 0)
+    R = (z / (z.sum(1) + np.maximum(b, 0))[:, None] * seed[:, None]).sum(-1)  # of the pooled channels
+    return A, A / A.sum(axis=(1, 2), keepdims=True).clip(1e-12) * R[:, None, None]
+
+
+def test_formulas(models, images):
+    model = models["flat softmax"]
+    S = xai.predict(model, images)[:, 1]
+    for method, seed in (
+        ("relevance_cam", np.tile([-1 / 3, 1, -1 / 3], (5, 1))),
+        ("xrelevance_cam", S[:, None] * [-1 / 3, 1, -1 / 3]),
+    ):
+        A, R = naive_relevance(model, images, seed)
+        weights = (
+            R.mean(axis=(1, 2)) if method == "relevance_cam" else R.sum(axis=(1, 2)) / A.sum(axis=(1, 2)).clip(1e-12)
+        )
+        expected = enlarge((A * weights[:, None, None]).sum(-1), SIZE, SIZE)
+        found = xai.explain(model, images, 1, method)
+        np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("layer", ["conv1", "norm", "conv2"])
+@pytest.mark.parametrize("seed", [relevance_cam_seed, xrelevance_cam_seed])
+def test_xrelevance_cam_sums_to_the_relevance_of_any_layer(models, images, layer, seed):
+    network = Network.of(models["flat softmax"])
+    A, R = (x.numpy() for x in activation_and_relevance(network, layer, seed)(images, TARGETS))
+    np.testing.assert_allclose(A, network.forward(tf.constant(images), [layer])[1][0], atol=1e-5)
+    assert np.abs(R).max() > 0
+    if seed is xrelevance_cam_seed:
+        small = R.sum(axis=(1, 2)) / A.sum(axis=(1, 2))
+        total = (small[:, None, None] * A).sum(axis=(1, 2, 3))
+        np.testing.assert_allclose(total, R.sum(axis=(1, 2, 3)), atol=1e-5 * np.abs(R).sum((1, 2, 3)).max())
+        maps = xai.explain(models["flat softmax"], images, 1, "xrelevance_cam", layer=layer)
+        np.testing.assert_allclose(
+            maps, enlarge((small[:, None, None] * A).sum(-1), SIZE, SIZE), atol=1e-4 * np.abs(maps).max()
+        )
+
+
+def test_relevance_of_a_convolution_before_its_batch_norm(images):
+    """Folding must not skip the layer that is asked for."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((SIZE, SIZE, 3))
+    x = keras.layers.Conv2D(4, 3, strides=2, name="conv")(keras.layers.Rescaling(1 / 255)(inputs))
+    x = keras.layers.ReLU()(keras.layers.BatchNormalization(name="norm")(x))
+    model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(x)))
+    network = Network.of(model)
+    before, after = (
+        activation_and_relevance(network, layer, xrelevance_cam_seed)(images, TARGETS)[1].numpy()
+        for layer in ("conv", "norm")
+    )
+    np.testing.assert_allclose(before, after, rtol=1e-4, atol=1e-7)  # its mean is 0 and its scale 1
+
+
+def test_one_unit_has_two_opposite_classes(models, images):
+    for method in ("relevance_cam", "xrelevance_cam"):
+        zero, one = (xai.explain(models["one-unit sigmoid"], images, c, method) for c in (0, 1))
+        np.testing.assert_allclose(zero, -one, atol=1e-6 * np.abs(one).max())

@@ -1,0 +1,258 @@
+"""Layer-wise relevance propagation through a whole network: one forward pass, and one backward pass that carries
+relevance in place of gradients.
+
+What is not a learned linear layer has one rule, whatever rule the linear layers have:
+
+- elementwise activations (ReLU, SiLU, GELU, ...): relevance passes unchanged, f(z) / z times what z contributes;
+- batch norm right behind a linear layer: one linear operation with it; elsewhere an affine function;
+- other affine functions (average pooling, addition, position embedding, LayerScale, ...): epsilon rule with a tiny
+  epsilon; before the first learned layer (scaling of pixels) relevance passes, so a black pixel may have some;
+- max pooling: all to the largest input; reshaping, padding, cropping, concatenation: with the values;
+- gates (squeeze and excitation: the smaller factor, or the one out of a sigmoid or softmax): constants, the other
+  factor takes all; products of equals: half each;
+- LayerNorm: its standard deviation taken as a constant, then epsilon rule (Ali et al. 2022, arXiv:2202.07304);
+- matrix products of attention: epsilon rule with half for each factor, softmax p of s: R(s_i) = s_i (R(p_i) - p_i
+  sum_k R(p_k)) (AttnLRP, Achtibat et al. 2024, arXiv:2402.05602).
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from xaiutils.attribution import rules
+from xaiutils.attribution.network import Network, Step
+from xaiutils.attribution.relevance.linear_rules import RULES, Settings, stabilised
+from xaiutils.backend import keras, tf
+
+# Rules of convolutions, of dense layers, and of the layer that reads the pixels ("": as the others).
+COMPOSITES = {
+    "epsilon": ("epsilon", "epsilon", ""),
+    "z_plus": ("z_plus", "z_plus", ""),
+    "alpha_beta": ("alpha_beta", "alpha_beta", ""),
+    "gamma": ("gamma", "gamma", ""),
+    "flat": ("flat", "flat", ""),
+    "w2": ("w2", "w2", ""),
+    "epsilon_plus": ("z_plus", "epsilon", ""),
+    "epsilon_plus_flat": ("z_plus", "epsilon", "flat"),
+    "epsilon_alpha_beta": ("alpha_beta", "epsilon", ""),
+    "epsilon_alpha_beta_flat": ("alpha_beta", "epsilon", "flat"),
+    "epsilon_gamma_box": ("gamma", "epsilon", "z_box"),
+    "deep_taylor": ("z_plus", "z_plus", "z_box"),
+}
+_DENSE = (keras.layers.Dense, keras.layers.EinsumDense)
+_LEARNED = (rules.LINEAR, rules.ATTENTION, rules.LAYER_NORM)
+_IGNORE_INPUT = ("flat", "w2")  # rules that give relevance to inputs that are 0
+
+
+class Propagation:
+    """The rule of one pass over ``images``; made anew for each trace.
+
+    ``composite`` names the linear layers' rules (`COMPOSITES`), ``first`` that of the layer that reads the pixels
+    instead. ``stop`` is a layer whose own relevance is asked for, so that nothing is folded over it.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        known: dict[Step, str],
+        images: Any,
+        composite: str,
+        first: str,
+        settings: Settings,
+        stop: Step | None = None,
+    ):
+        self._network, self._known, self._images, self._settings, self._stop = network, known, images, settings, stop
+        self._conv, self._dense, self._first = COMPOSITES[composite]
+        self._first = first or self._first
+        self._held: dict[Step, tuple[Any, rules.Linear, str, Settings]] = {}
+        self._learned: dict[Step | None, bool] = {None: False}
+        self._handlers = {
+            rules.LINEAR: self._linear_layer,
+            rules.BATCH_NORM: self._batch_norm,
+            rules.LAYER_NORM: self._layer_norm,
+            rules.ATTENTION: self._attention,
+            rules.ACTIVATION: self._activation,
+            rules.SOFTMAX: self._softmax_layer,
+            rules.AFFINE: self._affine,
+            rules.PRODUCT: self._product,
+            rules.MATMUL: self._matmul_layer,
+        }
+
+    def __call__(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
+        inputs = [tf.cast(x, tf.float32) for x in inputs]
+        handler = self._handlers.get(self._known[step])
+        outputs = compute(inputs) if handler is None else handler(step, inputs, compute)  # no handler: values move
+        return [tf.cast(y, tf.float32) for y in outputs]
+
+    # Linear layers -------------------------------------------------------------------------------------------------
+
+    def _linear_layer(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
+        dense = isinstance(step.operation, _DENSE)
+        rule = self._dense if dense else self._conv
+        if self._first and not self._is_learned_before(step):
+            rule = self._first
+        settings = dataclasses.replace(
+            self._settings,
+            nonnegative=self._is_nonnegative(self._network.producers(step)[0]),
+            bounds=lambda: self._bounds(step),
+        )
+        (z,) = inputs
+        for number, make in enumerate(rules.linear_parts(step.operation)):
+            part = make()
+            if number:  # the second of two linear operations
+                settings = dataclasses.replace(settings, nonnegative=False)
+                rule = self._conv
+            x, z = z, _linear(part, z, rule, settings)
+        if step is not self._stop:
+            self._held[step] = x, part, rule, settings
+        function = rules.applied_activation(self._network, step)
+        if function is None:
+            return [z]
+        return [_passed(z, function(z)) if rules.is_elementwise(function) else _softmax(z)]
+
+    def _batch_norm(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
+        source = rules.folded_source(self._network, self._known, step)
+        if source not in self._held:
+            return self._affine(step, inputs, compute)
+        x, part, rule, settings = self._held[source]
+        return [_linear(rules.with_batch_norm(part, step.operation), x, rule, settings)]
+
+    def _bounds(self, step: Step) -> tuple[Any, Any]:
+        black = tf.zeros_like(self._images[:1])
+        ends = [self._network.inputs_at(step, image)[0] for image in (black, black + 255)]
+        return tf.minimum(*ends), tf.maximum(*ends)
+
+    def _is_learned_before(self, step: Step | None) -> bool:
+        """Whether a learned layer stands between the image and a step."""
+        if step not in self._learned:
+            self._learned[step] = any(
+                producer is not None and (self._known[producer] in _LEARNED or self._is_learned_before(producer))
+                for producer in self._network.producers(step)
+            )
+        return self._learned[step]
+
+    def _is_nonnegative(self, step: Step | None) -> bool:
+        """Whether a step's result has no negative values, whatever the image."""
+        if step is None:
+            return True
+        kind = self._known[step]
+        if kind in (rules.ACTIVATION, rules.LINEAR):
+            function = rules.applied_activation(self._network, step)
+            if function is None:
+                return False
+            return not rules.is_elementwise(function) or rules.is_nonnegative(function)
+        name = type(step.operation).__name__
+        moves = kind in (rules.SELECT, rules.MAX_POOL) and name not in ("Pad", "ClassToken")
+        if moves or name == "Add" or "AveragePooling" in name:
+            return all(self._is_nonnegative(producer) for producer in self._network.producers(step))
+        return False
+
+    # The rest --------------------------------------------------------------------------------------------------------
+
+    def _activation(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
+        return [_passed(inputs[0], compute(inputs)[0])]
+
+    def _affine(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
+        def function(*xs):
+            return compute(list(xs))[0]
+
+        y = function(*inputs)
+
+        def backward(R):
+            constant = None
+            if self._shares_by_weights(step):
+                zeros = function(*(tf.zeros_like(x) for x in inputs))
+                ones = function(*(tf.ones_like(x) for x in inputs))
+                return rules.back(function, inputs, tf.math.divide_no_nan(R, ones - zeros))
+            if not self._settings.bias:
+                constant = function(*(tf.zeros_like(x) for x in inputs))
+            s = R / stabilised(y if constant is None else y - constant)
+            return [x * g for x, g in zip(inputs, rules.back(function, inputs, s), strict=True)]
+
+        return rules.relay(inputs, [y], backward)
+
+    def _shares_by_weights(self, step: Step) -> bool:
+        """Whether an affine function shares relevance by its weights alone: the scaling of pixels before the first
+        learned layer, and all of them under rules that do not look at inputs."""
+        shapes = self._network.input_shapes(step)
+        scales = len(shapes) == 1 and shapes[0][1:] == self._network.shapes[step.outputs[0]][1:]
+        return self._conv in _IGNORE_INPUT or (scales and not self._is_learned_before(step))
+
+    def _layer_norm(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
+        layer, (x,) = step.operation, inputs
+        if getattr(layer, "rms_scaling", False):
+            raise rules.no_rule("LRP", step, " with rms_scaling")
+        axes = list(layer.axis) if isinstance(layer.axis, list | tuple) else [layer.axis]
+        (y,) = compute(inputs)
+        mean = tf.reduce_mean(x, axis=axes, keepdims=True)
+        deviation = tf.sqrt(tf.reduce_mean((x - mean) ** 2, axis=axes, keepdims=True) + layer.epsilon)
+
+        def with_fixed_deviation(v):
+            c = (v - tf.reduce_mean(v, axis=axes, keepdims=True)) / deviation
+            return c if layer.gamma is None else c * _along(layer.gamma, axes, x)
+
+        def backward(R):
+            constant = 0.0 if self._settings.bias or layer.beta is None else _along(layer.beta, axes, x)
+            s = R / stabilised(y - constant)
+            return [x * rules.back(with_fixed_deviation, [x], s)[0]]
+
+        return rules.relay([x], [y], backward)
+
+    def _product(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
+        gates = [rules.is_gate(self._network, self._known, step, i) for i in range(len(inputs))]
+        factors = gates.count(False)
+        return rules.relay(inputs, compute(inputs), lambda R: [None if gate else R / factors for gate in gates])
+
+    def _matmul_layer(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
+        return [_matmul(*inputs, lambda a, b: compute([a, b])[0])]
+
+    def _softmax_layer(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
+        if getattr(step.operation, "axis", -1) not in (-1, len(inputs[0].shape) - 1):
+            raise rules.no_rule("LRP", step, " on an axis that is not the last")
+        return [_softmax(inputs[0])]
+
+    def _attention(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
+        if self._dense in _IGNORE_INPUT:
+            raise rules.no_rule(
+                "LRP", step, f", because the rule {self._dense!r} does not look at what attention joins"
+            )
+        parts = rules.AttentionParts(
+            linear=lambda x, part: _linear(part, x, self._dense, self._settings),
+            matmul=_matmul,
+            softmax=_softmax,
+            scale=lambda factor, x: _passed(x, factor * x),
+            move=lambda function, x: function(x),
+        )
+        return rules.attention(step, inputs, parts, "LRP")
+
+
+def _linear(part: rules.Linear, x: Any, rule: str, settings: Settings) -> Any:
+    z = part(x)
+    return rules.relay([x], [z], lambda R: [RULES[rule](part, x, z, R, settings)])[0]
+
+
+def _passed(x: Any, y: Any) -> Any:
+    """y, whose relevance is that of x."""
+    return rules.relay([x], [y], lambda R: [R])[0]
+
+
+def _softmax(s: Any) -> Any:
+    p = tf.nn.softmax(s)
+    return rules.relay([s], [p], lambda R: [s * (R - p * tf.reduce_sum(R, axis=-1, keepdims=True))])[0]
+
+
+def _matmul(a: Any, b: Any, function: Callable[[Any, Any], Any] = tf.matmul) -> Any:
+    y = function(a, b)
+
+    def backward(R):
+        by_a, by_b = rules.back(function, [a, b], R / stabilised(2 * y))
+        return [a * by_a, b * by_b]
+
+    return rules.relay([a, b], [y], backward)[0]
+
+
+def _along(weights: Any, axes: list[int], x: Any) -> Any:
+    """A norm's weights, in the shape that they have along its axes."""
+    rank = len(x.shape)
+    kept = sorted(axis % rank for axis in axes)
+    return tf.reshape(tf.cast(weights, tf.float32), [x.shape[i] if i in kept else 1 for i in range(rank)])
