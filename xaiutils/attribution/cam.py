@@ -9,7 +9,8 @@ without its ReLU, HiResCAM and XGrad-CAM are the same map up to the factor rows 
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from xaiutils.attribution.passes import (
     batches,
     class_scores,
     enlarge,
+    forward,
     logits,
     masked_scores,
 )
@@ -126,7 +128,7 @@ def cam(network: Network, images: np.ndarray, targets: np.ndarray, batch_size: i
     def build():
         @tf.function(input_signature=[network.image_spec, tf.TensorSpec([None, None], tf.float32)], autograph=False)
         def run(batch, weights):
-            A = tf.cast(network.to_grid(path, network.forward(batch, [path])[1][0]), tf.float32)
+            A = tf.cast(network.to_grid(path, forward(network, batch, [path])[1][0]), tf.float32)
             return tf.einsum("nrck,nk->nrc", A, weights)
 
         return run
@@ -267,20 +269,13 @@ def _ablation(network: Network, path: str) -> tuple[Callable, Callable]:
     the layer's raw output and the tensors that lead around it (a transformer's residual stream).
     ``ablate(targets, members, channels, *state)`` returns the logit of image ``members[j]`` without ``channels[j]``.
     """
-    key = network._key(path)
-    made, around = {key}, set()
-    for step in network.steps:  # in the order of computation
-        inputs = set(network._inputs_of(step))
-        if inputs & made and network._before_logits(step):
-            made.update(step.outputs)
-            around |= inputs
-    keys = [key, *sorted(around - made)]
+    keys = network.cut(path)
 
     def build():
         @tf.function(input_signature=[network.image_spec, tf.TensorSpec([None], tf.int32)], autograph=False)
         def start(images, targets):
-            scores, *state = network._run({network._input: images}, [network._logits, *keys])
-            scores = class_scores(network, network._two_sided(scores), targets, "logit")
+            scores, state = network.up_to_cut(images, keys)
+            scores = class_scores(network, scores, targets, "logit")
             return scores, tf.cast(network.to_grid(path, state[0]), tf.float32), *state
 
         @tf.function(reduce_retracing=True, autograph=False)
@@ -293,8 +288,7 @@ def _ablation(network: Network, path: str) -> tuple[Callable, Callable]:
                 rows, columns = network.grid(path)
                 is_patch = tf.range(whole.shape[1]) >= whole.shape[1] - rows * columns
                 off = off[:, None] & is_patch[:, None]
-            changed = dict(zip(keys, [tf.where(off, tf.zeros([], whole.dtype), whole), *others], strict=True))
-            scores = network._two_sided(network._run(changed, [network._logits])[0])
+            scores = network.from_cut(keys, [tf.where(off, tf.zeros([], whole.dtype), whole), *others])
             return class_scores(network, scores, tf.gather(targets, members), "logit")
 
         return start, ablate
@@ -303,6 +297,10 @@ def _ablation(network: Network, path: str) -> tuple[Callable, Callable]:
 
 
 # Declarations -----------------------------------------------------------------------------------------------------
+
+
+def _without_relu(parameters: Mapping[str, Any]) -> bool:
+    return not parameters["relu"]
 
 
 def _gradient_cam(
@@ -323,6 +321,7 @@ def _gradient_cam(
             compute=compute,
             parameters=(LAYER, *options),
             combine=combine,
+            signed_by=_without_relu if any(p.name == "relu" for p in options) else None,
         )
     )
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from xaiutils.attribution.method import METHODS, Method
 from xaiutils.attribution.network import Network
-from xaiutils.attribution.passes import batches, class_scores, enlarge
+from xaiutils.attribution.passes import batches, class_scores, enlarge, forward
 from xaiutils.backend import keras, tf
 from xaiutils.registry import Parameter, check_parameters
 
@@ -108,7 +108,7 @@ def _from_one_pass(
         @tf.function(input_signature=[network.image_spec, tf.TensorSpec([None], tf.int32)], autograph=False)
         def run(batch, target):
             with tf.GradientTape(watch_accessed_variables=False) as tape:
-                scores, activations = network.forward(batch, layers, tape.watch)
+                scores, activations = forward(network, batch, layers, tape.watch)
                 total = tf.reduce_sum(class_scores(network, scores, target, "logit"))
             gradients = tape.gradient(total, activations)
             return [
@@ -142,7 +142,7 @@ METHODS.add(
         name="layer_aggregate",
         title="Layer aggregate",
         family="cam",
-        paper="the seeds' thesis on XRelevance-CAM (2022); maximum: Jiang et al. 2021, LayerCAM, IEEE TIP 30",
+        paper="You 2022, MSc thesis, Imperial College London; maximum: Jiang et al. 2021, LayerCAM, IEEE TIP 30",
         signed=False,
         cost="1 gradient, or the base's cost for each layer",
         compute=layer_aggregate,

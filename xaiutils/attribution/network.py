@@ -273,6 +273,27 @@ class Network:
         """Logits when ``path`` outputs ``activation``; only the layers behind it run."""
         return self._two_sided(self._run({self._key(path): activation}, [self._logits], rule=rule)[0])
 
+    def cut(self, path: str) -> tuple[int, ...]:
+        """Keys of the tensors that the layers behind ``path`` read: its own output first, then those that lead around
+        it (a transformer's residual stream)."""
+        key = self._key(path)
+        made, around = {key}, set()
+        for step in self.steps:  # in the order of computation
+            inputs = set(self._inputs_of(step))
+            if inputs & made and self._before_logits(step):
+                made.update(step.outputs)
+                around |= inputs
+        return key, *sorted(around - made)
+
+    def up_to_cut(self, images: Any, keys: tuple[int, ...]) -> tuple[Any, list[Any]]:
+        """Logits, and the tensors of a `cut`."""
+        logits, *tensors = self._run({self._input: images}, [self._logits, *keys])
+        return self._two_sided(logits), tensors
+
+    def from_cut(self, keys: tuple[int, ...], tensors: Iterable[Any]) -> Any:
+        """Logits that follow from the tensors of a `cut`; only the layers behind it run."""
+        return self._two_sided(self._run(dict(zip(keys, tensors, strict=True)), [self._logits])[0])
+
     def _two_sided(self, logits: Any) -> Any:
         logits = tf.cast(logits, tf.float32)
         return tf.concat([-logits, logits], axis=-1) if self.activation == "binary" else logits

@@ -1,10 +1,9 @@
 """The passes that all methods are made of: graph-compiled once for each model, batched, bounded in memory.
 
-Images are float32 ``(n, height, width, 3)`` in [0, 255] and targets int32 ``(n,)`` throughout. Passes without gradients
-run `folded_logits`.
+Images are float32 ``(n, height, width, 3)`` in [0, 255] and targets int32 ``(n,)`` throughout. All run `forward`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence, Set
 
 import numpy as np
 
@@ -27,19 +26,21 @@ def logits(network: Network, images: np.ndarray, batch_size: int) -> np.ndarray:
     def build():
         return tf.function(lambda batch: folded_logits(network, batch), input_signature=[network.image_spec])
 
-    forward = network.compiled("logits", build)
-    return np.concatenate([forward(images[b]).numpy() for b in batches(len(images), batch_size, "predicting")])
+    run = network.compiled("logits", build)
+    return np.concatenate([run(images[b]).numpy() for b in batches(len(images), batch_size, "predicting")])
 
 
-def folded_logits(network: Network, images: tf.Tensor) -> tf.Tensor:
-    """`Network.logits`, with every batch normalisation that follows a convolution folded into that convolution.
+def forward(
+    network: Network, images: tf.Tensor, layers: Sequence[str] = (), watch: Callable[[tf.Tensor], None] | None = None
+) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    """`Network.forward`, with every batch normalisation that follows a convolution folded into that convolution.
 
     y = gamma (K * x + b - mean) / sqrt(var + epsilon) + beta is one convolution, with the kernel scale K and the bias
     beta + scale (b - mean), scale = gamma / sqrt(var + epsilon), which TensorFlow fuses with the activation behind it.
-    Both are made from the variables inside the graph, so new weights count at once, and nothing is copied. Logits
-    differ from the plain graph's by rounding.
+    Both are made from the variables inside the graph, so new weights count at once, and nothing is copied. Results
+    differ from the plain graph's by rounding. A convolution whose own output is wanted stays as it is.
     """
-    norms = _foldable_norms(network)
+    norms = _foldable_norms(network, {network.step(path) for path in layers})
     folded = set(norms.values())
 
     def rule(step, inputs, compute):
@@ -47,11 +48,16 @@ def folded_logits(network: Network, images: tf.Tensor) -> tf.Tensor:
             return [_convolution_with_norm(step.operation, norms[step].operation, inputs[0])]
         return inputs if step in folded else compute(inputs)
 
-    return network.forward(images, [], rule=rule)[0] if norms else network.logits(images)
+    return network.forward(images, layers, watch, rule if norms else None)
 
 
-def _foldable_norms(network: Network) -> dict[Step, Step]:
-    """The batch normalisation behind each convolution whose result nothing else reads."""
+def folded_logits(network: Network, images: tf.Tensor) -> tf.Tensor:
+    """Logits ``(n, classes)`` of `forward`."""
+    return forward(network, images)[0]
+
+
+def _foldable_norms(network: Network, wanted: Set[Step] = frozenset()) -> dict[Step, Step]:
+    """The batch normalisation behind each convolution whose result nothing else reads, nor is wanted itself."""
     readers: dict[int, list[Step]] = {}
     for step in network.steps:
         for key in network._inputs_of(step):
@@ -59,7 +65,12 @@ def _foldable_norms(network: Network) -> dict[Step, Step]:
     norms = {}
     for step in network.steps:
         behind = readers.get(step.outputs[0], [])
-        if len(behind) == 1 and _is_plain_convolution(step.operation) and _is_plain_norm(behind[0].operation):
+        if (
+            len(behind) == 1
+            and step not in wanted
+            and _is_plain_convolution(step.operation)
+            and _is_plain_norm(behind[0].operation)
+        ):
             norms[step] = behind[0]
     return norms
 
@@ -116,7 +127,7 @@ def input_gradients(network: Network) -> Callable[[np.ndarray, np.ndarray], np.n
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(images)
                 # Images do not mix, so the gradient of the sum holds each image's own gradient.
-                total = tf.reduce_sum(class_scores(network, network.logits(images), targets, "logit"))
+                total = tf.reduce_sum(class_scores(network, folded_logits(network, images), targets, "logit"))
             found = tape.gradient(total, images)
             connected.append(found is not None)  # while it is traced
             return tf.zeros_like(images) if found is None else found
@@ -184,7 +195,7 @@ def activation_and_gradient(
         @tf.function(input_signature=[network.image_spec, _TARGETS])
         def run(images, targets):
             with tf.GradientTape(watch_accessed_variables=False) as tape:
-                scores, (activation,) = network.forward(images, [layer], tape.watch)
+                scores, (activation,) = forward(network, images, [layer], tape.watch)
                 total = tf.reduce_sum(class_scores(network, scores, targets, "logit"))
             gradient = tape.gradient(total, activation)
             return tuple(tf.cast(network.to_grid(layer, x), tf.float32) for x in (activation, gradient))
@@ -200,7 +211,7 @@ def activation(network: Network, layer: str, images: np.ndarray, batch_size: int
     def build():
         @tf.function(input_signature=[network.image_spec])
         def run(batch):
-            return tf.cast(network.to_grid(layer, network.forward(batch, [layer])[1][0]), tf.float32)
+            return tf.cast(network.to_grid(layer, forward(network, batch, [layer])[1][0]), tf.float32)
 
         return run
 
