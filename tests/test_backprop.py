@@ -231,7 +231,7 @@ def test_two_classes_of_one_unit_are_each_others_negative(models, images):
     np.testing.assert_allclose(zero, -one, atol=1e-6 * np.abs(one).max())
 
 
-@pytest.mark.parametrize("name", ["efficientnet_lite0", "efficientnet_b0", "vit_ti16"])
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "efficientnet_b0", "vit_mini16"])
 @pytest.mark.slow
 def test_deep_lift_is_complete_on_real_networks(kit, name):
     """Lite0 has its ImageNet weights, the others random ones."""

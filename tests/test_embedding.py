@@ -79,7 +79,7 @@ def test_references_may_be_embeddings(models, images):
     e = embeddings(model, images)
     by_image, by_vector = similarity_model(model, images[:3]), similarity_model(model, e[:3])
     np.testing.assert_allclose(xai.predict(by_vector, images), xai.predict(by_image, images), atol=1e-5)
-    built = xai.build_model("efficientnet_b0", 3, 32)
+    built = xai.build_model("vit_mini16", 3, 32)
     by_name = similarity_model(built, images[:2], layer="features")
     np.testing.assert_array_equal(
         xai.predict(by_name, images), xai.predict(similarity_model(built, images[:2]), images)

@@ -326,7 +326,7 @@ def test_settings_are_frozen():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["efficientnet_lite0", "efficientnet_b0", "vit_ti16"])
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "efficientnet_b0", "vit_mini16"])
 def test_real_networks(kit, name):
     """The modified pass computes the network's own logits, and every rule gives finite maps that are not empty; Lite0
     has its ImageNet weights, the others random ones."""
@@ -336,7 +336,7 @@ def test_real_networks(kit, name):
     rule = relevance.Propagation(network, rules.kinds(network, "LRP"), x, "epsilon", "", Settings())
     logits = network.logits(x)
     np.testing.assert_allclose(network.forward(x, [], rule=rule)[0], logits, atol=1e-4 * np.abs(logits).max())
-    for composite in ("epsilon", "epsilon_plus", "epsilon_gamma_box"):
+    for composite in ("epsilon_plus", "epsilon_gamma_box"):
         maps = xai.explain(model, images, 1, "lrp", rule=composite)
         assert np.isfinite(maps).all()
         assert np.abs(maps).max(axis=(1, 2)).min() > 0

@@ -228,7 +228,10 @@ class Run:
         return Picture(figure)
 
     def save_table(self, table: pd.DataFrame, name: str, caption: str, index: bool = False) -> pd.DataFrame:
-        """Write ``tables/<name>.csv`` and return the table. Long tables are written as Parquet too."""
+        """Write ``tables/<name>.csv`` and return the table. Long tables are written as Parquet too. ValueError for a
+        table without columns, which no reader of CSV takes."""
+        if len(table.columns) == 0:
+            raise ValueError(f"table {name!r} has no columns: there is nothing to write.")
         path = self.folder / "tables" / f"{name}.csv"
         replace_file(path, lambda temporary: table.to_csv(temporary, index=index))
         if len(table) > 100:
