@@ -49,10 +49,11 @@ def cnn_body(x, activation="relu"):
     return layers.Conv2D(6, 3, strides=2, padding="same", activation=activation, name="conv2")(x)
 
 
-def make_flat(last="softmax", n_classes=3, fused=False, seed=1) -> keras.Model:
-    """A flat CNN that ends in a softmax, a sigmoid or logits, fused into the last Dense layer or not."""
+def make_flat(last="softmax", n_classes=3, fused=False, seed=1, size=SIZE) -> keras.Model:
+    """A flat CNN that ends in a softmax, a sigmoid or logits, fused into the last Dense layer or not; for images of
+    any size with ``size=None``."""
     keras.utils.set_random_seed(seed)
-    inputs = keras.Input((SIZE, SIZE, 3))
+    inputs = keras.Input((size, size, 3))
     x = keras.layers.GlobalAveragePooling2D(name="pool")(cnn_body(inputs))
     if fused:
         return keras.Model(inputs, keras.layers.Dense(n_classes, activation=last, name="classes")(x))

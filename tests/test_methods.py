@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import SIZE, make_flat
+from conftest import SIZE, make_flat, make_vit
 
 import xaiutils as xai
 from xaiutils.attribution import Network, cam
@@ -95,6 +95,37 @@ def test_declared_parameters_are_checked(models, images, method):
         wrong = "no such choice" if parameter.choices else -5 if parameter.kind in (int, float) else 3
         with pytest.raises((TypeError, ValueError), match=parameter.name):
             quick(models["flat softmax"], images, method, **{parameter.name: wrong})
+
+
+@pytest.mark.parametrize("method", ANY_CNN)
+def test_models_of_any_size_agree_with_fixed_ones(images, method):
+    fixed, any_size = make_flat(), make_flat(size=None)
+    maps = [quick(model, images[:2], method, targets=1) for model in (fixed, any_size)]
+    np.testing.assert_allclose(maps[1], maps[0], atol=1e-5 * np.abs(maps[0]).max())
+
+
+BY_RULES = ("guided_backprop", "deconvolution", "deep_lift", "lrp", "clrp", "sglrp", "relevance_cam", "xrelevance_cam")
+
+
+@pytest.mark.parametrize("make", [make_flat, make_vit])
+@pytest.mark.parametrize("method", [*BY_RULES, "transformer_attribution"])
+def test_models_in_half_precision_are_taken_apart_in_float32(images, method, make):
+    shape = "vit" if make is make_vit else "flat softmax"
+    if refused(method, shape):
+        return
+    given = {"form": "relevance"} if method == "transformer_attribution" else {}
+    whole = make()
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        half = make()
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    half.set_weights(whole.get_weights())
+    maps = [xai.explain(model, images[:2], 1, method, **given) for model in (whole, half)]
+    # The relevance form weighs by gradients, too, which stay in half precision.
+    tolerance = 0.1 if given else 1e-5
+    np.testing.assert_allclose(maps[1], maps[0], atol=tolerance * np.abs(maps[0]).max())
+    assert half.layers[-2].compute_dtype == "bfloat16"
 
 
 def test_explain_all_equals_explain(models, images):

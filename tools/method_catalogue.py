@@ -111,8 +111,10 @@ PITFALLS = {
     "xrelevance_cam": "As Relevance-CAM; the sum of a channel's activation, by which it divides, can be near 0.",
     "lrp": "A family, not one method: state rule, stabiliser and how norms, gates and attention are passed. alpha-beta "
     "and z+ on every layer hardly depend on the class; the epsilon rule alone is as noisy as gradients x inputs.",
-    "clrp": "A difference of two maps: what both classes share cancels, and so does shared evidence.",
-    "sglrp": "Weights come from the softmax: for a prediction with probability near 1 they all but vanish.",
+    "clrp": "A difference of two maps: what both classes share cancels, and so does shared evidence. With two classes "
+    "whose logits are each other's negative, nothing is left.",
+    "sglrp": "Weights come from the softmax: for a prediction with probability near 1 they all but vanish. With two "
+    "classes whose logits are each other's negative, nothing is left.",
     "raw_attention": "The same map for every class. One layer's attention is not what flows through the whole "
     "network, and single tokens can collect attention without meaning.",
     "attention_rollout": "The same map for every class; it ignores values, MLPs and signs. Deep models tend to a "
@@ -200,7 +202,9 @@ def description(method: Method) -> str:
     if not text:
         raise ValueError(f"the compute function of {method.name!r} has no docstring, which is its catalogue entry.")
     text = re.split(r"\n\s*\n(?:Args|Returns|Raises):\n", inspect.cleandoc(text))[0]
-    return "\n\n".join(_links(_text(" ".join(paragraph.split()))) for paragraph in re.split(r"\n\s*\n", text))
+    blocks = [block for paragraph in re.split(r"\n\s*\n", text) for block in re.split(r"\n(?=- )", paragraph)]
+    lines = [_links(_text(" ".join(block.split()))) for block in blocks]
+    return re.sub(r"\n\n(?=- )", "\n", "\n\n".join(lines)).replace("\n- ", "\n\n- ", 1)
 
 
 def _sentence(deviation: str) -> str:

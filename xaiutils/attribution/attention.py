@@ -337,10 +337,11 @@ def _relevance(network: Network, known: dict[Step, str], images: Any, targets: A
         kinds = {**known, **{stand_in: known[step] for step, stand_in in asking.items()}}
         return Propagation(network, kinds, images, "z_plus", "", Settings())
 
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        logits, maps, _ = _forward(network, images, steps, tape.watch, inner=propagation)
     units = tf.ones_like(targets) if network.activation == "binary" else targets
-    return _gradients(tape, logits, maps, steps, seed=tf.one_hot(units, network.n_classes))
+    with network.in_float32():
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            logits, maps, _ = _forward(network, images, steps, tape.watch, inner=propagation)
+        return _gradients(tape, logits, maps, steps, seed=tf.one_hot(units, network.n_classes))
 
 
 def legrad(network, images, targets, batch_size) -> np.ndarray:

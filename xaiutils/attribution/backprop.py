@@ -146,13 +146,14 @@ def _multipliers(network: Network, rule: str) -> Callable[[np.ndarray, np.ndarra
 
         @tf.function(input_signature=[network.image_spec, network.image_spec, rules.TARGETS], autograph=False)
         def run(images, baselines, targets):
-            reference = _Reference(network, known)
-            network.forward(baselines, [], rule=reference)
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch(images)
-                lift = _DeepLift(network, known, reference, reveal=rule == "reveal_cancel")
-                scores, _ = network.forward(images, [], rule=lift)
-            found = tape.gradient(scores, images, output_gradients=rules.target_logit(scores, targets))
+            with network.in_float32():
+                reference = _Reference(network, known)
+                network.forward(baselines, [], rule=reference)
+                with tf.GradientTape(watch_accessed_variables=False) as tape:
+                    tape.watch(images)
+                    lift = _DeepLift(network, known, reference, reveal=rule == "reveal_cancel")
+                    scores, _ = network.forward(images, [], rule=lift)
+                found = tape.gradient(scores, images, output_gradients=rules.target_logit(scores, targets))
             return tf.zeros_like(images) if found is None else found
 
         return lambda *arguments: run(*arguments).numpy()

@@ -49,12 +49,10 @@ def grad_cam_plus_plus(A: tf.Tensor, g: tf.Tensor) -> tf.Tensor:
     """relu(sum_k w_k A_k), w_k = sum_ij alpha_ij relu(g_ij) (Chattopadhay et al. 2018, arXiv:1710.11063).
 
     With Y = exp(S) the second and third derivatives of eq. 19 reduce to alpha = g^2 / (2 g^2 + sum_ab A_ab g^3), 0
-    where g = 0; the common factor exp(S) of all weights is left out.
+    where g = 0; g^2 cancels, and the common factor exp(S) of all weights is left out.
     """
-    square = g * g
-    denominator = 2 * square + tf.reduce_sum(A, axis=(1, 2), keepdims=True) * square * g
-    alpha = tf.math.divide_no_nan(square, denominator)
-    weights = tf.reduce_sum(alpha * tf.nn.relu(g), axis=(1, 2), keepdims=True)
+    alpha = tf.math.divide_no_nan(1.0, 2 + tf.reduce_sum(A, axis=(1, 2), keepdims=True) * g)
+    weights = tf.reduce_sum(tf.where(g != 0, alpha, 0.0) * tf.nn.relu(g), axis=(1, 2), keepdims=True)
     return tf.nn.relu(tf.reduce_sum(weights * A, axis=-1))
 
 

@@ -1,7 +1,7 @@
 """One map from the class activation maps of several layers."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -47,6 +47,8 @@ def layer_aggregate(
     ``layers`` are paths, by default those of `default_layers`; ``base_parameters`` are parameters of ``base``, without
     ``layer``.
     """
+    if scale_layers and fusion == "max":
+        raise ValueError("scale_layers=True is for fusion='mean'; fusion='max' scales every layer anyway.")
     method = METHODS[base]
     known = tuple(p for p in method.parameters if p.name != "layer")
     options = check_parameters(f"base_parameters of {base!r}", known, base_parameters)
@@ -101,7 +103,7 @@ def _from_one_pass(
     combine: Callable,
     layers: list[str],
     key: tuple,
-) -> list[np.ndarray]:
+) -> Iterator[np.ndarray]:
     """Enlarged maps of every layer, from one forward and one backward pass over each batch."""
 
     def build():
@@ -122,9 +124,8 @@ def _from_one_pass(
     run = network.compiled(("layer aggregate", key, tuple(layers), grids), build)
     parts = [run(images[b], targets[b]) for b in batches(len(images), batch_size, "class activation maps")]
     height, width = images.shape[1:3]
-    return [
-        np.concatenate([enlarge(part, height, width) for part in of_layer]) for of_layer in zip(*parts, strict=True)
-    ]
+    for of_layer in zip(*parts, strict=True):  # one layer's maps at a time are as large as the images
+        yield np.concatenate([enlarge(part, height, width) for part in of_layer])
 
 
 def _over_largest(maps: np.ndarray) -> np.ndarray:

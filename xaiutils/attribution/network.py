@@ -9,7 +9,8 @@ import functools
 import inspect
 import math
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -209,6 +210,7 @@ class Network:
         values = self._run({self._input: tf.zeros((1, *size, 3))}, [k for step in self.steps for k in step.outputs])
         keys = [k for step in self.steps for k in step.outputs]
         self.shapes.update({k: (None, *v.shape[1:]) for k, v in zip(keys, values, strict=True)})
+        self.shapes[self._input] = (None, *size, 3)
         self._traced_size = tuple(size)
 
     def _inputs_of(self, step: Step) -> list[int]:
@@ -334,6 +336,20 @@ class Network:
         if key not in self._compiled:
             self._compiled[key] = build()
         return self._compiled[key]
+
+    @contextmanager
+    def in_float32(self) -> Iterator[None]:
+        """Within the block, layers that compute in half precision are traced in float32, for passes that take them
+        apart; their variables are float32 anyway."""
+        parts = [p for s in self.steps if isinstance(s.operation, keras.Layer) for p in s.operation._flatten_layers()]
+        before = [(part, part.dtype_policy) for part in parts if part.compute_dtype in ("float16", "bfloat16")]
+        try:
+            for part, _ in before:
+                part.dtype_policy = "float32"
+            yield
+        finally:
+            for part, policy in before:
+                part.dtype_policy = policy
 
     @property
     def image_spec(self) -> tf.TensorSpec:

@@ -7,6 +7,7 @@ import numpy as np
 from xaiutils.attribution.method import METHODS, SEED, Method
 from xaiutils.attribution.passes import class_scores, logits, scores_of
 from xaiutils.attribution.perturbation import check_stride, mean_over_windows, window_starts
+from xaiutils.images import check_images
 from xaiutils.registry import Parameter
 
 _MOST_PADDING = 4
@@ -162,6 +163,10 @@ def _check_background(
     wanted = f"expected images (m, {size[0]}, {size[1]}, 3)"
     if background.ndim != 4 or background.shape[-1] != 3 or not len(background):
         raise ValueError(f"background has the shape {background.shape}; {wanted}.")
+    try:
+        check_images(background)
+    except ValueError as error:
+        raise ValueError(f"background: {error}") from None
     if sampling == "marginal" and background.shape[1:3] != size:
         raise ValueError(f"background has the shape {background.shape}; {wanted}, the size of the explained ones.")
     if background.shape[1] < patch[0] or background.shape[2] < patch[1]:

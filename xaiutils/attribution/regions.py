@@ -78,6 +78,7 @@ METHODS.add(
         family="regions",
         paper="Kapishnikov, Bolukbasi, Viegas & Terry 2019, arXiv:1906.02825",
         signed=True,
+        signed_by=lambda parameters: METHODS[parameters["base"]].is_signed(parameters["base_parameters"]),
         cost="those of the base method",
         compute=xrai,
         parameters=(

@@ -65,10 +65,11 @@ def activation_and_relevance(
 
         @tf.function(input_signature=[network.image_spec, rules.TARGETS], autograph=False)
         def run(images, targets):
-            rule = Propagation(network, known, images, _RULE, "", settings, stop=network.step(layer))
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
-                logits, (A,) = network.forward(images, [layer], tape.watch, rule)
-            R = tape.gradient(logits, A, output_gradients=seed(network, logits, targets))
+            with network.in_float32():
+                rule = Propagation(network, known, images, _RULE, "", settings, stop=network.step(layer))
+                with tf.GradientTape(watch_accessed_variables=False) as tape:
+                    logits, (A,) = network.forward(images, [layer], tape.watch, rule)
+                R = tape.gradient(logits, A, output_gradients=seed(network, logits, targets))
             if R is None:
                 raise ModelError(f"no relevance comes back to layer {layer!r} (is it a gate's?); choose another one.")
             return network.to_grid(layer, A), network.to_grid(layer, R)

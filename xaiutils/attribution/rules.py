@@ -133,7 +133,8 @@ def kind_of(network: Network, step: Step) -> str | None:
 
 def kinds(network: Network, method: str) -> dict[Step, str]:
     """The kind of every step that leads to the logits; ModelError for one that ``method`` has no rule for."""
-    found = {step: kind_of(network, step) for step in network.steps_to_logits}
+    with network.in_float32():
+        found = {step: kind_of(network, step) for step in network.steps_to_logits}
     for step, kind in found.items():
         if kind is None:
             raise no_rule(method, step)
@@ -161,19 +162,27 @@ def _tried(network: Network, step: Step) -> str | None:
 
     try:
         constant = run(0 * a)
-        first, second, together = run(a), run(b), run(2 * a - b)
+        # A cap that is reached by large values alone is no affine function.
+        trials = [[run(scale * x) for x in (a, b, 2 * a - b)] for scale in (1, 30, 1000)]
     except (TypeError, ValueError, tf.errors.OpError):
         return None
-    if not all(np.isfinite(v).all() for v in (constant, first, second, together)):
+    if not all(np.isfinite(v).all() for v in (constant, *(v for trial in trials for v in trial))):
         return None
-    if np.allclose(together - constant, 2 * (first - constant) - (second - constant), rtol=1e-4, atol=1e-4):
+    if all(_is_affine(constant, *trial) for trial in trials):
         return AFFINE
     order = rng.permutation(int(np.prod(sizes)))
+    first = trials[0][0]
     if first.shape == a.shape:
         moved = run(a.reshape(2, -1)[:, order].reshape(a.shape))
         if np.allclose(moved.reshape(2, -1), first.reshape(2, -1)[:, order], rtol=1e-4, atol=1e-5):
             return ACTIVATION
     return None
+
+
+def _is_affine(constant: np.ndarray, first: np.ndarray, second: np.ndarray, together: np.ndarray) -> bool:
+    """Whether f(2a - b) - c = 2 (f(a) - c) - (f(b) - c), c = f(0)."""
+    wanted = 2 * (first - constant) - (second - constant)
+    return np.allclose(together - constant, wanted, rtol=1e-4, atol=1e-4 * max(1.0, np.abs(wanted).max()))
 
 
 # Activations --------------------------------------------------------------------------------------------------------
@@ -517,10 +526,11 @@ def input_signal(
     def build():
         @tf.function(input_signature=[network.image_spec, TARGETS], autograph=False)
         def run(images, targets):
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch(images)
-                logits, _ = network.forward(images, [], rule=rule(images))
-            found = tape.gradient(logits, images, output_gradients=seed(logits, targets))
+            with network.in_float32():
+                with tf.GradientTape(watch_accessed_variables=False) as tape:
+                    tape.watch(images)
+                    logits, _ = network.forward(images, [], rule=rule(images))
+                found = tape.gradient(logits, images, output_gradients=seed(logits, targets))
             if found is None:
                 raise ModelError("the model cuts the way back to its input (does it cast to integers?); use occlusion.")
             return found

@@ -231,6 +231,7 @@ METHODS.add(
         signed=True,
         cost="as lrp (variant code: twice)",
         compute=clrp,
+        signed_by=lambda parameters: parameters["variant"] == "published",
         parameters=(_VARIANT, *_PARAMETERS),
     )
 )
@@ -243,6 +244,7 @@ METHODS.add(
         signed=True,
         cost="as lrp (variant code: twice)",
         compute=sglrp,
+        signed_by=lambda parameters: parameters["variant"] == "published",
         parameters=(_VARIANT, *_PARAMETERS),
     )
 )
