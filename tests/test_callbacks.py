@@ -12,7 +12,9 @@ from test_recipes import PLAIN, colours, tiny
 import xaiutils as xai
 from xaiutils.backend import tf
 from xaiutils.callbacks import AttributionCallback, LiveCurve
+from xaiutils.classification.card import kept_epoch
 from xaiutils.datasets import ImageDataset
+from xaiutils.plots import training_curves
 from xaiutils.training import Callback, StopTraining
 
 
@@ -131,8 +133,13 @@ def test_the_live_curve(monkeypatch):
     monkeypatch.delenv("XAI_PROGRESS")
     monkeypatch.delenv("CI", raising=False)
     monkeypatch.setitem(sys.modules, "ipykernel", sys)
-    xai.train(tiny(), colours(16, 0), colours(8, 1), **run, callbacks=[LiveCurve("tiny", seconds=0)])
+    drawn = []
+    monkeypatch.setattr(
+        "xaiutils.callbacks.training_curves", lambda h: drawn.append(kept_epoch(h["tiny"])) or training_curves(h)
+    )
+    history = xai.train(tiny(), colours(16, 0), colours(8, 1), **run, callbacks=[LiveCurve("tiny", seconds=0)])
     assert len(shown.pictures) == 3  # two epochs and the end
+    assert drawn == [0, 0, history.attrs["kept_epoch"]]  # what is kept is marked at the end
     assert all(p._repr_mimebundle_() for p in shown.pictures)
     monkeypatch.setenv("CI", "1")
     LiveCurve().on_train_end(pd.DataFrame())
@@ -168,12 +175,23 @@ assert moved > 1e-3, moved
 free = replace(PLAIN, batch_size=8, epochs=2, dropout=0.2, mixup=0.2)
 history = xai.train(tiny(), train, val, free, devices="all", precision="mixed_float16")
 assert np.isfinite(history["loss"]).all()
-try:
-    xai.train(tiny(), train, val, recipe, devices="GPU:7")
-except ValueError as error:
-    assert "no 'GPU:7'" in str(error), error
-else:
-    raise AssertionError("GPU:7")
+# A frozen stage computes on the first device that is named.
+from xaiutils.training import loop
+
+seen, real = [], loop.compiled
+def spy(*args):
+    step, forward = real(*args)
+    return lambda *a: [seen.append(v.device) or v for v in step(*a)], forward
+loop.compiled = spy
+xai.train(tiny(), train, val, replace(PLAIN, frozen=True, epochs=1), devices=["CPU:1", "CPU:0"])
+assert seen and all(name.endswith("CPU:1") for name in seen), seen
+for changes, said in (({"devices": "GPU:7"}, "no 'GPU:7'"), ({"devices": "all", "batch_size": 1}, "2 of them cannot")):
+    try:
+        xai.train(tiny(), train, val, recipe, **changes)
+    except ValueError as error:
+        assert said in str(error), error
+    else:
+        raise AssertionError(said)
 print("equal")
 """
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from test_classification import THESIS, TWO, as_confusion, simulated
 
-from xaiutils.classification import assess, compare_models, model_card
+from xaiutils.classification import Predictions, assess, compare_models, model_card
 from xaiutils.datasets import DATASETS, ImageDataset
 
 
@@ -65,7 +65,7 @@ def test_all_that_the_run_knows_is_on_the_card(card):
         "| train | 30 | 15 | 15 | not known |",
         "| test | 20 | 10 | 10 | 10 |",
         "3 epochs in 6 s; the weights of epoch 3 were kept.",
-        "Stages: head 2 epochs, all 1 epochs.",
+        "Stages: head 2 epochs, all 1 epoch.",
         "CPU, 2 cores",
         "commit abc123",
         "| learning_rate | 0.001 |",
@@ -119,6 +119,20 @@ def test_what_is_not_known_is_said():
     assert "Results per patient: patients are not known" in text
     assert "Thresholds and temperature on validation images." in text
     assert "these images (optimistic)" in text
+
+
+def test_the_time_of_the_whole_call_and_a_temperature_that_is_not_fixed():
+    labels = np.arange(40) % 2
+    certain = Predictions(labels, np.stack([1 - labels, labels], axis=1), TWO)
+    report = assess(simulated(60, names=TWO), certain)
+    history = pd.DataFrame({"epoch": [1], "val_loss": [1.0], "seconds": [2.0], "kept": [True]})
+    history.attrs["seconds"] = 30.4
+    text = model_card(report, {"test": data(20, "test")}, history=history)
+    assert "1 epoch in 30 s" in text
+    assert np.isnan(report.temperature)
+    assert "The validation images fix no temperature" in text
+    assert "Temperature fitted" not in text
+    assert "- Temperature on validation images." in text
 
 
 def test_many_classes_have_a_card():

@@ -1,6 +1,6 @@
 """How well a classifier does: figures of merit against scikit-learn, brute force and the thesis' own confusions."""
 
-from itertools import product
+from itertools import combinations, product
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,7 @@ from xaiutils.classification import calibration as cal
 from xaiutils.classification import comparison as cmp
 from xaiutils.classification.scores import confusion_counts
 from xaiutils.datasets import ImageDataset
+from xaiutils.plots.classification import reliability
 from xaiutils.training import classification_report
 from xaiutils.training.report import groups_of
 
@@ -264,6 +265,58 @@ def test_intervals_where_a_bootstrap_would_claim_certainty():
     assert resampling.proportion_interval(hits, units, same, 0.95) == resampling.wilson(3, 3, 0.95)
 
 
+def guessed(k, n, seed=None):
+    """``n`` images of each of ``k`` classes, and answers by chance or, without a seed, always the first class."""
+    labels = np.repeat(np.arange(k), n)
+    said = np.zeros(k * n, int) if seed is None else np.random.default_rng(seed).integers(0, k, k * n)
+    return labels, said == labels, np.arange(k * n)
+
+
+@pytest.mark.parametrize(("k", "n"), [(2, 20), (10, 20), (37, 5), (37, 20)])
+def test_guessing_among_many_classes_is_guessing(k, n):
+    labels, constant, units = guessed(k, n)
+    low, high = resampling.balanced_accuracy_interval(labels, constant, units, 0.95)
+    assert low < 1 / k < high
+    assert not resampling.better_than_guessing(labels, constant, units, 0.95)
+    right, outside = 0, 0
+    for seed in range(100):
+        found = guessed(k, n, seed)
+        low, high = resampling.balanced_accuracy_interval(*found, 0.95)
+        assert low <= found[1].mean() <= high
+        outside += not low <= 1 / k <= high
+        right += resampling.better_than_guessing(*found, 0.95, n_draws=1000)
+    assert outside <= 11  # 5 expected
+    assert right <= 7  # 2.5
+    assert resampling.better_than_guessing(labels, np.arange(k * n) % 3 > 0, units, 0.95)
+
+
+def test_the_interval_of_balanced_accuracy_holds_the_value():
+    labels, _, units = guessed(10, 20)
+    perfect = np.ones(200, bool)
+    low, high = resampling.balanced_accuracy_interval(labels, perfect, units, 0.95)
+    assert (low, high) == (pytest.approx(1 - (1 - resampling.wilson(20, 20, 0.95)[0]) / np.sqrt(10)), 1)
+    # Ten patients of two images each are ten trials of each class.
+    pairs = resampling.balanced_accuracy_interval(labels, perfect, units // 2, 0.95)
+    assert pairs[0] == pytest.approx(1 - (1 - resampling.wilson(10, 10, 0.95)[0]) / np.sqrt(10))
+    found = Predictions(labels, np.full((200, 10), 0.1), tuple("abcdefghij"))
+    report = assess(found)
+    assert not report.beats_chance
+    assert report.metrics.loc["balanced accuracy", "low"] < 0.1
+    assert "that is not told apart from the 0.10 of guessing" in report.verdict
+    assert "it gives every image the same probability, which ranks nothing" in report.verdict
+
+
+def test_average_precision_of_random_scores():
+    positive = np.arange(8) < 3
+    orders = [[i in places for i in range(8)] for places in combinations(range(8), 3)]
+    expected = np.mean([metrics.average_precision_score(order, -np.arange(8)) for order in orders])
+    assert curves.random_average_precision(3, 8) == pytest.approx(expected)
+    assert expected > 0.45  # the prevalence is 0.375
+    assert curves.random_average_precision(5, 5) == pytest.approx(1)
+    row = assess(Predictions(positive.astype(int), np.full((8, 2), 0.5), TWO)).metrics.loc["average precision"]
+    assert row[["majority", "random"]].tolist() == [0.375, expected]
+
+
 # Operating points and net benefit -------------------------------------------------------------------------------------
 
 
@@ -448,6 +501,36 @@ def test_results_of_all_models_stand_over_the_baselines():
     assert text.loc[2, "AUC"] == "0.50"
 
 
+@pytest.mark.parametrize(
+    ("skill", "scale", "n", "said"),
+    [
+        (0.0, 3.0, 80, "its probabilities are too extreme, or carry no information"),
+        (-2.0, 1.0, 80, "its probabilities point the wrong way"),
+        (1.0, 3.0, 800, "its probabilities are too extreme."),
+    ],
+)
+def test_slopes_in_words(skill, scale, n, said):
+    found = simulated(n, skill=skill, seed=2)
+    sharper = special.softmax(scale * np.log(found.probabilities), axis=1)
+    report = assess(Predictions(found.labels, sharper, TWO))
+    assert said in report.verdict, report.verdict
+
+
+def test_plurals():
+    one = assess(Predictions([0, 0, 1], [[0.9, 0.1], [0.8, 0.2], [0.7, 0.3]], TWO))
+    assert "There is only 1 image of 'malignant'" in one.verdict
+    for missing, said in ((6, "or 1 more class:"), (7, "or 2 more classes:")):
+        p = np.eye(missing + 2)[[0, 1, 0]]
+        assert said in assess(Predictions([0, 1, 0], p, tuple("abcdefghi"[: missing + 2]))).verdict
+
+
+def test_the_legend_of_a_named_class_among_three():
+    bars = reliability({"m": assess(simulated(60, 3), positive="b")}).axes[1]
+    assert [t.get_text() for t in bars.get_legend().get_texts()] == ["right", "not right"]
+    bars = reliability({"m": assess(simulated(60, names=TWO))}).axes[1]
+    assert [t.get_text() for t in bars.get_legend().get_texts()] == ["'malignant'", "not 'malignant'"]
+
+
 # Degenerate cases ----------------------------------------------------------------------------------------------------
 
 
@@ -477,7 +560,9 @@ def test_perfect_separation():
     assert report.beats_chance
     assert report.beats_majority
     assert report.metrics.loc["sensitivity", "low"] == pytest.approx(resampling.wilson(10, 10, 0.95)[0])
-    assert "every image is ranked right" in report.verdict
+    assert "every image is ranked right; the interval is what" in report.verdict
+    three = assess(Predictions(np.arange(9) % 3, np.eye(3)[np.arange(9) % 3], tuple("abc")))
+    assert "every image is ranked right; it has no interval." in three.verdict
     assert report.calibration["slope"].isna().all()
 
 
@@ -490,6 +575,7 @@ def test_constant_answers():
     assert not report.beats_majority
     assert "It gives one answer to every image: 'benign'." in report.sentences
     assert "no more than always saying 'benign'" in report.verdict
+    assert "AUC 0.50: it gives every image the same probability, which ranks nothing." in report.verdict
 
 
 def test_a_class_without_images_and_one_never_named():
@@ -561,7 +647,7 @@ def test_report_of_a_model(models, images):
     assert (report.name, report.split, report.predictions.unit) == ("flat", "test", "patient")
     assert report.predictions.ids == ds.ids
     assert report.operating_points["chosen on"].tolist() == ["validation"] * 2
-    assert np.isfinite(report.temperature)
+    assert np.isfinite(report.temperature) != ("The validation images fix no temperature" in report.verdict)
     with pytest.raises(ValueError, match="is empty: there is nothing to report on"):
         classification_report(model, ds.take(0))
     narrow = ImageDataset(ds.pixels, ds.labels, tuple("abcd"), ds.ids)
@@ -659,6 +745,18 @@ def test_sign_flips_of_patients_are_exact():
     assert found["test"] == "sign flips of patients, exact"
 
 
+def test_accuracy_differences_of_images_are_never_certain():
+    """Bonett & Price by hand: 12 and 3 discordant of 100, and none of 50."""
+    a, b = np.arange(100) < 92, (np.arange(100) >= 12) & (np.arange(100) < 95)
+    low, high = cmp._accuracy_gap(a, b, np.arange(100), 1.959964)
+    assert ((a & ~b).sum(), (b & ~a).sum()) == (12, 3)
+    half = 1.959964 * np.sqrt((17 / 102 - (9 / 102) ** 2) / 102)
+    assert (low, high) == pytest.approx((9 / 102 - half, 9 / 102 + half))
+    same = compare_models({"a": simulated(50), "b": simulated(50)}).set_index("quantity")
+    assert same.loc["accuracy", "low"] == -same.loc["accuracy", "high"] < -0.02
+    assert same.loc["AUC", ["low", "high"]].isna().all()
+
+
 def test_cochran_and_holm():
     rng = np.random.default_rng(0)
     right = rng.random((2, 200)) < [[0.8], [0.7]]
@@ -689,6 +787,7 @@ def test_compare_models():
     same = compare_models({"a": models["m0"], "b": models["m0"]})
     assert same["p"].tolist() == [1, 1]
     assert same["difference"].tolist() == [0, 0]
+    assert same[["low", "high"]].isna().all(axis=None)  # no difference on any unit is not certainty
     assert isinstance(compare_models({"a": simulated(90, 3), "b": simulated(90, 3, skill=3)}), pd.DataFrame)
     with pytest.raises(ValueError, match="'b' and 'a' were not given the same images"):
         compare_models({"a": simulated(30, seed=0), "b": simulated(30, seed=1)})

@@ -122,9 +122,10 @@ def test_models_in_half_precision_are_taken_apart_in_float32(images, method, mak
         keras.mixed_precision.set_global_policy("float32")
     half.set_weights(whole.get_weights())
     maps = [xai.explain(model, images[:2], 1, method, **given) for model in (whole, half)]
-    # The relevance form weighs by gradients, too, which stay in half precision.
-    tolerance = 0.1 if given else 1e-5
-    np.testing.assert_allclose(maps[1], maps[0], atol=tolerance * np.abs(maps[0]).max())
+    if given:  # the relevance form weighs by gradients, too, which stay in half precision
+        assert np.corrcoef(maps[0].ravel(), maps[1].ravel())[0, 1] > 0.99
+    else:
+        np.testing.assert_allclose(maps[1], maps[0], atol=1e-5 * np.abs(maps[0]).max())
     assert half.layers[-2].compute_dtype == "bfloat16"
 
 

@@ -133,6 +133,7 @@ def test_recipes_from_yaml(tmp_path):
         ({"also_keep": "val_loss"}, ValueError, "must differ from monitor"),
         ({"also_keep": "loss", "then": PLAIN}, ValueError, "be of the last stage"),
         ({"scaling": "znorm"}, ValueError, "did you mean z_norm"),
+        ({"last_layers": 2}, ValueError, "last_layers=2 needs freeze_norm=True"),
     ],
 )
 def test_bad_fields(changes, error, message):
@@ -275,8 +276,9 @@ def test_an_image_is_changed_alike_in_any_batch_of_features(monkeypatch):
     model, train, val = tiny(), colours(20, 0), colours(8, 1)
     seen = []
     real = aug.augment
+    monkeypatch.setattr("xaiutils.training.features.BATCH_SIZE", 8)
     monkeypatch.setattr("xaiutils.training.features.augment", lambda *a: seen.append(real(*a)) or seen[-1])
-    recipe = replace(RECIPES["thesis_corrected"], epochs=2, batch_size=8, copies=2)
+    recipe = replace(RECIPES["thesis_corrected"], epochs=2, batch_size=4, copies=2)
     xai.train(model, train, val, recipe)
     assert [len(s) for s in seen] == [8, 8, 4] * 2
     first, second = np.concatenate(seen[:3]), np.concatenate(seen[3:])
@@ -534,6 +536,15 @@ def test_mixup():
     assert np.mean(parts) == pytest.approx(np.maximum(draws, 1 - draws).mean(), abs=0.05)
 
 
+def test_mixup_of_a_small_alpha_mixes_next_to_nothing():
+    """Both draws of Gamma(0.001) underflow in float32, which must not make halves of all."""
+    from xaiutils.training.loop import mix
+
+    x, y = tf.zeros((2, 1)), tf.constant([0, 1], tf.int64)
+    parts = [float(mix(x, y, 1e-3, tf.constant([7, 10 * i]))[2]) for i in range(40)]
+    assert np.mean(parts) > 0.98
+
+
 def test_mixup_trains_and_blurs_the_labels():
     """With blended labels a model cannot become certain: its training loss ends higher than without."""
     recipe = replace(PLAIN, frozen=True, learning_rate=0.5, epochs=20, batch_size=16)
@@ -575,12 +586,11 @@ def deep(seed=0):
     [
         ({}, {"conv1", "conv2", "logits"}),
         ({"last_layers": 1}, {"conv2", "logits"}),
-        ({"last_layers": 2, "freeze_norm": False}, {"norm1", "conv2", "norm2", "logits"}),
         ({"freeze_norm": False}, {"conv1", "norm1", "conv2", "norm2", "logits"}),
     ],
 )
 def test_fine_tuning_moves_what_it_should(changes, expected):
-    """Without freeze_norm all batch norms follow the data, even those whose own weights do not train."""
+    """Without freeze_norm batch norms follow the data."""
     model = deep()
     block = model.get_layer("block")
     before, inner = ([layer.get_weights() for layer in m.layers] for m in (model, block))
@@ -745,6 +755,25 @@ def test_a_second_stage_begins_with_the_best_of_the_first():
     assert history["val_loss"][4] == pytest.approx(history["val_loss"][:4].min(), rel=1e-4)
 
 
+def test_the_history_says_what_was_done():
+    """The recipe as these data made it, in all stages, and the time of the whole call."""
+    train, val = colours(16, 0, mirrors=False), colours(8, 1, rare=0)
+    with pytest.warns(UserWarning, match="one class alone"):
+        history = xai.train(tiny(), train, val, STAGED, epochs=1, batch_size=0, monitor="val_auc")
+    first, second = history.attrs["recipe"], history.attrs["recipe"]["then"]
+    assert (first["batch_size"], first["monitor"], second["batch_size"], second["flip"]) == (16, "val_loss", 16, False)
+    assert second["then"] is None
+    assert read_recipe(first).stages[1].name == "second"
+    assert history.attrs["seconds"] > history["seconds"].sum()
+
+
+def test_patients_in_both_splits_are_told():
+    train, val = (replace(colours(n, n), patients=[f"p{i}" for i in range(at, at + n)]) for n, at in ((16, 0), (8, 14)))
+    with pytest.warns(UserWarning, match="2 patients have images in both train_ds and val_ds, such as 'p14'"):
+        history = xai.train(tiny(), train, val, PLAIN, frozen=True, epochs=1)
+    assert len(history.attrs["warnings"]) == 1
+
+
 def test_epochs_and_batch_size_hold_in_every_stage():
     train, val = colours(16, 0), colours(8, 1)
     history = xai.train(tiny(), train, val, PLAIN, epochs=2, frozen=True, then="finetune", batch_size=4)
@@ -795,7 +824,10 @@ def test_features_are_computed_once_for_all_runs(tmp_path, monkeypatch):
     assert passes(copies=3, rotation=5.0)[0] == 3  # those of the validation images are there
     assert passes(copies=3, rotation=5.0)[0] == 0
     assert passes(copies=3, rotation=5.0, seed=1)[0] == 3
-    assert passes(batch_size=8)[0] == 2
+    assert passes(batch_size=8)[0] == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(features, "_code_of_features", lambda: "newer")
+        assert passes()[0] == 2
     assert passes(tiny(seed=1))[0] == 2
     other = tiny()
     other.layers[1].scale = 1 / 127.5  # another network with the same weights
@@ -860,10 +892,10 @@ def test_mixed_precision(precision, monkeypatch):
 
 def test_the_thesis_optimiser_cannot_learn_what_the_corrected_one_can():
     thesis, unclipped, corrected = toy_recipes()
-    slow = toy_optimisers(n_steps=6000, every=6000, recipes=[thesis])  # after 10,000: 0.58
+    slow = toy_optimisers(n_steps=4000, every=4000, recipes=[thesis])  # after 10,000: 0.58
     assert slow["accuracy"].iloc[-1] < 0.6
     # Its kernel has done little but shrink, by 1e-4 a step.
-    assert slow["weight_norm"].iloc[-1] == pytest.approx(slow["weight_norm"].iloc[0] * np.exp(-0.6), rel=0.01)
+    assert slow["weight_norm"].iloc[-1] == pytest.approx(slow["weight_norm"].iloc[0] * np.exp(-0.4), rel=0.01)
     quick = toy_optimisers(n_steps=2000, every=1000, recipes=[unclipped, corrected])
     assert list(quick["step"]) == [0, 1000, 2000] * 2
     assert (quick.groupby("recipe")["accuracy"].last() > 0.97).all()
