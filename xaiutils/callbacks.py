@@ -150,7 +150,8 @@ class LiveCurve(Callback):
     def on_epoch_end(self, epoch: int, model: keras.Model, row: dict[str, Any]) -> None:
         self._rows.append(dict(row))
         if time.monotonic() - self._drawn >= self._seconds:
-            self._show(pd.DataFrame(self._rows))
+            # Which epoch is kept, by the recipe's monitor, is known at the end.
+            self._show(pd.DataFrame(self._rows).assign(kept=False))
             self._drawn = time.monotonic()
 
     def on_train_end(self, history: pd.DataFrame) -> None:

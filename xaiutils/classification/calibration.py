@@ -113,7 +113,10 @@ def _log_likelihood(y: np.ndarray, logits: np.ndarray) -> float:
 
 def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
     """The temperature T in [0.05, 20] at which softmax(log p / T) is most likely (Guo et al. 2017,
-    arXiv:1706.04599): over 1 for a model that is too sure. Fit it on validation images."""
+    arXiv:1706.04599): over 1 for a model that is too sure. Fit it on validation images.
+
+    NaN where they fix none: an end of the range does as well, as of a model that is always right, whose likelihood
+    grows without end as T falls, or of one that is worse than guessing."""
     logits = np.log(np.clip(probabilities.astype(float), _CLIP, None))
 
     def loss(log_t: float) -> float:
@@ -121,7 +124,8 @@ def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
         return float((special.logsumexp(scaled, axis=1) - scaled[np.arange(len(labels)), labels]).mean())
 
     low, high = np.log(_TEMPERATURES)
-    return float(np.exp(optimize.minimize_scalar(loss, bounds=(low, high), method="bounded").x))
+    found = optimize.minimize_scalar(loss, bounds=(low, high), method="bounded")
+    return float(np.exp(found.x)) if found.fun < min(loss(low), loss(high)) - 1e-9 else np.nan
 
 
 def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:

@@ -65,10 +65,11 @@ def model_card(
 
 
 def kept_epoch(history: pd.DataFrame) -> int:
-    """The epoch whose weights a model has: the row that the column ``kept`` marks, else that of the lowest
-    ``val_loss``."""
-    if "kept" in history and history["kept"].any():
-        return int(history["epoch"][history["kept"].astype(bool)].iloc[0])
+    """The epoch whose weights a model has: the row that the column ``kept`` marks (0: none yet), without such a column
+    that of the lowest ``val_loss``."""
+    if "kept" in history:
+        marked = history["epoch"][history["kept"].astype(bool)]
+        return int(marked.iloc[0]) if len(marked) else 0
     return int(history.attrs.get("kept_epoch") or history["epoch"][history["val_loss"].idxmin()])
 
 
@@ -127,11 +128,14 @@ def _training(recipe: Any, history: pd.DataFrame | None, environment: Mapping[st
     if history is None or history.empty:
         lines.append(f"History: {_BY_HAND}.")
     else:
-        seconds = f" in {history['seconds'].sum():.0f} s" if "seconds" in history else ""
-        lines.append(f"{len(history)} epochs{seconds}; the weights of epoch {kept_epoch(history)} were kept.")
+        # The whole call, with the features of a frozen backbone; a history from a file knows its epochs alone.
+        known = "seconds" in history
+        total = history.attrs.get("seconds", history["seconds"].sum() if known else np.nan)
+        n, seconds = len(history), f" in {total:.0f} s" if np.isfinite(total) else ""
+        lines.append(f"{n} {many('epoch', n)}{seconds}; the weights of epoch {kept_epoch(history)} were kept.")
         if "stage" in history and history["stage"].nunique() > 1:
             found = history.groupby("stage", sort=False).size()
-            lines.append("Stages: " + ", ".join(f"{stage} {n} epochs" for stage, n in found.items()) + ".")
+            lines.append("Stages: " + ", ".join(f"{stage} {n} {many('epoch', n)}" for stage, n in found.items()) + ".")
     if environment:
         hardware = ", ".join(environment.get("gpus") or []) or f"CPU, {environment.get('cores', '?')} cores"
         versions = ", ".join(f"{k} {v}" for k, v in environment.get("versions", {}).items())
@@ -196,8 +200,12 @@ def _unmeasured(report: Report, splits: Mapping[str, ImageDataset], history: pd.
     more = f" ({', '.join(map(str, said))} are recorded, and no results are given by them)" if said else ""
     lines.append(f"Subgroups: age, sex, origin, device and the like{more}.")
     lines.append("Robustness to noise, other scanners and attacks; what it does with images of none of its classes.")
-    if not np.isfinite(report.temperature):
-        lines.append("Thresholds and temperature on validation images.")
+    points = report.operating_points
+    judged = points is not None and points["chosen on"].ne("validation").any()
+    unfitted = not np.isfinite(report.temperature)
+    missing = [name for name, lacks in (("Thresholds", judged), ("Temperature", unfitted)) if lacks]
+    if missing:
+        lines.append(f"{' and '.join(missing).capitalize()} on validation images.")
     if report.positive is None:
         lines.append("Operating points and net benefit: no class was named as the positive one.")
     if history is None:

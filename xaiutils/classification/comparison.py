@@ -134,7 +134,8 @@ def compare_models(
     Returns:
         A row a pair and quantity ("AUC", "accuracy"), and for accuracy of three or more models one for all of them:
         a, b, quantity, value_a, value_b, difference (a less b), low, high (of the difference: normal, by DeLong's
-        covariance, or by the spread of the units' differences), test, p, p_holm (over the pairs of the quantity), unit,
+        covariance; of accuracies see `_accuracy_gap`; NaN where the two models do not differ on any unit), test, p,
+        p_holm (over the pairs of the quantity), unit,
         n. With one class only there is no AUC.
 
     Raises:
@@ -160,14 +161,15 @@ def compare_models(
             gap = aucs[i] - aucs[j]
             error = np.sqrt(max(covariance[i, i] + covariance[j, j] - 2 * covariance[i, j], 0))
             p = 2 * stats.norm.sf(abs(gap) / error) if error > 1e-12 else (1.0 if gap == 0 else np.nan)
-            rows.append(_row(names, (i, j), "AUC", aucs, z * error, test, p, facts))
+            # Rankings that never differ have an error of 0, which is not certainty.
+            ends = (gap - z * error, gap + z * error) if error > 1e-12 else (np.nan, np.nan)
+            rows.append(_row(names, (i, j), "AUC", aucs, ends, test, p, facts))
     right = np.stack([p.predicted == p.labels for p in all_of])
     accuracies = right.mean(axis=1)
     for i, j in combinations(range(len(names)), 2):
         found = mcnemar(right[i], right[j], units)
-        centred = right[i].astype(float) - right[j] - (accuracies[i] - accuracies[j])
-        error = np.sqrt(_correction(facts["n"]) * (np.bincount(units, centred) ** 2).sum()) / len(first)
-        rows.append(_row(names, (i, j), "accuracy", accuracies, z * error, found["test"], found["p"], facts))
+        ends = _accuracy_gap(right[i], right[j], units, z)
+        rows.append(_row(names, (i, j), "accuracy", accuracies, ends, found["test"], found["p"], facts))
     table = pd.DataFrame(rows)
     table.insert(table.columns.get_loc("p") + 1, "p_holm", table.groupby("quantity")["p"].transform(holm))
     if len(names) > 2:
@@ -186,12 +188,27 @@ def _aucs(all_of: list[Predictions], positive: int | None, units: np.ndarray) ->
     return macro_auc_covariance(labels, np.stack([p.probabilities[:, :k] for p in all_of]), units)
 
 
-def _row(names, pair, quantity, values, half, test, p, facts) -> dict:
+def _accuracy_gap(right_a: np.ndarray, right_b: np.ndarray, units: np.ndarray, z: float) -> tuple[float, float]:
+    """Interval of the difference of accuracies: that of Bonett & Price 2012 (Journal of Educational and Behavioral
+    Statistics 37), the normal one with an image more on which either alone is right, where each image is a unit of its
+    own; else by the spread of the units' differences, NaN where these are all the same."""
+    n, n_units = len(right_a), len(np.unique(units))
+    if n_units == n:
+        a, b = (((x & ~y).sum() + 1) / (n + 2) for x, y in ((right_a, right_b), (right_b, right_a)))
+        half = z * np.sqrt((a + b - (a - b) ** 2) / (n + 2))
+        return max(-1.0, float(a - b - half)), min(1.0, float(a - b + half))
+    difference = right_a.astype(float) - right_b
+    gap = difference.mean()
+    error = np.sqrt(_correction(n_units) * (np.bincount(units, difference - gap) ** 2).sum()) / n
+    return (float(gap - z * error), float(gap + z * error)) if error > 1e-12 else (np.nan, np.nan)
+
+
+def _row(names, pair, quantity, values, ends, test, p, facts) -> dict:
     i, j = pair
-    gap = values[i] - values[j]
+    low, high = ends
     return {
         "a": names[i], "b": names[j], "quantity": quantity, "value_a": values[i], "value_b": values[j],
-        "difference": gap, "low": gap - half, "high": gap + half, "test": test, "p": p, **facts,
+        "difference": values[i] - values[j], "low": low, "high": high, "test": test, "p": p, **facts,
     }  # fmt: skip
 
 

@@ -74,6 +74,19 @@ class PositiveRanks:
         return 1 - _divide(passed, np.where(self.n_positive > 0, self.n_negative, 0))
 
 
+def random_average_precision(n_positive: int, n: int) -> float:
+    """The average precision of scores at random, expected, with ``n_positive`` among ``n`` images; NaN without any.
+
+    At rank i a positive has 1 + (i - 1) (n_positive - 1) / (n - 1) positives up to it on average, so that the mean is
+    above the prevalence, and much so in small sets: with the harmonic number H,
+    (H_n + (n_positive - 1) / (n - 1) * (n - H_n)) / n.
+    """
+    if n_positive < 1:
+        return np.nan
+    harmonic = float((1 / np.arange(1, n + 1)).sum())
+    return (harmonic + (n_positive - 1) / max(n - 1, 1) * (n - harmonic)) / n
+
+
 def mean_auc(labels: np.ndarray, probabilities: np.ndarray) -> float:
     """Area under the ROC curve, one class against the rest, averaged over classes that occur; NaN if only one does."""
     once = np.ones((len(labels), 1), np.int32)

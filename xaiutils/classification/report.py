@@ -12,6 +12,7 @@ from xaiutils.classification.predictions import COMBINE, Predictions
 from xaiutils.classification.resampling import (
     auc_interval,
     balanced_accuracy_interval,
+    better_than_guessing,
     percentile_interval,
     proportion_interval,
     replicates,
@@ -32,7 +33,7 @@ class Report:
         predictions: what it is computed from.
         positive: number of the positive class, None for one-vs-rest of more than two.
         metrics: a row a figure of merit: value, low, high (the interval), majority (always naming the largest class)
-            and random (guessing with the frequencies of the classes, expected).
+            and random (guessing with the frequencies of the classes, and scores at random; expected).
         classes: precision, recall, F1 and support of each class; then their macro average (over classes that occur or
             are predicted) and their average weighted by support, of the model and of the two baselines.
         class_intervals: low and high of each class's precision, recall, F1, AUC and average precision, with the last
@@ -45,7 +46,7 @@ class Report:
         calibration: rows of `calibration.calibration_row`: the positive class's probability, or the top class's and
             each class's; with ``temperature``, also after scaling by it.
         reliability: the bins of the first row of ``calibration``.
-        temperature: fitted on the validation images, NaN without them.
+        temperature: fitted on the validation images, NaN without them, or where they fix none.
         decision: `curves.decision_curve` of the positive class, or None.
         confidence, n_resamples, seed: of the intervals; the unit that is drawn is ``predictions.unit``.
         levels: reports of coarser levels by name, such as "patient".
@@ -122,11 +123,15 @@ class Report:
         counts = self.classes["support"].iloc[: len(self.predictions.class_names)]
         return f"always '{counts.idxmax()}'", "random, by class frequency"
 
-    @property
+    @cached_property
     def beats_chance(self) -> bool:
-        """Whether the interval of balanced accuracy lies above chance: accuracy alone is fooled by class imbalance."""
-        present = len(np.unique(self.predictions.labels))
-        return bool(self.metrics.loc["balanced accuracy", "low"] > 1 / present)
+        """Whether balanced accuracy is above that of guessing, by its interval and by `resampling.better_than_guessing`
+        (few images of many classes are too few for the interval): accuracy alone is fooled by class imbalance."""
+        found, row = self.predictions, self.metrics.loc["balanced accuracy"]
+        correct = found.predicted == found.labels
+        return bool(row["low"] > row["random"]) and better_than_guessing(
+            found.labels, correct, found.units, self.confidence, seed=self.seed
+        )
 
     @property
     def beats_majority(self) -> bool:
@@ -166,8 +171,8 @@ def assess(
         combine: how a group's probability is made of its images', "max" or "mean"; see `Predictions.per`.
         n_resamples: of the bootstrap, at least 1000.
         confidence: of all intervals. Proportions (accuracy, recall, precision, sensitivity, specificity) have
-            Wilson's interval where images are the units, balanced accuracy a Jeffreys interval, all else percentiles
-            of the bootstrap over units.
+            Wilson's interval where images are the units, balanced accuracy
+            `resampling.balanced_accuracy_interval`, all else percentiles of the bootstrap over units.
         seed: of the bootstrap.
         name, split: for titles and sentences.
 
@@ -264,9 +269,13 @@ def _assess(
     blocks = [_scores(found, positive, points, w) for w in replicates(found.units, n_resamples, seed, k * (k + 1))]
     samples = {key: np.concatenate([b[key] for b in blocks], axis=-1) for key in value}
     intervals = _Intervals(found, value, samples, confidence, seed)
-    temperature = np.nan if validation is None else calibration.fit_temperature(
-        validation.labels, validation.probabilities
-    )  # fmt: skip
+    temperature = np.nan
+    if validation is not None:
+        temperature = calibration.fit_temperature(validation.labels, validation.probabilities)
+        if not np.isfinite(temperature):
+            notes.append(
+                "The validation images fix no temperature: all are answered right, or the most likely one is extreme."
+            )
     table, bins = _calibration(found, positive, temperature, confidence, seed)
     decision = None
     if two_sided:
@@ -294,7 +303,9 @@ def _assess(
 
 
 def _listed(names: list[str]) -> str:
-    return ", ".join(f"'{n}'" for n in names[:5]) + (f" or {len(names) - 5} more classes" if len(names) > 5 else "")
+    return ", ".join(f"'{n}'" for n in names[:5]) + (
+        f" or {len(names) - 5} more class{'es' if len(names) > 6 else ''}" if len(names) > 5 else ""
+    )
 
 
 def _confusion(found: Predictions) -> pd.DataFrame:
@@ -397,7 +408,7 @@ class _Intervals:
         if key == "accuracy":
             return self.proportion(predicted == labels, np.ones(len(labels), bool), key)
         if key == "balanced accuracy":
-            return balanced_accuracy_interval(labels, predicted == labels, self.units, self.confidence, seed=self.seed)
+            return balanced_accuracy_interval(labels, predicted == labels, self.units, self.confidence)
         if key == "sensitivity":
             return self.proportion(predicted == positive, labels == positive, key)
         if key == "specificity":
@@ -425,6 +436,9 @@ def _metrics(found: Predictions, positive: int | None, value: dict, intervals: _
     two = len(part) == 2 and positive is not None
     ranked = present > 1 and (positive is None or 0 < part[positive] < 1)
     share = even if positive is None else float(part[positive])
+    counts = np.bincount(found.labels, minlength=len(part))
+    chosen = counts[counts > 0] if positive is None else counts[[positive]]
+    lucky = float(np.mean([curves.random_average_precision(int(n), len(found)) for n in chosen]))
     baselines = {
         "accuracy": (top, agreement),
         "balanced accuracy": (even, even),
@@ -432,7 +446,7 @@ def _metrics(found: Predictions, positive: int | None, value: dict, intervals: _
         "MCC": (0.0, 0.0),
         "kappa": (0.0, 0.0) if present > 1 else (np.nan, np.nan),
         "AUC": (0.5, 0.5) if ranked else (np.nan, np.nan),
-        "average precision": (share, share) if ranked else (np.nan, np.nan),
+        "average precision": (share, lucky) if ranked else (np.nan, np.nan),
         "Brier": (1 - top, 1 - agreement) if two else (2 * (1 - top), 2 * (1 - agreement)),
     }
     if positive is not None:
@@ -485,7 +499,7 @@ def _class_intervals(found: Predictions, value: dict, intervals: _Intervals) -> 
         row["average precision low"], row["average precision high"] = percentile_interval(
             intervals.samples["class average precision"][c], intervals.confidence
         )
-        row["average precision of chance"] = truly.mean()
+        row["average precision of chance"] = curves.random_average_precision(int(truly.sum()), len(truly))
         rows.append(row)
     return pd.DataFrame(rows).set_index("class")
 

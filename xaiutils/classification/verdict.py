@@ -158,7 +158,11 @@ def _ranking(report: "Report") -> str:
     what = "AUC" if report.positive is not None else "Mean AUC of the classes"
     text = f"{what} {score(row['value'])}{interval(row)}: "
     if row["value"] == 1:
-        return text + f"every {report.level} is ranked right; the interval is what so few of them can show."
+        few = "the interval is what so few of them can show" if np.isfinite(row["low"]) else "it has no interval"
+        return text + f"every {report.level} is ranked right; {few}."
+    p = report.probabilities if report.positive is None else report.probabilities[:, report.positive]
+    if not np.ptp(p, axis=0).any():
+        return text + f"it gives every {report.level} the same probability, which ranks nothing."
     if not np.isfinite(row["low"]):
         return text + f"too few {many(report.level)} of a class for an interval."
     if row["low"] > 0.5:
@@ -182,12 +186,14 @@ def _calibrated(report: "Report") -> str:
         # Images of a patient may be copies of each other: as many count as there are patients.
         images_a_unit = len(report.predictions) / report.n_units
         half = stats.norm.ppf((1 + report.confidence) / 2) * row["slope error"] * np.sqrt(images_a_unit)
-        kind = "not clearly too extreme or too timid"
-        if slope + half < 1:
-            kind = "too extreme" if slope > 0 else "pointing the wrong way"
+        kind = "are not clearly too extreme or too timid"
+        if slope + half < 0:
+            kind = "point the wrong way"
+        elif slope + half < 1:
+            kind = "are too extreme" if slope - half > 0 else "are too extreme, or carry no information"
         elif slope - half > 1:
-            kind = "too timid"
-        text += f"; slope {slope:.2f} [{slope - half:.2f} to {slope + half:.2f}]: its probabilities are {kind}"
+            kind = "are too timid"
+        text += f"; slope {slope:.2f} [{slope - half:.2f} to {slope + half:.2f}]: its probabilities {kind}"
     return text + "."
 
 
@@ -199,11 +205,13 @@ def _optimism(report: "Report") -> str:
 
 
 def _few(report: "Report") -> str:
-    found, units = report.predictions, report.predictions.units
-    counts = {found.class_names[c]: len(np.unique(units[found.labels == c])) for c in np.unique(found.labels)}
+    found = report.predictions
+    counts = {found.class_names[c]: len(np.unique(found.units[found.labels == c])) for c in np.unique(found.labels)}
     name = min(counts, key=counts.get)
     if counts[name] < _FEW and len(counts) > 1:
-        return f"There are only {counts[name]} {many(found.unit, counts[name])} of '{name}': all numbers are uncertain."
+        verb = "is" if counts[name] == 1 else "are"
+        units = many(found.unit, counts[name])
+        return f"There {verb} only {counts[name]} {units} of '{name}': all numbers are uncertain."
     return ""
 
 

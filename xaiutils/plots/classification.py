@@ -101,11 +101,12 @@ def reliability(reports: Mapping[str, Report]) -> Figure:
         upper.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), ylabel="frequency")
         happened, p = report.event
         edges = np.linspace(0, 1, 21)
-        what = "right" if report.positive is None else "positive"
+        stated = report.calibration.index[0].removeprefix("probability of ")
+        what = "right" if stated == "the top class" else stated
         lower.hist(
             [p[happened], p[~happened]], edges, stacked=True, color=(colour, "0.75"), label=(what, f"not {what}")
         )
-        lower.set(xlabel=f"stated {report.calibration.index[0]}", ylabel=many(report.level))
+        lower.set(xlabel=f"stated probability of {stated}", ylabel=many(report.level))
         lower.legend(frameon=False, fontsize=7)
         for axes in (upper, lower):
             tidy(axes)

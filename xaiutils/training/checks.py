@@ -31,6 +31,26 @@ def check_data(model: keras.Model, train_ds: ImageDataset, val_ds: ImageDataset)
         raise ValueError(f"{len(shared)} images are in both train_ds and val_ds, such as {min(shared)!r}.")
 
 
+def shared_patients(train_ds: ImageDataset, val_ds: ImageDataset) -> list[str]:
+    """A sentence on patients of whom there are images in both data sets; none where patients are not known."""
+    shared = set(train_ds.patients or ()) & set(val_ds.patients or ())
+    if not shared:
+        return []
+    who = f"{len(shared)} patient{'s have' if len(shared) > 1 else ' has'} images"
+    return [f"{who} in both train_ds and val_ds, such as {min(shared)!r}: what is measured on val_ds is too good."]
+
+
+def check_devices(devices: int, stages: Iterable[Recipe], n_images: int) -> None:
+    """Raises ValueError for a stage whose batches are too small for so many devices."""
+    for stage in stages:
+        batch_size = min(stage.batch_size, n_images)
+        if not stage.frozen and batch_size < devices:
+            raise ValueError(
+                f"devices: {devices} of them cannot share a batch of {batch_size} (recipe {stage.name}, {n_images} "
+                "training images); raise batch_size, or name fewer devices."
+            )
+
+
 def check_output(run_dir: Any, resume: bool, save_every: int | None, formats: Iterable[str]) -> tuple[str, ...]:
     """The formats as a tuple. Raises ValueError."""
     formats = (formats,) if isinstance(formats, str) else tuple(formats)

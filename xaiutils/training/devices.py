@@ -37,6 +37,11 @@ def make_strategy(devices: str | Sequence[str]) -> tf.distribute.Strategy | None
     return _strategy(tuple(chosen))
 
 
+def first_device(strategy: tf.distribute.Strategy) -> str:
+    """The name of the first of its devices, as `tf.device` takes it."""
+    return strategy.extended.worker_devices[0]
+
+
 @lru_cache
 def _strategy(devices: tuple[str, ...]) -> tf.distribute.Strategy:
     """One for all runs on the same devices: sums of two strategies in one process are taken for each other."""

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from xaiutils.training.augmentation import AUGMENTATIONS, augment
 from xaiutils.training.recipes import Recipe
 
 CACHE_BYTES = 2 * 2**30  # of one cache folder
+BATCH_SIZE = 32  # images in one pass of the backbone, whatever the batches that the head trains on
 
 
 def split_at_features(model: keras.Model) -> tuple[keras.Model, keras.Model]:
@@ -45,31 +47,40 @@ def backbone_features(
     generator of its own, so that a resumed run makes the same copies.
 
     With ``folder`` they are kept there and read again where everything that they depend on is the same: the layers,
-    their weights, the pixels, the batch size (to the last bit), the augmentation and its seed. The folder holds at most
-    `CACHE_BYTES`, those used last; features that are larger are not kept. It may be deleted at any time.
+    their weights, the pixels, the augmentation and its seed, and the code of this package's models. The folder holds at
+    most `CACHE_BYTES`, those used last; features that are larger are not kept. It may be deleted at any time.
     """
     images = tf.TensorSpec([None, *train_ds.pixels.shape[1:]], tf.float32)
     run = tf.function(lambda x: tf.cast(extract(x, training=False), tf.float32), input_signature=[images])
 
-    def features(ds: ImageDataset, change: Callable[[np.ndarray], np.ndarray] = lambda x: x) -> np.ndarray:
-        steps = -(-len(ds) // recipe.batch_size)
-        batches = progress(ds.batches(recipe.batch_size), steps, f"features of {ds.split}")
-        return np.concatenate([run(tf.constant(change(x))).numpy() for x, _ in batches])
+    def features(ds: ImageDataset, copies: int, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        found = None
+        for copy in range(copies):
+            batches = progress(ds.batches(BATCH_SIZE), -(-len(ds) // BATCH_SIZE), f"features of {ds.split}")
+            for i, (x, _) in enumerate(batches):
+                values = run(tf.constant(change(x))).numpy()
+                if found is None:
+                    found = np.empty((copies, len(ds), *values.shape[1:]), np.float32)
+                found[copy, i * BATCH_SIZE : (i + 1) * BATCH_SIZE] = values
+        return found
+
+    def of_images(ds: ImageDataset) -> np.ndarray:
+        return features(ds, 1, lambda x: x)[0]
 
     def of_copies() -> np.ndarray:
         rng = np.random.default_rng([seed, 1])
-        return np.stack([features(train_ds, lambda x: augment(x, recipe, rng)) for _ in range(recipe.copies)])
+        return features(train_ds, recipe.copies, lambda x: augment(x, recipe, rng))
 
     backbone = None if folder is None else _fingerprint(extract)
     if backbone is None:
-        return of_copies() if recipe.copies else features(train_ds), features(val_ds)
-    plain = [backbone, tf.__version__, recipe.batch_size]
+        return of_copies() if recipe.copies else of_images(train_ds), of_images(val_ds)
+    plain = [backbone, tf.__version__, _code_of_features()]
     ranges = {name: asdict(recipe)[name] for name in ("copies", *AUGMENTATIONS)} | {"seed": seed}
     if recipe.copies:
         found = _cached(folder, [*plain, ranges], train_ds, of_copies)
     else:
-        found = _cached(folder, plain, train_ds, lambda: features(train_ds))
-    return found, _cached(folder, plain, val_ds, lambda: features(val_ds))
+        found = _cached(folder, plain, train_ds, lambda: of_images(train_ds))
+    return found, _cached(folder, plain, val_ds, lambda: of_images(val_ds))
 
 
 def _cached(folder: Path, about: list, ds: ImageDataset, compute: Callable[[], np.ndarray]) -> np.ndarray:
@@ -96,6 +107,14 @@ def _prune(folder: Path) -> None:
         total += stats[path].st_size
         if total > CACHE_BYTES:
             path.unlink(missing_ok=True)
+
+
+@lru_cache
+def _code_of_features() -> str:
+    """Changes when the code does that makes features: this package's layers and augmentation."""
+    here = Path(__file__)
+    sources = [*sorted((here.parents[1] / "models").rglob("*.py")), here.with_name("augmentation.py"), here]
+    return hashlib.blake2b(b"".join(path.read_bytes() for path in sources), digest_size=16).hexdigest()
 
 
 def _fingerprint(model: keras.Model) -> str | None:

@@ -210,8 +210,10 @@ def mix(x: tf.Tensor, y: tf.Tensor, alpha: float, seed: tf.Tensor) -> tuple[tf.T
     Returns part * x + (1 - part) * x', the labels of x', and ``part``, one number in [0.5, 1] for the batch: the
     larger of a draw from Beta(alpha, alpha) and its complement, so that x is what is seen most.
     """
-    gammas = tf.random.stateless_gamma([2], seed, alpha)
-    part = tf.reduce_max(gammas) / tf.reduce_sum(gammas)
+    # In logs, as of a small alpha most draws underflow: Gamma(alpha) is Gamma(alpha + 1) * U^(1 / alpha).
+    uniform = 1 - tf.random.stateless_uniform([2], seed + 2)  # in (0, 1]
+    logs = tf.math.log(tf.random.stateless_gamma([2], seed, alpha + 1)) + tf.math.log(uniform) / alpha
+    part = tf.sigmoid(tf.abs(logs[0] - logs[1]))
     order = tf.argsort(tf.random.stateless_uniform(tf.shape(y), seed + 1))
     return part * x + (1 - part) * tf.gather(x, order), tf.gather(y, order), part
 

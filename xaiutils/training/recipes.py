@@ -1,7 +1,7 @@
 """Recipes: everything that decides how a model is trained, as one frozen value with a name. `RECIPES` has them."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,9 @@ class Recipe:
     freeze_norm: bool = _about(
         "a backbone that trains does so in inference mode: its batch norm stays as it is, its dropout is off", False
     )
-    last_layers: int = _about("so many of the backbone's last layers with weights train; 0: all", 0)
+    last_layers: int = _about(
+        "so many of the backbone's last layers with weights train, which needs freeze_norm; 0: all", 0
+    )
 
     mixup: float = _about(
         "alpha of mixup, which blends the images (or features) of a batch and their labels; 0: none", 0.0
@@ -113,6 +115,11 @@ class Recipe:
             )
         if self.frozen and (self.freeze_norm or self.last_layers):
             raise ValueError("freeze_norm and last_layers are for a backbone that trains; give frozen=False.")
+        if self.last_layers and not self.freeze_norm:
+            raise ValueError(
+                f"last_layers={self.last_layers} needs freeze_norm=True: the batch norm of the layers that do not "
+                "train would follow the data."
+            )
         if self.optimizer == "radam" and not self.decay_by_rate:
             raise ValueError("decay_by_rate=False goes with sgdw and adamw; radam's decay is times the rate.")
         if self.optimizer == "adam" and self.weight_decay:
@@ -252,9 +259,10 @@ RECIPES.add(
         scaling="z_norm",
     )
 )
-# The thesis' own, as it is written there. It can hardly learn: see `xaiutils.training.toy`. Its batches are of 16, 32
-# or 64 images, "by the size of the data set": see `batch_size_for`. Its shear "angle of 0.15" is in degrees, which is
-# next to nothing.
+# The thesis' own, in every number that it states. It can hardly learn: see `xaiutils.training.toy`. What differs: the
+# frozen backbone sees each image in 4 fixed augmented versions, not in a fresh one each epoch. Its batches are of 16,
+# 32 or 64 images, "by the size of the data set": see `batch_size_for`. Its shear "angle of 0.15" is in degrees, which
+# is next to nothing.
 RECIPES.add(
     Recipe(
         "thesis",
@@ -334,6 +342,12 @@ def _known(values: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(then := values.get("then"), str | Mapping):
         values["then"] = RECIPES[then] if isinstance(then, str) else read_recipe(then)
     return values
+
+
+def chained(stages: Sequence[Recipe]) -> Recipe:
+    """The recipe whose `Recipe.stages` these are."""
+    first, *rest = stages
+    return replace(first, then=chained(rest) if rest else None)
 
 
 def in_every_stage(recipe: Recipe, **changes: Any) -> Recipe:

@@ -1,5 +1,6 @@
 """`train`: the stages of a recipe, one after the other, from a model and data to the best weights and a history."""
 
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -16,16 +17,18 @@ from xaiutils.files import replace_file
 from xaiutils.training.callback import Callback, StopTraining
 from xaiutils.training.checks import (
     check_data,
+    check_devices,
     check_output,
     check_precision,
     head_dropout,
     input_warnings,
     recipe_warnings,
+    shared_patients,
 )
-from xaiutils.training.devices import computing_in, make_strategy, twin
+from xaiutils.training.devices import computing_in, first_device, make_strategy, twin
 from xaiutils.training.features import backbone_features, split_at_features
 from xaiutils.training.loop import Checkpoint, Split, fit, score
-from xaiutils.training.recipes import Recipe, batch_size_for, change_recipe, in_every_stage
+from xaiutils.training.recipes import Recipe, batch_size_for, chained, change_recipe, in_every_stage
 from xaiutils.training.state import Kept, State, fingerprint, load_state
 
 _STATE = "training_state.npz"
@@ -73,7 +76,7 @@ def train(
         devices: "auto": the first GPU, else the CPU. "all": every GPU, where there are several (else every logical
             CPU), or names such as ``["GPU:0", "GPU:1"]``, by TensorFlow's MirroredStrategy: each takes a part of the
             batch, and the steps are those of one device (see `loop.compiled`). One name: that device. A frozen stage
-            trains on one device in any case: its backbone is run once.
+            trains on the first of them in any case: its backbone is run once.
         precision: "float32"; "mixed_bfloat16" or "mixed_float16" compute in half precision where the hardware is fast
             at it, with variables and logits in float32, and the latter with a scaled loss (see
             `devices.computing_in`). The trained model computes in float32 again.
@@ -85,12 +88,14 @@ def train(
         over the epoch while the weights move; validation is measured after it. ``loss`` is what the recipe minimises,
         ``val_loss`` always plain cross-entropy. ``attrs``: "kept_epoch", the epoch of that row; "warnings", sentences
         that were also given as Python warnings; "stopped", why a callback ended the run, or ""; "recipe", its fields,
-        as they were used.
+        as they were used; "seconds", of the whole call (of a resumed run also the epochs before), with what ``seconds``
+        of the rows leave out: the features of a frozen backbone, and callbacks.
 
     Raises:
         TypeError, ValueError: a recipe field, a data set or the model is not as needed, or the state in ``run_dir``
         is of another run. FloatingPointError: the loss became NaN.
     """
+    start = time.monotonic()
     recipe = change_recipe(recipe, changes)
     everywhere = {name: changes[name] for name in ("batch_size",) if name in changes}
     recipe = in_every_stage(recipe, **everywhere if epochs is None else everywhere | {"epochs": epochs})
@@ -99,8 +104,9 @@ def train(
     formats = check_output(run_dir, resume, save_every, formats)
     strategy = make_strategy(devices)
     stages, warnings = _prepared(recipe, train_ds, val_ds)
+    check_devices(1 if strategy is None else strategy.num_replicas_in_sync, stages, len(train_ds))
     dropouts = [head_dropout(model, stage) for stage in stages]
-    warnings += _warnings(model, train_ds, stages)
+    warnings += shared_patients(train_ds, val_ds) + _warnings(model, train_ds, stages)
     for text in warnings:
         warn(text, stacklevel=2)
     keras.utils.set_random_seed(seed)
@@ -111,6 +117,7 @@ def train(
         checkpoint = Checkpoint(folder / _STATE, save_every, about)
         if resume and checkpoint.path.exists():
             state = load_state(checkpoint.path, about)
+    before = sum(row["seconds"] for row in state.rows)
     run = _Run(model, train_ds, val_ds, seed, folder, checkpoint, strategy, precision, tuple(callbacks))
     for number in range(state.stage, len(stages)):
         if number > state.stage:
@@ -125,7 +132,7 @@ def train(
         _save_other(model, stage, state, folder / f"model_by_{stage.also_keep}.keras")
     _trained_part(model, stage).set_weights(state.kept[stage.monitor].weights)
     history = _history(state, stage, warnings, stopped)
-    history.attrs["recipe"] = asdict(recipe)
+    history.attrs |= {"recipe": asdict(chained(stages)), "seconds": before + time.monotonic() - start}
     if folder is not None:
         for suffix in formats:
             _save(model, folder / f"model{suffix}")
@@ -157,6 +164,8 @@ class _Run:
         with ExitStack() as stack:
             as_built = stack.enter_context(computing_in(self.model, self.precision))
             strategy, working = None if recipe.frozen else self.strategy, self.model
+            if recipe.frozen and self.strategy is not None:
+                stack.enter_context(tf.device(first_device(self.strategy)))
             if strategy is not None:
                 working = twin(self.model, strategy)
                 stack.enter_context(computing_in(working, self.precision))
