@@ -106,3 +106,13 @@ MODELS = {
 def models() -> dict[str, keras.Model]:
     """One model of every shape, built once."""
     return {name: make() for name, make in MODELS.items()}
+
+
+@pytest.fixture(scope="session")
+def linear() -> tuple[keras.Model, np.ndarray]:
+    """S_c = sum x * w_c + b_c, of which every method's answer is known, and w ``(height, width, 3, classes)``."""
+    inputs = keras.Input((SIZE, SIZE, 3))
+    model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Flatten()(inputs)))
+    weights = np.random.default_rng(3).normal(size=(SIZE, SIZE, 3, 2)).astype(np.float32) / 1000
+    model.layers[-1].set_weights([weights.reshape(-1, 2), np.array([0.5, -0.25], np.float32)])
+    return model, weights

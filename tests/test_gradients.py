@@ -19,16 +19,6 @@ from xaiutils.progress import listening
 SMOOTHING = ("smoothgrad", "smoothgrad_squared", "vargrad")
 
 
-@pytest.fixture(scope="module")
-def linear():
-    """S_c = sum x * w_c + b_c, and w ``(height, width, 3, classes)``."""
-    inputs = keras.Input((SIZE, SIZE, 3))
-    model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Flatten()(inputs)))
-    weights = np.random.default_rng(3).normal(size=(SIZE, SIZE, 3, 2)).astype(np.float32) / 1000
-    model.layers[-1].set_weights([weights.reshape(-1, 2), np.array([0.5, -0.25], np.float32)])
-    return model, weights
-
-
 def gradients(model, images, target):
     return input_gradients(Network.of(model))(images, np.full(len(images), target, np.int32)).astype(np.float64)
 

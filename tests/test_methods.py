@@ -206,17 +206,6 @@ def test_a_model_that_overflows_is_named(images):
 # Analytic cases ---------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def linear():
-    """S_c = sum x * w_c + b_c: every method's answer is known."""
-    inputs = keras.Input((SIZE, SIZE, 3))
-    model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Flatten()(inputs)))
-    rng = np.random.default_rng(3)
-    weights = rng.normal(size=(SIZE, SIZE, 3, 2)).astype(np.float32) / 1000
-    model.layers[-1].set_weights([weights.reshape(-1, 2), np.array([0.5, -0.25], np.float32)])
-    return model, weights
-
-
 def test_linear_model(linear, images):
     model, w = linear
     w1 = w[..., 1]

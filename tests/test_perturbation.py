@@ -15,16 +15,6 @@ from xaiutils.images import read_image
 
 
 @pytest.fixture(scope="module")
-def linear():
-    """S = sum x * w + b, and its weights ``(SIZE, SIZE, 3, 2)``."""
-    inputs = keras.Input((SIZE, SIZE, 3))
-    model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Flatten()(inputs)))
-    weights = np.random.default_rng(3).normal(size=(SIZE, SIZE, 3, 2)).astype(np.float32) / 1000
-    model.layers[-1].set_weights([weights.reshape(-1, 2), np.array([0.5, -0.25], np.float32)])
-    return model, weights
-
-
-@pytest.fixture(scope="module")
 def left_half():
     """A model that reads the left half of the image only."""
     keras.utils.set_random_seed(5)

@@ -85,6 +85,8 @@ def test_arguments_are_typed_as_declared(tmp_path):
         ({"methods": ["early"], "method_parameters": {"early": {"method": "gradcam"}}}, "did you mean grad_cam"),
         ({"methods": ["early"], "method_parameters": {"grad_cam": {}}}, "Unknown method 'early'"),
         ({"method_parameters": {"grad_cam": 3}}, "expected the method's parameters by name"),
+        ({"metrics": ["iuo"]}, "did you mean iou"),
+        ({"metrics": ["sparseness"]}, "'sparseness' is not measured against masks"),
         ({"transforms": ["rotate"]}, "did you mean rotate_180"),
         ({"image_size": 10}, "image_size=10 is out of range"),
         ({"run_name": "../evil"}, "run_name='../evil' is not a folder name"),

@@ -57,6 +57,12 @@ _DECLARED = (
     Parameter("transforms", list, [], "the image changes"),
     Parameter("transform", str, "original", "the image change that is looked at first"),
     Parameter("image_index", int, -1, "position in the test split; -1 for a clear example of the last class", -1),
+    Parameter(
+        "metrics",
+        list,
+        ["iou", "pointing_game", "relevance_mass", "roc_auc"],
+        "metrics of maps against the evidence; they need masks",
+    ),
     Parameter("n_images", int, 24, "test images whose maps are scored", 2),
     Parameter("n_faithfulness", int, 8, "of these, images for insertion and deletion", 2),
     Parameter("faithfulness_steps", int, 10, "steps of the insertion and deletion curves", 2, 10_000),
@@ -102,10 +108,12 @@ def _check_names(name: str, value: Any, method_parameters: Any) -> None:
         from xaiutils.attribution import METHODS as registry
     elif name in ("transform", "transforms"):
         from xaiutils.adversarial import TRANSFORMS as registry
+    elif name == "metrics":
+        from xaiutils.evaluation import METRICS as registry
     else:
         return
     names = [value] if isinstance(value, str) else list(value)
-    if name in ("models", "methods", "transforms") and not names:
+    if name in ("models", "methods", "transforms", "metrics") and not names:
         raise ValueError(f"{name} is an empty list; give at least one of {', '.join(registry)}.")
     if len(set(names)) < len(names):
         raise ValueError(f"{name} names one of its entries twice: {names}.")
@@ -113,3 +121,5 @@ def _check_names(name: str, value: Any, method_parameters: Any) -> None:
     for entry in names:
         if "method" not in (own.get(entry) or {}):
             registry[entry]
+        if name == "metrics" and registry[entry].needs != "masks":
+            raise ValueError(f"metrics: {entry!r} is not measured against masks, as those of this list are.")

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from xaiutils.attribution import rules
-from xaiutils.attribution.gradients import BASELINES, baseline_images, pictures
+from xaiutils.attribution.gradients import BASELINES, baseline_total, start_images
 from xaiutils.attribution.method import METHODS, REDUCTION, Method
 from xaiutils.attribution.network import ModelError, Network, Step
-from xaiutils.attribution.passes import batches, logits, reduce_channels
+from xaiutils.attribution.passes import batches, reduce_channels
 from xaiutils.backend import tf
 from xaiutils.registry import Parameter
 
@@ -114,7 +114,7 @@ def deep_lift(network, images, targets, batch_size, *, rule: str, baseline: str,
     ``baseline`` and ``baseline_image`` are as in integrated_gradients. Cost: a forward pass of the baseline (once for
     "black" and "white", or one given image), and one forward and backward pass of the image.
     """
-    start = _start(images, baseline, baseline_image)
+    start = start_images(images, baseline, baseline_image)
     shared = np.ptp(start, axis=0).max() == 0  # one baseline for all images
     run = _multipliers(network, rule)
     maps = []
@@ -122,20 +122,6 @@ def deep_lift(network, images, targets, batch_size, *, rule: str, baseline: str,
         reference = start[:1] if shared else start[b]
         maps.append(((images[b] - start[b]) * run(images[b], reference, targets[b])).sum(axis=-1))
     return np.concatenate(maps)
-
-
-def _deep_lift_total(network, images, targets, batch_size, *, baseline: str, baseline_image, **_) -> np.ndarray:
-    rows, start = np.arange(len(images)), _start(images, baseline, baseline_image)
-    return (logits(network, images, batch_size) - logits(network, start, batch_size))[rows, targets]
-
-
-def _start(images: np.ndarray, baseline: str, baseline_image: np.ndarray | None) -> np.ndarray:
-    if baseline_image is None:
-        return baseline_images(images, baseline)
-    given = pictures("baseline_image", baseline_image, images.shape[1:])
-    if len(given) not in (1, len(images)):
-        raise ValueError(f"baseline_image holds {len(given)} images; expected one, or one for each of {len(images)}.")
-    return np.broadcast_to(given, images.shape)
 
 
 def _multipliers(network: Network, rule: str) -> Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
@@ -411,6 +397,6 @@ METHODS.add(
                 "a colour, an image or an image for each, in [0, 255], used instead of baseline",
             ),
         ),
-        total=_deep_lift_total,
+        total=baseline_total,
     )
 )

@@ -58,7 +58,7 @@ def integrated_gradients(
     [0, 255], is used instead of ``baseline``.
     """
     alphas, weights = quadrature_rule(quadrature, n_steps)
-    start = _start(images, baseline, baseline_image)
+    start = start_images(images, baseline, baseline_image)
 
     def place(members: np.ndarray, point: int) -> np.ndarray:
         return start[members] + np.float32(alphas[point]) * (images[members] - start[members])
@@ -67,8 +67,8 @@ def integrated_gradients(
     return ((images - start) * mean).sum(axis=-1)
 
 
-def _integrated_total(network, images, targets, batch_size, *, baseline: str, baseline_image, **_) -> np.ndarray:
-    start = _start(images, baseline, baseline_image)
+def baseline_total(network, images, targets, batch_size, *, baseline: str, baseline_image, **_) -> np.ndarray:
+    start = start_images(images, baseline, baseline_image)
     return _scores(network, images, targets, batch_size) - _scores(network, start, targets, batch_size)
 
 
@@ -86,13 +86,13 @@ def integrated_gradients_bw(network, images, targets, batch_size, *, n_steps: in
 
 def _bw_total(network, images, targets, batch_size, **_) -> np.ndarray:
     ends = [
-        _integrated_total(network, images, targets, batch_size, baseline=b, baseline_image=None)
+        baseline_total(network, images, targets, batch_size, baseline=b, baseline_image=None)
         for b in ("black", "white")
     ]
     return np.mean(ends, axis=0)
 
 
-def _start(images: np.ndarray, baseline: str, baseline_image: np.ndarray | None) -> np.ndarray:
+def start_images(images: np.ndarray, baseline: str, baseline_image: np.ndarray | None) -> np.ndarray:
     """The baseline x' of each image, same shape."""
     if baseline_image is None:
         return baseline_images(images, baseline)
@@ -246,7 +246,7 @@ METHODS.add(
         signed=True,
         cost="n_steps gradients",
         compute=integrated_gradients,
-        total=_integrated_total,
+        total=baseline_total,
         parameters=(
             _N_STEPS,
             Parameter("baseline", str, "black", "the reference image", choices=BASELINES),

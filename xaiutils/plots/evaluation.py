@@ -12,15 +12,20 @@ from xaiutils.plots.style import COLOURS, tidy
 def forest(
     summary: pd.DataFrame, metric_titles: Mapping[str, str], chance: Mapping[str, float], controls: Sequence[str]
 ) -> Figure:
-    """Mean and interval of each method (rows) and metric (columns), one colour for each model.
+    """Mean and interval of each method (rows) and metric (columns, six in a row), one colour for each model.
 
     ``summary`` has the columns method, metric, model, mean, low, high. Control maps are grey; a dotted line marks
     ``chance``.
     """
     metrics, methods = list(dict.fromkeys(summary["metric"])), list(dict.fromkeys(summary["method"]))
     models = list(dict.fromkeys(summary["model"]))
-    figure = Figure(figsize=(2.4 * len(metrics) + 1.5, 0.3 * len(methods) + 1.3), layout="constrained")
-    for axes, metric in zip(figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0], metrics, strict=True):
+    columns = min(len(metrics), 6)
+    rows = -(-len(metrics) // columns)
+    figure = Figure(figsize=(2.4 * columns + 1.5, (0.3 * len(methods) + 0.9) * rows + 0.4), layout="constrained")
+    grid = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+    for axes in grid[len(metrics) :]:
+        axes.set_axis_off()
+    for axes, metric in zip(grid, metrics, strict=False):
         for i, model in enumerate(models):
             part = summary[(summary["metric"] == metric) & (summary["model"] == model)].set_index("method")
             shift = (i - (len(models) - 1) / 2) * 0.25
