@@ -21,7 +21,7 @@ QUICK = {
     "occlusion": {"patch_size": 8},
     "rise": {"n_masks": 60},
     "lime": {"n_samples": 40, "segmentation": "slic"},
-    "prediction_difference": {"patch_size": 4, "n_samples": 2},
+    "prediction_difference": {"patch_size": 4, "padding": 1, "n_samples": 1},
     "xrai": {"base_parameters": {"n_steps": 4}, "algorithm": "fast"},
 }
 SHAPES = ("flat softmax", "one-unit sigmoid", "nested", "vit")
