@@ -63,8 +63,7 @@ PARAMETERS = {
     "expected_gradients": {"n_samples": 20},
     "score_cam": {"max_channels": 128},
     "rise": {"n_masks": 400},
-    "lime": {"n_samples": 200},
-    "prediction_difference": {"patch_size": 28, "n_samples": 4},
+    "prediction_difference": {"patch_size": 20},
 }
 # (method, number of images, parameters), one thing growing in each group.
 GROWTH = (
@@ -384,14 +383,14 @@ def report(rows: Rows, complete: bool) -> str:
         + ("" if complete else " **The run was cut: rows are missing.**"),
     ]
     passes_ = found[found.part == "pass"].pivot_table(index="model", columns="method", values="seconds", sort=False)
-    parts += ["## One pass, milliseconds an image", _markdown((1000 * passes_).reset_index())]
+    parts += ["## One pass, milliseconds an image", as_markdown((1000 * passes_).reset_index())]
     if (found.part == "methods").any():
-        parts += ["## All methods", _markdown(_by_library(found[found.part == "methods"]))]
+        parts += ["## All methods", as_markdown(_by_library(found[found.part == "methods"]))]
     if (found.part == "growth").any():
         growth = found[found.part == "growth"]
         shown = growth[["model", "method", "images", "parameters", "seconds"]].copy()
         shown["x floor"], shown["MB"] = growth.seconds / growth.floor, growth.peak_mb
-        parts += ["## Growth with images, steps, channels and masks", _markdown(shown)]
+        parts += ["## Growth with images, steps, channels and masks", as_markdown(shown)]
     if (found.part == "grid").any():
         parts += ["## The thesis' grid: 8 methods, 7 variants of an image", _grid(found[found.part == "grid"])]
     return "\n\n".join(parts) + "\n"
@@ -416,14 +415,14 @@ def _grid(found: pd.DataFrame) -> str:
         other = rows[rows.library != "xaiutils"].set_index("method")
         table = pd.DataFrame({"ours": ours, "library": other.library, "seconds": other.seconds})
         table["x ours"] = table.seconds / table.ours
-        lines += [f"### {model}", _markdown(table.loc[ours.index].reset_index())]
+        lines += [f"### {model}", as_markdown(table.loc[ours.index].reset_index())]
         if len(table.dropna()) == len(THESIS):
             total, theirs = table.ours.sum(), table.seconds.sum()
             lines.append(f"All: ours {total:.1f} s, the libraries {theirs:.1f} s, {theirs / total:.1f} times ours.")
     return "\n\n".join(lines)
 
 
-def _markdown(table: pd.DataFrame) -> str:
+def as_markdown(table: pd.DataFrame) -> str:
     def cell(value: object) -> str:
         if isinstance(value, float):
             return "" if np.isnan(value) else f"{value:.3g}"

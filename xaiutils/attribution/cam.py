@@ -215,14 +215,10 @@ def _scores_under_channels(
     members, channels = np.divmod(np.arange(A.shape[0] * A.shape[-1]), A.shape[-1])
 
     def masks(batch: slice) -> np.ndarray:
-        small = A[members[batch], :, :, channels[batch]]
-        # Enlarging is linear and keeps constants, so scaling by the enlarged extremes before it is the same.
-        large = enlarge(small, *images.shape[1:3])
-        low, high = large.min(axis=(1, 2), keepdims=True), large.max(axis=(1, 2), keepdims=True)
-        return np.divide(small - low, high - low, out=np.zeros_like(small), where=high > low)
+        return A[members[batch], :, :, channels[batch]]
 
     black = np.zeros((1, 1, 1, 1), np.float32)
-    masked = masked_scores(network, images, black, targets, members, masks, batch_size, score, "Score-CAM")
+    masked = masked_scores(network, images, black, targets, members, masks, batch_size, score, "Score-CAM", scale=True)
     return masked.reshape(len(images), -1)
 
 
@@ -244,16 +240,16 @@ def ablation_cam(
     """
     path = network.cam_layer(layer)
     start, ablate = _ablation(network, path)
+    copies = batch_size * network.lightness_behind(path)
     maps = []
     for chunk in _chunks(len(images), batch_size):
-        target = tf.constant(targets[chunk])
-        scores, A, *state = start(images[chunk], target)
+        scores, A, *state = start(images[chunk], tf.constant(targets[chunk]))
         n, channels = A.shape[0], A.shape[-1]
-        members, ablated = np.divmod(np.arange(n * channels, dtype=np.int32), np.int32(channels))
-        found = [
-            ablate(target, members[batch], ablated[batch], *state)
-            for batch in batches(n * channels, batch_size, "Ablation-CAM")
-        ]
+        found = []
+        for member, target in enumerate(targets[chunk]):
+            one = [tensor[member : member + 1] for tensor in state]
+            for batch in batches(channels, copies, "Ablation-CAM"):
+                found.append(ablate(target, np.arange(batch.start, batch.stop, dtype=np.int32), *one))
         weights = scores[:, None] - tf.reshape(tf.concat(found, axis=0), (n, channels))
         weights = tf.math.divide_no_nan(weights, scores[:, None]) if relative else weights
         maps.append(tf.nn.relu(tf.einsum("nk,nrck->nrc", weights, A)).numpy())
@@ -265,7 +261,8 @@ def _ablation(network: Network, path: str) -> tuple[Callable, Callable]:
 
     ``start(images, targets)`` returns the target's logits, the layer's ``A``, and what the layers behind ``path`` read:
     the layer's raw output and the tensors that lead around it (a transformer's residual stream).
-    ``ablate(targets, members, channels, *state)`` returns the logit of image ``members[j]`` without ``channels[j]``.
+    ``ablate(target, channels, *state)`` returns one image's logits without each of ``channels``; ``state`` is of this
+    image alone, so that no copy of it is made but the changed one.
     """
     keys = network.cut(path)
 
@@ -277,8 +274,7 @@ def _ablation(network: Network, path: str) -> tuple[Callable, Callable]:
             return scores, tf.cast(network.to_grid(path, state[0]), tf.float32), *state
 
         @tf.function(reduce_retracing=True, autograph=False)
-        def ablate(targets, members, channels, *state):
-            whole, *others = [tf.gather(tensor, members) for tensor in state]
+        def ablate(target, channels, whole, *others):
             off = tf.one_hot(channels, whole.shape[-1], on_value=True, off_value=False, dtype=tf.bool)
             if len(whole.shape) == 4:
                 off = off[:, None, None]
@@ -286,8 +282,9 @@ def _ablation(network: Network, path: str) -> tuple[Callable, Callable]:
                 rows, columns = network.grid(path)
                 is_patch = tf.range(whole.shape[1]) >= whole.shape[1] - rows * columns
                 off = off[:, None] & is_patch[:, None]
-            scores = network.from_cut(keys, [tf.where(off, tf.zeros([], whole.dtype), whole), *others])
-            return class_scores(network, scores, tf.gather(targets, members), "logit")
+            without = tf.where(off, tf.zeros([], whole.dtype), whole)
+            copies = [tf.repeat(tensor, tf.shape(channels)[0], axis=0) for tensor in others]
+            return network.from_cut(keys, [without, *copies])[:, target]
 
         return start, ablate
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from xaiutils.attribution.method import METHODS, Method
 from xaiutils.attribution.network import ModelError, Network, Step
-from xaiutils.attribution.passes import batches, class_scores
+from xaiutils.attribution.passes import batches, class_scores, convolution_with_norm, foldable_norms
 from xaiutils.backend import keras, tf
 from xaiutils.registry import Parameter
 
@@ -43,6 +43,23 @@ _HOMOGENEOUS = (
     layers.Permute,
     layers.Reshape,
     layers.ZeroPadding2D,
+)
+_ELEMENTWISE = (
+    keras.activations.celu,
+    keras.activations.elu,
+    keras.activations.exponential,
+    keras.activations.gelu,
+    keras.activations.hard_sigmoid,
+    keras.activations.hard_silu,
+    keras.activations.leaky_relu,
+    keras.activations.mish,
+    keras.activations.relu6,
+    keras.activations.selu,
+    keras.activations.sigmoid,
+    keras.activations.silu,
+    keras.activations.softplus,
+    keras.activations.softsign,
+    keras.activations.tanh,
 )
 _NOISE = 1e-5  # a bias this much smaller than its step's output is rounding
 
@@ -106,11 +123,21 @@ def _decompose(
     """The target's logits, the input's share x * dS/dx, and for every step with a bias: the step, the number of its
     output, and the share b * dS/dy, in the output's shape."""
     found: list[tuple[Step, int, tf.Tensor, tf.Tensor]] = []
+    # A convolution without a bias and the batch norm behind it are one convolution with the norm's bias.
+    norms = {a: b for a, b in foldable_norms(network).items() if not a.operation.use_bias}
+    biases_of: dict[Step, tf.Tensor] = {}
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(images)
 
         def rule(step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
-            outputs, of_step = _with_biases(step, inputs, compute, biases)
+            if step in norms:
+                norm = norms[step]
+                y, biases_of[norm] = convolution_with_norm(step.operation, norm.operation, inputs[0])
+                return [y]
+            if step in biases_of:
+                outputs, of_step = inputs, [biases_of[step]]
+            else:
+                outputs, of_step = _with_biases(step, inputs, compute, biases)
             outputs = [tf.identity(y) for y in outputs]  # so that no output's gradient goes through another of the step
             for number, (y, bias) in enumerate(zip(outputs, of_step, strict=True)):
                 if bias is not None:
@@ -143,6 +170,12 @@ def _with_biases(
     if type(operation) is layers.BatchNormalization and operation.axis in (-1, len(inputs[0].shape) - 1):
         nothing = tf.zeros([1] * (len(inputs[0].shape) - 1) + [inputs[0].shape[-1]], inputs[0].dtype)
         return compute(inputs), compute([nothing])  # affine in each element: its bias is what it makes of 0
+    ceiling = _ceiling(operation)
+    if ceiling is not None:
+        (y,) = compute(inputs)
+        return [y], [tf.where(y >= ceiling, tf.cast(ceiling, y.dtype), tf.zeros([], y.dtype))]
+    if _is_elementwise(operation):
+        return _with_elementwise_bias(inputs[0], compute)
     return _with_implicit_biases(step, inputs, compute)
 
 
@@ -152,6 +185,28 @@ def _is_homogeneous(operation: Any) -> bool:
     if type(operation) is layers.Activation:
         return operation.activation in (keras.activations.relu, keras.activations.linear)
     return type(operation) in _HOMOGENEOUS
+
+
+def _ceiling(operation: Any) -> float | None:
+    """Where a ReLU is cut off above, as that of EfficientNet-Lite is: its bias is this value there, and 0 elsewhere."""
+    if type(operation) is layers.ReLU and operation.threshold == 0:
+        return operation.max_value
+    is_relu6 = type(operation) is layers.Activation and operation.activation is keras.activations.relu6
+    return 6.0 if is_relu6 else None
+
+
+def _is_elementwise(operation: Any) -> bool:
+    if type(operation) is layers.Activation:
+        return operation.activation in _ELEMENTWISE
+    return type(operation) is layers.ReLU
+
+
+def _with_elementwise_bias(x: tf.Tensor, compute: Callable) -> tuple[list[Any], list[tf.Tensor | None]]:
+    """The bias phi(x) - phi'(x) x of a function of each element."""
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(x)
+        (y,) = compute([x])
+    return [y], [y - tape.gradient(y, x, unconnected_gradients="zero") * x]
 
 
 def _is_plain(operation: Any) -> bool:
@@ -184,9 +239,7 @@ def _with_implicit_biases(step: Step, inputs: list[Any], compute: Callable) -> t
                 f"({error}); use biases='explicit', or another method."
             ) from error
         biases.append(y if linear is None else y - linear)
-    if not isinstance(step.operation, layers.Activation | layers.ReLU):  # these cannot leave rounding where b is 0
-        biases = [_without_rounding(bias, y) for bias, y in zip(biases, outputs, strict=True)]
-    return outputs, biases
+    return outputs, [_without_rounding(bias, y) for bias, y in zip(biases, outputs, strict=True)]
 
 
 def _without_rounding(bias: tf.Tensor, y: tf.Tensor) -> tf.Tensor:

@@ -278,14 +278,25 @@ class Network:
     def cut(self, path: str) -> tuple[int, ...]:
         """Keys of the tensors that the layers behind ``path`` read: its own output first, then those that lead around
         it (a transformer's residual stream)."""
-        key = self._key(path)
-        made, around = {key}, set()
+        made, around = self._made_from(path)
+        return self._key(path), *sorted(around - made)
+
+    def lightness_behind(self, path: str) -> int:
+        """How many times more images the layers behind ``path`` may be given at once than the whole network, by the
+        largest tensors of both; at least 1."""
+        made, around = self._made_from(path)
+        sizes = {key: math.prod(n or 1 for n in shape) for key, shape in self.shapes.items()}
+        return max(1, max(sizes.values()) // max(sizes[key] for key in made | around))
+
+    def _made_from(self, path: str) -> tuple[set[int], set[int]]:
+        """Keys of a layer's output with all tensors before the logits that are made from it, and of what they read."""
+        made, read = {self._key(path)}, set()
         for step in self.steps:  # in the order of computation
             inputs = set(self._inputs_of(step))
             if inputs & made and self._before_logits(step):
                 made.update(step.outputs)
-                around |= inputs
-        return key, *sorted(around - made)
+                read |= inputs
+        return made, read
 
     def up_to_cut(self, images: Any, keys: tuple[int, ...]) -> tuple[Any, list[Any]]:
         """Logits, and the tensors of a `cut`."""

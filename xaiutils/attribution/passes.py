@@ -40,12 +40,12 @@ def forward(
     Both are made from the variables inside the graph, so new weights count at once, and nothing is copied. Results
     differ from the plain graph's by rounding. A convolution whose own output is wanted stays as it is.
     """
-    norms = _foldable_norms(network, {network.step(path) for path in layers})
+    norms = foldable_norms(network, {network.step(path) for path in layers})
     folded = set(norms.values())
 
     def rule(step, inputs, compute):
         if step in norms:
-            return [_convolution_with_norm(step.operation, norms[step].operation, inputs[0])]
+            return [convolution_with_norm(step.operation, norms[step].operation, inputs[0])[0]]
         return inputs if step in folded else compute(inputs)
 
     return network.forward(images, layers, watch, rule if norms else None)
@@ -56,7 +56,7 @@ def folded_logits(network: Network, images: tf.Tensor) -> tf.Tensor:
     return forward(network, images)[0]
 
 
-def _foldable_norms(network: Network, wanted: Set[Step] = frozenset()) -> dict[Step, Step]:
+def foldable_norms(network: Network, wanted: Set[Step] = frozenset()) -> dict[Step, Step]:
     """The batch normalisation behind each convolution whose result nothing else reads, nor is wanted itself."""
     readers: dict[int, list[Step]] = {}
     for step in network.steps:
@@ -89,7 +89,8 @@ def _is_plain_norm(layer: object) -> bool:
     return type(layer) is keras.layers.BatchNormalization and layer.axis in (-1, 3) and layer.compute_dtype == "float32"
 
 
-def _convolution_with_norm(convolution: keras.Layer, norm: keras.Layer, x: tf.Tensor) -> tf.Tensor:
+def convolution_with_norm(convolution: keras.Layer, norm: keras.Layer, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The output of both, and the bias ``(channels,)`` that it has in all."""
     scale = tf.math.rsqrt(tf.convert_to_tensor(norm.moving_variance) + norm.epsilon)
     if norm.scale:
         scale *= norm.gamma
@@ -106,7 +107,7 @@ def _convolution_with_norm(convolution: keras.Layer, norm: keras.Layer, x: tf.Te
         data_format="channels_last",
         dilation_rate=convolution.dilation_rate,
     )
-    return tf.nn.bias_add(y, bias)
+    return tf.nn.bias_add(y, bias), bias
 
 
 def class_scores(network: Network, scores: tf.Tensor, targets: tf.Tensor, score: str) -> tf.Tensor:
@@ -229,33 +230,38 @@ def masked_scores(
     batch_size: int,
     score: str = "logit",
     title: str = "masking",
+    scale: bool = False,
 ) -> np.ndarray:
     """Score of image ``members[k]`` mixed with its fill by mask k: ``mask * image + (1 - mask) * fill``.
 
     ``masks(batch)`` makes the masks ``(batch, rows, columns)`` of a slice of k, of any resolution; smaller ones are
-    enlarged bilinearly. ``fills`` is ``(n, height, width, 3)`` or broadcastable to it. Returns float32
-    ``(len(members),)``.
+    enlarged bilinearly. ``scale``: each is then scaled to [0, 1], a constant one to 0. ``fills`` is ``(n, height,
+    width, 3)`` or broadcastable to it. Returns float32 ``(len(members),)``.
     """
     height, width = images.shape[1:3]
 
     def build():
         image, any_size = network.image_spec, tf.TensorSpec([None, None, None], tf.float32)
 
-        @tf.function(input_signature=[image, image, _TARGETS, any_size])
-        def run(batch, fill, target, mask):
-            mask = tf.image.resize(mask[..., None], tf.shape(batch)[1:3])
-            scores = folded_logits(network, fill + mask * (batch - fill))
-            return class_scores(network, scores, target, score)
+        @tf.function(input_signature=[image, image, _TARGETS, _TARGETS, any_size])
+        def run(image, fill, target, member, mask):
+            mask = tf.image.resize(mask[..., None], tf.shape(image)[1:3])
+            if scale:
+                low = tf.reduce_min(mask, axis=(1, 2), keepdims=True)
+                mask = tf.math.divide_no_nan(mask - low, tf.reduce_max(mask, axis=(1, 2), keepdims=True) - low)
+            mixed = tf.gather(fill, member) + mask * tf.gather(image - fill, member)
+            return class_scores(network, folded_logits(network, mixed), tf.gather(target, member), score)
 
         return run
 
-    run = network.compiled(("masked scores", score), build)
+    run = network.compiled(("masked scores", score, scale), build)
     fills = np.broadcast_to(fills, (len(images), height, width, 3))
     result = np.empty(len(members), np.float32)
     for batch in batches(len(members), batch_size, title):
-        chosen = members[batch]
-        mask = masks(batch).astype(np.float32, copy=False)
-        result[batch] = run(images[chosen], fills[chosen].astype(np.float32), targets[chosen], mask).numpy()
+        # A batch holds many copies of few images; only these few are handed over.
+        few, member = np.unique(members[batch], return_inverse=True)
+        given = images[few], fills[few].astype(np.float32), targets[few], member.astype(np.int32)
+        result[batch] = run(*given, masks(batch).astype(np.float32, copy=False)).numpy()
     return result
 
 
