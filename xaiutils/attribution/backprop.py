@@ -9,7 +9,7 @@ from xaiutils.attribution import rules
 from xaiutils.attribution.gradients import BASELINES, baseline_total, start_images
 from xaiutils.attribution.method import METHODS, REDUCTION, Method
 from xaiutils.attribution.network import ModelError, Network, Step
-from xaiutils.attribution.passes import batches, reduce_channels
+from xaiutils.attribution.passes import batches, folding, reduce_channels
 from xaiutils.backend import tf
 from xaiutils.registry import Parameter
 
@@ -62,7 +62,7 @@ def rectified_gradients(
 
         return rules.relay([z], [function(z)], backward)
 
-    run = rules.input_signal(network, ("rectified", method), lambda _: rule, rules.target_logit)
+    run = rules.input_signal(network, ("rectified", method), lambda _: folding(network, rule), rules.target_logit)
     return np.concatenate([run(images[b], targets[b]) for b in batches(len(images), batch_size, title)])
 
 
@@ -134,11 +134,13 @@ def _multipliers(network: Network, rule: str) -> Callable[[np.ndarray, np.ndarra
         def run(images, baselines, targets):
             with network.in_float32():
                 reference = _Reference(network, known)
-                network.forward(baselines, [], rule=reference)
+                reveal = rule == "reveal_cancel"  # which looks into the batch norm itself
+                fold = (lambda r: r) if reveal else (lambda r: folding(network, r))
+                network.forward(baselines, [], rule=fold(reference))
                 with tf.GradientTape(watch_accessed_variables=False) as tape:
                     tape.watch(images)
-                    lift = _DeepLift(network, known, reference, reveal=rule == "reveal_cancel")
-                    scores, _ = network.forward(images, [], rule=lift)
+                    lift = _DeepLift(network, known, reference, reveal)
+                    scores, _ = network.forward(images, [], rule=fold(lift))
                 found = tape.gradient(scores, images, output_gradients=rules.target_logit(scores, targets))
             return tf.zeros_like(images) if found is None else found
 

@@ -6,7 +6,8 @@ Any method of `METHODS` explains a similarity when it is given the model that `s
 import numpy as np
 
 from xaiutils.attribution.network import ModelError
-from xaiutils.backend import keras
+from xaiutils.attribution.passes import batches
+from xaiutils.backend import keras, tf
 from xaiutils.images import check_images
 
 SIMILARITIES = ("cosine", "dot")
@@ -52,13 +53,7 @@ def similarity_model(
     width = embedding.shape[-1]
     given = np.asarray(references, np.float32)
     if given.ndim == 4:
-        encoder = keras.Model(model.inputs[0], embedding)
-        size = model.inputs[0].shape[1:3]
-        given = check_images(given, None if None in size else size)
-        starts = range(0, len(given), batch_size)
-        vectors = np.concatenate(
-            [keras.ops.convert_to_numpy(encoder(given[i : i + batch_size], training=False)) for i in starts]
-        )
+        vectors = embeddings(model, given, layer, batch_size)
     elif given.ndim == 2 and given.shape[1] == width and len(given):
         vectors = given
     else:
@@ -79,6 +74,17 @@ def similarity_model(
     outputs = logits(embedding)
     logits.set_weights([vectors.T])
     return keras.Model(model.inputs[0], outputs, name=f"{model.name}_similarity")
+
+
+def embeddings(model: keras.Model, images: np.ndarray, layer: str = "", batch_size: int = 32) -> np.ndarray:
+    """Embeddings ``(n, width)`` float32 of images ``(n, height, width, 3)`` in [0, 255], as `similarity_model` takes
+    them from ``layer``. Raises as it does."""
+    encoder = keras.Model(model.inputs[0], _embedding(model, layer))
+    size = model.inputs[0].shape[1:3]
+    images = check_images(np.asarray(images, np.float32), None if None in size else size)
+    run = tf.function(lambda batch: encoder(batch, training=False), reduce_retracing=True)
+    parts = [run(images[b]) for b in batches(len(images), batch_size, "embeddings")]
+    return np.concatenate([keras.ops.convert_to_numpy(part) for part in parts]).astype(np.float32)
 
 
 def _embedding(model: keras.Model, layer: str):

@@ -4,10 +4,11 @@ Images are float32 ``(n, height, width, 3)`` in [0, 255] and targets int32 ``(n,
 """
 
 from collections.abc import Callable, Iterator, Sequence, Set
+from typing import Any
 
 import numpy as np
 
-from xaiutils.attribution.network import ModelError, Network, Step
+from xaiutils.attribution.network import ModelError, Network, Rule, Step
 from xaiutils.backend import keras, tf
 from xaiutils.progress import progress
 
@@ -40,15 +41,24 @@ def forward(
     Both are made from the variables inside the graph, so new weights count at once, and nothing is copied. Results
     differ from the plain graph's by rounding. A convolution whose own output is wanted stays as it is.
     """
-    norms = foldable_norms(network, {network.step(path) for path in layers})
-    folded = set(norms.values())
+    return network.forward(images, layers, watch, folding(network, wanted={network.step(path) for path in layers}))
 
-    def rule(step, inputs, compute):
+
+def folding(network: Network, rule: Rule | None = None, wanted: Set[Step] = frozenset()) -> Rule | None:
+    """The rule of `forward`; the other steps follow ``rule``, if there is one."""
+    norms = foldable_norms(network, wanted)
+    folded = set(norms.values())
+    if not norms:
+        return rule
+
+    def folded_rule(step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
         if step in norms:
             return [convolution_with_norm(step.operation, norms[step].operation, inputs[0])[0]]
-        return inputs if step in folded else compute(inputs)
+        if step in folded:
+            return inputs
+        return compute(inputs) if rule is None else rule(step, inputs, compute)
 
-    return network.forward(images, layers, watch, rule if norms else None)
+    return folded_rule
 
 
 def folded_logits(network: Network, images: tf.Tensor) -> tf.Tensor:
