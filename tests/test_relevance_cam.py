@@ -43,7 +43,7 @@ def test_formulas(models, images):
 @pytest.mark.parametrize("seed", [relevance_cam_seed, xrelevance_cam_seed])
 def test_xrelevance_cam_sums_to_the_relevance_of_any_layer(models, images, layer, seed):
     network = Network.of(models["flat softmax"])
-    A, R = (x.numpy() for x in activation_and_relevance(network, layer, seed)(images, TARGETS))
+    A, R = (x.numpy() for x in activation_and_relevance(network, [layer], seed)(images, TARGETS)[0])
     np.testing.assert_allclose(A, network.forward(tf.constant(images), [layer])[1][0], atol=1e-5)
     assert np.abs(R).max() > 0
     if seed is xrelevance_cam_seed:
@@ -65,7 +65,7 @@ def test_relevance_of_a_convolution_before_its_batch_norm(images):
     model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(x)))
     network = Network.of(model)
     before, after = (
-        activation_and_relevance(network, layer, xrelevance_cam_seed)(images, TARGETS)[1].numpy()
+        activation_and_relevance(network, [layer], xrelevance_cam_seed)(images, TARGETS)[0][1].numpy()
         for layer in ("conv", "norm")
     )
     np.testing.assert_allclose(before, after, rtol=1e-4, atol=1e-7)  # its mean is 0 and its scale 1
@@ -75,3 +75,14 @@ def test_one_unit_has_two_opposite_classes(models, images):
     for method in ("relevance_cam", "xrelevance_cam"):
         zero, one = (xai.explain(models["one-unit sigmoid"], images, c, method) for c in (0, 1))
         np.testing.assert_allclose(zero, -one, atol=1e-6 * np.abs(one).max())
+
+
+def test_layers_that_share_a_pass_have_the_relevance_that_each_has_alone(models, images):
+    for name in ("flat softmax", "nested", "vit"):
+        network = Network.of(models[name])
+        layers = network.spatial_layers()[-4:]
+        together = activation_and_relevance(network, layers, xrelevance_cam_seed)(images, TARGETS)
+        for layer, (A, R) in zip(layers, together, strict=True):
+            ((A_alone, R_alone),) = activation_and_relevance(network, [layer], xrelevance_cam_seed)(images, TARGETS)
+            np.testing.assert_allclose(A, A_alone, atol=1e-5)
+            np.testing.assert_allclose(R, R_alone, atol=1e-5 * np.abs(R_alone).max())

@@ -21,10 +21,10 @@ from xaiutils.attribution import lime  # noqa: F401
 from xaiutils.attribution import prediction_difference  # noqa: F401
 from xaiutils.attribution import cam
 from xaiutils.attribution import guided_cam  # noqa: F401
-from xaiutils.attribution import layer_aggregate  # noqa: F401
 from xaiutils.attribution import full_grad  # noqa: F401
 from xaiutils.attribution import relevance  # noqa: F401
 from xaiutils.attribution import relevance_cam  # noqa: F401
+from xaiutils.attribution import layer_aggregate  # noqa: F401
 from xaiutils.attribution import attention  # noqa: F401
 from xaiutils.attribution import regions  # noqa: F401
 

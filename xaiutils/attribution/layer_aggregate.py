@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from xaiutils.attribution import relevance_cam
 from xaiutils.attribution.method import METHODS, Method
 from xaiutils.attribution.network import Network
 from xaiutils.attribution.passes import batches, class_scores, enlarge, forward
@@ -57,6 +58,8 @@ def layer_aggregate(
         combine = functools.partial(method.combine, **options)
         key = (base, *sorted(options.items()))
         maps = _from_one_pass(network, images, targets, batch_size, combine, paths, key)
+    elif base in relevance_cam.WEIGHTED:
+        maps = relevance_cam.maps_of_layers(network, images, targets, batch_size, paths, base)
     else:
         maps = (method.compute(network, images, targets, batch_size, layer=path, **options) for path in paths)
     fused = np.zeros(images.shape[:3], np.float32)
@@ -145,7 +148,7 @@ METHODS.add(
         family="cam",
         paper="You 2022, MSc thesis, Imperial College London; maximum: Jiang et al. 2021, LayerCAM, IEEE TIP 30",
         signed=False,
-        cost="1 gradient, or the base's cost for each layer",
+        cost="1 gradient or 1 relevance pass; of other bases their cost for each layer",
         compute=layer_aggregate,
         parameters=(
             Parameter("base", str, "xrelevance_cam", "the method that makes each layer's map", choices=_BASES),

@@ -6,7 +6,7 @@ rule elsewhere (see `xaiutils.attribution.relevance.propagation`), from contrast
 further. Maps keep their sign and are enlarged bilinearly.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ def relevance_cam(network, images, targets, batch_size, *, layer: str) -> np.nda
     Relevance starts with 1 at the target and -1 / N at each other class, N the number of classes, as in the published
     code. A one-unit sigmoid has 1 for class 1 and -1 for class 0.
     """
-    return _maps(network, images, targets, batch_size, layer, relevance_cam_seed, _mean_weights)
+    return maps_of_layers(network, images, targets, batch_size, [layer], "relevance_cam")[0]
 
 
 def xrelevance_cam(network, images, targets, batch_size, *, layer: str) -> np.ndarray:
@@ -39,7 +39,7 @@ def xrelevance_cam(network, images, targets, batch_size, *, layer: str) -> np.nd
     Relevance starts with the logit S_t at the target and -S_t / N at each other class. The denominator is kept from 0
     by 1e-9 with its own sign. A map, before it is enlarged, sums to the layer's relevance (conservation).
     """
-    return _maps(network, images, targets, batch_size, layer, xrelevance_cam_seed, _conserving_weights)
+    return maps_of_layers(network, images, targets, batch_size, [layer], "xrelevance_cam")[0]
 
 
 def relevance_cam_seed(network: Network, logits: Any, targets: Any) -> Any:
@@ -55,38 +55,46 @@ def xrelevance_cam_seed(network: Network, logits: Any, targets: Any) -> Any:
 
 
 def activation_and_relevance(
-    network: Network, layer: str, seed: Seed
-) -> Callable[[np.ndarray, np.ndarray], tuple[tf.Tensor, tf.Tensor]]:
-    """Function (images, targets) -> a layer's activation and relevance, both ``(n, rows, columns, channels)``."""
+    network: Network, layers: Sequence[str], seed: Seed
+) -> Callable[[np.ndarray, np.ndarray], list[tuple[tf.Tensor, tf.Tensor]]]:
+    """Function (images, targets) -> each layer's activation and relevance, both ``(n, rows, columns, channels)``, from
+    one pass there and back; ``layers`` are paths."""
 
     def build():
         known = rules.kinds(network, "LRP")
         settings = Settings(alpha=1.0)
+        kept = {network.step(path) for path in layers}
 
         @tf.function(input_signature=[network.image_spec, rules.TARGETS], autograph=False)
         def run(images, targets):
             with network.in_float32():
-                rule = Propagation(network, known, images, _RULE, "", settings, stop=network.step(layer))
+                rule = Propagation(network, known, images, _RULE, "", settings, kept)
                 with tf.GradientTape(watch_accessed_variables=False) as tape:
-                    logits, (A,) = network.forward(images, [layer], tape.watch, rule)
-                R = tape.gradient(logits, A, output_gradients=seed(network, logits, targets))
-            if R is None:
-                raise ModelError(f"no relevance comes back to layer {layer!r} (is it a gate's?); choose another one.")
-            return network.to_grid(layer, A), network.to_grid(layer, R)
+                    logits, activations = network.forward(images, layers, tape.watch, rule)
+                found = tape.gradient(logits, activations, output_gradients=seed(network, logits, targets))
+            lost = [path for path, R in zip(layers, found, strict=True) if R is None]
+            if lost:
+                raise ModelError(f"no relevance comes back to layer {lost[0]!r} (is it a gate's?); choose another one.")
+            pairs = zip(layers, activations, found, strict=True)
+            return [(network.to_grid(path, A), network.to_grid(path, R)) for path, A, R in pairs]
 
         return run
 
-    return network.compiled(("activation and relevance", layer, network.grid(layer), seed), build)
+    grids = tuple(network.grid(path) for path in layers)
+    return network.compiled(("activation and relevance", tuple(layers), grids, seed), build)
 
 
-def _maps(network, images, targets, batch_size, layer: str, seed: Seed, weights: Callable) -> np.ndarray:
-    layer = network.cam_layer(layer)
-    run = activation_and_relevance(network, layer, seed)
-    maps = []
+def maps_of_layers(
+    network: Network, images: np.ndarray, targets: np.ndarray, batch_size: int, layers: Sequence[str], method: str
+) -> list[np.ndarray]:
+    """The maps of "relevance_cam" or "xrelevance_cam" at several layers, which share one pass."""
+    seed, weights = WEIGHTED[method]
+    run = activation_and_relevance(network, [network.cam_layer(layer) for layer in layers], seed)
+    parts = []
     for b in batches(len(images), batch_size, "relevance"):
-        A, R = run(images[b], targets[b])
-        maps.append(enlarge(tf.reduce_sum(weights(A, R) * A, axis=-1), *images.shape[1:3]))
-    return np.concatenate(maps)
+        maps = [tf.reduce_sum(weights(A, R) * A, axis=-1) for A, R in run(images[b], targets[b])]
+        parts.append([enlarge(found, *images.shape[1:3]) for found in maps])
+    return [np.concatenate(of_layer) for of_layer in zip(*parts, strict=True)]
 
 
 def _mean_weights(A: tf.Tensor, R: tf.Tensor) -> tf.Tensor:
@@ -98,6 +106,10 @@ def _conserving_weights(A: tf.Tensor, R: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(R, axis=(1, 2), keepdims=True) / stabilised(total)
 
 
+WEIGHTED = {
+    "relevance_cam": (relevance_cam_seed, _mean_weights),
+    "xrelevance_cam": (xrelevance_cam_seed, _conserving_weights),
+}
 METHODS.add(
     Method(
         name="relevance_cam",

@@ -16,7 +16,7 @@ What is not a learned linear layer has one rule, whatever rule the linear layers
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Any
 
 from xaiutils.attribution import rules
@@ -48,7 +48,7 @@ class Propagation:
     """The rule of one pass over ``images``; made anew for each trace.
 
     ``composite`` names the linear layers' rules (`COMPOSITES`), ``first`` that of the layer that reads the pixels
-    instead. ``stop`` is a layer whose own relevance is asked for, so that nothing is folded over it.
+    instead. ``kept`` are layers whose own relevance is asked for, so that nothing is folded over them.
     """
 
     def __init__(
@@ -59,9 +59,9 @@ class Propagation:
         composite: str,
         first: str,
         settings: Settings,
-        stop: Step | None = None,
+        kept: Set[Step] = frozenset(),
     ):
-        self._network, self._known, self._images, self._settings, self._stop = network, known, images, settings, stop
+        self._network, self._known, self._images, self._settings, self._kept = network, known, images, settings, kept
         self._conv, self._dense, self._first = COMPOSITES[composite]
         self._first = first or self._first
         self._held: dict[Step, tuple[Any, rules.Linear, str, Settings]] = {}
@@ -103,7 +103,7 @@ class Propagation:
                 settings = dataclasses.replace(settings, nonnegative=False)
                 rule = self._conv
             x, z = z, _linear(part, z, rule, settings)
-        if step is not self._stop:
+        if step not in self._kept:
             self._held[step] = x, part, rule, settings
         function = rules.applied_activation(self._network, step)
         if function is None:
