@@ -5,6 +5,7 @@ import numpy as np
 from xaiutils.attribution.passes import masked_scores
 from xaiutils.attribution.perturbation import FILLS, fill_images
 from xaiutils.evaluation.metric import METRICS, Metric
+from xaiutils.evaluation.thresholds import pixel_ranks
 from xaiutils.registry import Parameter
 
 
@@ -17,10 +18,7 @@ def perturbation_curve(
     pixels of the image; otherwise starts from the image and replaces pixels by the fill.
     """
     n, height, width = maps.shape
-    order = np.argsort(-maps.reshape(n, -1), axis=1, kind="stable")
-    rank = np.empty_like(order)
-    np.put_along_axis(rank, order, np.arange(height * width)[None], axis=1)
-    rank = rank.reshape(n, height, width)
+    rank = pixel_ranks(maps)
     counts = np.rint(np.linspace(0, height * width, n_steps + 1)).astype(int)
     members, steps = np.divmod(np.arange(n * len(counts)), len(counts))
 

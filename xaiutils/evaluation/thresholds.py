@@ -49,6 +49,14 @@ def top_pixels(attribution: np.ndarray, count: int) -> np.ndarray:
     return found.reshape(attribution.shape)
 
 
+def pixel_ranks(maps: np.ndarray) -> np.ndarray:
+    """Each pixel's place when its map's values are put in order, highest first, from 0, ties by position; int32."""
+    ranks = np.empty(maps.shape, np.int32)
+    for rank, one in zip(ranks, maps, strict=True):
+        rank.ravel()[np.argsort(-one, axis=None, kind="stable")] = np.arange(one.size)
+    return ranks
+
+
 def tune_level(
     maps: np.ndarray, masks: np.ndarray, levels: Sequence[float] = tuple(k / 20 for k in range(4, 17))
 ) -> float:
