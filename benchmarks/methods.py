@@ -13,8 +13,8 @@ machine does nothing else.
 Parts: ``methods`` has every method on every model, for 1 and 8 images; ``growth`` some methods as images, steps or
 channels grow; ``grid`` the thesis' figure (8 methods, an image and 6 changed copies of it) by its two libraries and by
 ours. The floor of a method is the number of passes that its algorithm must make (`floor_passes`) times the cost of one
-graph-compiled pass at the best batch size. Peak memory is what the process' resident memory rises to in the first
-call, above what it was before; Linux alone tells it.
+graph-compiled pass at the best batch size, taken just before and just after the row. Peak memory is what the process'
+resident memory rises to in the first call, above what it was before; Linux alone tells it.
 """
 
 import argparse
@@ -26,7 +26,7 @@ import platform
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -172,26 +172,36 @@ def peak_memory(call: Callable[[], object]) -> float:
     return read("VmHWM") - before
 
 
-def pass_costs(model: keras.Model, images: np.ndarray, repeats: int) -> dict[str, float]:
-    """Seconds an image, at the best of three batch sizes: "forward", a forward pass; "gradient" and "cam", the target
-    logit's gradient by the image and by the layer that class activation maps read; "tail", the layers behind it."""
-    network = Network.of(model)
-    layer = network.cam_layer()
-    gradients, by_layer = passes.input_gradients(network), passes.activation_and_gradient(network, layer)
-    behind = tf.function(lambda A: network.from_layer(layer, A), reduce_retracing=True)
-    costs = dict.fromkeys(("forward", "gradient", "cam", "tail"), np.inf)
-    for n in (1, 8, 32):
-        batch, targets = np.resize(images, (n, *images.shape[1:])), np.zeros(n, np.int32)
-        A = network.forward(tf.constant(batch), [layer])[1][0]
-        calls = {
-            "forward": lambda batch=batch, n=n: passes.logits(network, batch, n),
-            "gradient": lambda batch=batch, targets=targets: gradients(batch, targets),
-            "cam": lambda batch=batch, targets=targets: by_layer(batch, targets),
-            "tail": lambda A=A: behind(A),
-        }
-        for name, call in calls.items():
-            costs[name] = min(costs[name], measure(call, repeats)[0] / n)
-    return costs
+class Passes:
+    """The passes that methods are made of, each at the batch size that is best for it.
+
+    By kind: "forward", a forward pass; "gradient" and "cam", the target logit's gradient by the image and by the layer
+    that class activation maps read; "tail", the layers behind it. ``costs`` are seconds an image.
+    """
+
+    def __init__(self, model: keras.Model, images: np.ndarray, repeats: int):
+        network = Network.of(model)
+        layer = network.cam_layer()
+        gradients, by_layer = passes.input_gradients(network), passes.activation_and_gradient(network, layer)
+        behind = tf.function(lambda A: network.from_layer(layer, A), reduce_retracing=True)
+        self._best: dict[str, tuple[float, int, Callable]] = {}
+        for n in (1, 8, 32):
+            batch, targets = np.resize(images, (n, *images.shape[1:])), np.zeros(n, np.int32)
+            A = network.forward(tf.constant(batch), [layer])[1][0]
+            calls = {
+                "forward": lambda batch=batch, n=n: passes.logits(network, batch, n),
+                "gradient": lambda batch=batch, targets=targets: gradients(batch, targets),
+                "cam": lambda batch=batch, targets=targets: by_layer(batch, targets),
+                "tail": lambda A=A: behind(A),
+            }
+            for kind, call in calls.items():
+                found = measure(call, repeats)[0] / n, n, call
+                self._best[kind] = min(self._best.get(kind, found), found, key=lambda x: x[0])
+        self.costs = {kind: cost for kind, (cost, _, _) in self._best.items()}
+
+    def now(self, kinds: Iterable[str], repeats: int = 3) -> dict[str, float]:
+        """Seconds an image at this moment: other work on the machine slows passes and methods alike."""
+        return {kind: measure(self._best[kind][2], repeats)[0] / self._best[kind][1] for kind in kinds}
 
 
 def floor_passes(method: str, parameters: dict, network: Network, size: int) -> dict[str, float]:
@@ -311,19 +321,16 @@ def tasks(parts: list[str], models: list[str], counts: list[int], methods: list[
 
 
 class Subject:
-    """A model, the images for it, and the costs of its passes, measured once and kept as rows."""
+    """A model, the images for it, and its passes."""
 
     def __init__(self, name: str, rows: Rows, repeats: int):
         self.model = xai.build_model(name, 2)
         self.network = Network.of(self.model)
         self.size = self.network.image_size[0]
         self.images = xai.load_dataset("phantom", "test", self.size, 64).images
-        kinds = ("forward", "gradient", "cam", "tail")
-        keys = {kind: ("pass", name, 1, kind, "xaiutils", "{}") for kind in kinds}
-        if any(key not in rows.rows for key in keys.values()):
-            for kind, seconds in pass_costs(self.model, self.images[:8], repeats).items():
-                rows.add(Row("pass", name, 1, kind, "xaiutils", "{}", seconds, repeats, seconds, np.nan))
-        self.costs = {kind: rows.rows[key].seconds for kind, key in keys.items()}
+        self.passes = Passes(self.model, self.images[:8], repeats)
+        for kind, seconds in self.passes.costs.items():
+            rows.add(Row("pass", name, 1, kind, "xaiutils", "{}", seconds, repeats, seconds, np.nan))
 
     def pictures(self, part: str, n: int) -> np.ndarray:
         """Phantoms; for the grid one phantom under the thesis' transforms."""
@@ -332,11 +339,10 @@ class Subject:
         names = ("original", "log", "gaussian_noise", "speckle_noise", "black_rectangle", "affine", "rotate_180")
         return np.concatenate([xai.TRANSFORMS[name].apply(self.images[:1], seed=0) for name in names[:n]])
 
-    def floor(self, method: str, parameters: dict, n: int) -> float:
-        """Seconds that the passes alone take for n images."""
+    def needed(self, method: str, parameters: dict) -> dict[str, float]:
+        """Passes for one image, by kind."""
         chosen = check_parameters(method, xai.METHODS[method].parameters, parameters)
-        needed = floor_passes(method, chosen, self.network, self.size)
-        return n * sum(count * self.costs[kind] for kind, count in needed.items())
+        return floor_passes(method, chosen, self.network, self.size)
 
 
 def run(todo: Iterator[Task], rows: Rows, repeats: int, seconds: float) -> bool:
@@ -352,19 +358,22 @@ def run(todo: Iterator[Task], rows: Rows, repeats: int, seconds: float) -> bool:
             continue
         subject = subject or Subject(name, rows, repeats)
         calls = libraries_of(method, subject.model, subject.pictures(part, n), parameters)
-        floor = subject.floor(method, parameters, n)
+        needed = subject.needed(method, parameters)
         for library, call in calls.items():
             if (wanted and library not in wanted) or (part, name, n, method, library, shown) in rows.rows:
                 continue
             if time.perf_counter() - start > seconds:
                 return False
             found, note = (np.nan, 0, np.nan), ""
+            before = subject.passes.now(needed)
             try:
                 found = measure(call, repeats)
             except ModelError as error:
                 note = f"refused: {str(error)[:100]}"
             except Exception as error:  # whatever a library raises
                 note = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
+            after = subject.passes.now(needed)
+            floor = n * sum(count * (before[kind] + after[kind]) / 2 for kind, count in needed.items())
             rows.add(Row(part, name, n, method, library, shown, found[0], found[1], floor, found[2], note))
     return True
 
@@ -379,7 +388,7 @@ def report(rows: Rows, complete: bool) -> str:
         "# Attribution: seconds, ratios to the floor and to other libraries",
         f"Medians on {platform.machine()}, {os.cpu_count()} cores, {len(tf.config.list_physical_devices('GPU'))} GPUs, "
         "224 x 224 pixels, random weights, warm. Floor: the passes that the algorithm must make, at the best batch "
-        "size. MB: how far resident memory rose in the first call."
+        "size, timed just before and after each row. MB: how far resident memory rose in the first call."
         + ("" if complete else " **The run was cut: rows are missing.**"),
     ]
     passes_ = found[found.part == "pass"].pivot_table(index="model", columns="method", values="seconds", sort=False)

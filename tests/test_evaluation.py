@@ -19,6 +19,7 @@ LOCATED = [n for n, m in xai.METRICS.items() if m.needs == "masks"]
 FAITHFUL = ["insertion_auc", "deletion_auc"]
 QUICK = {"insertion_auc": {"n_steps": 5}, "deletion_auc": {"n_steps": 5}, "sensitivity_n": {"n_samples": 8}}
 QUICK |= {"max_sensitivity": {"n_samples": 2}}
+QUICK |= {name: {"percentages": [20, 60]} for name in ("road_morf", "road_lerf", "road")}
 OPEN = {
     "transform_consistency": (-1, 1),
     "max_sensitivity": (0, 5),
@@ -26,6 +27,7 @@ OPEN = {
     "fidelity": (-1, 1),
     "pixel_perturbation": (0, 5),
     "sensitivity_n": (-1, 1),
+    "road": (-0.5, 0.5),
 }
 
 
@@ -320,7 +322,7 @@ def test_complexity_of_one_pixel_and_of_all():
 def test_control_maps(square):
     ds = data(np.concatenate([square, np.zeros_like(square)]))
     maps = control_maps(ds, seed=1, grid=(4, 4))
-    assert set(maps) == {"random", "centre", "edges", "intensity", "oracle"}
+    assert set(maps) == {"random", "centre", "edges", "laplace", "intensity", "oracle", "oracle_full"}
     assert all(m.shape == (2, SIZE, SIZE) and np.isfinite(m).all() for m in maps.values())
     assert maps["centre"][0].argmax() in (15 * SIZE + 15, 15 * SIZE + 16, 16 * SIZE + 15, 16 * SIZE + 16)
     assert score("relevance_mass", control_maps(data(square), grid=(SIZE, SIZE))["oracle"], square) == pytest.approx(1)

@@ -11,6 +11,7 @@ from test_classification import simulated
 from xaiutils import plots
 from xaiutils.classification import Predictions, assess
 from xaiutils.datasets import ImageDataset, phantom
+from xaiutils.evaluation.comparison import agreement, mean_ranks, rank
 
 
 @pytest.fixture(scope="module")
@@ -200,6 +201,98 @@ def test_forest_shows_means_chance_and_gaps():
     assert sorted(float(m[0]) for m in marks) == [0.1, 0.2, 0.5]
     assert any(list(line.get_xdata()) == [0.15, 0.15] for line in axes.lines)
     assert [t.get_text() for t in axes.get_yticklabels()] == ["g", "random"]
+
+
+def test_forest_draws_random_weights_in_the_row_of_the_method():
+    summary = pd.DataFrame(
+        {"method": ["g", "g, random weights", "h"], "metric": "iou", "model": "m", "mean": [0.5, 0.2, 0.4],
+         "low": [0.4, 0.1, 0.3], "high": [0.6, 0.3, 0.5]}
+    )  # fmt: skip
+    axes = drawn(plots.forest(summary, {"iou": "IoU"}, {}, [])).axes[0]
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["g", "h"]
+    marks = {float(m.get_xdata()[0]): m for m in axes.lines if m.get_marker() == "o" and len(m.get_xdata()) == 1}
+    assert {x: m.get_ydata()[0] for x, m in marks.items()} == {0.5: 0, 0.2: 0, 0.4: 1}
+    assert [marks[x].get_markerfacecolor() == "white" for x in (0.5, 0.2, 0.4)] == [False, True, False]
+
+
+def long_table(values, methods, metric="iou"):
+    return pd.DataFrame(
+        [
+            {"method": m, "image_id": f"i{i}", "metric": metric, "value": values[i][k], "correct": i % 2 == 0}
+            for i in range(len(values))
+            for k, m in enumerate(methods)
+        ]
+    )
+
+
+def test_critical_difference_diagram():
+    rng = np.random.default_rng(0)
+    values = rng.normal(0, 0.05, (60, 4)) + np.array([0, 0, 0.5, 0.5])
+    ranking = rank(long_table(values, "abcd"), "iou")
+    axes = drawn(plots.critical_difference(ranking, {"a": "Method A"})).axes[0]
+    texts = [t.get_text().strip() for t in axes.texts]
+    best, worst = ranking.ranks.index[0], ranking.ranks.index[-1]
+    assert any(t.startswith(f"{best.replace('a', 'Method A')}  ") for t in texts)
+    assert any(t.endswith(f"  {worst.replace('a', 'Method A')}") for t in texts)
+    assert f"critical difference {ranking.critical:.2f}" in texts
+    bars = [line for line in axes.lines if line.get_linewidth() == 4]
+    ends = sorted(tuple(bar.get_xdata().round(2)) for bar in bars)
+    expected = [(ranking.ranks[g[0]] - 0.03, ranking.ranks[g[-1]] + 0.03) for g in ranking.groups]
+    np.testing.assert_allclose(ends, sorted(expected), atol=0.01)
+    assert "over 60 units, p < 0.001" in axes.get_title()
+    same = drawn(plots.critical_difference(rank(long_table(rng.normal(size=(9, 3)), "abc"), "iou"))).axes[0]
+    assert "no difference found" in same.get_title()
+    assert len([line for line in same.lines if line.get_linewidth() == 4]) == 1
+
+
+def test_heat_maps_print_their_numbers():
+    table = pd.concat([long_table([[3, 2, 1]] * 3, "abc"), long_table([[1, 2, 3]] * 3, "abc", "deletion_auc")])
+    ranks = mean_ranks(table)
+    axes = drawn(plots.rank_heatmap(ranks, {"a": "A"}, ["c"])).axes[0]
+    assert [t.get_text() for t in axes.texts] == ["1.0", "1.0", "2.0", "2.0", "3.0", "3.0"]
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["A", "b", "c"]
+    assert [t.get_color() for t in axes.get_yticklabels()] == ["black", "black", "0.5"]
+    assert [t.get_text() for t in axes.get_xticklabels()] == [
+        "IoU\n(higher is better)",
+        "Deletion AUC\n(lower is better)",
+    ]
+    holed = drawn(plots.rank_heatmap(ranks.mask(ranks == 3))).axes[0]
+    assert len(holed.texts) == 4
+    axes = drawn(plots.agreement_heatmap(agreement(table))).axes[0]
+    assert [t.get_text() for t in axes.texts] == ["1.00"] * 4
+
+
+def test_two_methods_image_by_image():
+    values = [[0.9, 0.1], [0.2, 0.3], [0.8, 0.4], [np.nan, 1]]
+    axes = drawn(plots.scatter_pair(long_table(values, "ab"), "iou", "a", "b", {"a": "A"})).axes[0]
+    assert axes.get_xlabel() == "A (larger on 2)"
+    assert axes.get_ylabel() == "b (larger on 1)"
+    dots = np.concatenate([c.get_offsets() for c in axes.collections])
+    assert sorted(map(tuple, dots.round(3).tolist())) == [(0.2, 0.3), (0.8, 0.4), (0.9, 0.1)]
+    assert [t.get_text() for t in axes.get_legend().get_texts()] == ["correct: False", "correct: True"]
+    with pytest.raises(ValueError, match="not both in the table"):
+        plots.scatter_pair(long_table(values, "ab"), "iou", "a", "c")
+
+
+def test_a_metric_against_a_fact_of_the_image():
+    table = long_table([[k, 1] for k in range(5)], "ab")
+    table["size"] = [k // 2 * 2 for k in range(10)]
+    figure = drawn(plots.against(table, "iou", "size", ["a", "b"], "size of it"))
+    (line,) = figure.axes[0].lines
+    assert (line.get_xdata().tolist(), line.get_ydata().tolist()) == ([0, 8], pytest.approx([0, 4]))
+    assert figure.axes[1].lines[0].get_ydata() == pytest.approx([1, 1])
+    same = drawn(plots.against(table.assign(size=1), "iou", "size", ["a"]))
+    assert not same.axes[0].lines
+
+
+def test_images_of_disagreement(ds, images):
+    maps = {"a": images[..., 0], "b": images[..., 1]}
+    found = pd.DataFrame({"image_id": ["y", "v"], "a": [0.9, 0.1], "b": [0.2, 0.6]})
+    figure = drawn(plots.disagreement_grid(ds, maps, found, "a", "b", "iou", {"a": False, "b": False}, {"a": "A"}))
+    assert [figure.axes[0].get_ylabel(), figure.axes[3].get_ylabel()] == ["a\n0.90 | 0.20", "a\n0.10 | 0.60"]
+    assert [figure.axes[k].get_title() for k in (1, 2)] == ["A", "b"]
+    np.testing.assert_array_equal(figure.axes[1].get_images()[-1].get_array(), maps["a"][3])
+    assert figure.get_suptitle() == "IoU: A | b"
 
 
 def test_pyplot_is_not_used(ds):

@@ -52,7 +52,7 @@ def refresh(path: Path) -> None:
 
 if __name__ == "__main__":
     os.environ["XAI_PROGRESS"] = "off"
-    for path in notebooks(ROOT / "notebooks"):
+    for path in notebooks(ROOT / "notebooks", on_request=True):
         print(path.name, flush=True)
         refresh(path)
         size = path.stat().st_size

@@ -60,12 +60,36 @@ _DECLARED = (
     Parameter(
         "metrics",
         list,
-        ["iou", "pointing_game", "relevance_mass", "roc_auc"],
-        "metrics of maps against the evidence; they need masks",
+        [
+            "iou",
+            "pointing_game",
+            "relevance_mass",
+            "roc_auc",
+            "insertion_auc",
+            "deletion_auc",
+            "confidence_drop",
+            "average_drop",
+            "fidelity",
+            "sparseness",
+            "entropy",
+        ],
+        "metrics of maps; where the data has no masks, those that need them are measured on mosaics",
     ),
     Parameter("n_images", int, 24, "test images whose maps are scored", 2),
-    Parameter("n_faithfulness", int, 8, "of these, images for insertion and deletion", 2),
+    Parameter("n_faithfulness", int, 8, "of these, images for metrics that run the model", 2),
     Parameter("faithfulness_steps", int, 10, "steps of the insertion and deletion curves", 2, 10_000),
+    Parameter("n_sanity", int, 8, "test images of the sanity checks", 2),
+    Parameter("n_stages", int, 5, "groups of layers that lose their weights one after the other", 2, 1000),
+    Parameter("n_axioms", int, 4, "of the images of the sanity checks, those whose axioms are measured", 2),
+    Parameter("axiom_channels", int, 64, "channels removed to measure sensitivity, 0 for all", 0, 100_000),
+    Parameter("n_passes", int, 10, "passes with dropout; the thesis: 10", 2, 10_000),
+    Parameter("dropout_rate", float, 0.1, "dropout behind each block; the thesis: 0.1", 0.0, 0.99),
+    Parameter("class_image_steps", int, 120, "steps of the ascent to an image of each class", 1, 10_000),
+    Parameter("controls", list, ["random"], "rankings of pixels that know nothing of the model"),
+    Parameter("modes", list, ["remove"], "what is retrained on, see notebook 07", choices=("remove", "keep", "shape")),
+    Parameter("fractions", list, [0.1, 0.5, 0.9], "parts of the pixels that are removed, or kept"),
+    Parameter("n_seeds", int, 2, "models trained for each method and fraction", 1, 1000),
+    Parameter("fit_epochs", int, 100, "epochs to fit permuted labels", 1, 100_000),
 )
 PARAMETERS = {p.name: p for p in _DECLARED}
 _RUN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -121,5 +145,3 @@ def _check_names(name: str, value: Any, method_parameters: Any) -> None:
     for entry in names:
         if "method" not in (own.get(entry) or {}):
             registry[entry]
-        if name == "metrics" and registry[entry].needs != "masks":
-            raise ValueError(f"metrics: {entry!r} is not measured against masks, as those of this list are.")

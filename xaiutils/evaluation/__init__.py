@@ -15,6 +15,7 @@ from xaiutils.evaluation import localisation  # noqa: F401
 from xaiutils.evaluation import faithfulness  # noqa: F401
 from xaiutils.evaluation import confidence  # noqa: F401
 from xaiutils.evaluation import correlation  # noqa: F401
+from xaiutils.evaluation import road  # noqa: F401
 from xaiutils.evaluation import robustness  # noqa: F401
 from xaiutils.evaluation import complexity  # noqa: F401
 

@@ -7,6 +7,7 @@ comparison saw the same images, and only images for which every one of them has 
 
 from dataclasses import dataclass
 from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,8 +15,10 @@ from scipy import stats
 
 from xaiutils.classification.comparison import holm
 from xaiutils.evaluation.metric import METRICS
-from xaiutils.evaluation.statistics import UNIT, bootstrap_means
+from xaiutils.evaluation.statistics import UNIT, bootstrap_means, summarise
 from xaiutils.registry import suggest
+
+HITS = ("pointing_game", "hit_rate")  # of a point: its chance is the probability of a hit
 
 
 @dataclass(frozen=True)
@@ -91,16 +94,78 @@ def compare(
     sign = 1 if METRICS[metric].higher_is_better else -1
     rows = []
     for a, b in pairs:
-        images = (wide[a] - wide[b]).to_numpy()
-        low, high = np.quantile(bootstrap_means(images[:, None], units, n_resamples, seed), [0.025, 0.975])
-        by_unit = pd.Series(images).groupby(units).mean().to_numpy()
-        p, effect = _signed_rank(by_unit)
-        rows.append((a, b, images.mean(), low, high, effect, p, len(by_unit)))
+        rows.append((a, b, *paired_test((wide[a] - wide[b]).to_numpy(), units, n_resamples, seed)))
     found = pd.DataFrame(rows, columns=["a", "b", "difference", "low", "high", "effect", "p", "n"])
     found.insert(7, "p_holm", holm(found["p"].to_numpy()))
     ahead = np.where(sign * found["effect"] > 0, found["a"], found["b"])
     found["verdict"] = np.where(found["p_holm"] < alpha, ahead, "not told apart")
     return found
+
+
+def against_chance(table: pd.DataFrame, metric: str, alpha: float = 0.05, seed: int = 0) -> pd.DataFrame:
+    """Each method against what a map without knowledge is expected to score on the same images: the rows of
+    `xaiutils.evaluation.chance`, in ``table`` under the method "chance".
+
+    Hits (`HITS`) are tested exactly: their number, under chance, is a sum of independent draws with a probability of
+    each image's own. The part of tied maxima that hits counts to the disadvantage of any claim. Where images of a
+    patient may depend on each other, the larger p is taken of that test and of a t-test over patients. Other metrics
+    are tested as in `compare`.
+
+    Returns a row a method: method, mean with its interval low, high (as `summarise` has it), level (mean chance on
+    these images), p, p_holm (Holm's correction over the rows), n (images with a value of both) and verdict: "better"
+    or "worse" where p_holm < ``alpha`` and the interval lies on that side of the level, else "not told apart". Raises
+    ValueError where the table has no chance of this metric.
+    """
+    wide, units = by_image(table, metric)
+    if "chance" not in wide:
+        raise ValueError(f"{metric}: the table has no rows of the method 'chance'; see xaiutils.evaluation.chance.")
+    rows = []
+    for method in wide.columns.drop("chance"):
+        known = wide[[method, "chance"]].notna().all(axis=1).to_numpy()
+        pair, whose = wide[known], units[known]
+        values, level = pair[method].to_numpy(), pair["chance"].to_numpy()
+        if len(values) < 2:
+            continue
+        p = _hits_p(values, level, whose) if metric in HITS else paired_test(values - level, whose, 0, seed).p
+        mean = summarise(pd.DataFrame({"all": "", "value": values, UNIT: whose}), "all", seed=seed).iloc[0]
+        rows.append((method, mean["mean"], mean["low"], mean["high"], level.mean(), p, len(values)))
+    found = pd.DataFrame(rows, columns=["method", "mean", "low", "high", "level", "p", "n"])
+    found.insert(6, "p_holm", holm(found["p"].to_numpy()))
+    above, below = found["low"] > found["level"], found["high"] < found["level"]
+    better, worse = (above, below) if METRICS[metric].higher_is_better else (below, above)
+    verdict = np.select([better, worse], ["better", "worse"], "not told apart")
+    return found.assign(verdict=np.where(found["p_holm"] < alpha, verdict, "not told apart"))
+
+
+def mean_ranks(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean rank over images (1 is best) of each method (rows) by each metric (columns) of ``table``; NaN where a
+    metric has no value of the method. A metric that cannot be compared (see `rank`) is left out."""
+    columns = {}
+    for metric in dict.fromkeys(table["metric"]):
+        try:
+            columns[metric] = rank(table, metric).ranks
+        except ValueError:
+            continue
+    methods = [m for m in dict.fromkeys(table["method"]) if any(m in ranks for ranks in columns.values())]
+    return pd.DataFrame(columns, index=pd.Index(methods, name="method"))
+
+
+def disagreements(table: pd.DataFrame, metric: str, a: str, b: str, n: int = 6) -> pd.DataFrame:
+    """The ``n`` images on which two methods differ most by a metric: what to look at.
+
+    Returns a row an image, the largest difference first: image_id, a and b (the methods' values), difference (a - b).
+    """
+    wide, _ = by_image(table, metric)
+    for name in (a, b):
+        if name not in wide:
+            raise ValueError(f"method {name!r} is not in the table; {suggest(name, list(wide))}")
+    pair = wide[[a, b]].dropna()
+    found = pd.DataFrame(
+        {"image_id": pair.index.get_level_values("image_id"), "a": pair[a].to_numpy(), "b": pair[b].to_numpy()}
+    )
+    found["difference"] = found["a"] - found["b"]
+    order = np.argsort(-found["difference"].abs().to_numpy(), kind="stable")
+    return found.iloc[order[:n]].reset_index(drop=True)
 
 
 def agreement(table: pd.DataFrame) -> pd.DataFrame:
@@ -109,15 +174,77 @@ def agreement(table: pd.DataFrame) -> pd.DataFrame:
     1: two metrics rank the methods alike (each in its own direction), -1: the other way round. NaN where a metric
     holds all methods for equal, or fewer than three methods have values of both.
     """
-    means = table.pivot_table(values="value", index="method", columns="metric", sort=False, observed=True)
-    names = list(means.columns)
-    oriented = means * [1 if METRICS[m].higher_is_better else -1 for m in names]
+    oriented = _oriented_means(table)
+    names = list(oriented.columns)
     tau = pd.DataFrame(np.eye(len(names)), index=names, columns=names)
     for a, b in combinations(names, 2):
         both = oriented[[a, b]].dropna()
         found = stats.kendalltau(both[a], both[b]).statistic if len(both) >= 3 else np.nan
         tau.loc[a, b] = tau.loc[b, a] = found
     return tau
+
+
+def concordance(table: pd.DataFrame) -> float:
+    """Kendall's W of the metrics of ``table`` as judges of its methods, by their means: 1 where all metrics have one
+    order, 0 where they have nothing in common. Ties are corrected for.
+
+    NaN with fewer than two metrics, or three methods that have a value of each. Kendall & Babington Smith 1939,
+    Annals of Mathematical Statistics 10.
+    """
+    oriented = _oriented_means(table).dropna()
+    k, m = oriented.shape
+    if m < 2 or k < 3:
+        return np.nan
+    ranks = stats.rankdata(oriented.to_numpy(), axis=0)
+    ties = sum((counts**3 - counts).sum() for counts in (np.unique(r, return_counts=True)[1] for r in ranks.T))
+    spread = ((ranks.sum(axis=1) - m * (k + 1) / 2) ** 2).sum()
+    largest = m**2 * (k**3 - k) - m * ties
+    return float(12 * spread / largest) if largest else np.nan
+
+
+def _oriented_means(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean of each method (rows) by each metric (columns), turned so that more is better."""
+    means = table.pivot_table(values="value", index="method", columns="metric", sort=False, observed=True)
+    return means * [1 if METRICS[m].higher_is_better else -1 for m in means.columns]
+
+
+class PairedTest(NamedTuple):
+    """Mean difference, its bootstrap interval over units, rank-biserial effect, p of Wilcoxon's test, and the units."""
+
+    difference: float
+    low: float
+    high: float
+    effect: float
+    p: float
+    n: int
+
+
+def paired_test(differences: np.ndarray, units: np.ndarray, n_resamples: int, seed: int) -> PairedTest:
+    """Of the images' ``differences`` ``(n,)``, each of a unit; the interval is NaN without resamples."""
+    low, high = np.nan, np.nan
+    if n_resamples:
+        means = bootstrap_means(differences[:, None], units, n_resamples, seed)
+        low, high = np.quantile(means, [0.025, 0.975])
+    _, number = np.unique(units, return_inverse=True)
+    by_unit = np.bincount(number, differences) / np.bincount(number)
+    p, effect = _signed_rank(by_unit)
+    return PairedTest(float(differences.mean()), float(low), float(high), effect, p, len(by_unit))
+
+
+def _hits_p(hits: np.ndarray, chances: np.ndarray, units: np.ndarray) -> float:
+    """Two-sided p of so many hits where each image has its own chance of one (Poisson-binomial distribution)."""
+    distribution = np.ones(1)
+    for chance in chances:
+        distribution = np.convolve(distribution, [1 - chance, chance])
+    total = hits.sum()
+    upper = distribution[int(np.floor(total + 1e-9)) :].sum()
+    lower = distribution[: int(np.ceil(total - 1e-9)) + 1].sum()
+    p = min(1.0, 2 * float(min(upper, lower)))
+    by_unit = pd.Series(hits - chances).groupby(units).sum().to_numpy()
+    if len(by_unit) == len(hits):
+        return p
+    clustered = float(stats.ttest_1samp(by_unit, 0).pvalue) if np.ptp(by_unit) > 0 else 1.0
+    return max(p, clustered)
 
 
 def _signed_rank(differences: np.ndarray) -> tuple[float, float]:
@@ -133,12 +260,9 @@ def _signed_rank(differences: np.ndarray) -> tuple[float, float]:
 
 
 def _paired(table: pd.DataFrame, metric: str, by_unit: bool) -> tuple[pd.DataFrame, np.ndarray]:
-    """Values of a metric with a row an image (or unit) and a column a method, and each row's unit."""
-    METRICS[metric]  # an unknown name raises with its neighbours
-    rows = table[table["metric"] == metric]
-    keys = [UNIT, "image_id"] if UNIT in table else ["image_id"]
-    wide = rows.pivot_table(values="value", index=keys, columns="method", sort=False, observed=True, dropna=False)
-    wide = wide.dropna(axis=1, how="all").dropna()
+    """`by_image` of the images that have a value for all methods, or the means of their units; and each row's unit."""
+    wide, _ = by_image(table, metric)
+    wide = wide.dropna()
     if by_unit:
         wide = wide.groupby(level=0, sort=False).mean()
     if wide.shape[1] < 2 or len(wide) < 2:
@@ -146,4 +270,13 @@ def _paired(table: pd.DataFrame, metric: str, by_unit: bool) -> tuple[pd.DataFra
             f"{metric}: {wide.shape[1]} methods have values, on {len(wide)} images in common; "
             "a comparison needs two of each."
         )
+    return wide, wide.index.get_level_values(0).to_numpy()
+
+
+def by_image(table: pd.DataFrame, metric: str) -> tuple[pd.DataFrame, np.ndarray]:
+    """Values of a metric with a row for each image and a column for each method that have any, and each row's unit."""
+    METRICS[metric]  # an unknown name raises with its neighbours
+    rows = table[table["metric"] == metric]
+    keys = [UNIT, "image_id"] if UNIT in table else ["image_id"]
+    wide = rows.pivot_table(values="value", index=keys, columns="method", sort=False, observed=True)
     return wide, wide.index.get_level_values(0).to_numpy()

@@ -7,13 +7,16 @@ It is a necessary check that cannot rank methods: maps keep the scale of activat
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from xaiutils.attribution import Network, explain_all, predict, resolve
 from xaiutils.backend import keras
 from xaiutils.evaluation.similarity import SIMILARITIES
+from xaiutils.evaluation.statistics import UNIT
 from xaiutils.progress import progress
 from xaiutils.registry import suggest
 
@@ -103,42 +106,198 @@ def randomisation_test(
     trained model, 1 by definition), depth (0 for none, counted from the logits), image_id, similarity, value (NaN for
     a constant map), p (mean probability of the explained class, to see how far the model has forgotten).
     """
+    found = randomised_maps(model, images, methods, targets, mode, n_stages, norms, batch_size, parameters, seed)
+    return stage_similarity(found, image_ids, similarities)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Maps by method after a group of layers lost its weights: ``name`` and ``depth`` as in `randomisation_test`, and
+    ``p``, the mean probability of the explained class."""
+
+    name: str
+    depth: int
+    maps: dict[str, np.ndarray]
+    p: float
+
+
+def randomised_maps(
+    model: keras.Model,
+    images: np.ndarray,
+    methods: Iterable[str],
+    targets: np.ndarray | int | None = None,
+    mode: str = "cascading",
+    n_stages: int = 6,
+    norms: bool = False,
+    batch_size: int = 32,
+    parameters: Mapping[str, Mapping] | None = None,
+    seed: int = 0,
+) -> Iterator[Stage]:
+    """The maps that `randomisation_test` compares, the trained model's first, one stage at a time.
+
+    Whenever a stage is handed out the model has its own weights.
+    """
     if mode not in MODES:
         raise ValueError(f"mode={mode!r}; {suggest(mode, list(MODES))}")
-    measures = {name: SIMILARITIES[name] for name in similarities}
     methods, parameters = list(methods), dict(parameters or {})
     resolve(methods, parameters)
     if targets is None:
         targets = predict(model, images, batch_size).argmax(axis=1)
     targets = np.broadcast_to(np.asarray(targets), len(images))
-    trained = explain_all(model, images, targets, methods, batch_size, parameters)
+
+    def look(name: str, depth: int) -> Stage:
+        p = predict(model, images, batch_size, probabilities=True)[np.arange(len(images)), targets].mean()
+        return Stage(name, depth, explain_all(model, images, targets, methods, batch_size, parameters), float(p))
+
+    yield look("none", 0)
     groups = stages(model, n_stages, norms)
     names = list(groups)
-    rows = [_rows(model, images, image_ids, targets, batch_size, trained, trained, measures, "none", 0)]
     for depth in progress(range(1, len(names) + 1), title=f"{mode} randomisation"):
         chosen = names[:depth] if mode == "cascading" else [names[depth - 1]]
         with random_weights([layer for name in chosen for layer in groups[name]], seed):
-            maps = explain_all(model, images, targets, methods, batch_size, parameters)
-            stage = names[depth - 1]
-            rows.append(_rows(model, images, image_ids, targets, batch_size, trained, maps, measures, stage, depth))
-    return pd.concat(rows, ignore_index=True)
+            found = look(names[depth - 1], depth)
+        yield found
 
 
-def _rows(model, images, image_ids, targets, batch_size, trained, maps, measures, stage: str, depth: int):
-    p = predict(model, images, batch_size, probabilities=True)[np.arange(len(images)), targets].mean()
+def stage_similarity(
+    found: Iterable[Stage], image_ids: list[str], similarities: Iterable[str] = ("spearman", "ssim")
+) -> pd.DataFrame:
+    """The table of `randomisation_test` from the stages of `randomised_maps`, the first being the trained model's."""
+    measures = {name: SIMILARITIES[name] for name in similarities}
+    trained: dict[str, np.ndarray] = {}
+    tables = []
+    for stage in found:
+        trained = trained or stage.maps
+        for method, maps in stage.maps.items():
+            for name, measure in measures.items():
+                columns = {
+                    "method": method,
+                    "stage": stage.name,
+                    "depth": stage.depth,
+                    "image_id": image_ids,
+                    "similarity": name,
+                    "value": measure(trained[method], maps),
+                    "p": stage.p,
+                }
+                tables.append(pd.DataFrame(columns))
+    return pd.concat(tables, ignore_index=True)
+
+
+# How alike is alike? ----------------------------------------------------------------------------------------------
+
+
+def chance_similarity(
+    maps: Mapping[str, np.ndarray],
+    image_ids: list[str],
+    similarities: Iterable[str] = ("spearman", "ssim"),
+    n_pairs: int = 50,
+    patients: Iterable[str] | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Similarity of the trained model's maps of different images: what a method's maps have in common whatever they
+    show (Arun et al. 2021, doi:10.1148/ryai.2021200267, with 50 pairs).
+
+    ``maps``: of the trained model, ``(n, height, width)`` by method. Pairs are drawn without replacement, the same for
+    all methods; with few images all pairs are taken. With ``patients`` (of each image) only pairs of two patients.
+
+    Returns a row for each method, similarity and pair: method, similarity, image_a, image_b, value (NaN where a map is
+    constant). Raises ValueError where there is no pair.
+    """
+    ids, owners = np.asarray(image_ids), np.asarray(image_ids if patients is None else list(patients))
+    first, second = np.triu_indices(len(ids), k=1)
+    possible = np.flatnonzero(owners[first] != owners[second])
+    if len(possible) == 0 or n_pairs < 1:
+        raise ValueError(
+            f"{len(ids)} images of {len(np.unique(owners))} patients, n_pairs={n_pairs}; pairs need two images of "
+            "different patients, and there must be one pair at least."
+        )
+    kept = np.sort(np.random.default_rng(seed).permutation(possible)[:n_pairs])
+    first, second, similarities = first[kept], second[kept], list(similarities)
     tables = [
         pd.DataFrame(
             {
                 "method": method,
-                "stage": stage,
-                "depth": depth,
-                "image_id": image_ids,
                 "similarity": name,
-                "value": measure(trained[method], maps[method]),
-                "p": p,
+                "image_a": ids[first],
+                "image_b": ids[second],
+                "value": SIMILARITIES[name](found[first], found[second]),
             }
         )
-        for method in maps
-        for name, measure in measures.items()
+        for method, found in maps.items()
+        for name in similarities
     ]
     return pd.concat(tables, ignore_index=True)
+
+
+def verdicts(
+    table: pd.DataFrame,
+    chance: pd.DataFrame,
+    margin: float = 0.1,
+    n_resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Did the maps lose what they had? Each stage of `randomisation_test` against `chance_similarity`.
+
+    Arun et al. 2021: a method reacts to the weights once its mean similarity falls below that of random pairs. But maps
+    that lost everything lie *at* that level, so perfect methods would pass by luck. Hence what is left of the
+    similarity, (mean - chance) / (1 - chance), 1 for maps that stayed and 0 at chance, has a percentile bootstrap
+    interval, for which images are drawn anew (or patients, where ``table`` has a column patient_id), with all maps and
+    pairs of theirs; and ``margin`` is what may be left. With a margin of 0 it is their rule with an interval.
+
+    Returns a row for each method, similarity and stage but "none" (and mode, where ``table`` has such a column): these,
+    depth, mean, chance, left, low, high, n (images with a value), missing, below (their rule: mean < chance), verdict:
+    "passes" where high < ``margin``, "fails" where low > ``margin``, else "undecided". A method has passed the test
+    where the last stage of "cascading" passes.
+    """
+    rows = []
+    keys = [k for k in ("mode", "method", "similarity", "stage", "depth") if k in table]
+    for key, group in table[table["depth"] > 0].groupby(keys, sort=False):
+        like = group.iloc[0]
+        same = (chance["method"] == like["method"]) & (chance["similarity"] == like["similarity"])
+        pairs = chance[same].dropna(subset="value")
+        known = group.dropna(subset="value")
+        mean, level = known["value"].mean(), pairs["value"].mean()
+        low, high = _interval_of_left(group, known, pairs, n_resamples, confidence, seed)
+        verdict = "passes" if high < margin else "fails" if low > margin else "undecided"
+        left, missing = (mean - level) / (1 - level), len(group) - len(known)
+        rows.append((*key, mean, level, left, low, high, len(known), missing, bool(mean < level), verdict))
+    columns = ["mean", "chance", "left", "low", "high", "n", "missing", "below", "verdict"]
+    return pd.DataFrame(rows, columns=[*keys, *columns])
+
+
+def _interval_of_left(
+    group: pd.DataFrame, known: pd.DataFrame, pairs: pd.DataFrame, n_resamples: int, confidence: float, seed: int
+) -> tuple[float, float]:
+    """Interval of what is left of the similarity; a pair counts as often as both its images do."""
+    if known["image_id"].nunique() < 2 or pairs.empty:
+        return np.nan, np.nan
+    ids = group["image_id"].to_numpy()
+    units, number = np.unique(group[UNIT].to_numpy() if UNIT in group else ids, return_inverse=True)
+    number = pd.Series(number, index=ids)
+    share = np.full(len(units), 1 / len(units))
+    drawn = np.random.default_rng(seed).multinomial(len(units), share, size=n_resamples)
+    of_images = drawn[:, number.loc[known["image_id"]]]
+    of_pairs = drawn[:, number.loc[pairs["image_a"]]] * drawn[:, number.loc[pairs["image_b"]]]
+    with np.errstate(invalid="ignore"):  # a draw without any pair, or image, that has a value
+        mean = of_images @ known["value"].to_numpy() / of_images.sum(axis=1)
+        level = of_pairs @ pairs["value"].to_numpy() / of_pairs.sum(axis=1)
+    tail = (1 - confidence) / 2
+    low, high = np.nanquantile((mean - level) / (1 - level), [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def entropy_rise(trained: np.ndarray, randomised: np.ndarray, n_bins: int = 100) -> np.ndarray:
+    """(H' - H) / H, H the entropy of the histogram of a map's values in ``n_bins`` equal bins from its smallest to its
+    largest, H' that of the map of the fully randomised model (eMPRT: Hedstroem et al. 2024, arXiv:2401.06465).
+
+    A method that explains the model should gain: random weights make maps more complex. It compares no pixels, so a
+    map's noise cannot pass for forgetting. Maps are taken with their sign. Float64 ``(n,)``; NaN for a constant map of
+    the trained model.
+    """
+    before, after = (np.array([_histogram_entropy(m, n_bins) for m in maps]) for maps in (trained, randomised))
+    return np.divide(after - before, before, out=np.full_like(before, np.nan), where=before > 0)
+
+
+def _histogram_entropy(values: np.ndarray, n_bins: int) -> float:
+    return float(stats.entropy(np.histogram(values, bins=n_bins)[0]))

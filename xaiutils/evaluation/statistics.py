@@ -40,6 +40,36 @@ def summarise(
     return pd.DataFrame(rows, columns=[*by, "mean", "low", "high", "n", "missing"])
 
 
+def summarise_parts(
+    table: pd.DataFrame, by: Sequence[str] | str, parts: Sequence[str] = ("correct", "label"), **options
+) -> pd.DataFrame:
+    """`summarise` of all images and of each part of them, to be read beside each other.
+
+    ``parts`` are columns that split the images, such as whether the model is right, or the class. The result has the
+    column ``part`` before those of `summarise` (which takes ``options``): "all", then "correct" and "not correct" for
+    a bool column of that name, and the values of any other.
+    """
+    by = [by] if isinstance(by, str) else list(by)
+    found = [table.assign(part="all")]
+    for column in parts:
+        values = table[column]
+        if values.dtype == bool:
+            values = values.map({True: column, False: f"not {column}"})
+        found += [group.assign(part=str(name)) for name, group in table.groupby(values, sort=False)]
+    return summarise(pd.concat(found), ["part", *by], **options)
+
+
+def as_text(summary: pd.DataFrame, rows: Sequence[str] | str, columns: Sequence[str] | str) -> pd.DataFrame:
+    """A `summarise` table for the eye: "mean [low, high]" with a row for each of ``rows`` and a column for each of
+    ``columns``, in the order of first appearance; empty where nothing is known."""
+    written = [
+        f"{mean:.2f}" + (f" [{low:.2f}, {high:.2f}]" if np.isfinite(low) else "") if np.isfinite(mean) else ""
+        for mean, low, high in summary[["mean", "low", "high"]].to_numpy(float)
+    ]
+    wide = summary.assign(text=written).pivot_table("text", rows, columns, aggfunc="first", sort=False, observed=True)
+    return wide.fillna("")
+
+
 def _interval(
     values: np.ndarray, units: np.ndarray, n_resamples: int, confidence: float, seed: int
 ) -> tuple[float, float]:

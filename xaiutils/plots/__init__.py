@@ -11,6 +11,14 @@ from xaiutils.plots.classification import (
     reliability,
     roc_curves,
 )
+from xaiutils.plots.comparison import (
+    against,
+    agreement_heatmap,
+    critical_difference,
+    disagreement_grid,
+    rank_heatmap,
+    scatter_pair,
+)
 from xaiutils.plots.data import (
     COMPOSITION,
     class_balance,
@@ -19,10 +27,13 @@ from xaiutils.plots.data import (
     intensities,
     lesion_lengths,
     patch_grid,
+    pictures,
     twins,
 )
 from xaiutils.plots.evaluation import forest
 from xaiutils.plots.maps import CLIP_PERCENTILE, attribution_grid, display_range, draw_map, explanation
+from xaiutils.plots.retraining import retraining_curves
+from xaiutils.plots.sanity import consistency_matrix, dropout_maps, randomisation_curves, randomisation_grid
 from xaiutils.plots.style import COLOURS, MAP_COLOURS, OUTLINE, outline
 from xaiutils.plots.training import toy_accuracy, training_curves
 
@@ -32,13 +43,19 @@ __all__ = [
     "COMPOSITION",
     "MAP_COLOURS",
     "OUTLINE",
+    "against",
+    "agreement_heatmap",
     "attribution_grid",
     "class_balance",
     "composition",
     "confusion_matrices",
+    "consistency_matrix",
+    "critical_difference",
     "decision_curves",
+    "disagreement_grid",
     "display_range",
     "draw_map",
+    "dropout_maps",
     "explanation",
     "forest",
     "image_grid",
@@ -46,9 +63,15 @@ __all__ = [
     "lesion_lengths",
     "outline",
     "patch_grid",
+    "pictures",
     "precision_recall_curves",
+    "randomisation_curves",
+    "randomisation_grid",
+    "rank_heatmap",
     "reliability",
+    "retraining_curves",
     "roc_curves",
+    "scatter_pair",
     "toy_accuracy",
     "training_curves",
     "twins",

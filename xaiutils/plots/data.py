@@ -174,12 +174,19 @@ def patch_grid(ds: ImageDataset, patch_sizes: Sequence[int] = (16, 32)) -> Figur
 
 def image_grid(ds: ImageDataset, columns: int = 6, titles: Sequence[str] | None = None) -> Figure:
     """The images of ``ds`` with the outlines of their masks; titles default to the class."""
-    rows = -(-len(ds) // columns)
+    titles = [ds.class_names[label] for label in ds.labels] if titles is None else titles
+    return pictures(ds.pixels, titles, columns, ds.masks)
+
+
+def pictures(images: np.ndarray, titles: Sequence[str], columns: int = 6, masks: np.ndarray | None = None) -> Figure:
+    """Images ``(n, height, width, 3)`` in [0, 255] with a title each, and the outlines of masks."""
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
     figure = Figure(figsize=(1.7 * columns, 1.9 * rows), layout="compressed")
     for i, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
         axes.set_axis_off()
-        if i < len(ds):
-            axes.imshow(ds.pixels[i])
-            outline(axes, None if ds.masks is None else ds.masks[i])
-            axes.set_title(ds.class_names[ds.labels[i]] if titles is None else titles[i], fontsize=9)
+        if i < len(images):
+            axes.imshow(np.clip(images[i], 0, 255).astype(np.uint8))
+            outline(axes, None if masks is None else masks[i])
+            axes.set_title(titles[i], fontsize=9)
     return figure

@@ -1,0 +1,294 @@
+"""Which attribution methods find the evidence in real images, and does that agree with what the model uses?
+
+    python benchmarks/attributions.py                       every cell that has not been run yet, then attributions.md
+    python benchmarks/attributions.py --cells busi_*        cells by key
+    python benchmarks/attributions.py --table               attributions.md alone
+
+A cell is a data set and a model: a frozen backbone with a linear head, trained as notebook 02 does. Test images with
+evidence (lesion masks, lesion boxes, the animal) are explained for the class that the model predicts. Beside the
+methods stand maps that know nothing of the model, and methods on the model with random weights. The data are the
+kit's, whose folder the environment variable ``XAI_KIT`` names, or ``--data_dir``. Scores of each finished method are
+kept in ``runs/attributions`` (in the folder ``XAI_RUNS``, if set), so a run can be cut and goes on where it was.
+"""
+
+import argparse
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from functools import partial
+from pathlib import Path
+
+os.environ.setdefault("XAI_PROGRESS", "off")
+
+import numpy as np
+import pandas as pd
+from methods import as_markdown
+
+import xaiutils as xai
+from xaiutils.attribution import cam_grid
+from xaiutils.backend import keras
+from xaiutils.datasets import ImageDataset
+from xaiutils.evaluation import chance, control_maps, evaluate, summarise
+from xaiutils.evaluation.controls import ORACLES, is_control, random_weight_maps
+from xaiutils.evaluation.words import claims, in_words
+from xaiutils.files import replace_file, write_text
+
+HERE = Path(__file__).resolve().parent
+RUNS = Path(os.environ.get("XAI_RUNS") or HERE.parent / "runs") / "attributions"
+FOLDERS = {"busi": "busi", "cbis_ddsm": "cbis_ddsm", "oxford_pets": "oxford_pets"}
+DINOV2 = "dinov2_vits14_saliency_fp16.npz"
+EVIDENCE = {"busi": "the drawn lesion", "cbis_ddsm": "the box of the lesion", "oxford_pets": "the animal"}
+LOCATED = ("pointing_game", "iou", "relevance_mass", "relevance_rank", "roc_auc")
+FAITHFUL = ("insertion_auc", "deletion_auc")
+STEPS = 20  # of the insertion and deletion curves
+# Cheap settings of the methods that repeat; the others have their defaults.
+PARAMETERS = {
+    "smoothgrad": {"n_samples": 10},
+    "smoothgrad_squared": {"n_samples": 10},
+    "integrated_gradients": {"n_steps": 20},
+}
+NOTES = ""
+_BOTH = (
+    "vanilla_gradients",
+    "gradients_x_inputs",
+    "smoothgrad",
+    "smoothgrad_squared",
+    "integrated_gradients",
+    "deep_lift",
+    "full_grad",
+    "lrp",
+    "occlusion",
+    "grad_cam",
+    "grad_cam_plus_plus",
+    "xgrad_cam",
+    "hirescam",
+    "layer_cam",
+)
+METHODS = {
+    "cnn": (*_BOTH, "ablation_cam", "relevance_cam", "xrelevance_cam", "guided_grad_cam"),
+    "vit": (*_BOTH, "raw_attention", "attention_rollout", "transformer_attribution", "legrad"),
+}
+ON_RANDOM_WEIGHTS = ("vanilla_gradients", "gradients_x_inputs", "grad_cam")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A data set and a model. ``most``: test images at most, as evenly of all classes as they can be."""
+
+    dataset: str
+    model: str
+    weights: str
+    image_size: int
+    most: int
+    patch_size: int  # of occlusion: an eighth of the image or so
+
+    @property
+    def key(self) -> str:
+        return f"{self.dataset}_{self.model}"
+
+    def load(self, split: str, data_dir: Path) -> ImageDataset:
+        return xai.load_dataset(self.dataset, split, self.image_size, data_dir=data_dir / FOLDERS[self.dataset])
+
+    def trained(self, data_dir: Path) -> keras.Model:
+        """The model; trained at the first call."""
+        path = RUNS / self.key / "model.keras"
+        if not path.exists():
+            train, val = self.load("train", data_dir), self.load("val", data_dir)
+            weights = self.weights if self.weights == "imagenet" else data_dir / "weights" / self.weights
+            model = xai.build_model(self.model, len(train.class_names), self.image_size, weights)
+            xai.train(model, train, val, "modern", run_dir=path.parent)
+        return keras.models.load_model(path)
+
+    def images(self, data_dir: Path) -> ImageDataset:
+        test = self.load("test", data_dir)
+        with_evidence = test.select(test.masks.any(axis=(1, 2)))
+        return with_evidence.sample(self.most)
+
+
+CELLS = [
+    Cell("busi", "efficientnet_lite0", "imagenet", 224, 100, 28),
+    Cell("oxford_pets", "efficientnet_lite0", "imagenet", 224, 68, 28),
+    Cell("cbis_ddsm", "efficientnet_lite0", "imagenet", 320, 100, 32),
+    Cell("busi", "dinov2_vits14", DINOV2, 224, 48, 28),
+    Cell("oxford_pets", "dinov2_vits14", DINOV2, 224, 48, 28),
+    Cell("cbis_ddsm", "dinov2_vits14", DINOV2, 224, 48, 28),
+]
+
+
+def run(cell: Cell, data_dir: Path, n_faithful: int) -> None:
+    """Score every method and control of a cell that has not been scored yet, each into a file of its own."""
+    folder = RUNS / cell.key
+    model, ds = cell.trained(data_dir), cell.images(data_dir)
+    logits = xai.predict(model, ds.images)
+    targets = logits.argmax(axis=1)
+    facts = pd.DataFrame(
+        {
+            "image_id": ds.ids,
+            "patient_id": ds.patients or ds.ids,
+            "correct": targets == ds.labels,
+            "area": ds.masks.mean(axis=(1, 2)),
+        }
+    )
+    few = ds.sample(n_faithful).ids
+    few = np.flatnonzero(np.isin(ds.ids, few))
+    _write(facts, folder / "facts.parquet")
+    _write(chance(ds, LOCATED).assign(method="chance"), folder / "chance.parquet")
+    family = xai.MODELS[cell.model].family
+    explain = partial(xai.explain, model, ds.images, targets)
+    for method in METHODS[family]:
+        parameters = {"occlusion": {"patch_size": cell.patch_size}}.get(method, PARAMETERS.get(method, {}))
+        _score(folder, method, partial(explain, method=method, **parameters), model, ds, targets, few)
+    for method in ON_RANDOM_WEIGHTS:
+        made = partial(random_weight_maps, model, ds.images, [method], targets)
+        name = f"{method}, random weights"
+        _score(folder, name, lambda made=made, name=name: made()[name], model, ds, targets, few)
+    for name, maps in control_maps(ds, 0, cam_grid(model)).items():
+        _score(folder, name, lambda maps=maps: maps, model, ds, targets, few)
+
+
+def _score(
+    folder: Path,
+    name: str,
+    make: Callable[[], np.ndarray],
+    model: keras.Model,
+    ds: ImageDataset,
+    targets: np.ndarray,
+    few: np.ndarray,
+) -> None:
+    path = folder / f"{name}.parquet"
+    if path.exists():
+        return
+    start = time.process_time()
+    maps = make()
+    seconds = (time.process_time() - start) / len(ds)
+    parameters = {metric: {"n_steps": STEPS} for metric in FAITHFUL}
+    parts = [
+        evaluate(None, ds, maps, LOCATED),
+        evaluate(model, ds.select(few), maps[few], FAITHFUL, targets[few], parameters=parameters),
+    ]
+    table = pd.concat(parts, ignore_index=True).assign(method=name, seconds=np.nan if is_control(name) else seconds)
+    _write(table, path)
+    means = table.groupby("metric", sort=False)["value"].mean()
+    print(folder.name, name, f"{seconds:.2f} CPU s a map;", means.round(3).to_dict(), flush=True)
+
+
+def _write(table: pd.DataFrame, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, lambda temporary: table.to_parquet(temporary, index=False))
+
+
+def scores_of(cell: Cell) -> pd.DataFrame | None:
+    """All scores of a cell, with what is known of each image; None where nothing was run."""
+    folder = RUNS / cell.key
+    if not (folder / "facts.parquet").exists():
+        return None
+    order = [*METHODS[xai.MODELS[cell.model].family], *(f"{m}, random weights" for m in ON_RANDOM_WEIGHTS)]
+    files = {p.stem: p for p in folder.glob("*.parquet") if p.stem != "facts"}
+    tables = [
+        pd.read_parquet(files[name])
+        for name in sorted(files, key=lambda n: (n not in order, order.index(n) if n in order else n))
+    ]
+    return pd.concat(tables).merge(pd.read_parquet(folder / "facts.parquet"), on="image_id", how="left")
+
+
+# The report -----------------------------------------------------------------------------------------------------------
+
+
+def page_of(cell: Cell, scores: pd.DataFrame) -> str:
+    """The table of a cell, and what may be said of it."""
+    summary = summarise(scores, ["method", "metric"])
+    shown = [
+        "" if np.isnan(m) else f"{m:.3f}" if np.isnan(low) else f"{m:.3f} [{low:.2f}, {high:.2f}]"
+        for m, low, high in summary[["mean", "low", "high"]].to_numpy()
+    ]
+    table = summary.assign(shown=shown).pivot_table("shown", "method", "metric", aggfunc="first", sort=False).fillna("")
+    table.columns = [xai.METRICS[name].title for name in table.columns]
+    table["CPU s a map"] = (
+        scores.groupby("method", sort=False)["seconds"].mean().map(lambda s: f"{s:.2f}" if s == s else "")
+    )
+    by_right = (
+        scores[scores["metric"] == LOCATED[0]].groupby(["method", "correct"], sort=False)["value"].mean().unstack()
+    )
+    split = by_right.rename(columns={True: "right", False: "wrong"}).reset_index()
+    n_right = int(scores.drop_duplicates("image_id")["correct"].sum())
+    return "\n\n".join(
+        [
+            f"# {cell.dataset}, {cell.model}",
+            f"{scores['image_id'].nunique()} test images with {EVIDENCE[cell.dataset]}, {cell.image_size} pixels; the "
+            f"model is right on {n_right}. Insertion and deletion: {STEPS} steps. Means with 95 % intervals.",
+            as_markdown(table.reset_index()),
+            f"## {xai.METRICS[LOCATED[0]].title} where the model is right, and where it is wrong",
+            as_markdown(split),
+            in_words(scores.assign(model=cell.model), EVIDENCE[cell.dataset])
+            .replace("# What the maps show", "## In words", 1)
+            .replace("## " + cell.model, "", 1),
+        ]
+    )
+
+
+def overview(found: dict[str, pd.DataFrame]) -> str:
+    """The pointing game of every method in every cell."""
+    columns = {}
+    for key, scores in found.items():
+        said = claims(scores, n_resamples=1000)
+        said = said[said["metric"] == LOCATED[0]].set_index("method")
+        means = scores[scores["metric"] == LOCATED[0]].groupby("method", sort=False)["value"].mean()
+        columns[key] = {
+            name: _marked(value, said.loc[name] if name in said.index else None) for name, value in means.items()
+        }
+    table = pd.DataFrame(columns).fillna("")
+    order = sorted(table.index, key=lambda n: (is_control(n), n in ORACLES))
+    table = table.loc[order].rename_axis("method").reset_index()
+    links = ", ".join(f"[{key}](attributions/{key}.md)" for key in found)
+    return (
+        "\n\n".join(
+            [
+                "# Who finds the evidence in real images?",
+                "Part of the images in which the maximum of the map lies in the evidence (the pointing game), for "
+                "the class that the model predicts. `+`: better than chance by an exact test with Holm's "
+                "correction, and by its 95 % interval. `*`: better than every control too (random, centre, edges, "
+                "Laplace, brightness; of three methods also their maps of random weights). All metrics, intervals, "
+                f"and the sentences that follow from them: {links}.",
+                as_markdown(table),
+                NOTES.strip(),
+            ]
+        )
+        + "\n"
+    )
+
+
+def _marked(value: float, said: pd.Series | None) -> str:
+    text = f"{value:.2f}"
+    if said is None or said["verdict"] != "better":
+        return text
+    return text + ("\\*" if not said["beaten_by"] and not said["not_told_apart_from"] else "+")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument(
+        "--cells", nargs="*", default=["*"], help="keys or patterns: " + ", ".join(c.key for c in CELLS)
+    )
+    parser.add_argument("--data_dir", type=Path, default=os.environ.get("XAI_KIT"), help="default: XAI_KIT")
+    parser.add_argument("--faithful", type=int, default=16, help="images for insertion and deletion")
+    parser.add_argument("--table", action="store_true", help="only write attributions.md")
+    options = parser.parse_args()
+    if not options.table:
+        if options.data_dir is None:
+            parser.error("where are the data? Set XAI_KIT or give --data_dir")
+        for cell in CELLS:
+            if any(fnmatch(cell.key, pattern) for pattern in options.cells):
+                run(cell, Path(options.data_dir), options.faithful)
+                keras.backend.clear_session()
+    found = {cell.key: scores for cell in CELLS if (scores := scores_of(cell)) is not None}
+    (HERE / "attributions").mkdir(exist_ok=True)
+    for cell in CELLS:
+        if cell.key in found:
+            write_text(HERE / "attributions" / f"{cell.key}.md", page_of(cell, found[cell.key]))
+    write_text(HERE / "attributions.md", overview(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""Time the metrics that run the model against the forward passes that they must make, and against other libraries.
+
+    python benchmarks/metrics.py                        16 images, 8 methods, 50 steps; about 10 minutes on two cores
+    python benchmarks/metrics.py --images 4 --methods 2
+
+The model is EfficientNet-Lite0 with ImageNet weights at 224 pixels, the maps are smoothed noise: what a metric costs
+does not depend on them. Floor: the forward passes that the metric must make, times the cost of one graph-compiled pass
+at the best batch size. xplique and Quantus are measured where they are installed, on the same images, maps and steps.
+The table goes to ``benchmarks/metrics.md``.
+"""
+
+import argparse
+import os
+import platform
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("XAI_PROGRESS", "off")
+
+import numpy as np
+import pandas as pd
+from methods import Passes, as_markdown
+from scipy import ndimage
+
+import xaiutils as xai
+from xaiutils.evaluation import evaluate
+from xaiutils.files import write_text
+
+HERE = Path(__file__).resolve().parent
+FILL, N_SETS = "mean", 100
+
+
+def forwards(metric: str, steps: int) -> int:
+    """Forward passes for one map; those of the unchanged image that a metric needs are counted."""
+    counts = {
+        "insertion_auc": steps + 1,
+        "deletion_auc": steps + 1,
+        "sensitivity_n": N_SETS + 1,
+        "road_morf": 9,
+        "road_lerf": 9,
+        "road": 18,
+    }
+    return counts.get(metric, 2)
+
+
+def parameters_of(metric: str, steps: int) -> dict:
+    """The same fill everywhere, so that libraries can be given it."""
+    if metric in ("insertion_auc", "deletion_auc"):
+        return {"n_steps": steps, "fill": FILL}
+    return {"n_samples": N_SETS} if metric == "sensitivity_n" else {}
+
+
+def xplique_call(metric: str, model, images: np.ndarray, one_hot: np.ndarray, steps: int) -> Callable | None:
+    """A call (maps) of xplique for insertion or deletion, where it is installed."""
+    try:
+        from xplique.metrics import Deletion, Insertion
+    except ImportError:
+        return None
+    kind = {"insertion_auc": Insertion, "deletion_auc": Deletion}.get(metric)
+    if kind is None:
+        return None
+    baseline = images.mean(axis=(0, 1, 2)).mean()
+    found = kind(model, images, one_hot, batch_size=32, steps=steps, baseline_mode=float(baseline))
+    return lambda maps: found.evaluate(maps)
+
+
+def seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--images", type=int, default=16)
+    parser.add_argument("--methods", type=int, default=8, help="how many sets of maps")
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--metrics", nargs="+", default=None, help="names; default: all that run the model")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    model = xai.build_model("efficientnet_lite0", 2)
+    ds = xai.load_dataset("phantom", "test", 224, options.images)
+    rng = np.random.default_rng(0)
+    noise = rng.standard_normal((options.methods, *ds.pixels.shape[:3]))
+    maps = ndimage.gaussian_filter(noise, (0, 0, 8, 8)).astype(np.float32)
+    targets = np.zeros(len(ds), np.int32)
+    one_hot = np.eye(2, dtype=np.float32)[targets]
+    passes = Passes(model, ds.images[:8], 5)
+    cost = passes.costs["forward"]
+    rows = []
+    for metric in options.metrics or [name for name, m in xai.METRICS.items() if m.needs == "model"]:
+        parameters = {metric: parameters_of(metric, options.steps)}
+
+        def ours(n: int, metric=metric, parameters=parameters):
+            for found in maps[:n]:
+                evaluate(model, ds, found, [metric], targets, parameters=parameters)
+
+        ours(1)  # compiles
+        before = passes.now(["forward"])["forward"]
+        took = seconds(lambda ours=ours: ours(options.methods))
+        each = (before + passes.now(["forward"])["forward"]) / 2
+        count = forwards(metric, options.steps)
+        floor = each * count * len(ds) * options.methods
+        row = {"metric": metric, "forwards a map": count, "floor, s": floor, "ours, s": took}
+        row["x floor"] = row["ours, s"] / floor
+        theirs = xplique_call(metric, model, ds.images, one_hot, options.steps)
+        if theirs is not None:
+            theirs(maps[0][..., None])
+            took = seconds(lambda theirs=theirs: [theirs(found[..., None]) for found in maps])
+            row["xplique, x ours"] = took / row["ours, s"]
+        rows.append(row)
+        print(row, flush=True)
+    text = [
+        "# Metrics: seconds, and ratios to the forward passes that they must make",
+        f"{options.images} images, {options.methods} methods, {options.steps} steps, EfficientNet-Lite0, 224 x 224 "
+        f"pixels, {platform.machine()}, {os.cpu_count()} cores; one forward pass: {1000 * cost:.2f} ms an image.",
+        as_markdown(pd.DataFrame(rows)),
+    ]
+    write_text(HERE / "metrics.md", "\n\n".join(text) + "\n")
+
+
+if __name__ == "__main__":
+    main()
