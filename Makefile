@@ -9,7 +9,7 @@ SHELL := /bin/bash
 
 # Variables given on the command line become notebook parameters; those of the caller's environment do not. A name that
 # means nothing here is refused: make would ignore a mistyped DATASET and run the default.
-KNOWN := DATASET DATA_DIR MODEL NAME PARAMETERS SET PYTHON LOCK
+KNOWN := DATASET DATA_DIR MODEL NAME PARAMETERS SET PYTHON LOCK MATRIX BATCH RUN INCLUDE
 UNKNOWN := $(filter-out $(KNOWN) -% MAKE%,$(foreach v,$(.VARIABLES),$(if $(findstring command line,$(origin $v)),$v)))
 $(if $(strip $(UNKNOWN)),$(error unknown: $(UNKNOWN). Known: $(KNOWN); other notebook parameters go into SET='name=value ...' or PARAMETERS=file.yml))
 quoted = '$(subst ','\'',$(value $(1)))'
@@ -17,13 +17,16 @@ given = $(if $(findstring command line,$(origin $(1))),$(2)=$(call quoted,$(1)))
 WALK = $(call given,DATASET,dataset) $(call given,DATA_DIR,data_dir) $(call given,MODEL,models) $(call given,NAME,run_name) \
        $(SET) $(if $(PARAMETERS),--parameters $(call quoted,PARAMETERS))
 
-.PHONY: help setup run lab test notebooks bench lock clean
+.PHONY: help setup run lab app batch pack test notebooks bench lock clean
 
 help:
-	@echo "make run        execute notebooks 01 to 05; results and report.html under runs/default"
+	@echo "make run        execute the notebooks but 07; results and report.html under runs/default"
 	@echo "                DATASET=folder DATA_DIR=path MODEL=a,b NAME=run PARAMETERS=file.yml SET='name=value ...'"
 	@echo "                (SET: values without blanks, lists with commas; data_options.task=five sets one option)"
 	@echo "make lab        JupyterLab at the notebooks"
+	@echo "make app        the attribution explorer as a page, for the run default, or another one: make app NAME=mine"
+	@echo "make batch      a matrix of runs, resumable: make batch MATRIX=matrices/smoke.yml BATCH='--cores 2 --gpus 1'"
+	@echo "make pack       a run or a batch as one archive, without patients' data: make pack RUN=runs/smoke INCLUDE='maps'"
 	@echo "make test       the whole test suite"
 	@echo "make bench      speed against the thesis' libraries; the table goes to benchmarks/"
 	@echo "make notebooks  execute the notebooks and save them in place"
@@ -47,9 +50,20 @@ run: $(READY)
 lab: $(READY)
 	$(BIN)/jupyter lab notebooks/01_data_preparation.ipynb
 
+app: $(READY)
+	$(BIN)/python -m xaiutils.widgets.app $(if $(findstring command line,$(origin NAME)),--run $(call quoted,NAME))
+
+batch: $(READY)
+	$(if $(MATRIX),,$(error name a matrix: make batch MATRIX=matrices/smoke.yml))
+	$(BIN)/python -m xaiutils.batch $(call quoted,MATRIX) $(BATCH)
+
+pack: $(READY)
+	$(if $(RUN),,$(error name a run or a batch: make pack RUN=runs/default))
+	$(BIN)/python -m xaiutils.batch.pack $(call quoted,RUN) $(if $(INCLUDE),--include $(INCLUDE))
+
 test: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 notebooks: $(READY)
 	$(BIN)/python tools/refresh_notebooks.py

@@ -5,7 +5,6 @@ import tempfile
 from pathlib import Path
 
 os.environ.setdefault("XAI_PROGRESS", "off")
-os.environ.setdefault("XAI_STRICT", "1")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # values are compared to rounding, which GPUs round otherwise
 os.environ.pop("XAI_RUNS", None)
 

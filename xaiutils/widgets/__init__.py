@@ -1,0 +1,65 @@
+"""The panel of notebook 03 and of ``make app``: one image, up to three methods, all their controls, and the numbers.
+
+Modules, lowest first: `view` (what a picture depends on), `scene` (computing it), `drawing`, `numbers`, `board`
+(findings that are kept), `worker` (the thread behind the panel), `controls` and `columns` (made from declarations),
+`front` (the parts with scripts of their own), `picker` (choosing an image), `panel` (all together), `app` (the same
+panel in a page of its own).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
+
+from xaiutils import plots
+from xaiutils.backend import keras
+from xaiutils.datasets import ImageDataset
+from xaiutils.widgets.board import Board, Finding, recreate
+from xaiutils.widgets.controls import control, read_control, write_control
+from xaiutils.widgets.drawing import draw_scene
+from xaiutils.widgets.panel import Explorer
+from xaiutils.widgets.scene import Scene, Studio
+from xaiutils.widgets.view import MethodChoice, View
+
+__all__ = [
+    "Board",
+    "Explorer",
+    "Finding",
+    "MethodChoice",
+    "Scene",
+    "View",
+    "control",
+    "draw",
+    "read_control",
+    "recreate",
+    "thumbnails",
+    "write_control",
+]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A drawn `View`: its figure, and the `Scene` with its images, maps, probabilities and numbers."""
+
+    figure: Figure
+    scene: Scene
+
+
+def draw(
+    view: View,
+    models: Mapping[str, keras.Model],
+    datasets: ImageDataset | Mapping[str, ImageDataset],
+    batch_size: int = 32,
+) -> Shown:
+    """Compute and draw a view, as the panel does. Raises what `xaiutils.explain` raises."""
+    if isinstance(datasets, ImageDataset):
+        datasets = {view.dataset: datasets}
+    scene = Studio(models, datasets, batch_size).scene(view)
+    return Shown(draw_scene(scene).figure, scene)
+
+
+def thumbnails(ds: ImageDataset, indices: Sequence[int]) -> Figure:
+    """Numbered small images, to choose from."""
+    chosen = ds.select(list(indices))
+    titles = [f"{i}: {ds.class_names[ds.labels[i]]}" for i in indices]
+    return plots.image_grid(chosen, columns=8, titles=titles)

@@ -1,0 +1,121 @@
+"""Controls made from declarations: every parameter of a method or transform has the one that suits it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import ipywidgets as widgets
+import numpy as np
+import yaml
+
+from xaiutils.registry import Parameter
+
+
+def labelled(description: str, tooltip: str = "", width: str = "auto", label_width: str = "108px") -> dict[str, Any]:
+    """What all controls are given: a label, a help text, and a layout of their own."""
+    in_a_row = {} if width == "auto" else {"margin": "2px 14px 2px 2px"}
+    return {
+        "description": description,
+        "tooltip": tooltip,
+        "style": {"description_width": label_width},
+        "layout": widgets.Layout(width=width, **in_a_row),
+    }
+
+
+def control(parameter: Parameter, layers: Sequence[str] = ()) -> widgets.Widget:
+    """The control that suits a declared parameter; ``layers`` are offered where a layer is asked for."""
+    common = labelled(parameter.name, parameter.help)
+    if parameter.choices and parameter.kind is str:
+        return widgets.Dropdown(options=parameter.choices, value=parameter.default, **common)
+    if parameter.kind is bool:
+        return widgets.Checkbox(value=parameter.default, **common)
+    if parameter.name == "layer":
+        return widgets.Combobox(
+            value=parameter.default,
+            options=tuple(layers),
+            placeholder="the usual one",
+            continuous_update=False,
+            **common,
+        )
+    if parameter.kind in (list, dict):  # as YAML: [a, b] or {name: value}
+        return widgets.Text(value=_as_yaml(parameter.default), continuous_update=False, **common)
+    if parameter.kind is float and None in (parameter.low, parameter.high):
+        return widgets.FloatText(value=parameter.default, continuous_update=False, **common)
+    if parameter.kind is float and parameter.high > 1000 * max(parameter.default, 1e-9):  # no slider is that fine
+        return widgets.BoundedFloatText(
+            value=parameter.default, min=parameter.low, max=parameter.high, step=0.01, continuous_update=False, **common
+        )
+    if parameter.kind is float:
+        step = (parameter.high - parameter.low) / 100
+        return widgets.FloatSlider(
+            value=parameter.default,
+            min=parameter.low,
+            max=parameter.high,
+            step=step,
+            readout_format=".3f" if step < 0.01 else ".2f",
+            continuous_update=False,
+            **common,
+        )
+    if parameter.kind is int:
+        high = parameter.high if parameter.high is not None else 2**31 - 1
+        return widgets.BoundedIntText(value=parameter.default, min=parameter.low or 0, max=int(high), **common)
+    return widgets.Text(value=parameter.default, continuous_update=False, **common)
+
+
+def read_control(parameter: Parameter, widget: widgets.Widget) -> Any:
+    """The value that the control of a parameter shows. Raises ValueError for a text that is no YAML."""
+    if parameter.kind not in (list, dict):
+        return widget.value
+    try:
+        return yaml.safe_load(widget.value)
+    except yaml.YAMLError:
+        raise ValueError(
+            f"{parameter.name}: {widget.value!r} cannot be read; expected {_EXAMPLES[parameter.kind]}."
+        ) from None
+
+
+def write_control(parameter: Parameter, widget: widgets.Widget, value: Any) -> None:
+    """Make the control of a parameter show ``value``."""
+    widget.value = _as_yaml(value) if parameter.kind in (list, dict) else value
+
+
+_EXAMPLES = {list: "[a, b]", dict: "{name: value}"}
+
+
+def _as_yaml(value: Any) -> str:
+    return yaml.safe_dump(value, default_flow_style=True).strip()
+
+
+class ParameterBox:
+    """The controls of one method's or transform's parameters, in ``box``; ``changed`` is called on every change."""
+
+    def __init__(self, changed: Callable[[Any], None]):
+        self.box = widgets.VBox()
+        self.controls: dict[str, widgets.Widget] = {}
+        self._declared: dict[str, Parameter] = {}
+        self._changed = changed
+
+    def show(self, parameters: Sequence[Parameter], values: Mapping[str, Any], layers: Sequence[str] = ()) -> None:
+        """Replace the controls. Arrays have none: they can only be given in Python."""
+        old = self.controls
+        self._declared = {p.name: p for p in parameters if p.kind is not np.ndarray}
+        self.controls = {name: control(p, layers) for name, p in self._declared.items()}
+        for name, widget in self.controls.items():
+            if name in values:
+                write_control(self._declared[name], widget, values[name])
+            widget.observe(self._changed, names="value")
+        self.box.children = tuple(self.controls.values())
+        for widget in old.values():
+            widget.close()
+
+    def enable(self, names: Sequence[str]) -> None:
+        """Switch off the controls of all other parameters: the chosen library does not take them."""
+        for name, widget in self.controls.items():
+            widget.disabled = name not in names
+
+    def values(self) -> dict[str, Any]:
+        """The values of the controls that are on."""
+        return {
+            name: read_control(self._declared[name], widget)
+            for name, widget in self.controls.items()
+            if not widget.disabled
+        }

@@ -1,0 +1,218 @@
+"""Choosing an image: thumbnails of those that pass the filters."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ipywidgets as widgets
+import numpy as np
+
+from xaiutils.datasets import ImageDataset
+from xaiutils.widgets.controls import labelled
+from xaiutils.widgets.drawing import contact_sheet
+from xaiutils.widgets.front import Thumbnails
+
+SIDE, PER_PAGE = 64, 12
+ANSWERS = {"any": "any answer", "right": "answered right", "wrong": "answered wrong"}
+ORDERS = {
+    "stored": "as stored",
+    "sure": "surest first",
+    "unsure": "least sure first",
+    "large": "largest evidence first",
+}
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which images are offered, and in which order. ``confidence`` is the probability of the predicted class, ``size``
+    the evidence's longer side in pixels; their defaults keep all, those without evidence too."""
+
+    label: int = -1
+    answer: str = "any"
+    confidence: tuple[float, float] = (0.0, 1.0)
+    size: tuple[float, float] | None = None
+    order: str = "stored"
+
+    @property
+    def needs_sizes(self) -> bool:
+        """Whether the evidence of all images must have been measured."""
+        return self.size is not None or self.order == "large"
+
+    @property
+    def needs_answers(self) -> bool:
+        """Whether the model must have answered all images."""
+        return self.answer != "any" or self.confidence != (0.0, 1.0) or self.order in ("sure", "unsure")
+
+
+def select(
+    ds: ImageDataset, chosen: Filter, probabilities: np.ndarray | None = None, sizes: np.ndarray | None = None
+) -> np.ndarray:
+    """Positions int64 of the images that pass, in the filter's order.
+
+    Args:
+        probabilities: ``(n, classes)``, where the filter needs the model's answers.
+        sizes: `ImageDataset.lesion_lengths`, where the filter or its order asks for them.
+    """
+    keep = np.ones(len(ds), bool) if chosen.label < 0 else ds.labels == chosen.label
+    sure = None
+    if chosen.needs_answers:
+        if probabilities is None:
+            raise ValueError("the filter needs the model's answers.")
+        sure, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == ds.labels
+        keep &= {"any": np.ones(len(ds), bool), "right": right, "wrong": ~right}[chosen.answer]
+        low, high = chosen.confidence
+        keep &= (sure >= low - 1e-6) & (sure <= high + 1e-6)
+    if chosen.size is not None:
+        keep &= (sizes >= chosen.size[0]) & (sizes <= chosen.size[1])  # False where there is no evidence: NaN
+    found = np.flatnonzero(keep)
+    key = {"sure": sure, "unsure": None if sure is None else -sure, "large": sizes}.get(chosen.order)
+    if key is not None:
+        found = found[np.argsort(-np.nan_to_num(key[found], nan=-np.inf), kind="stable")]
+    return found
+
+
+class Picker:
+    """The filters and a page of thumbnails, in ``box``.
+
+    Args:
+        picked: called with the position of an image that was chosen.
+        asked: called when the filter needs what `lacks` names; `show` then brings the answers, `measure` the sizes.
+        guarded: wraps every handler of events.
+    """
+
+    def __init__(
+        self, picked: Callable[[int], None], asked: Callable[[], None], guarded: Callable[[Callable], Callable]
+    ):
+        self._asked = asked
+
+        def among(names: Mapping[str, str], tooltip: str) -> widgets.Dropdown:
+            options = [(text, key) for key, text in names.items()]
+            return widgets.Dropdown(options=options, tooltip=tooltip, layout=widgets.Layout(width="160px"))
+
+        def between(kind: type, name: str, tooltip: str, **values: Any) -> widgets.Widget:
+            return kind(min=0, max=1, continuous_update=False, **values, **labelled(name, tooltip, "280px", "initial"))
+
+        self.controls: dict[str, widgets.Widget] = {
+            "label": widgets.Dropdown(
+                options=[("any class", -1)], tooltip="true class", layout=widgets.Layout(width="160px")
+            ),
+            "answer": among(ANSWERS, "the model's answer"),
+            "order": among(ORDERS, "order of the images"),
+            "confidence": between(
+                widgets.FloatRangeSlider, "confidence", "probability of the predicted class", value=(0, 1), step=0.01
+            ),
+            "size": between(
+                widgets.IntRangeSlider, "evidence px", "longer side of the evidence in pixels", value=(0, 1)
+            ),
+        }
+        turn = {"layout": widgets.Layout(width="84px")}
+        self.controls["confidence"].readout_format = ".0%"
+        self.back = widgets.Button(description="‹ back", tooltip="images before these", **turn)
+        self.forth = widgets.Button(description="next ›", tooltip="images after these", **turn)
+        self.count = widgets.Label("")
+        self.thumbnails = Thumbnails(guarded(picked), side=SIDE)
+        self.back.on_click(guarded(lambda _: self._turn(-1)))
+        self.forth.on_click(guarded(lambda _: self._turn(1)))
+        for widget in self.controls.values():
+            widget.observe(guarded(lambda _: self.refresh()), names="value")
+        c = self.controls
+        wrap = widgets.Layout(flex_flow="row wrap", align_items="center")
+        filters = widgets.HBox([c["label"], c["answer"], c["order"], c["confidence"], c["size"]], layout=wrap)
+        turn = widgets.VBox([self.back, self.forth, self.count])
+        self.box = widgets.VBox([filters, widgets.HBox([self.thumbnails, turn])])
+        self.ds: ImageDataset | None = None
+        self.found = self._shown = np.zeros(0, np.int64)
+        self._page, self._image, self._quiet = 0, -1, False
+        self._answers: np.ndarray | None = None
+        self._sizes: np.ndarray | None = None
+
+    def show(self, ds: ImageDataset, answers: np.ndarray | None, image: int) -> None:
+        """Offer the images of ``ds``; ``answers`` are the model's probabilities ``(n, classes)`` where known."""
+        new = ds is not self.ds
+        self.ds, self._answers, self._image = ds, answers, image
+        if new:
+            self._sizes = None
+            self._quiet = True
+            self._offer(ds)
+            self._quiet = False
+        self.refresh(keep_page=not new)
+
+    def _offer(self, ds: ImageDataset) -> None:
+        c, known = self.controls, ds.masks is not None or "lesion_pixels" in ds.metadata
+        c["label"].options = [("any class", -1), *((name, i) for i, name in enumerate(ds.class_names))]
+        c["label"].value = -1
+        c["size"].layout.display = "" if known else "none"
+        c["size"].max = max(ds.pixels.shape[1:3])
+        c["size"].value = (0, c["size"].max)
+        c["order"].options = [(text, key) for key, text in ORDERS.items() if key != "large" or known]
+
+    def show_image(self, image: int) -> None:
+        """Mark an image as the present one."""
+        self._image = image
+        self._mark()
+
+    @property
+    def filter(self) -> Filter:
+        c = self.controls
+        size = None if c["size"].value == (0, c["size"].max) else c["size"].value
+        return Filter(c["label"].value, c["answer"].value, tuple(c["confidence"].value), size, c["order"].value)
+
+    @property
+    def lacks(self) -> str:
+        """What the filter needs and is not known yet: "sizes", "answers" or nothing."""
+        chosen = self.filter
+        if chosen.needs_sizes and self._sizes is None:
+            return "sizes"
+        return "answers" if chosen.needs_answers and self._answers is None else ""
+
+    def measure(self) -> None:
+        """Measure the evidence of all images."""
+        self._sizes = self.ds.lesion_lengths()
+
+    def refresh(self, keep_page: bool = False) -> None:
+        """Apply the filter anew, or ask for what it needs."""
+        if self._quiet or self.ds is None:
+            return
+        if self.lacks:
+            self.count.value = "looking ..."
+            self._page = -1  # not the page of another filter
+            self._asked()
+            return
+        self.found = select(self.ds, self.filter, self._answers, self._sizes)
+        at = np.flatnonzero(self.found == self._image)
+        if not keep_page or self._page < 0:
+            self._page = int(at[0]) // PER_PAGE if at.size else 0
+        self._draw()
+
+    def _turn(self, by: int) -> None:
+        self._page += by
+        self._draw()
+
+    def _draw(self) -> None:
+        pages = max(1, -(-len(self.found) // PER_PAGE))
+        self._page = min(max(self._page, 0), pages - 1)
+        first = self._page * PER_PAGE
+        self._shown = self.found[first : first + PER_PAGE]
+        with self.thumbnails.hold_sync():
+            self.thumbnails.sheet = contact_sheet([self.ds.pixels[i] for i in self._shown], SIDE)
+            self.thumbnails.cells = [self._cell(int(i)) for i in self._shown]
+            self._mark()
+        self.back.disabled, self.forth.disabled = self._page == 0, self._page == pages - 1
+        last = first + len(self._shown)
+        self.count.value = f"{first + 1}-{last} of {len(self.found)}" if last else "no image"
+
+    def _cell(self, i: int) -> dict[str, Any]:
+        name = self.ds.class_names[self.ds.labels[i]]
+        short = name if len(name) <= 11 else f"{name[:10]}…"
+        cell = {"image": i, "label": f"{i}", "detail": short, "answer": "", "mark": "", "title": f"image {i}, {name}"}
+        if self._answers is not None:
+            said = int(self._answers[i].argmax())
+            right, sure = said == self.ds.labels[i], float(self._answers[i, said])
+            cell["answer"] = f"{'✓' if right else '✗'} {sure:.2f}"
+            cell["mark"] = "right" if right else "wrong"
+            cell["title"] += f", answered {self.ds.class_names[said]} with {sure:.2f}"
+        return cell
+
+    def _mark(self) -> None:
+        at = np.flatnonzero(self._shown == self._image)
+        self.thumbnails.chosen = int(at[0]) if at.size else -1

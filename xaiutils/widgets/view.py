@@ -1,0 +1,149 @@
+"""Everything that one picture of the panel depends on, as data: compared, written to JSON, and read again."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+from xaiutils.adversarial import TRANSFORMS
+from xaiutils.attribution import METHODS
+from xaiutils.attribution.libraries import ADAPTERS
+from xaiutils.evaluation.thresholds import THRESHOLD
+from xaiutils.registry import Parameter, check_parameters, suggest
+
+MOST_MAPS = 3
+STYLES = {"overlay": "overlay", "contour": "contour lines", "alone": "map alone"}
+SCALES = {"own": "own colour scale", "shared": "shared colour scale"}
+# Colour maps by whether the map is signed; all are readable with any colour vision.
+PALETTES = {
+    "standard": {False: "viridis", True: "RdBu_r"},
+    "earth": {False: "cividis", True: "PRGn"},
+    "fire": {False: "inferno", True: "BrBG_r"},
+}
+Box = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class MethodChoice:
+    """A method, its parameters (declared defaults where not given), and the library that computes it."""
+
+    method: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    library: str = "xaiutils"
+
+    def check(self) -> "MethodChoice":
+        """The same with all parameters that the library takes. Raises as `xaiutils.explain` does."""
+        method = METHODS[self.method]
+        if self.library not in method.libraries:
+            raise ValueError(f"{self.method} is not offered by {self.library!r}; it is by {method.libraries}.")
+        taken = taken_parameters(self.method, self.library)
+        return replace(self, parameters=check_parameters(f"method {self.method!r}", taken, self.parameters))
+
+    @property
+    def title(self) -> str:
+        title = METHODS[self.method].title
+        return title if self.library == "xaiutils" else f"{title} ({self.library})"
+
+
+def taken_parameters(method: str, library: str) -> tuple[Parameter, ...]:
+    """The declared parameters that a library takes for a method."""
+    declared = METHODS[method].parameters
+    if library == "xaiutils":
+        return declared
+    return tuple(p for p in declared if p.name in ADAPTERS[library, method].parameters)
+
+
+@dataclass(frozen=True)
+class View:
+    """What to compute, and how to draw it.
+
+    Args:
+        model: its name among the panel's models.
+        image: position in the data set.
+        target: class index; -1 for the class that is predicted for the untransformed image.
+        transform, transform_parameters, seed: the change of the image, see `xaiutils.TRANSFORMS`.
+        maps: one to three methods.
+        dataset: its name among the panel's data sets; empty: the first.
+        style: "overlay" (on the grey image), "contour" or "alone".
+        palette: "standard", "earth" or "fire".
+        opacity: of an overlay, 0..1.
+        scale: "own" colour limits for each map, or "shared": maps of different methods share no unit, so shared
+            limits suit one method with different parameters or layers.
+        threshold, level, area: which pixels count as found, see `xaiutils.evaluation.thresholds.binary_map`.
+        show_found, show_mask, show_grid: outlines of what is found and of the known evidence; the grid of patches.
+        region: left, top, right, bottom in pixels, the right and bottom ends not included; None for none.
+    """
+
+    model: str
+    image: int
+    target: int = -1
+    transform: str = "original"
+    transform_parameters: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    maps: tuple[MethodChoice, ...] = (MethodChoice("grad_cam"),)
+    dataset: str = ""
+    style: str = "overlay"
+    palette: str = "standard"
+    opacity: float = 0.8
+    scale: str = "own"
+    threshold: str = "mean_std"
+    level: float = 0.5
+    area: float = 0.1
+    show_found: bool = False
+    show_mask: bool = True
+    show_grid: bool = False
+    region: Box | None = None
+
+    def check(self) -> "View":
+        """The same with all parameters filled in. Raises UnknownNameError, TypeError or ValueError in words."""
+        if not 1 <= len(self.maps) <= MOST_MAPS:
+            raise ValueError(f"maps holds {len(self.maps)} methods; expected 1 to {MOST_MAPS}.")
+        for name, known in (("style", STYLES), ("palette", PALETTES), ("scale", SCALES)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}: {suggest(getattr(self, name), list(known))}")
+        check_parameters("a view", THRESHOLD, self.threshold_parameters)
+        transform = TRANSFORMS[self.transform]
+        given = check_parameters(f"transform {self.transform!r}", transform.parameters, self.transform_parameters)
+        return replace(self, transform_parameters=given, maps=tuple(choice.check() for choice in self.maps))
+
+    @property
+    def threshold_parameters(self) -> dict[str, Any]:
+        return {"threshold": self.threshold, "level": self.level, "area": self.area}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for JSON. Raises TypeError for parameters that are arrays, which belong into no JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "View":
+        """The view of `to_json`. Raises ValueError for entries that a view does not have."""
+        unknown = set(values) - {f.name for f in fields(cls)}
+        if unknown:
+            raise ValueError(f"a view has no {', '.join(sorted(unknown))}; was it written by a later version?")
+        region = values.get("region")
+        maps = tuple(MethodChoice(**choice) for choice in values["maps"])
+        return cls(**{**values, "maps": maps, "region": None if region is None else tuple(map(int, region))})
+
+
+def clip_box(box: tuple[float, float, float, float], height: int, width: int) -> Box | None:
+    """Corners in any order and place, rounded and cut to the image; None where nothing of it is left."""
+    columns = sorted(min(max(round(v), 0), width) for v in box[::2])
+    rows = sorted(min(max(round(v), 0), height) for v in box[1::2])
+    if columns[0] == columns[1] or rows[0] == rows[1]:
+        return None
+    return columns[0], rows[0], columns[1], rows[1]
+
+
+def read_box(text: str, height: int, width: int) -> Box | None:
+    """A typed "left, top, right, bottom"; None for an empty text. Raises ValueError that says what is expected."""
+    if not text.strip():
+        return None
+    try:
+        left, top, right, bottom = (float(part) for part in text.replace(",", " ").split())
+    except ValueError:
+        raise ValueError(f"region {text!r}: expected four numbers: left, top, right, bottom, in pixels.") from None
+    if left >= right or top >= bottom:
+        raise ValueError(f"region {text!r} is empty: left must be below right, top below bottom.")
+    found = clip_box((left, top, right, bottom), height, width)
+    if found is None:
+        raise ValueError(f"region {text!r} lies outside the image of {width} x {height} pixels.")
+    return found
