@@ -70,7 +70,7 @@ def _item(item: dict[str, str], folder: Path) -> dict[str, Any] | None:
         return None
     shown: dict[str, Any] = {**item}
     if item["kind"] == "figure":
-        shown["mime"], data = _for_screen(path)
+        shown["mime"], data = for_screen(path)
         shown["data"] = base64.b64encode(data).decode("ascii")
     elif item["kind"] == "table":
         table = pd.read_csv(path)
@@ -83,7 +83,7 @@ def _item(item: dict[str, str], folder: Path) -> dict[str, Any] | None:
     return shown
 
 
-def _for_screen(path: Path) -> tuple[str, bytes]:
+def for_screen(path: Path) -> tuple[str, bytes]:
     """MIME type and bytes of a figure as the page embeds it: the file itself, or a smaller JPEG of a large one."""
     data = path.read_bytes()
     if len(data) <= _BYTES_SHOWN:

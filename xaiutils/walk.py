@@ -6,9 +6,7 @@ maps in ``runs/<run_name>/``; at the end ``report.html`` shows them together.
 
 import argparse
 import json
-import os
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,21 +15,24 @@ from typing import Any
 import yaml
 
 from xaiutils.datasets import DATASETS
+from xaiutils.execute import NotebookError as WalkError
+from xaiutils.execute import execute, private_kernel
 from xaiutils.parameters import PARAMETERS, check
 from xaiutils.registry import suggest
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
-_CELL_SECONDS = 4 * 3600
+
+__all__ = ["NOTEBOOKS", "ROOT", "WalkError", "notebooks", "prepare", "private_kernel", "read_arguments", "run_walk"]
 
 
-class WalkError(RuntimeError):
-    """A notebook failed; the message says which, why and where its log is."""
+ON_REQUEST = ("07_retraining_checks",)  # trains many models
 
 
-def notebooks(folder: Path = NOTEBOOKS) -> list[Path]:
-    """The numbered notebooks in reading order. Raises FileNotFoundError where there are none."""
-    found = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+def notebooks(folder: Path = NOTEBOOKS, on_request: bool = False) -> list[Path]:
+    """The numbered notebooks in reading order, those that train many models only if asked for. Raises FileNotFoundError
+    where there are none."""
+    found = sorted(path for path in folder.glob("[0-9][0-9]_*.ipynb") if on_request or path.stem not in ON_REQUEST)
     if not found:
         raise FileNotFoundError(f"{folder} holds no numbered notebooks; run the walk from a checkout of the workbook.")
     return found
@@ -106,16 +107,8 @@ def prepare(values: Mapping[str, Any], steps: Sequence[Path]) -> dict[Path, dict
     import papermill
 
     checked = check(values)
-    dataset = checked.get("dataset", "phantom")
-    if "data_dir" in checked and not DATASETS[dataset].reads_files:
-        readers = [name for name, entry in DATASETS.items() if entry.reads_files]
-        raise ValueError(
-            f"data_dir is given, but dataset={dataset!r} reads no files; give dataset={' or '.join(readers)}."
-        )
-    known = list(DATASETS[dataset].options)
-    for option in checked.get("data_options", {}):
-        if option not in known:
-            raise ValueError(f"data_options: {dataset} has no option {option!r}; {suggest(option, known)}")
+    if problems := dataset_problems(checked):
+        raise ValueError(problems[0])
     if "data_dir" in checked:  # given from where the user is; the notebooks run in their own folder
         checked["data_dir"] = str(Path(checked["data_dir"]).expanduser().resolve())
     declared = {step: set(papermill.inspect_notebook(str(step))) for step in steps}
@@ -130,6 +123,21 @@ def prepare(values: Mapping[str, Any], steps: Sequence[Path]) -> dict[Path, dict
     return {step: {k: v for k, v in checked.items() if k in declared[step]} for step in steps}
 
 
+def dataset_problems(checked: Mapping[str, Any]) -> list[str]:
+    """What checked parameters ask of a data set that it does not have, in words."""
+    dataset, problems = checked.get("dataset", "phantom"), []
+    if "data_dir" in checked and not DATASETS[dataset].reads_files:
+        readers = [name for name, entry in DATASETS.items() if entry.reads_files]
+        problems.append(
+            f"data_dir is given, but dataset={dataset!r} reads no files; give dataset={' or '.join(readers)}."
+        )
+    known = list(DATASETS[dataset].options)
+    for option in checked.get("data_options", {}):
+        if option not in known:
+            problems.append(f"data_options: {dataset} has no option {option!r}; {suggest(option, known)}")
+    return problems
+
+
 def run_walk(values: Mapping[str, Any], runs_dir: Path = ROOT / "runs", steps: Sequence[Path] | None = None) -> Path:
     """Execute the notebooks with the given parameters and write the report; returns the run folder.
 
@@ -141,15 +149,14 @@ def run_walk(values: Mapping[str, Any], runs_dir: Path = ROOT / "runs", steps: S
     steps = notebooks() if steps is None else list(steps)
     shared = prepare({"run_name": "default", **values, "runs_dir": str(Path(runs_dir).resolve())}, steps)
     folder = Path(runs_dir).resolve() / shared[steps[0]]["run_name"]
-    (folder / "notebooks").mkdir(parents=True, exist_ok=True)
-    (folder / "log").mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     _forget(folder, steps)
     begun = time.monotonic()
     for number, step in enumerate(steps, start=1):
         print(f"[{number}/{len(steps)}] {step.stem} ...", end=" ", flush=True)
         start = time.monotonic()
         try:
-            _execute(step, shared[step], folder)
+            execute(step, shared[step], folder, {"XAI_PROGRESS": "log", "XAI_RUNS": str(folder.parent)})
         except WalkError:
             print("failed", flush=True)
             if any((folder / "record").glob("*.json")):
@@ -168,78 +175,6 @@ def _forget(folder: Path, steps: Sequence[Path]) -> None:
         old += [folder / "record" / f"{step.stem}.json", *(folder / "notebooks").glob(f"{step.stem}*.ipynb")]
     for path in old:
         path.unlink(missing_ok=True)
-
-
-def _execute(step: Path, parameters: Mapping[str, Any], folder: Path) -> None:
-    import papermill
-    from jupyter_client.kernelspec import NoSuchKernel
-
-    finished = folder / "notebooks" / step.name
-    part, failed = finished.with_suffix(".part.ipynb"), finished.with_suffix(".failed.ipynb")
-    log = folder / "log" / f"{step.stem}.log"
-    with (
-        log.open("w", encoding="utf-8") as out,
-        tempfile.TemporaryDirectory(prefix="xai-") as sockets,
-        _environment({"XAI_PROGRESS": "log", "XAI_RUNS": str(folder.parent)}),
-    ):
-        try:
-            papermill.execute_notebook(
-                str(step),
-                str(part),
-                parameters=dict(parameters),
-                cwd=str(step.parent),
-                kernel_name="python3",
-                progress_bar=False,
-                stdout_file=out,
-                stderr_file=out,
-                execution_timeout=_CELL_SECONDS,
-                config=private_kernel(sockets),
-            )
-        except papermill.PapermillExecutionError as error:
-            part.replace(failed)
-            raise WalkError(
-                f"{step.stem} failed in cell {error.exec_count}: {error.ename}: {error.evalue}\n"
-                f"The notebook with the error is {failed}, its output {log}."
-            ) from error
-        except NoSuchKernel as error:
-            raise WalkError(
-                f"Jupyter finds no kernel named python3 in {sys.prefix}; run the walk by 'make run'."
-            ) from error
-        except Exception as error:  # the kernel died (often: out of memory), or a cell outlasted its limit
-            if part.exists():
-                part.replace(failed)
-            raise WalkError(
-                f"{step.stem} broke off: {type(error).__name__}: {error}\nIf memory was short, lower batch_size, "
-                f"n_test or image_size. What it did is in {failed}, its output in {log}."
-            ) from error
-    part.replace(finished)
-
-
-def private_kernel(folder: str) -> Any:
-    """Jupyter's settings for a kernel that talks over sockets in ``folder`` instead of unencrypted TCP ports."""
-    from traitlets.config import Config
-
-    config = Config()
-    if os.name == "posix":
-        config.KernelManager.transport = "ipc"
-        config.KernelManager.connection_file = str(Path(folder) / "kernel.json")
-    return config
-
-
-class _environment:
-    """Environment variables for the kernels that start within the block; put back after it."""
-
-    def __init__(self, changes: Mapping[str, str]):
-        self._changes = changes
-
-    def __enter__(self) -> None:
-        self._old = {name: os.environ.get(name) for name in self._changes}
-        os.environ.update(self._changes)
-
-    def __exit__(self, *_: object) -> None:
-        for name, value in self._old.items():
-            if value is None:
-                os.environ.pop(name, None)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

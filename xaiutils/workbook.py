@@ -20,14 +20,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.image import _ImageBase
 from PIL import Image
 
 from xaiutils import parameters as _parameters
 from xaiutils.backend import keras, tf
 from xaiutils.datasets import DATASETS, ImageDataset, load_dataset
-from xaiutils.datasets.folder import walk_files
 from xaiutils.datasets.store import read_dataset, write_dataset
-from xaiutils.files import replace_file, write_text
+from xaiutils.files import fingerprint, replace_file, write_text
 from xaiutils.progress import progress
 
 __all__ = ["Picture", "Run", "environment", "progress", "start"]
@@ -126,8 +126,11 @@ class Run:
         self.notebook, self.parameters = notebook, dict(parameters)
         root = os.environ.get("XAI_RUNS") or parameters.get("runs_dir", "../runs")
         self.folder = Path(root).resolve() / parameters.get("run_name", "default")
+        # In a batch, notebooks with folders of their own share what was prepared and trained for all of them.
+        self._data = Path(os.environ.get("XAI_BATCH_DATA") or self.folder / "data")
+        self._models = Path(os.environ.get("XAI_BATCH_MODELS") or self.folder / "models")
         self._started, self._clock = datetime.now(UTC), time.monotonic()
-        self._items: list[dict[str, str]] = []
+        self._items: list[dict[str, Any]] = []
         self._write_record(finished=False)
 
     def __repr__(self) -> str:
@@ -169,15 +172,15 @@ class Run:
         key = {
             **options,
             "code": _code_of_data(),
-            "files": _fingerprint(Path(options["data_dir"])) if DATASETS[options["name"]].reads_files else "",
+            "files": fingerprint(Path(options["data_dir"])) if DATASETS[options["name"]].reads_files else "",
         }
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-        return self.folder / "data" / f"{options['split']}-{digest}"
+        return self._data / f"{options['split']}-{digest}"
 
     # Models ---------------------------------------------------------------------------------------------------------
 
     def model_folder(self, name: str) -> Path:
-        return self.folder / "models" / name
+        return self._models / name
 
     def stamp_model(self, name: str) -> None:
         """Note beside a trained model what data it was trained on; `model` refuses it for other data."""
@@ -199,7 +202,7 @@ class Run:
         """
         path = self.model_folder(name) / "model.keras"
         if not path.exists():
-            trained = sorted(p.parent.name for p in self.folder.glob("models/*/model.keras"))
+            trained = sorted(p.parent.name for p in self._models.glob("*/model.keras"))
             raise FileNotFoundError(
                 f"run {self.folder.name!r} has no trained {name!r} (it has: {', '.join(trained) or 'none'}). Run "
                 f"02_train_models first with run_name={self.folder.name!r} and {name!r} in its models."
@@ -224,7 +227,7 @@ class Run:
         report."""
         path = self.folder / "figures" / f"{name}.png"
         replace_file(path, lambda temporary: figure.savefig(temporary, dpi=_FIGURE_DPI["saved"], bbox_inches="tight"))
-        self._add("figure", path, caption)
+        self._add("figure", path, caption, pictures=_shows_pictures(figure))
         return Picture(figure)
 
     def save_table(self, table: pd.DataFrame, name: str, caption: str, index: bool = False) -> pd.DataFrame:
@@ -245,13 +248,19 @@ class Run:
         self._add("text", path, caption)
         return path
 
-    def save_maps(self, name: str, maps: Mapping[str, np.ndarray], ids: list[str]) -> Path:
+    def save_maps(
+        self, name: str, maps: Mapping[str, np.ndarray], ids: list[str], images: np.ndarray | None = None
+    ) -> Path:
         """Write ``maps/<name>.npz``: float16 maps ``(n, height, width)`` by name, and the images' ``ids``.
 
         float16 keeps 3 digits and has a small range, so each map is stored divided by its largest absolute value,
-        which is kept beside it as ``<name>_scale`` (n,). `load_maps` puts them together.
+        which is kept beside it as ``<name>_scale`` (n,). `load_maps` puts them together. ``images`` ``(n, height,
+        width, 3)`` in [0, 255], if given, are kept as uint8: the report of a batch draws maps of several runs over
+        them, side by side.
         """
         arrays: dict[str, np.ndarray] = {"ids": np.array(ids)}
+        if images is not None:
+            arrays["images"] = np.clip(images, 0, 255).astype(np.uint8)
         for key, value in maps.items():
             scale = np.abs(value).max(axis=(1, 2))
             arrays[key] = (value / np.where(scale > 0, scale, 1)[:, None, None]).astype(np.float16)
@@ -262,14 +271,8 @@ class Run:
         return path
 
     def load_maps(self, name: str) -> dict[str, np.ndarray]:
-        """The maps of `save_maps` as float32, and their ``ids``."""
-        with np.load(self.folder / "maps" / f"{name}.npz", allow_pickle=False) as stored:
-            found = {
-                key: stored[key].astype(np.float32) * stored[f"{key}_scale"][:, None, None]
-                for key in stored.files
-                if f"{key}_scale" in stored.files
-            }
-            return {"ids": stored["ids"], **found}
+        """The maps of `save_maps` as float32, their ``ids``, and the ``images`` where they were kept."""
+        return read_maps(self.folder / "maps" / f"{name}.npz")
 
     def finish(self) -> str:
         """Close the notebook's record; returns a line that says what was written where."""
@@ -279,10 +282,10 @@ class Run:
         counts = ", ".join(f"{words[kind]}: {kinds.count(kind)}" for kind in dict.fromkeys(kinds))
         return f"{self.notebook}: {counts or 'nothing'}; written to runs/{self.folder.name}"
 
-    def _add(self, kind: str, path: Path, caption: str) -> None:
+    def _add(self, kind: str, path: Path, caption: str, **facts: Any) -> None:
         file = path.relative_to(self.folder).as_posix()
         self._items = [item for item in self._items if item["file"] != file]
-        self._items.append({"kind": kind, "file": file, "caption": caption})
+        self._items.append({"kind": kind, "file": file, "caption": caption, **facts})
         self._write_record(finished=False)
 
     def _write_record(self, finished: bool) -> None:
@@ -298,20 +301,25 @@ class Run:
         write_text(self.folder / "record" / f"{self.notebook}.json", json.dumps(record, indent=1))
 
 
+def read_maps(path: Path) -> dict[str, np.ndarray]:
+    """A file of `Run.save_maps`: float32 maps by name, ``ids``, and uint8 ``images`` where they were kept."""
+    with np.load(path, allow_pickle=False) as stored:
+        found = {
+            key: stored[key].astype(np.float32) * stored[f"{key}_scale"][:, None, None]
+            for key in stored.files
+            if f"{key}_scale" in stored.files
+        }
+        return {key: stored[key] for key in ("ids", "images") if key in stored.files} | found
+
+
+def _shows_pictures(figure: Figure) -> bool:
+    """Whether an image of at least 32 x 32 pixels is in the figure: it may be a patient's (`xaiutils.batch.pack`)."""
+    sizes = [np.shape(image.get_array())[:2] for image in figure.findobj(_ImageBase) if image.get_array() is not None]
+    return any(min(size) >= 32 for size in sizes)
+
+
 def _code_of_data() -> str:
     """Changes when the code that prepares data does, so that a copy made by older code is not used."""
     package = Path(__file__).parent
     sources = sorted([*(package / "datasets").rglob("*.py"), package / "images.py", Path(__file__)])
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
-
-
-def _fingerprint(folder: Path) -> str:
-    """Changes when a file below ``folder`` is added, removed, moved or written."""
-    digest = hashlib.sha256()
-    for path in walk_files(folder) if folder.is_dir() else ():
-        try:
-            facts = path.stat()
-        except OSError:
-            continue
-        digest.update(f"{path.relative_to(folder)}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
-    return digest.hexdigest()

@@ -1,0 +1,365 @@
+"""The matrix of a batch, in YAML: what is run on what. Read here, and checked as a whole before anything starts."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from xaiutils.datasets import DATASETS
+from xaiutils.parameters import PARAMETERS, check
+from xaiutils.registry import suggest
+from xaiutils.walk import NOTEBOOKS, dataset_problems
+
+AXES = ("dataset", "model", "recipe", "seed", "method")
+GRAINS = ("method", "model")
+_KEYS = ("name", "notebooks", "common", "datasets", "models", "recipes", "seeds", "methods", "exclude", "grain",
+         "cell_hours")  # fmt: skip
+_NOTEBOOK_KEYS = ("folder", "data", "train", "cells")
+_DEFAULT_NOTEBOOKS = {
+    "data": "01_data_preparation",
+    "train": "02_train_models",
+    "cells": ["04_qualitative_comparison", "05_quantitative_comparison"],
+}
+_AXIS_PARAMETERS = {"dataset", "model", "models", "recipe", "seed", "method", "methods"}
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_RUN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
+
+class MatrixError(ValueError):
+    """A matrix that cannot be run; ``problems`` are all that was found, in words."""
+
+    def __init__(self, problems: Sequence[str]):
+        self.problems = list(dict.fromkeys(problems))
+        super().__init__("the matrix cannot be run:\n- " + "\n- ".join(self.problems))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One value of an axis: ``name`` in folders and tables, what it stands for, and parameters that go with it: of
+    notebooks, or of the method."""
+
+    name: str
+    value: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A notebook of the matrix. ``kind`` is data, train or cell; ``declared`` are the names in its parameters cell;
+    ``grain`` "method" runs it anew for each method, "model" once for all methods."""
+
+    kind: str
+    path: Path
+    declared: frozenset[str]
+    grain: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The axes by which this notebook is run anew, told by the parameters that it declares."""
+        if self.kind == "data":
+            return ("dataset", "seed")
+        if self.kind == "train":
+            return ("dataset", "model", "recipe", "seed")
+        if not self.declared & {"model", "models"}:
+            return ("dataset", "seed")
+        by_method = "method" in self.declared if "methods" not in self.declared else self.grain == "method"
+        return AXES if by_method else AXES[:-1]
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A matrix whose names, types and parameters are right. ``exclude``: by axis (or "notebook"), the names; an entry
+    leaves out the cells that it fits in all that it names."""
+
+    name: str
+    steps: tuple[Step, ...]
+    common: Mapping[str, Any]
+    datasets: tuple[Entry, ...]
+    models: tuple[Entry, ...]
+    recipes: tuple[Entry, ...]
+    seeds: tuple[int, ...]
+    methods: tuple[Entry, ...]
+    exclude: tuple[Mapping[str, tuple], ...]
+    cell_hours: float
+
+    def data_dir(self, dataset: Entry) -> str:
+        """The folder with the files of a data set, or "" for one that reads none; by default the notebooks' own."""
+        if not DATASETS[dataset.value].reads_files:
+            return ""
+        given = {**self.common, **dataset.parameters}.get("data_dir")
+        notebooks = self.steps[0].path.parent if self.steps else NOTEBOOKS
+        return given or str((notebooks / PARAMETERS["data_dir"].default).resolve())
+
+    def excluded(self, point: Mapping[str, Any]) -> bool:
+        """Whether an exclusion names nothing but axes of ``point``, and fits it in all of them."""
+        return any(all(axis in point and point[axis] in names for axis, names in e.items()) for e in self.exclude)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which 1e-3 is a number, and a key that stands twice is an error."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+0123456789."),
+)
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict:
+    keys = [loader.construct_object(key) for key, _ in node.value]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
+    return {key: loader.construct_object(value, deep=True) for key, (_, value) in zip(keys, node.value, strict=True)}
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def read_matrix(path: str | Path) -> tuple[Matrix, list[str]]:
+    """A matrix of what is right in the file, and in words everything that is not: keys, names, types, parameters.
+
+    A matrix with problems is not to be run; it serves to look for the problems of data and disk too, so that all can be
+    told at once (`xaiutils.batch.room`). Raises MatrixError where the file is no matrix at all.
+    """
+    path = Path(path)
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise MatrixError([f"{path} cannot be read: {error}"]) from error
+    if not isinstance(content, dict):
+        raise MatrixError([f"{path} must hold 'name: value' lines; known names are {', '.join(_KEYS)}."])
+    return _Reader(content, path).read()
+
+
+class _Reader:
+    """Collects problems while it reads, so that all of them can be told."""
+
+    def __init__(self, content: Mapping[str, Any], path: Path):
+        self.content, self.path = content, path
+        self.problems: list[str] = []
+
+    def read(self) -> tuple[Matrix, list[str]]:
+        for key in self.content:
+            if key not in _KEYS:
+                self.problems.append(f"unknown key {key!r}; {suggest(key, list(_KEYS))}")
+        name = self.content.get("name", self.path.stem)
+        if not isinstance(name, str) or not _RUN.fullmatch(name):
+            self.problems.append(f"name={name!r} is not a folder name; use letters, digits, ., - and _.")
+            name = "matrix"
+        steps = self.steps()
+        common = self.parameters("common", self.of_kind("common", dict, {}))
+        datasets = self.entries("datasets", "dataset", self.one_of("dataset", tuple(DATASETS)))
+        models = self.entries("models", "model", _model)
+        recipes = self.entries("recipes", "recipe", self.one_of("recipe", PARAMETERS["recipe"].choices), ["auto"])
+        needs_methods = any("method" in step.declared or "methods" in step.declared for step in steps)
+        methods = self.methods() if needs_methods or "methods" in self.content else ()
+        seeds = self.of_kind("seeds", list, [0])
+        whole = [s for s in seeds if isinstance(s, int) and not isinstance(s, bool) and s >= 0]
+        self.problems += [f"seeds: {seed!r} is not an integer from 0." for seed in seeds if seed not in whole]
+        if len(set(map(str, seeds))) < len(seeds) or not seeds:
+            self.problems.append("seeds must name at least one seed, and none twice.")
+        hours = self.content.get("cell_hours", 24)
+        if isinstance(hours, bool) or not isinstance(hours, int | float) or not hours > 0:
+            self.problems.append(f"cell_hours={hours!r} is not a number above 0.")
+        exclude = self.exclusions(datasets, models, recipes, seeds, methods, steps)
+        matrix = Matrix(name, steps, common, datasets, models, recipes, tuple(whole), methods, exclude, hours)
+        self.problems += _mismatches(matrix) if steps else []
+        return matrix, list(dict.fromkeys(self.problems))
+
+    def of_kind(self, key: str, kind: type, default: Any) -> Any:
+        value = self.content.get(key)
+        if value is None:  # also what YAML makes of a key without a value
+            return default
+        if isinstance(value, kind):
+            return value
+        words = {list: "a list", dict: "'name: value' lines"}[kind]
+        self.problems.append(f"{key} is {value!r}; expected {words}.")
+        return default
+
+    def steps(self) -> tuple[Step, ...]:
+        import papermill
+
+        given = {**_DEFAULT_NOTEBOOKS, **self.of_kind("notebooks", dict, {})}
+        for key in given:
+            if key not in _NOTEBOOK_KEYS:
+                self.problems.append(f"notebooks: unknown key {key!r}; {suggest(key, list(_NOTEBOOK_KEYS))}")
+        folder = self.path.parent / given["folder"] if "folder" in given else NOTEBOOKS
+        cells = given["cells"] if isinstance(given["cells"], list) else [given["cells"]]
+        found = []
+        for kind, value in [("data", given["data"]), ("train", given["train"]), *(("cell", cell) for cell in cells)]:
+            if value is None and kind != "cell":
+                continue
+            where = f"notebooks/{'cells' if kind == 'cell' else kind}"
+            entry = self.entry(where, value)
+            if entry is None:
+                continue
+            path = (folder / f"{entry.name.removesuffix('.ipynb')}.ipynb").resolve()
+            if not path.is_file():
+                known = sorted(p.stem for p in folder.glob("*.ipynb"))
+                self.problems.append(f"{where}: there is no {path}; {suggest(entry.name, known)}")
+                continue
+            own = dict(entry.parameters)
+            grain = own.pop("grain", self.content.get("grain", "method"))
+            if grain not in GRAINS:
+                self.problems.append(f"grain={grain!r} is unknown; {suggest(grain, list(GRAINS))}")
+            own = self.parameters(f"{where}/{entry.name}", own)
+            found.append(Step(kind, path, frozenset(papermill.inspect_notebook(str(path))), grain, own))
+        names = [step.name for step in found]
+        if len(set(names)) < len(names):
+            self.problems.append("notebooks: one of them is named twice.")
+        return tuple(found)
+
+    def entry(self, where: str, value: Any, key: str = "") -> Entry | None:
+        """A name alone, or a mapping with a name; ``key``: what says in the mapping what the name stands for."""
+        if isinstance(value, str):
+            return Entry(value, value)
+        if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+            self.problems.append(f"{where}: {value!r} is neither a name nor a mapping with a 'name'.")
+            return None
+        rest = {k: v for k, v in value.items() if k not in ("name", key)}
+        return Entry(value["name"], value.get(key, value["name"]) if key else value["name"], rest)
+
+    def entries(
+        self, key: str, axis: str, find: Callable[[str], None], default: Sequence[Any] = ()
+    ) -> tuple[Entry, ...]:
+        found = []
+        for value in self.of_kind(key, list, list(default)):
+            entry = self.entry(key, value, axis)
+            if entry is None:
+                continue
+            if not _LABEL.fullmatch(entry.name):
+                self.problems.append(f"{key}: {entry.name!r} is not a label; use letters, digits, - and _.")
+            try:
+                find(entry.value)
+            except (KeyError, ValueError, TypeError) as error:
+                self.problems.append(f"{key}: {error}")
+            else:
+                own = entry.parameters
+                if axis != "method":
+                    own = self.parameters(f"{key}/{entry.name}", own)
+                found.append(Entry(entry.name, entry.value, own))
+        names = [entry.name for entry in found]
+        for name in dict.fromkeys(n for n in names if names.count(n) > 1):
+            self.problems.append(f"{key}: {name!r} stands twice; give one of them another 'name'.")
+        if not found and not (self.content.get(key) or default):
+            self.problems.append(f"{key} must name at least one.")
+        return tuple(found)
+
+    def methods(self) -> tuple[Entry, ...]:
+        from xaiutils.attribution import METHODS, resolve
+
+        entries = self.entries("methods", "method", lambda name: METHODS[name])
+        for entry in entries:
+            try:
+                resolve([entry.name], {entry.name: {**entry.parameters, "method": entry.value}})
+            except (KeyError, TypeError, ValueError) as error:
+                self.problems.append(f"methods/{entry.name}: {error}")
+        return entries
+
+    def one_of(self, name: str, choices: tuple[str, ...]) -> Callable[[str], None]:
+        def find(value: str) -> None:
+            if value not in choices:
+                raise ValueError(f"{value!r} is no {name}; {suggest(value, list(choices))}")
+
+        return find
+
+    def parameters(self, where: str, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The checked notebook parameters; what is wrong with them goes to the problems."""
+        for name in given:
+            if name in _AXIS_PARAMETERS:
+                self.problems.append(f"{where}: {name} is an axis of the matrix; it has a list of its own.")
+            elif name in ("run_name", "runs_dir"):
+                self.problems.append(f"{where}: {name} is set by the batch; give --runs for another place.")
+        rest = {k: v for k, v in given.items() if k not in _AXIS_PARAMETERS | {"run_name", "runs_dir"}}
+        checked = {}
+        for name, value in rest.items():
+            try:
+                checked |= check({name: value})
+            except ValueError as error:
+                self.problems += [f"{where}: {line}" for line in str(error).split("\n- ")[1:]]
+        if "data_dir" in checked:
+            checked["data_dir"] = str(Path(checked["data_dir"]).expanduser().resolve())
+        return checked
+
+    def exclusions(self, datasets, models, recipes, seeds, methods, steps) -> tuple[Mapping[str, tuple], ...]:
+        lists = {"dataset": datasets, "model": models, "recipe": recipes, "method": methods, "notebook": steps}
+        known = {axis: [entry.name for entry in entries] for axis, entries in lists.items()} | {"seed": list(seeds)}
+        found = []
+        for given in self.of_kind("exclude", list, []):
+            if not isinstance(given, dict) or not given:
+                self.problems.append(f"exclude: {given!r} is not of the form {{dataset: ..., method: ...}}.")
+                continue
+            entry = {}
+            for axis, names in given.items():
+                if axis not in known:
+                    self.problems.append(f"exclude: unknown axis {axis!r}; {suggest(axis, list(known))}")
+                    continue
+                entry[axis] = tuple(names) if isinstance(names, list) else (names,)
+                for name in entry[axis]:
+                    if name not in known[axis]:
+                        named = suggest(name, [str(k) for k in known[axis]])
+                        self.problems.append(f"exclude: no {axis} is named {name!r}; {named}")
+            if len(entry) == len(given):  # with an axis left out it would fit what it was not meant for
+                found.append(entry)
+        return tuple(found)
+
+
+def _model(name: str) -> None:
+    from xaiutils.models import MODELS
+
+    MODELS[name]
+
+
+def _mismatches(matrix: Matrix) -> list[str]:
+    """Parameters that nobody takes, data sets without the options asked of them, methods that a model does not suit."""
+    from xaiutils.attribution import METHODS
+    from xaiutils.models import MODELS
+
+    problems = []
+    everywhere = frozenset().union(*(step.declared for step in matrix.steps))
+    of_data = frozenset().union(*(step.declared for step in matrix.steps if step.kind == "data"))
+    taken = [("common", matrix.common, everywhere)]
+    taken += [(f"notebooks/{step.name}", step.parameters, step.declared) for step in matrix.steps]
+    taken += [(f"datasets/{e.name}", e.parameters, everywhere) for e in matrix.datasets]
+    taken += [(f"models/{e.name}", e.parameters, everywhere) for e in matrix.models]
+    taken += [(f"recipes/{e.name}", e.parameters, everywhere) for e in matrix.recipes]
+    for where, parameters, declared in taken:
+        for name in parameters:
+            if name not in declared:
+                who = "this notebook does not take" if where.startswith("notebooks/") else "no notebook here takes"
+                problems.append(f"{where}: {who} the parameter {name!r}; {suggest(name, sorted(declared))}")
+            elif name in of_data and not where.startswith(("common", "datasets/")):
+                problems.append(
+                    f"{where}: {name} is one of the data, which are prepared once for all models; give it in common, "
+                    "or in an entry of datasets."
+                )
+    for entry in matrix.datasets:
+        facts = {**matrix.common, **entry.parameters, "dataset": entry.value}
+        if "data_dir" in matrix.common and not DATASETS[entry.value].reads_files:
+            facts.pop("data_dir")  # meant for the other data sets
+        problems += [f"datasets/{entry.name}: {problem}" for problem in dataset_problems(facts)]
+    cells = [step for step in matrix.steps if step.kind == "cell" and step.declared & {"method", "methods"}]
+    for model in matrix.models:
+        family = MODELS[model.value].family
+        unsuited = [e.name for e in matrix.methods if family not in METHODS[e.value].suits]
+        points = [
+            {"dataset": d.name, "model": model.name, "recipe": r.name, "seed": s, "notebook": step.name}
+            for d in matrix.datasets for r in matrix.recipes for s in matrix.seeds for step in cells
+        ]  # fmt: skip
+        unsuited = [m for m in unsuited if any(not matrix.excluded({**point, "method": m}) for point in points)]
+        if unsuited:
+            problems.append(
+                f"methods: {', '.join(unsuited)} cannot explain {model.name}, a {family}; add to exclude: "
+                f"{{model: {model.name}, method: [{', '.join(unsuited)}]}}"
+            )
+    return problems

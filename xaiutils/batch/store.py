@@ -1,0 +1,107 @@
+"""What makes a finished job trustworthy: its marker with checksums, written last; and locks that die with their owner.
+
+A job runs in ``attempts/<token>/<name>`` and is moved to its place when its marker ``done.json`` is in it. So a folder
+in its place is whole, or it is not there; what a kill leaves lies in ``attempts``, and is swept away by the next batch.
+"""
+
+import hashlib
+import json
+import os
+import socket
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # Windows has none: two batches on one folder are then not kept apart
+    fcntl = None
+
+DONE = "done.json"
+_NEEDED = {"parameters", "notebook_digest", "code", "inputs", "product", "data_files", "seconds", "files"}
+PERHAPS = "perhaps.json"  # a marker that holds if what the job was made from turns out the same once it is made anew
+
+
+class LockedError(RuntimeError):
+    """Another process holds the lock; the message says which."""
+
+
+def read_marker(folder: Path, name: str = DONE) -> dict[str, Any] | None:
+    """The marker of a job's folder; None where there is none, or one that cannot be read."""
+    try:
+        marker = json.loads((folder / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return marker if isinstance(marker, dict) and set(marker) >= _NEEDED else None
+
+
+def checksums(folder: Path) -> dict[str, list]:
+    """Size in bytes and SHA-256 of every file below ``folder``, but for markers; by path."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name not in (DONE, PERHAPS):
+            found[path.relative_to(folder).as_posix()] = [path.stat().st_size, _sha256(path)]
+    return found
+
+
+def damage(folder: Path, marker: Mapping[str, Any], quick: bool = False) -> str:
+    """The first file that is not as the marker says, in words, or "". ``quick`` compares sizes alone."""
+    for name, (size, digest) in marker["files"].items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != size or not (quick or _sha256(path) == digest):
+            return f"{name} is damaged"
+    return ""
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def product(folder: Path) -> str:
+    """What later jobs take from this one, as a digest: the prepared data by their checksums, and models by their
+    weights and layers. A model file also holds the time when it was saved, which is left out."""
+    splits = {path.parent.name.partition("-")[0]: path for path in folder.glob("data/*/checks.json")}
+    models = {path.relative_to(folder).as_posix(): path for path in folder.glob("models/*/model*.keras")}
+    text = json.dumps([(name, _content(path)) for name, path in sorted((splits | models).items())])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _content(path: Path) -> str:
+    if not zipfile.is_zipfile(path):
+        return _sha256(path)
+    with zipfile.ZipFile(path) as archive:
+        return json.dumps(
+            [(e.filename, e.CRC, e.file_size) for e in archive.infolist() if e.filename != "metadata.json"]
+        )
+
+
+@contextmanager
+def lock(path: Path, what: str) -> Iterator[None]:
+    """Hold the lock file ``path``, in which stands who does.
+
+    The operating system gives it back when its owner ends, however it ends, so no lock outlives a kill. Raises
+    LockedError where another process holds it; ``what`` says in the message what is locked.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise LockedError(f"{what} is in use by {file.read().strip() or 'another process'}.") from None
+        file.truncate(0)
+        now = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        file.write(f"process {os.getpid()} on {socket.gethostname()}, since {now}\n")
+        file.flush()
+        yield
+
+
+def utc_now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,119 @@
+"""One notebook, executed by papermill in a kernel of its own: the walk and the batch both call this.
+
+Light on purpose (no TensorFlow, no NumPy): a batch starts a process for every cell of its matrix.
+"""
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+CELL_SECONDS = 4 * 3600
+
+
+class NotebookError(RuntimeError):
+    """A notebook failed; the message says which, why and where its log is.
+
+    ``name`` and ``reason`` are of the error; ``broke_off`` is True where no cell failed, but the kernel died, did not
+    start, or outlasted its time.
+    """
+
+    def __init__(self, message: str, name: str, reason: str, broke_off: bool = False):
+        super().__init__(message)
+        self.name, self.reason, self.broke_off = name, reason, broke_off
+
+
+def execute(
+    step: Path,
+    parameters: Mapping[str, Any],
+    folder: Path,
+    environment: Mapping[str, str],
+    cell_seconds: int = CELL_SECONDS,
+) -> Path:
+    """Execute a notebook; returns its executed copy, ``folder/notebooks/NAME.ipynb``.
+
+    The copy appears there once all cells have run. The output of the cells goes to ``folder/log/NAME.log`` as well.
+    ``environment`` is added to the kernel's variables; ``cell_seconds`` is the limit of one cell. Raises NotebookError;
+    the notebook with the error is then kept as ``NAME.failed.ipynb``.
+    """
+    import papermill
+    from jupyter_client.kernelspec import NoSuchKernel
+
+    finished = folder / "notebooks" / step.name
+    part, failed = finished.with_suffix(".part.ipynb"), finished.with_suffix(".failed.ipynb")
+    log = folder / "log" / f"{step.stem}.log"
+    finished.parent.mkdir(parents=True, exist_ok=True)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        log.open("w", encoding="utf-8") as out,
+        tempfile.TemporaryDirectory(prefix="xai-") as sockets,
+        _environment(environment),
+    ):
+        try:
+            papermill.execute_notebook(
+                str(step),
+                str(part),
+                parameters=dict(parameters),
+                cwd=str(step.parent),
+                kernel_name="python3",
+                progress_bar=False,
+                stdout_file=out,
+                stderr_file=out,
+                execution_timeout=cell_seconds,
+                config=private_kernel(sockets),
+            )
+        except papermill.PapermillExecutionError as error:
+            part.replace(failed)
+            raise NotebookError(
+                f"{step.stem} failed in cell {error.exec_count}: {error.ename}: {error.evalue}\n"
+                f"The notebook with the error is {failed}, its output {log}.",
+                error.ename,
+                error.evalue,
+            ) from error
+        except NoSuchKernel as error:
+            raise NotebookError(
+                f"Jupyter finds no kernel named python3 in {sys.prefix}; run the walk by 'make run'.",
+                type(error).__name__,
+                str(error),
+            ) from error
+        except Exception as error:  # the kernel died (often: out of memory), or a cell outlasted its limit
+            if part.exists():
+                part.replace(failed)
+            raise NotebookError(
+                f"{step.stem} broke off: {type(error).__name__}: {error}\nIf memory was short, lower batch_size, "
+                f"n_test or image_size. What it did is in {failed}, its output in {log}.",
+                type(error).__name__,
+                str(error),
+                broke_off=True,
+            ) from error
+    part.replace(finished)
+    return finished
+
+
+def private_kernel(folder: str) -> Any:
+    """Jupyter's settings for a kernel that talks over sockets in ``folder`` instead of unencrypted TCP ports."""
+    from traitlets.config import Config
+
+    config = Config()
+    if os.name == "posix":
+        config.KernelManager.transport = "ipc"
+        config.KernelManager.connection_file = str(Path(folder) / "kernel.json")
+    return config
+
+
+@contextmanager
+def _environment(changes: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables for the kernels that start within the block; put back after it."""
+    old = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in old.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
