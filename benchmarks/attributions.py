@@ -49,7 +49,10 @@ PARAMETERS = {
     "smoothgrad_squared": {"n_samples": 10},
     "integrated_gradients": {"n_steps": 20},
 }
-NOTES = ""
+NOTES = """
+`centre` is a Gaussian at the image's centre: on BUSI and on pets whoever points there does well, for that is where the
+lesion and the animal usually are. The oracle is the evidence on the model's grid of 7 x 7 fields.
+"""
 _BOTH = (
     "vanilla_gradients",
     "gradients_x_inputs",
@@ -180,9 +183,9 @@ def _write(table: pd.DataFrame, path: Path) -> None:
 
 
 def scores_of(cell: Cell) -> pd.DataFrame | None:
-    """All scores of a cell, with what is known of each image; None where nothing was run."""
+    """All scores of a cell, with what is known of each image; None where it was not run to its end, the controls."""
     folder = RUNS / cell.key
-    if not (folder / "facts.parquet").exists():
+    if not (folder / "oracle_full.parquet").exists():
         return None
     order = [*METHODS[xai.MODELS[cell.model].family], *(f"{m}, random weights" for m in ON_RANDOM_WEIGHTS)]
     files = {p.stem: p for p in folder.glob("*.parquet") if p.stem != "facts"}
