@@ -29,7 +29,7 @@ from methods import as_markdown
 import xaiutils as xai
 from xaiutils.attribution import cam_grid
 from xaiutils.backend import keras
-from xaiutils.datasets import ImageDataset
+from xaiutils.datasets import ImageDataset, balanced_indices
 from xaiutils.evaluation import chance, control_maps, evaluate, summarise
 from xaiutils.evaluation.controls import ORACLES, is_control, random_weight_maps
 from xaiutils.evaluation.words import claims, in_words
@@ -134,8 +134,7 @@ def run(cell: Cell, data_dir: Path, n_faithful: int) -> None:
             "area": ds.masks.mean(axis=(1, 2)),
         }
     )
-    few = ds.sample(n_faithful).ids
-    few = np.flatnonzero(np.isin(ds.ids, few))
+    few = balanced_indices(ds.labels, n_faithful)
     _write(facts, folder / "facts.parquet")
     _write(chance(ds, LOCATED).assign(method="chance"), folder / "chance.parquet")
     family = xai.MODELS[cell.model].family

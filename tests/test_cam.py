@@ -260,7 +260,7 @@ def test_a_dead_channel_weighs_nothing(images):
     weights[0][1] = 0
     dense.set_weights(weights)
     network = Network.of(model)
-    start, ablate = cam._ablation(network, "conv2")
+    start, ablate = cam.ablation(network, "conv2")
     scores, A, *state = start(images, tf.constant(np.ones(len(images), np.int32)))
     each = [[tensor[i : i + 1] for tensor in state] for i in range(len(images))]
     without = np.stack([ablate(np.int32(1), np.arange(6, dtype=np.int32), *one) for one in each], axis=1)

@@ -1,6 +1,5 @@
 """Files that are whole or absent: written beside their place, then moved there."""
 
-import hashlib
 import os
 import secrets
 from collections.abc import Callable
@@ -39,17 +38,3 @@ def reserve(descriptor: int, n_bytes: int) -> None:
         os.posix_fallocate(descriptor, 0, n_bytes)
     else:
         os.ftruncate(descriptor, n_bytes)
-
-
-def fingerprint(folder: Path) -> str:
-    """Changes when a file below ``folder`` is added, removed, moved or written."""
-    from xaiutils.datasets.folder import walk_files
-
-    digest = hashlib.sha256()
-    for path in walk_files(folder) if folder.is_dir() else ():
-        try:
-            facts = path.stat()
-        except OSError:
-            continue
-        digest.update(f"{path.relative_to(folder)}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
-    return digest.hexdigest()

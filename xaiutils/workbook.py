@@ -26,8 +26,9 @@ from PIL import Image
 from xaiutils import parameters as _parameters
 from xaiutils.backend import keras, tf
 from xaiutils.datasets import DATASETS, ImageDataset, load_dataset
+from xaiutils.datasets.folder import fingerprint
 from xaiutils.datasets.store import read_dataset, write_dataset
-from xaiutils.files import fingerprint, replace_file, write_text
+from xaiutils.files import replace_file, write_text
 from xaiutils.progress import progress
 
 __all__ = ["Picture", "Run", "environment", "progress", "start"]

@@ -187,14 +187,14 @@ def score_cam(
     """
     path = network.cam_layer(layer)
     score = "logit" if weighting == "softmax" else "probability"
-    black = _black_scores(network, images, targets, score)
+    black = black_scores(network, images, targets, score)
     maps = []
     for chunk in _chunks(len(images), batch_size):  # so that the activations of few images are held at once
         A = activation(network, path, images[chunk], batch_size)
         kept = min(max_channels or A.shape[-1], A.shape[-1])
         chosen = np.argsort(-A.std(axis=(1, 2)), axis=1, kind="stable")[:, :kept]
         A = np.take_along_axis(A, chosen[:, None, None], axis=3)
-        masked = _scores_under_channels(network, images[chunk], targets[chunk], A, batch_size, score)
+        masked = scores_under_channels(network, images[chunk], targets[chunk], A, batch_size, score)
         gain = masked if weighting == "authors" else masked - black[chunk, None]
         if weighting == "softmax":
             gain = np.exp(gain - gain.max(axis=1, keepdims=True))
@@ -208,7 +208,7 @@ def _chunks(n: int, batch_size: int) -> list[slice]:
     return [slice(start, start + batch_size) for start in range(0, n, batch_size)]
 
 
-def _scores_under_channels(
+def scores_under_channels(
     network: Network, images: np.ndarray, targets: np.ndarray, A: np.ndarray, batch_size: int, score: str
 ) -> np.ndarray:
     """Score of every image under every channel of its ``A``, ``(n, channels)`` float32."""
@@ -222,7 +222,7 @@ def _scores_under_channels(
     return masked.reshape(len(images), -1)
 
 
-def _black_scores(network: Network, images: np.ndarray, targets: np.ndarray, score: str) -> np.ndarray:
+def black_scores(network: Network, images: np.ndarray, targets: np.ndarray, score: str) -> np.ndarray:
     black = logits(network, np.zeros_like(images[:1]), 1)
     if score == "probability":
         black = network.probabilities(black).numpy()
@@ -239,7 +239,7 @@ def ablation_cam(
     default.
     """
     path = network.cam_layer(layer)
-    start, ablate = _ablation(network, path)
+    start, ablate = ablation(network, path)
     copies = batch_size * network.lightness_behind(path)
     maps = []
     for chunk in _chunks(len(images), batch_size):
@@ -256,7 +256,7 @@ def ablation_cam(
     return enlarge(np.concatenate(maps), *images.shape[1:3])
 
 
-def _ablation(network: Network, path: str) -> tuple[Callable, Callable]:
+def ablation(network: Network, path: str) -> tuple[Callable, Callable]:
     """Functions that run a model up to a layer, and from there with one channel set to 0.
 
     ``start(images, targets)`` returns the target's logits, the layer's ``A``, and what the layers behind ``path`` read:

@@ -6,7 +6,7 @@ rule elsewhere (see `xaiutils.attribution.relevance.propagation`), from contrast
 further. Maps keep their sign and are enlarged bilinearly.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ def relevance_cam(network, images, targets, batch_size, *, layer: str) -> np.nda
     Relevance starts with 1 at the target and -1 / N at each other class, N the number of classes, as in the published
     code. A one-unit sigmoid has 1 for class 1 and -1 for class 0.
     """
-    return maps_of_layers(network, images, targets, batch_size, [layer], "relevance_cam")[0]
+    return next(maps_of_layers(network, images, targets, batch_size, [layer], "relevance_cam"))
 
 
 def xrelevance_cam(network, images, targets, batch_size, *, layer: str) -> np.ndarray:
@@ -39,7 +39,7 @@ def xrelevance_cam(network, images, targets, batch_size, *, layer: str) -> np.nd
     Relevance starts with the logit S_t at the target and -S_t / N at each other class. The denominator is kept from 0
     by 1e-9 with its own sign. A map, before it is enlarged, sums to the layer's relevance (conservation).
     """
-    return maps_of_layers(network, images, targets, batch_size, [layer], "xrelevance_cam")[0]
+    return next(maps_of_layers(network, images, targets, batch_size, [layer], "xrelevance_cam"))
 
 
 def relevance_cam_seed(network: Network, logits: Any, targets: Any) -> Any:
@@ -86,29 +86,30 @@ def activation_and_relevance(
 
 def maps_of_layers(
     network: Network, images: np.ndarray, targets: np.ndarray, batch_size: int, layers: Sequence[str], method: str
-) -> list[np.ndarray]:
-    """The maps of "relevance_cam" or "xrelevance_cam" at several layers, which share one pass."""
+) -> Iterator[np.ndarray]:
+    """Maps float32 ``(n, height, width)`` of "relevance_cam" or "xrelevance_cam", layer by layer; all share one pass
+    over each batch."""
     seed, weights = WEIGHTED[method]
     run = activation_and_relevance(network, [network.cam_layer(layer) for layer in layers], seed)
     parts = []
     for b in batches(len(images), batch_size, "relevance"):
-        maps = [tf.reduce_sum(weights(A, R) * A, axis=-1) for A, R in run(images[b], targets[b])]
-        parts.append([enlarge(found, *images.shape[1:3]) for found in maps])
-    return [np.concatenate(of_layer) for of_layer in zip(*parts, strict=True)]
+        parts.append([tf.reduce_sum(weights(A, R) * A, axis=-1) for A, R in run(images[b], targets[b])])
+    for of_layer in zip(*parts, strict=True):  # one layer's maps at a time are as large as the images
+        yield enlarge(tf.concat(of_layer, axis=0), *images.shape[1:3])
 
 
-def _mean_weights(A: tf.Tensor, R: tf.Tensor) -> tf.Tensor:
+def mean_weights(A: tf.Tensor, R: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(R, axis=(1, 2), keepdims=True)
 
 
-def _conserving_weights(A: tf.Tensor, R: tf.Tensor) -> tf.Tensor:
+def conserving_weights(A: tf.Tensor, R: tf.Tensor) -> tf.Tensor:
     total = tf.reduce_sum(A, axis=(1, 2), keepdims=True)
     return tf.reduce_sum(R, axis=(1, 2), keepdims=True) / stabilised(total)
 
 
 WEIGHTED = {
-    "relevance_cam": (relevance_cam_seed, _mean_weights),
-    "xrelevance_cam": (xrelevance_cam_seed, _conserving_weights),
+    "relevance_cam": (relevance_cam_seed, mean_weights),
+    "xrelevance_cam": (xrelevance_cam_seed, conserving_weights),
 }
 METHODS.add(
     Method(

@@ -32,7 +32,7 @@ from xaiutils.batch.store import (
 )
 from xaiutils.batch.watch import end_with_parent
 from xaiutils.execute import NotebookError, execute
-from xaiutils.files import fingerprint, write_text
+from xaiutils.files import write_text
 
 FAILURE = "failed.json"
 _LARGE = ("data", "models", "maps")  # not kept of a failed job
@@ -101,7 +101,7 @@ def _compute(spec: Mapping[str, Any], batch: Path, folder: Path, inputs: Mapping
         **{key: spec[key] for key in ("name", "kind", "point", "parameters", "notebook_digest", "code")},
         "inputs": dict(inputs),
         "product": product(folder),
-        "data_files": fingerprint(Path(spec["reads"])) if spec["kind"] == "data" and spec["reads"] else "",
+        "data_files": _files_read(spec),
         "started": started,
         "seconds": round(time.monotonic() - clock, 2),
         "peak_mb": _peak_mb(),
@@ -176,6 +176,14 @@ def _take(stack: contextlib.ExitStack, user: int | str, device: str) -> bool:
     except LockedError:
         return False
     return True
+
+
+def _files_read(spec: Mapping[str, Any]) -> str:
+    if spec["kind"] != "data" or not spec["reads"]:
+        return ""
+    from xaiutils.datasets.folder import fingerprint  # seconds to import, which other jobs need not wait
+
+    return fingerprint(Path(spec["reads"]))
 
 
 def _disk_is_full(error: BaseException) -> bool:

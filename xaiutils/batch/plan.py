@@ -15,7 +15,8 @@ import nbformat
 
 from xaiutils.batch.matrix import Matrix, Step
 from xaiutils.batch.store import DONE, PERHAPS, LockedError, damage, lock, read_marker
-from xaiutils.files import fingerprint, write_text
+from xaiutils.datasets.folder import fingerprint
+from xaiutils.files import write_text
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # What decides the results of each kind of notebook, from the package: a change makes them be computed anew. Plots are

@@ -2,6 +2,7 @@
 
 import fnmatch
 import glob
+import hashlib
 import os
 import re
 import warnings
@@ -141,6 +142,18 @@ def walk_files(root: Path) -> Iterator[Path]:
         visited.add((here.st_dev, here.st_ino))
         folders[:] = sorted(f for f in folders if not f.startswith("."))
         yield from (Path(parent, name) for name in sorted(files))
+
+
+def fingerprint(root: Path) -> str:
+    """A text that changes when a file below ``root`` is added, removed, moved or written."""
+    digest = hashlib.sha256()
+    for path in walk_files(root) if root.is_dir() else ():
+        try:
+            facts = path.stat()
+        except OSError:
+            continue
+        digest.update(f"{path.relative_to(root)}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
 
 
 _MASK_WORDS = re.compile(r"[_-](mask|seg|segm|segmentation|label|gt|roi|annotation|trimap)[_-]?\d*$", re.IGNORECASE)

@@ -67,8 +67,8 @@ _OF_GRADIENTS: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {
     "layer_cam": lambda A, g: tf.reduce_sum(tf.nn.relu(g) * A, axis=(1, 2)),
 }
 _OF_RELEVANCE: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {
-    "relevance_cam": relevance_cam._mean_weights,
-    "xrelevance_cam": relevance_cam._conserving_weights,
+    "relevance_cam": relevance_cam.mean_weights,
+    "xrelevance_cam": relevance_cam.conserving_weights,
 }
 CAM_METHODS = (*_OF_GRADIENTS, *_OF_RELEVANCE, "score_cam", "ablation_cam")
 DEFAULT_METHODS = (*_OF_GRADIENTS, *_OF_RELEVANCE)
@@ -169,7 +169,7 @@ def _drops(
     seed: int,
 ) -> tuple[np.ndarray, tf.Tensor, np.ndarray, np.ndarray]:
     """S ``(n,)``, A, the numbers of the channels that were removed ``(k,)``, and S - S without each ``(n, k)``."""
-    start, ablate = cam._ablation(network, path)
+    start, ablate = cam.ablation(network, path)
     copies = batch_size * network.lightness_behind(path)
     scores, A, *state = start(images, tf.constant(classes))
     channels = A.shape[-1]
@@ -217,8 +217,8 @@ def _score_cam_weights(
     network: Network, images: np.ndarray, classes: np.ndarray, A: np.ndarray, batch_size: int
 ) -> np.ndarray:
     """Gain in probability of the image under each channel over a black one, `cam.score_cam`'s default."""
-    black = cam._black_scores(network, images, classes, "probability")
-    gain = cam._scores_under_channels(network, images, classes, A, batch_size, "probability") - black[:, None]
+    black = cam.black_scores(network, images, classes, "probability")
+    gain = cam.scores_under_channels(network, images, classes, A, batch_size, "probability") - black[:, None]
     return np.where(np.ptp(A, axis=(1, 2)) == 0, 0, gain)
 
 
