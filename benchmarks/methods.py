@@ -62,7 +62,8 @@ PARAMETERS = {
     "vargrad": {"n_samples": 5},
     "expected_gradients": {"n_samples": 20},
     "score_cam": {"max_channels": 128},
-    "rise": {"n_masks": 400},
+    "rise": {"n_masks": 200},
+    "lime": {"n_samples": 200},
     "prediction_difference": {"patch_size": 20},
 }
 # (method, number of images, parameters), one thing growing in each group.
