@@ -4,6 +4,7 @@
     python benchmarks/methods.py --quick                one small model, one image, only the gradient methods
     python benchmarks/methods.py --minutes 30           stop after the row that is running then
     python benchmarks/methods.py --parts grid --models efficientnet_b0
+    python benchmarks/methods.py --libraries xaiutils   without the others
 
 Every row is appended to ``benchmarks/methods.csv`` as soon as it is measured, and rows that are there are not measured
 again (``--fresh`` begins anew), so a run can be cut and goes on where it was. ``benchmarks/methods.md`` is made from
@@ -208,8 +209,9 @@ class Passes:
 def floor_passes(method: str, parameters: dict, network: Network, size: int) -> dict[str, float]:
     """Passes for one image that the algorithm of a method must make, by kind (see `pass_costs`).
 
-    By family: class activation maps read one gradient by their layer, attention methods, relevance and gradient
-    methods one by the image; methods that repeat or mask say how often.
+    By family: class activation maps read one gradient by their layer, attention and gradient methods one by the image;
+    methods that repeat or mask say how often. Relevance needs a forward pass, and one there and back with the weights
+    of its rule (a second one of each for layers whose input has both signs is not counted).
     """
 
     def windows() -> int:
@@ -238,7 +240,8 @@ def floor_passes(method: str, parameters: dict, network: Network, size: int) -> 
         "score_cam": lambda: {"forward": channels(parameters["max_channels"]) + 1},
         "faster_score_cam": lambda: {"forward": channels(parameters["max_channels"]) + 1},
         "ablation_cam": lambda: {"forward": 1, "tail": channels(0)},
-        "layer_aggregate": lambda: {"gradient": 1},
+        # What relevance divides by are other weights' results than the forward pass has.
+        **dict.fromkeys(("lrp", "clrp", "sglrp", "layer_aggregate"), lambda: {"forward": 1, "gradient": 1}),
         "guided_grad_cam": lambda: {"gradient": 1, "cam": 1},
         "relevance_cam": lambda: {"cam": 1},
         "xrelevance_cam": lambda: {"cam": 1},
@@ -303,14 +306,16 @@ def libraries_of(method: str, model: keras.Model, images: np.ndarray, parameters
 Task = tuple[str, str, int, str, dict, tuple[str, ...]]  # part, model, images, method, parameters, libraries (): all
 
 
-def tasks(parts: list[str], models: list[str], counts: list[int], methods: list[str]) -> Iterator[Task]:
-    """What is to be measured, model by model."""
+def tasks(
+    parts: list[str], models: list[str], counts: list[int], methods: list[str], libraries: tuple[str, ...] = ()
+) -> Iterator[Task]:
+    """What is to be measured, model by model; of the part methods by ``libraries`` alone, if any are named."""
     for model in models:
         for part in parts:
             if part == "methods":
                 for n in counts:
                     for method in methods:
-                        yield part, model, n, method, PARAMETERS.get(method, {}), ()
+                        yield part, model, n, method, PARAMETERS.get(method, {}), libraries
             elif part == "growth":
                 for method, n, parameters in GROWTH:
                     if method in methods:
@@ -453,6 +458,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=list(MODELS))
     parser.add_argument("--images", nargs="+", type=int, default=[1, 8], help="numbers of images of the part methods")
     parser.add_argument("--methods", nargs="+", default=list(xai.METHODS), help="only these")
+    parser.add_argument("--libraries", nargs="+", default=[], help="only these in the part methods")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--fresh", action="store_true", help="forget the rows of earlier runs")
     parser.add_argument("--out", type=Path, default=HERE / "methods", help="path of the .csv and .md, without suffix")
@@ -466,7 +472,7 @@ def main() -> None:
             print(report(rows, run(todo, rows, 1, 60 * options.minutes)))
         return
     rows = Rows(options.out.with_suffix(".csv"), options.fresh)
-    todo = tasks(options.parts, options.models, options.images, options.methods)
+    todo = tasks(options.parts, options.models, options.images, options.methods, tuple(options.libraries))
     complete = run(todo, rows, options.repeats, 60 * options.minutes)
     write_text(options.out.with_suffix(".md"), report(rows, complete))
 

@@ -231,18 +231,14 @@ class _DeepLift:
     def _activation(self, function: Callable, z: Any, z0: Any, source: tuple | None) -> Any:
         if self._reveal and source is not None:
             return _reveal_cancel(function, z, z0, *source)
-        return rules.relay([z], [function(z)], lambda m: [m * _slope(function, z, z0)])[0]
+        y = function(z)
+        return rules.relay([z], [y], lambda m: [_through(m, y - function(z0), z - z0, function, z)])[0]
 
 
-def _slope(function: Callable, z: Any, z0: Any) -> Any:
-    """Dy / Dz of an elementwise function; its derivative where Dz vanishes."""
-    return _ratio(function(z) - function(z0), z - z0, function, z)
-
-
-def _ratio(difference: Any, by: Any, function: Callable, z: Any) -> Any:
+def _through(m: Any, difference: Any, by: Any, function: Callable, z: Any) -> Any:
+    """m times difference / by, the slope of an elementwise function; times its derivative where ``by`` vanishes."""
     near = tf.abs(by) < 1e-6
-    derivative = rules.back(function, [z], tf.ones_like(z))[0]
-    return tf.where(near, derivative, difference / tf.where(near, tf.ones_like(by), by))
+    return tf.where(near, rules.back(function, [z], m)[0], m * difference / tf.where(near, tf.ones_like(by), by))
 
 
 def _reveal_cancel(function: Callable, z: Any, z0: Any, x: Any, x0: Any, part: rules.Linear) -> Any:
@@ -256,8 +252,8 @@ def _reveal_cancel(function: Callable, z: Any, z0: Any, x: Any, x0: Any, part: r
         fall = part.apply(up, negative) + part.apply(down, positive)  # Dz-
         y0, y = function(z0), function(z0 + rise + fall)
         y_rise, y_fall = function(z0 + rise), function(z0 + fall)
-        m_rise = m * _ratio((y_rise - y0 + y - y_fall) / 2, rise, function, z)
-        m_fall = m * _ratio((y_fall - y0 + y - y_rise) / 2, fall, function, z)
+        m_rise = _through(m, (y_rise - y0 + y - y_fall) / 2, rise, function, z)
+        m_fall = _through(m, (y_fall - y0 + y - y_rise) / 2, fall, function, z)
         at_up = part.back(x, positive, m_rise) + part.back(x, negative, m_fall)
         at_down = part.back(x, negative, m_rise) + part.back(x, positive, m_fall)
         return [tf.where(dx > 0, at_up, tf.where(dx < 0, at_down, (at_up + at_down) / 2))]

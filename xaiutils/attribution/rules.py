@@ -7,7 +7,7 @@ gradient tape.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -293,20 +293,27 @@ def back(function: Callable[..., Any], inputs: Sequence[Any], signal: Any) -> li
 
 @dataclass(frozen=True)
 class Linear:
-    """``z = apply(x, kernel) + bias``; ``spread`` shapes one number for each output channel to the kernel."""
+    """``z = apply(x, kernel) + bias``; ``spread`` shapes one number for each output channel to the kernel, and
+    ``sums`` says that the kernel's last axis but one is that of the input's channels, which are summed."""
 
     apply: Callable[[Any, Any], Any]
     kernel: Any
     bias: Any | None
     spread: Callable[[Any], Any] | None
+    sums: bool = False
 
     def __call__(self, x: Any) -> Any:
         z = self.apply(x, self.kernel)
-        return z if self.bias is None else z + self.bias
+        return z if self.bias is None else with_bias(z, self.bias)
 
     def back(self, x: Any, kernel: Any, signal: Any) -> Any:
         """``signal`` carried back to ``x`` through ``kernel``."""
         return back(lambda v: self.apply(v, kernel), [x], signal)[0]
+
+
+def with_bias(z: Any, bias: Any) -> Any:
+    """z + bias, of which TensorFlow makes one operation with the convolution that made z."""
+    return tf.nn.bias_add(z, bias) if len(bias.shape) == 1 else z + bias
 
 
 def linear_parts(operation: Any) -> list[Callable[[], Linear]] | None:
@@ -331,7 +338,7 @@ def _as_is(scale: Any) -> Any:
 
 
 def _dense(layer: Any) -> list[Callable[[], Linear]]:
-    return [lambda: Linear(ops.matmul, tf.cast(layer.kernel, tf.float32), _bias(layer), _as_is)]
+    return [lambda: Linear(ops.matmul, tf.cast(layer.kernel, tf.float32), _bias(layer), _as_is, sums=True)]
 
 
 def _einsum_dense(layer: Any) -> list[Callable[[], Linear]]:
@@ -348,7 +355,7 @@ def _conv(layer: Any) -> list[Callable[[], Linear]] | None:
     def apply(x, kernel):
         return ops.conv(x, kernel, list(layer.strides), layer.padding, "channels_last", layer.dilation_rate)
 
-    return [lambda: Linear(apply, tf.cast(layer.kernel, tf.float32), _bias(layer), _as_is)]
+    return [lambda: Linear(apply, tf.cast(layer.kernel, tf.float32), _bias(layer), _as_is, sums=True)]
 
 
 def _per_filter(kernel: Any) -> Callable[[Any], Any]:
@@ -378,7 +385,7 @@ def _separable(layer: Any) -> list[Callable[[], Linear]]:
 
     def pointwise():
         kernel = tf.cast(layer.pointwise_kernel, tf.float32)
-        return Linear(lambda x, k: ops.conv(x, k, data_format="channels_last"), kernel, _bias(layer), _as_is)
+        return Linear(lambda x, k: ops.conv(x, k, data_format="channels_last"), kernel, _bias(layer), _as_is, True)
 
     return [depthwise, pointwise]
 
@@ -421,7 +428,7 @@ def with_batch_norm(part: Linear, layer: Any) -> Linear:
     """A linear operation and the batch norm behind it as one linear operation."""
     scale, shift = batch_norm_affine(layer)
     bias = shift if part.bias is None else part.bias * scale + shift
-    return Linear(part.apply, part.kernel * part.spread(scale), bias, part.spread)
+    return replace(part, kernel=part.kernel * part.spread(scale), bias=bias)
 
 
 def folded_source(network: Network, known: dict[Step, str], step: Step) -> Step | None:
@@ -506,7 +513,7 @@ def _flat_projection(dense: Any, outwards: bool) -> Linear:
     kernel = tf.cast(dense.kernel, tf.float32)
     kernel = tf.reshape(kernel, (-1, kernel.shape[-1]) if outwards else (kernel.shape[0], -1))
     bias = None if dense.bias is None else tf.reshape(tf.cast(dense.bias, tf.float32), (-1,))
-    return Linear(ops.matmul, kernel, bias, _as_is)
+    return Linear(ops.matmul, kernel, bias, _as_is, sums=True)
 
 
 # A pass ---------------------------------------------------------------------------------------------------------------

@@ -115,7 +115,10 @@ class Propagation:
         if source not in self._held:
             return self._affine(step, inputs, compute)
         x, part, rule, settings = self._held[source]
-        return [_linear(rules.with_batch_norm(part, step.operation), x, rule, settings)]
+        part = rules.with_batch_norm(part, step.operation)
+        if step not in self._kept:
+            self._held[step] = x, part, rule, settings
+        return [_linear(part, x, rule, settings)]
 
     def _bounds(self, step: Step) -> tuple[Any, Any]:
         black = tf.zeros_like(self._images[:1])
@@ -150,7 +153,12 @@ class Propagation:
     # The rest --------------------------------------------------------------------------------------------------------
 
     def _activation(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
-        return [_passed(inputs[0], compute(inputs)[0])]
+        (source,) = self._network.producers(step)
+        if source not in self._held:
+            return [_passed(inputs[0], compute(inputs)[0])]
+        x, part, rule, settings = self._held[source]
+        # In one piece with what it reads, so that TensorFlow can fuse the two.
+        return [_linear(part, x, rule, settings, lambda z: compute([z])[0])]
 
     def _affine(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
         def function(*xs):
@@ -226,9 +234,10 @@ class Propagation:
         return rules.attention(step, inputs, parts, "LRP")
 
 
-def _linear(part: rules.Linear, x: Any, rule: str, settings: Settings) -> Any:
+def _linear(part: rules.Linear, x: Any, rule: str, settings: Settings, then: Callable[[Any], Any] = lambda z: z) -> Any:
+    """``then`` is what is done to each value of the result; relevance passes it unchanged."""
     z = part(x)
-    return rules.relay([x], [z], lambda R: [RULES[rule](part, x, z, R, settings)])[0]
+    return rules.relay([x], [then(z)], lambda R: [RULES[rule](part, x, z, R, settings)])[0]
 
 
 def _passed(x: Any, y: Any) -> Any:
