@@ -48,7 +48,7 @@ def _gradient_signs(network: Network) -> Callable[[np.ndarray, np.ndarray], np.n
     def build():
         connected = []
 
-        @tf.function(input_signature=[network.image_spec, tf.TensorSpec([None], tf.int32)])
+        @tf.function(input_signature=[network.image_spec, tf.TensorSpec([None], tf.int32)], autograph=False)
         def signs(images, targets):
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(images)

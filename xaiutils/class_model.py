@@ -110,7 +110,7 @@ def _ascent(network: Network):
     def build():
         images, weight = network.image_spec, tf.TensorSpec([], tf.float32)
 
-        @tf.function(input_signature=[images, images, tf.TensorSpec([None], tf.int32), weight, weight])
+        @tf.function(input_signature=[images, images, tf.TensorSpec([None], tf.int32), weight, weight], autograph=False)
         def run(u, mean, targets, l2, total_variation):
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(u)

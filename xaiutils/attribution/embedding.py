@@ -82,7 +82,7 @@ def embeddings(model: keras.Model, images: np.ndarray, layer: str = "", batch_si
     encoder = keras.Model(model.inputs[0], _embedding(model, layer))
     size = model.inputs[0].shape[1:3]
     images = check_images(np.asarray(images, np.float32), None if None in size else size)
-    run = tf.function(lambda batch: encoder(batch, training=False), reduce_retracing=True)
+    run = tf.function(lambda batch: encoder(batch, training=False), reduce_retracing=True, autograph=False)
     parts = [run(images[b]) for b in batches(len(images), batch_size, "embeddings")]
     return np.concatenate([keras.ops.convert_to_numpy(part) for part in parts]).astype(np.float32)
 

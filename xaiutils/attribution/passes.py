@@ -1,5 +1,7 @@
 """The passes that all methods are made of: graph-compiled once for each model, batched, bounded in memory.
 
+Without autograph, which would double the seconds that tracing takes: Keras builds its graphs without it too.
+
 Images are float32 ``(n, height, width, 3)`` in [0, 255] and targets int32 ``(n,)`` throughout. All run `forward`.
 """
 
@@ -25,7 +27,7 @@ def logits(network: Network, images: np.ndarray, batch_size: int) -> np.ndarray:
     """Logits ``(n, classes)`` float32."""
 
     def build():
-        return tf.function(lambda batch: folded_logits(network, batch), input_signature=[network.image_spec])
+        return tf.function(lambda x: folded_logits(network, x), input_signature=[network.image_spec], autograph=False)
 
     run = network.compiled("logits", build)
     return np.concatenate([run(images[b]).numpy() for b in batches(len(images), batch_size, "predicting")])
@@ -133,7 +135,7 @@ def input_gradients(network: Network) -> Callable[[np.ndarray, np.ndarray], np.n
     def build():
         connected = []
 
-        @tf.function(input_signature=[network.image_spec, _TARGETS])
+        @tf.function(input_signature=[network.image_spec, _TARGETS], autograph=False)
         def gradients(images, targets):
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(images)
@@ -203,7 +205,7 @@ def activation_and_gradient(
     """
 
     def build():
-        @tf.function(input_signature=[network.image_spec, _TARGETS])
+        @tf.function(input_signature=[network.image_spec, _TARGETS], autograph=False)
         def run(images, targets):
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 scores, (activation,) = forward(network, images, [layer], tape.watch)
@@ -220,7 +222,7 @@ def activation(network: Network, layer: str, images: np.ndarray, batch_size: int
     """A layer's activation ``(n, rows, columns, channels)`` float32."""
 
     def build():
-        @tf.function(input_signature=[network.image_spec])
+        @tf.function(input_signature=[network.image_spec], autograph=False)
         def run(batch):
             return tf.cast(network.to_grid(layer, forward(network, batch, [layer])[1][0]), tf.float32)
 
@@ -253,7 +255,7 @@ def masked_scores(
     def build():
         image, any_size = network.image_spec, tf.TensorSpec([None, None, None], tf.float32)
 
-        @tf.function(input_signature=[image, image, _TARGETS, _TARGETS, any_size])
+        @tf.function(input_signature=[image, image, _TARGETS, _TARGETS, any_size], autograph=False)
         def run(image, fill, target, member, mask):
             mask = tf.image.resize(mask[..., None], tf.shape(image)[1:3])
             if scale:
@@ -286,7 +288,7 @@ def scores_of(
     """Score ``(len(targets),)`` float32 of a stream of images, of which ``make(batch)`` makes a slice at a time."""
 
     def build():
-        @tf.function(input_signature=[network.image_spec, _TARGETS])
+        @tf.function(input_signature=[network.image_spec, _TARGETS], autograph=False)
         def run(batch, target):
             return class_scores(network, folded_logits(network, batch), target, score)
 

@@ -51,7 +51,9 @@ def backbone_features(
     most `CACHE_BYTES`, those used last; features that are larger are not kept. It may be deleted at any time.
     """
     images = tf.TensorSpec([None, *train_ds.pixels.shape[1:]], tf.float32)
-    run = tf.function(lambda x: tf.cast(extract(x, training=False), tf.float32), input_signature=[images])
+    run = tf.function(
+        lambda x: tf.cast(extract(x, training=False), tf.float32), input_signature=[images], autograph=False
+    )
 
     def features(ds: ImageDataset, copies: int, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         found = None
