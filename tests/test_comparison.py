@@ -169,6 +169,16 @@ def test_hits_of_one_patient_are_no_proof():
     assert against_chance(clustered, "pointing_game")["verdict"].item() == "not told apart"
 
 
+def test_rare_hits_of_many_patients_are_found():
+    """10 of 100 images of 50 patients, where chance gives one: a t-test over patients would not see it after Holm."""
+    values = np.zeros((100, 2))
+    values[:20:2, 0], values[:, 1] = 1, 0.011
+    patients = [f"p{k // 2}" for k in range(100)]
+    row = against_chance(table(values, ["m", "chance"], "pointing_game", patients), "pointing_game").iloc[0]
+    assert row["p"] == pytest.approx(2 * stats.binom.sf(9, 50, 0.022))
+    assert row["verdict"] == "better"
+
+
 def test_other_metrics_against_chance_and_holm():
     rng = np.random.default_rng(0)
     names = ["good", *(f"m{k}" for k in range(5)), "chance"]

@@ -5,6 +5,7 @@ comparison saw the same images, and only images for which every one of them has 
 (Statistical comparisons of classifiers over multiple data sets, JMLR 7) describes the tests.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations
 from typing import NamedTuple
@@ -107,9 +108,9 @@ def against_chance(table: pd.DataFrame, metric: str, alpha: float = 0.05, seed: 
     `xaiutils.evaluation.chance`, in ``table`` under the method "chance".
 
     Hits (`HITS`) are tested exactly: their number, under chance, is a sum of independent draws with a probability of
-    each image's own. The part of tied maxima that hits counts to the disadvantage of any claim. Where images of a
-    patient may depend on each other, the larger p is taken of that test and of a t-test over patients. Other metrics
-    are tested as in `compare`.
+    each image's own. The part of tied maxima that hits counts to the disadvantage of any claim. Where patients have
+    several images, patients with a hit are counted, with a chance that holds however their images depend on each
+    other. Other metrics are tested as in `compare`.
 
     Returns a row a method: method, mean with its interval low, high (as `summarise` has it), level (mean chance on
     these images), p, p_holm (Holm's correction over the rows), n (images with a value of both) and verdict: "better"
@@ -232,19 +233,24 @@ def paired_test(differences: np.ndarray, units: np.ndarray, n_resamples: int, se
 
 
 def _hits_p(hits: np.ndarray, chances: np.ndarray, units: np.ndarray) -> float:
-    """Two-sided p of so many hits where each image has its own chance of one (Poisson-binomial distribution)."""
+    """Two-sided p of so many hits where each image has its own chance of one (Poisson-binomial distribution).
+
+    Counted are the units with a hit. However the images of a unit depend on each other, the chance that one of them is
+    hit lies between the largest of their chances and their sum.
+    """
+    each = pd.DataFrame({"hit": hits, "chance": chances}).groupby(units)
+    total, chance = each["hit"].max().sum(), each["chance"]
+    upper = _sum_of_draws(chance.sum().clip(upper=1))[int(np.floor(total + 1e-9)) :].sum()
+    lower = _sum_of_draws(chance.max())[: int(np.ceil(total - 1e-9)) + 1].sum()
+    return min(1.0, 2 * float(min(upper, lower)))
+
+
+def _sum_of_draws(chances: Iterable[float]) -> np.ndarray:
+    """Probabilities of 0, 1, ... successes in independent draws."""
     distribution = np.ones(1)
     for chance in chances:
         distribution = np.convolve(distribution, [1 - chance, chance])
-    total = hits.sum()
-    upper = distribution[int(np.floor(total + 1e-9)) :].sum()
-    lower = distribution[: int(np.ceil(total - 1e-9)) + 1].sum()
-    p = min(1.0, 2 * float(min(upper, lower)))
-    by_unit = pd.Series(hits - chances).groupby(units).sum().to_numpy()
-    if len(by_unit) == len(hits):
-        return p
-    clustered = float(stats.ttest_1samp(by_unit, 0).pvalue) if np.ptp(by_unit) > 0 else 1.0
-    return max(p, clustered)
+    return distribution
 
 
 def _signed_rank(differences: np.ndarray) -> tuple[float, float]:
