@@ -164,6 +164,22 @@ def test_a_whole_network_is_its_chain_of_matrix_forms(images, rule):
 # Conservation ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("rule", ["epsilon", "z_plus"])
+def test_an_activation_behind_a_fused_one(images, rule):
+    """Both count, whether the first is part of the convolution or a layer of its own."""
+    found = []
+    for fused in (True, False):
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input((SIZE, SIZE, 3))
+        x = layers.Rescaling(1 / 127.5, offset=-1)(inputs)
+        x = layers.Conv2D(6, 3, activation="relu" if fused else None, bias_initializer="ones", name="conv")(x)
+        x = x if fused else layers.ReLU()(x)
+        x = layers.GlobalAveragePooling2D()(layers.Activation("tanh")(x))
+        model = keras.Model(inputs, layers.Dense(2, name="logits")(x))
+        found.append(xai.explain(model, images, 1, "lrp", rule=rule))
+    np.testing.assert_allclose(*found, rtol=1e-5, atol=1e-7)
+
+
 def without_biases(activation):
     keras.utils.set_random_seed(2)
     inputs = keras.Input((SIZE, SIZE, 3))

@@ -103,10 +103,10 @@ class Propagation:
                 settings = dataclasses.replace(settings, nonnegative=False)
                 rule = self._conv
             x, z = z, _linear(part, z, rule, settings)
-        if step not in self._kept:
-            self._held[step] = x, part, rule, settings
         function = rules.applied_activation(self._network, step)
         if function is None:
+            if step not in self._kept:
+                self._held[step] = x, part, rule, settings
             return [z]
         return [_passed(z, function(z)) if rules.is_elementwise(function) else _softmax(z)]
 
