@@ -86,6 +86,7 @@ def matrix(part, shape):
 OPERATIONS = {
     "dense": (lambda: layers.Dense(6), (7,)),
     "convolution": (lambda: layers.Conv2D(3, 3, strides=2, padding="same"), (5, 6, 2)),
+    "groups": (lambda: layers.Conv2D(4, 3, padding="same", groups=2), (4, 5, 6)),
     "depthwise": (lambda: layers.DepthwiseConv2D(3, padding="same", depth_multiplier=2), (4, 5, 3)),
     "transposed": (lambda: layers.Conv2DTranspose(2, 3, strides=2), (3, 3, 2)),
     "einsum": (lambda: layers.EinsumDense("abc,cde->abde", (None, 2, 3), bias_axes="de"), (4, 5)),

@@ -355,7 +355,8 @@ def _conv(layer: Any) -> list[Callable[[], Linear]] | None:
     def apply(x, kernel):
         return ops.conv(x, kernel, list(layer.strides), layer.padding, "channels_last", layer.dilation_rate)
 
-    return [lambda: Linear(apply, tf.cast(layer.kernel, tf.float32), _bias(layer), _as_is, sums=True)]
+    sums = layer.groups == 1
+    return [lambda: Linear(apply, tf.cast(layer.kernel, tf.float32), _bias(layer), _as_is, sums)]
 
 
 def _per_filter(kernel: Any) -> Callable[[Any], Any]:
