@@ -98,7 +98,7 @@ def test_the_words_follow_the_data(table):
 def test_when_nothing_holds():
     same = dict.fromkeys(["grad_cam", "vanilla_gradients", "score_cam", "random", "edges"], 0.3)
     page = in_words(with_chance(scored(same, "relevance_mass", seed=3), 0.3))
-    assert "No method is better than chance (0.30)." in page
+    assert "No method is shown to be better than chance (0.30)." in page
     assert "(1 metric), better than chance by none: Grad-CAM, Vanilla gradients, Score-CAM." in page
     assert "No method is shown to be better than all controls by any of the 1 metric" in page
     assert "Better than all of these 2: none." in page  # no maps of random weights here
@@ -108,7 +108,7 @@ def test_when_nothing_holds():
 
 def test_worse_than_chance_is_said():
     page = in_words(with_chance(scored({"grad_cam": 0.02, "random": 0.3}, "relevance_mass"), 0.3))
-    assert "No method is better than chance (0.30). Worse than it: Grad-CAM 0.0" in page
+    assert "No method is shown to be better than chance (0.30). Worse than it: Grad-CAM 0.0" in page
     assert "Beaten by a random map: Grad-CAM." in page
 
 

@@ -249,7 +249,7 @@ def _verdicts(said: pd.DataFrame, level: str) -> str:
             who = ", ".join(f"{_title(r.method)} {_value(r)}" for r in chosen.itertuples())
             parts.append(f"{starts[verdict]} {name}: {who}.")
         elif verdict == "better":
-            parts.append(f"No method is better than {name}.")
+            parts.append(f"No method is shown to be better than {name}.")
     return " ".join(parts)
 
 
