@@ -51,9 +51,9 @@ PARAMETERS = {
 }
 NOTES = """
 `centre` is a Gaussian at the image's centre: on BUSI and on pets whoever points there does well, for that is where the
-lesion and the animal usually are. On whole mammograms no map of the trained model points at more than a tenth of the
-lesions, and gradients x inputs of a model that has learned nothing point at 13 %. The oracle is the evidence on the
-model's own grid of fields, 7 x 7 for EfficientNet-Lite0 at 224 pixels, 10 x 10 at 320, 16 x 16 for the transformer.
+lesion and the animal usually are. Compare every column with its rows of random weights: a model that has learned
+nothing sets the level there. The oracle is the evidence on the model's own grid of fields, 7 x 7 for EfficientNet-Lite0
+at 224 pixels and 10 x 10 at 320.
 """
 _BOTH = (
     "vanilla_gradients",

@@ -179,7 +179,7 @@ class Passes:
     """The passes that methods are made of, each at the batch size that is best for it.
 
     By kind: "forward", a forward pass; "gradient" and "cam", the target logit's gradient by the image and by the layer
-    that class activation maps read; "tail", the layers behind it. ``costs`` are seconds an image.
+    that class activation maps read; "tail", the layers behind it, of one copy. ``costs`` are seconds an image.
     """
 
     def __init__(self, model: keras.Model, images: np.ndarray, repeats: int):
