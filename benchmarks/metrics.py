@@ -66,6 +66,27 @@ def xplique_call(metric: str, model, images: np.ndarray, one_hot: np.ndarray, st
     return lambda maps: found.evaluate(maps)
 
 
+def quantus_call(metric: str, model, images: np.ndarray, targets: np.ndarray, steps: int) -> Callable | None:
+    """A call (maps) of the metric of Quantus that asks the same, where it is installed and has one."""
+    try:
+        import quantus
+    except ImportError:
+        return None
+    common = {"normalise": False, "disable_warnings": True}
+    values, pixels = images[0].size, images[0, ..., 0].size
+    if metric == "deletion_auc":  # it flips values of single channels, and wants a divisor of the number of pixels
+        divisors = [n for n in range(1, pixels + 1) if pixels % n == 0]
+        each = min(divisors, key=lambda n: abs(values / n - steps))
+        found = quantus.PixelFlipping(each, perturb_baseline="mean", **common)
+    elif metric == "sensitivity_n":
+        found = quantus.FaithfulnessCorrelation(nr_runs=N_SETS, subset_size=values // 10, **common)
+    else:  # its ROAD (0.6.0) fails on one map for three channels
+        return None
+    given = {"channel_first": False, "softmax": True, "model_predict_kwargs": {"batch_size": 32}}
+    data = {"model": model, "x_batch": images, "y_batch": targets, "batch_size": 32}
+    return lambda maps: found(a_batch=maps.transpose(0, 3, 1, 2), **data, **given)
+
+
 def seconds(call: Callable[[], object]) -> float:
     start = time.perf_counter()
     call()
@@ -105,11 +126,15 @@ def main() -> None:
         floor = each * count * len(ds) * options.methods
         row = {"metric": metric, "forwards a map": count, "floor, s": floor, "ours, s": took}
         row["x floor"] = row["ours, s"] / floor
-        theirs = xplique_call(metric, model, ds.images, one_hot, options.steps)
-        if theirs is not None:
-            theirs(maps[0][..., None])
-            took = seconds(lambda theirs=theirs: [theirs(found[..., None]) for found in maps])
-            row["xplique, x ours"] = took / row["ours, s"]
+        peers = {
+            "xplique": xplique_call(metric, model, ds.images, one_hot, options.steps),
+            "Quantus": quantus_call(metric, model, ds.images, targets, options.steps),
+        }
+        for library, theirs in peers.items():
+            if theirs is not None:
+                theirs(maps[0][..., None])
+                took = seconds(lambda theirs=theirs: [theirs(found[..., None]) for found in maps])
+                row[f"{library}, x ours"] = took / row["ours, s"]
         rows.append(row)
         print(row, flush=True)
     text = [
