@@ -53,7 +53,8 @@ NOTES = """
 `centre` is a Gaussian at the image's centre: on BUSI and on pets whoever points there does well, for that is where the
 lesion and the animal usually are. Compare every column with its rows of random weights: a model that has learned
 nothing sets the level there. The oracle is the evidence on the model's own grid of fields, 7 x 7 for EfficientNet-Lite0
-at 224 pixels and 10 x 10 at 320.
+at 224 pixels, 10 x 10 at 320, and 16 x 16 for DINOv2's ViT-S/14. An empty field: the method is not made for that model,
+or was not run on it. The transformer explains few images, so that its intervals are wide and its marks rare.
 """
 _BOTH = (
     "vanilla_gradients",
@@ -217,11 +218,13 @@ def page_of(cell: Cell, scores: pd.DataFrame) -> str:
     )
     split = by_right.rename(columns={True: "right", False: "wrong"}).reset_index()
     n_right = int(scores.drop_duplicates("image_id")["correct"].sum())
+    n_faithful = scores[scores["metric"].isin(FAITHFUL)]["image_id"].nunique()
     return "\n\n".join(
         [
             f"# {cell.dataset}, {cell.model}",
             f"{scores['image_id'].nunique()} test images with {EVIDENCE[cell.dataset]}, {cell.image_size} pixels; the "
-            f"model is right on {n_right}. Insertion and deletion: {STEPS} steps. Means with 95 % intervals.",
+            f"model is right on {n_right}. Insertion and deletion: {n_faithful} images, {STEPS} steps. "
+            "Means with 95 % intervals.",
             as_markdown(table.reset_index()),
             f"## {xai.METRICS[LOCATED[0]].title} where the model is right, and where it is wrong",
             as_markdown(split),
@@ -239,7 +242,7 @@ def overview(found: dict[str, pd.DataFrame]) -> str:
         said = claims(scores, n_resamples=1000)
         said = said[said["metric"] == LOCATED[0]].set_index("method")
         means = scores[scores["metric"] == LOCATED[0]].groupby("method", sort=False)["value"].mean()
-        columns[key] = {
+        columns[f"{key}, {scores['image_id'].nunique()} images"] = {
             name: _marked(value, said.loc[name] if name in said.index else None) for name, value in means.items()
         }
     table = pd.DataFrame(columns).fillna("")
