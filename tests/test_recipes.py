@@ -892,13 +892,13 @@ def test_mixed_precision(precision, monkeypatch):
 
 def test_the_thesis_optimiser_cannot_learn_what_the_corrected_one_can():
     thesis, unclipped, corrected = toy_recipes()
-    slow = toy_optimisers(n_steps=4000, every=4000, recipes=[thesis])  # after 10,000: 0.58
+    slow = toy_optimisers(n_steps=2000, every=2000, recipes=[thesis])  # after 10,000: 0.58
     assert slow["accuracy"].iloc[-1] < 0.6
     # Its kernel has done little but shrink, by 1e-4 a step.
-    assert slow["weight_norm"].iloc[-1] == pytest.approx(slow["weight_norm"].iloc[0] * np.exp(-0.4), rel=0.01)
-    quick = toy_optimisers(n_steps=2000, every=1000, recipes=[unclipped, corrected])
-    assert list(quick["step"]) == [0, 1000, 2000] * 2
-    assert (quick.groupby("recipe")["accuracy"].last() > 0.97).all()
+    assert slow["weight_norm"].iloc[-1] == pytest.approx(slow["weight_norm"].iloc[0] * np.exp(-0.2), rel=0.01)
+    quick = toy_optimisers(n_steps=1000, every=500, recipes=[unclipped, corrected])
+    assert list(quick["step"]) == [0, 500, 1000] * 2
+    assert (quick.groupby("recipe")["accuracy"].last() > 0.96).all()
     figure = toy_accuracy(quick)
     labels = figure.axes[0].get_legend_handles_labels()[1]
     assert {"thesis without the clip", "thesis_corrected"} <= set(labels)

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 from scipy import ndimage
 from sklearn.mixture import GaussianMixture
+from threadpoolctl import threadpool_limits
 
 from xaiutils.images import check_images, check_maps
 
@@ -69,7 +70,8 @@ def _colour_model(colours: np.ndarray, seed: int) -> GaussianMixture:
     if len(colours) == 1:
         colours = np.repeat(colours, 2, axis=0)  # the least that scikit-learn takes
     mixture = GaussianMixture(components, reg_covar=_VARIANCE, max_iter=50, tol=1e-2, random_state=seed)
-    return mixture.fit(colours.astype(np.float64))
+    with threadpool_limits(1):  # so few points: waiting for other threads takes five times as long as the fit
+        return mixture.fit(colours.astype(np.float64))
 
 
 def _likelier(
