@@ -898,7 +898,7 @@ def test_the_thesis_optimiser_cannot_learn_what_the_corrected_one_can():
     assert slow["weight_norm"].iloc[-1] == pytest.approx(slow["weight_norm"].iloc[0] * np.exp(-0.2), rel=0.01)
     quick = toy_optimisers(n_steps=1000, every=500, recipes=[unclipped, corrected])
     assert list(quick["step"]) == [0, 500, 1000] * 2
-    assert (quick.groupby("recipe")["accuracy"].last() > 0.96).all()
+    assert (quick.groupby("recipe")["accuracy"].last() > 0.95).all()
     figure = toy_accuracy(quick)
     labels = figure.axes[0].get_legend_handles_labels()[1]
     assert {"thesis without the clip", "thesis_corrected"} <= set(labels)
