@@ -54,7 +54,7 @@ NOTES = """
 lesion and the animal usually are. Compare every column with its rows of random weights: a model that has learned
 nothing sets the level there. The oracle is the evidence on the model's own grid of fields, 7 x 7 for EfficientNet-Lite0
 at 224 pixels, 10 x 10 at 320, and 16 x 16 for DINOv2's ViT-S/14. An empty field: the method is not made for that model,
-or was not run on it. The transformer explains few images, so that its intervals are wide and its marks rare.
+or was not run on it. The transformer's images are few, so that its intervals are wide and its marks rare.
 """
 _BOTH = (
     "vanilla_gradients",
