@@ -108,9 +108,10 @@ def test_models_end_alike_and_survive_a_file(tmp_path, name, head):
     images = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype(np.float32)
     expected = xai.predict(model, images)
     assert expected.shape == (2, 4)
-    np.testing.assert_array_equal(expected, xai.predict(xai.build_model(name, 4, 64, head=head, seed=2), images))
-    kernels = [xai.build_model(name, 4, 64, head=head, seed=s).get_layer("logits").kernel.numpy() for s in (2, 3)]
-    assert not np.allclose(*kernels)
+    same, other = (xai.build_model(name, 4, 64, head=head, seed=seed) for seed in (2, 3))
+    for a, b in zip(model.get_weights(), same.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert not np.allclose(model.get_layer("logits").kernel, other.get_layer("logits").kernel)
     model.save(tmp_path / "m.keras")
     np.testing.assert_allclose(xai.predict(keras.models.load_model(tmp_path / "m.keras"), images), expected, atol=1e-6)
     model.save_weights(tmp_path / "m.weights.h5")
@@ -317,10 +318,10 @@ def test_vit_attention_rows_sum_to_one_and_carry_gradients(models, images):
 @pytest.mark.parametrize(
     ("name", "size", "shape"), [("vit_ti16", 48, (2, 3, 10, 10)), ("dinov2_vits14", 42, (2, 6, 10, 10))]
 )
-def test_every_block_of_the_published_vits_gives_its_attention(name, size, shape):
+def test_blocks_of_the_published_vits_give_their_attention(name, size, shape):
     model = xai.build_model(name, 2, size)
     images = np.random.default_rng(0).uniform(0, 255, (2, size, size, 3)).astype(np.float32)
-    for block in range(12):
+    for block in (0, 5, 11):
         probabilities, gradient = attention_and_gradient(model, images, f"block_{block:02d}_attention")
         assert probabilities.shape == shape
         np.testing.assert_allclose(probabilities.sum(-1), 1, atol=1e-5)
