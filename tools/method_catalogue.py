@@ -94,9 +94,9 @@ PITFALLS = {
     "fills in is plausible in texture only.",
     "cam": "Only for a linear head on globally averaged features. The map is as coarse as the last feature map.",
     "grad_cam": "Coarse, and it averages gradients over the map: with several objects, or a head that is not pooled, "
-    "it can point to places that the model did not use. On a transformer with a class token that mean says least: there "
-    "LayerCAM of the same layer found far more ([measured](../benchmarks/attributions.md)). An empty map means that "
-    "every place spoke against the class.",
+    "it can point to places that the model did not use. On a transformer with a class token that mean says least: "
+    "there LayerCAM of the same layer found far more (benchmarks/attributions.md). An empty map means that every place "
+    "spoke against the class.",
     "grad_cam_plus_plus": "Positive gradients alone make its weights, so it says little about evidence against. The "
     "closed form holds for exp(S) as the score.",
     "xgrad_cam": "Divides by a channel's sum of activation, which is near 0 or negative after SiLU and LayerNorm.",
