@@ -24,7 +24,7 @@ NAMES = [
     "08_beyond_one_map",
 ]
 PATHS = notebooks(ROOT / "notebooks", on_request=True)
-OWN = {"07_retraining_checks": {"image_size": 96}}  # small, for it trains many models
+OWN = {"07_retraining_checks": {"image_size": 96, "n_train": 300, "n_val": 60}}  # small: it trains many models
 each = pytest.mark.parametrize("path", PATHS, ids=lambda p: p.stem)
 
 
@@ -129,7 +129,7 @@ def test_nbval_notices_a_wrong_number(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(2400)
 def test_notebooks_run_and_their_check_cells_hold(tmp_path):
     result = nbval(tmp_path, *PATHS)
     assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]
