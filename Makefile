@@ -69,7 +69,7 @@ pack: $(READY)
 test: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 # Two test processes share the cores: threads that wait in OpenMP's or BLAS' barriers would only take time from them.
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 notebooks: $(READY)
 	$(BIN)/python tools/refresh_notebooks.py

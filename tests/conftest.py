@@ -22,16 +22,6 @@ _CACHE = tempfile.TemporaryDirectory(prefix="xai-cache-")  # converted pictures 
 os.environ["XAI_CACHE"] = _CACHE.name
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files whose tests may take longest come first, so that none is left for one process while the other waits."""
-    longest: dict[Path, int] = {}
-    for item in items:
-        slow, limit = item.get_closest_marker("slow"), item.get_closest_marker("timeout")
-        allowed = 0 if slow is None else limit.args[0] if limit else 60
-        longest[item.path] = max(longest.get(item.path, 0), allowed)
-    items.sort(key=lambda item: -longest[item.path])  # stable: otherwise as they were collected
-
-
 @pytest.fixture(scope="session")
 def kit() -> Path:
     """The folder of real images and weights; tests that need it are skipped without it."""
