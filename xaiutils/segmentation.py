@@ -70,7 +70,7 @@ def _colour_model(colours: np.ndarray, seed: int) -> GaussianMixture:
     if len(colours) == 1:
         colours = np.repeat(colours, 2, axis=0)  # the least that scikit-learn takes
     mixture = GaussianMixture(components, reg_covar=_VARIANCE, max_iter=50, tol=1e-2, random_state=seed)
-    with threadpool_limits(1):  # so few points: waiting for other threads takes five times as long as the fit
+    with threadpool_limits(1):  # so few points: on busy cores, waiting for other threads takes longer than the fit
         return mixture.fit(colours.astype(np.float64))
 
 
