@@ -3,7 +3,9 @@
 A is a layer's activation and R its relevance, both ``(n, rows, columns, channels)`` (of a transformer the patch tokens
 on their grid). Relevance is propagated by the z+ rule (alpha 1, beta 0) in learned linear layers and by the epsilon
 rule elsewhere (see `xaiutils.attribution.relevance.propagation`), from contrasted logits down to the layer and no
-further. Maps keep their sign and are enlarged bilinearly.
+further. It starts with the numbers 1 and -1 / N, never with a logit, and biases take no relevance, as in the published
+code: a constant added to all logits changes no probability, but would turn the sign of a start with logits and change
+the biases' share. Maps keep their sign and are enlarged bilinearly.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +17,7 @@ from xaiutils.attribution import rules
 from xaiutils.attribution.method import LAYER, METHODS, Method
 from xaiutils.attribution.network import ModelError, Network
 from xaiutils.attribution.passes import batches, enlarge
-from xaiutils.attribution.relevance import Seed, place, target_scores
+from xaiutils.attribution.relevance import place
 from xaiutils.attribution.relevance.linear_rules import Settings, stabilised
 from xaiutils.attribution.relevance.propagation import Propagation
 from xaiutils.backend import tf
@@ -36,33 +38,29 @@ def relevance_cam(network, images, targets, batch_size, *, layer: str) -> np.nda
 def xrelevance_cam(network, images, targets, batch_size, *, layer: str) -> np.ndarray:
     """sum_k w_k A_k, w_k = sum_ij R_k / sum_ij A_k (You 2022, MSc thesis, Imperial College London, eq. 4.2).
 
-    Relevance starts with the logit S_t at the target and -S_t / N at each other class. The denominator is kept from 0
-    by 1e-9 with its own sign. A map, before it is enlarged, sums to the layer's relevance (conservation).
+    Relevance starts with 1 at the target and -1 / N at each other class, N the number of classes, as in the published
+    code. The thesis writes the logit S_t and -S_t / N instead: the same map times S_t, turned over where S_t is
+    negative. The denominator is kept from 0 by 1e-9 with its own sign. A map, before it is enlarged, sums to the
+    layer's relevance (conservation).
     """
     return next(maps_of_layers(network, images, targets, batch_size, [layer], "xrelevance_cam"))
 
 
-def relevance_cam_seed(network: Network, logits: Any, targets: Any) -> Any:
+def contrasted_seed(network: Network, logits: Any, targets: Any) -> Any:
     """1 at the target, -1 / N elsewhere."""
     one = tf.ones_like(logits[:, 0])
     return place(network, targets, one, -one / network.n_classes)
 
 
-def xrelevance_cam_seed(network: Network, logits: Any, targets: Any) -> Any:
-    """S_t at the target, -S_t / N elsewhere."""
-    scores = target_scores(network, logits, targets)
-    return place(network, targets, scores, -scores / network.n_classes)
-
-
 def activation_and_relevance(
-    network: Network, layers: Sequence[str], seed: Seed
+    network: Network, layers: Sequence[str]
 ) -> Callable[[np.ndarray, np.ndarray], list[tuple[tf.Tensor, tf.Tensor]]]:
     """Function (images, targets) -> each layer's activation and relevance, both ``(n, rows, columns, channels)``, from
     one pass there and back; ``layers`` are paths."""
 
     def build():
         known = rules.kinds(network, "LRP")
-        settings = Settings(alpha=1.0)
+        settings = Settings(alpha=1.0, bias=False)
         kept = {network.step(path) for path in layers}
 
         @tf.function(input_signature=[network.image_spec, rules.TARGETS], autograph=False)
@@ -71,7 +69,7 @@ def activation_and_relevance(
                 rule = Propagation(network, known, images, _RULE, "", settings, kept)
                 with tf.GradientTape(watch_accessed_variables=False) as tape:
                     logits, activations = network.forward(images, layers, tape.watch, rule)
-                found = tape.gradient(logits, activations, output_gradients=seed(network, logits, targets))
+                found = tape.gradient(logits, activations, output_gradients=contrasted_seed(network, logits, targets))
             lost = [path for path, R in zip(layers, found, strict=True) if R is None]
             if lost:
                 raise ModelError(f"no relevance comes back to layer {lost[0]!r} (is it a gate's?); choose another one.")
@@ -81,7 +79,7 @@ def activation_and_relevance(
         return run
 
     grids = tuple(network.grid(path) for path in layers)
-    return network.compiled(("activation and relevance", tuple(layers), grids, seed), build)
+    return network.compiled(("activation and relevance", tuple(layers), grids), build)
 
 
 def maps_of_layers(
@@ -89,8 +87,8 @@ def maps_of_layers(
 ) -> Iterator[np.ndarray]:
     """Maps float32 ``(n, height, width)`` of "relevance_cam" or "xrelevance_cam", layer by layer; all share one pass
     over each batch."""
-    seed, weights = WEIGHTED[method]
-    run = activation_and_relevance(network, [network.cam_layer(layer) for layer in layers], seed)
+    weights = WEIGHTED[method]
+    run = activation_and_relevance(network, [network.cam_layer(layer) for layer in layers])
     parts = []
     for b in batches(len(images), batch_size, "relevance"):
         parts.append([tf.reduce_sum(weights(A, R) * A, axis=-1) for A, R in run(images[b], targets[b])])
@@ -107,10 +105,7 @@ def conserving_weights(A: tf.Tensor, R: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(R, axis=(1, 2), keepdims=True) / stabilised(total)
 
 
-WEIGHTED = {
-    "relevance_cam": (relevance_cam_seed, mean_weights),
-    "xrelevance_cam": (xrelevance_cam_seed, conserving_weights),
-}
+WEIGHTED = {"relevance_cam": mean_weights, "xrelevance_cam": conserving_weights}
 METHODS.add(
     Method(
         name="relevance_cam",

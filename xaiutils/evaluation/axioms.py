@@ -66,10 +66,7 @@ _OF_GRADIENTS: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {
     "hirescam": _by_channel(cam.hirescam),
     "layer_cam": lambda A, g: tf.reduce_sum(tf.nn.relu(g) * A, axis=(1, 2)),
 }
-_OF_RELEVANCE: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {
-    "relevance_cam": relevance_cam.mean_weights,
-    "xrelevance_cam": relevance_cam.conserving_weights,
-}
+_OF_RELEVANCE = relevance_cam.WEIGHTED
 CAM_METHODS = (*_OF_GRADIENTS, *_OF_RELEVANCE, "score_cam", "ablation_cam")
 DEFAULT_METHODS = (*_OF_GRADIENTS, *_OF_RELEVANCE)
 
@@ -94,9 +91,9 @@ def cam_axioms(
             of each block of a transformer (`xaiutils.attribution.layer_aggregate.default_layers`).
         targets: class index for all images, one for each, or None for each image's predicted class.
         score: "own": S is the target's logit S_t, but for Relevance-CAM and XRelevance-CAM the relevance that they
-            start with, S_t at the target and -S_t / N at each other of N classes, in all S_t / N, as in the thesis.
-            "logit": S_t for all. Relevance-CAM starts with S_t as XRelevance-CAM does, for its published start of 1
-            has not the unit of a score.
+            start with here, S_t at the target and -S_t / N at each other of N classes, in all S_t / N, as in the
+            thesis: their maps start with 1 and -1 / N, which has not the unit of a score, and are multiplied by S_t.
+            "logit": S_t for all.
         max_channels: > 0: sensitivity from so many channels, drawn by ``seed``, the same for all images and methods;
             0: from all. Every channel costs a pass of the layers behind ``layer``. Conservation takes all in any case.
 
@@ -144,11 +141,15 @@ def _of_batch(
     """Both errors ``(n,)`` of each method by (method, axiom)."""
     scores, A, chosen, drops = _drops(network, path, images, classes, max_channels, batch_size, seed)
     sums = _channel_sums(network, path, images, classes, methods, batch_size, A, drops)
-    # What relevance starts with sums to S_t (1 - (N - 1) / N); one unit and independent sigmoids start with S_t.
+    # A start with S_t sums to S_t (1 - (N - 1) / N); of one unit and of independent sigmoids it is S_t. One unit's
+    # score z stands for both classes, with -1 for class 0, so its unit of relevance is z.
+    unit = scores * (2 * classes - 1) if network.activation == "binary" else scores
     share = 1 / network.n_classes if network.activation == "softmax" and score == "own" else 1.0
     errors = {}
     for method in methods:
-        M, own = sums[method], share if method in _OF_RELEVANCE else 1.0
+        M, own = sums[method], 1.0
+        if method in _OF_RELEVANCE:  # propagation is linear in what it starts with, which is 1 for the target
+            M, own = M * unit[:, None], share
         change = own * drops
         errors[method, "sensitivity"] = _ratio(np.abs(change - M[:, chosen]).sum(axis=1), np.abs(change).sum(axis=1))
         errors[method, "conservation"] = _ratio(np.abs(own * scores - M.sum(axis=1)), np.abs(own * scores))
@@ -200,7 +201,7 @@ def _channel_sums(
         pair = activation_and_gradient(network, path)(images, classes)
         sums |= {m: _OF_GRADIENTS[m](*pair) for m in methods if m in _OF_GRADIENTS}
     if any(m in _OF_RELEVANCE for m in methods):
-        run = relevance_cam.activation_and_relevance(network, [path], relevance_cam.xrelevance_cam_seed)
+        run = relevance_cam.activation_and_relevance(network, [path])
         (pair,) = run(images, classes)
         sums |= {
             m: tf.reduce_sum(_OF_RELEVANCE[m](*pair) * pair[0], axis=(1, 2)) for m in methods if m in _OF_RELEVANCE
