@@ -15,6 +15,7 @@ import xaiutils as xai
 from xaiutils.datasets import ImageDataset, datasheet, find_leaks
 from xaiutils.datasets.image_dataset import balanced_indices, stratified_indices
 from xaiutils.datasets.splits import split_indices
+from xaiutils.datasets.store import write_dataset
 
 
 def picture(path, value, size=(20, 16)):
@@ -523,3 +524,47 @@ def test_a_datasheet_says_what_was_found(folder):
         own = {"test": dataclasses.replace(splits["test"], name=entry.name)}
         assert entry.licence in datasheet(own)
         assert entry.caution in datasheet(own)
+
+
+# The state of the evidence ------------------------------------------------------------------------------------------
+
+
+def test_evidence_is_known_empty_or_unknown(folder, tmp_path_factory):
+    """An image without a mask beside others that have one is not an image without a lesion."""
+    Image.fromarray(np.zeros((16, 20), np.uint8)).save(folder / "malignant" / "m1_mask.png")
+    ds = xai.load_dataset("folder", "all", image_size=16, data_dir=folder)
+    state = dict(zip(ds.ids, ds.evidence, strict=True))
+    assert state["malignant/m0.jpg"] == "known"
+    assert state["malignant/m1.jpg"] == "empty"
+    assert set(ds.evidence[ds.labels == 0]) == {"unknown"}
+    assert ds.select([29, 0]).evidence.tolist() == [ds.evidence[29], ds.evidence[0]]
+    kept = write_dataset(ds, tmp_path_factory.mktemp("kept") / "set")
+    assert kept.evidence.tolist() == ds.evidence.tolist()
+    for path in folder.rglob("*_mask.png"):
+        path.unlink()
+    assert xai.load_dataset("folder", "all", image_size=16, data_dir=folder).evidence is None
+
+
+def test_evidence_of_a_set_made_by_hand():
+    pixels, masks = np.zeros((2, 4, 4, 3), np.uint8), np.zeros((2, 4, 4), bool)
+    masks[0, 1, 1] = True
+    ds = ImageDataset(pixels, [0, 1], ("a", "b"), ["x", "y"], masks=masks)
+    assert ds.evidence.tolist() == ["known", "empty"]
+    with pytest.raises(ValueError, match=r"evidence must be of known, empty, unknown, got \['perhaps'\]"):
+        ImageDataset(pixels, [0, 1], ("a", "b"), ["x", "y"], masks=masks, evidence=["known", "perhaps"])
+    with pytest.raises(ValueError, match="evidence has 1 entries"):
+        ImageDataset(pixels, [0, 1], ("a", "b"), ["x", "y"], masks=masks, evidence=["known"])
+    assert set(xai.load_dataset("phantom", limit=4, image_size=32, task="presence").evidence) == {"known", "empty"}
+
+
+def test_a_set_says_what_it_is_and_not_its_pixels(folder):
+    ds = xai.load_dataset("folder", "all", image_size=16, data_dir=folder, limit=20)
+    assert repr(ds) == (
+        "ImageDataset(data set: folder; split: all; images: 20 of 30; size: 16 x 16 pixels; classes: benign 10, "
+        "malignant 10; patients: not known; evidence: known 10, empty 0, unknown 10; skipped: 0)"
+    )
+    named = dataclasses.replace(ds, class_names=("<img src=x onerror=1>", "b"))
+    assert "&lt;img src=x onerror=1&gt; 10" in named._repr_html_()
+    assert "<img" not in named._repr_html_()
+    many = ImageDataset(ds.pixels, range(20), [f"c{i}" for i in range(20)], ds.ids)
+    assert "c11 1, and 8 more" in repr(many)

@@ -12,7 +12,7 @@ from pydicom.uid import RLELossless
 from trees import write_dicom
 
 import xaiutils as xai
-from xaiutils.datasets import find_leaks
+from xaiutils.datasets import dicom, find_leaks
 from xaiutils.datasets.dicom import is_dicom, read_dicom
 
 RAMP = np.arange(0, 4096, 16, dtype=np.uint16).reshape(16, 16)
@@ -215,3 +215,21 @@ def test_16_bit_png_and_dicom_agree(tmp_path):
             Image.fromarray(16 * RAMP).save(tmp_path / "png" / label / f"{i}.png")
     one, other = (xai.load_dataset("folder", "all", image_size=16, data_dir=tmp_path / k) for k in ("dicom", "png"))
     np.testing.assert_array_equal(one.pixels, other.pixels)
+
+
+@pytest.mark.parametrize("name", ["IM00012", "1.2.840.113619.2.55.3.604688119", "scan.0017", "X.PNG", "slice.img"])
+@pytest.mark.parametrize("preamble", [True, False])
+def test_dicom_is_known_by_its_content(tmp_path, name, preamble):
+    """Whatever it is called, with the mark after a preamble or without both."""
+    pixels = np.arange(64).reshape(8, 8) * 4
+    path = write_dicom(tmp_path / "a.dcm", pixels, bits=8, PatientID="p7")
+    plain = dicom.read_dicom(path).pixels
+    raw = path.read_bytes()
+    other = tmp_path / name
+    other.write_bytes(raw if preamble else raw[132:])
+    assert dicom.is_dicom(other)
+    assert dicom.read_header(other).patient == "p7"
+    np.testing.assert_array_equal(dicom.read_dicom(other).pixels, plain)
+    for content in (b"", b"\x08\0", b"\x08\0\x10\0" + b"x" * 200, raw[:100], b"\x89PNG" + raw[4:100]):
+        other.write_bytes(content)
+        assert not dicom.is_dicom(other)

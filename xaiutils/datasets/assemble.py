@@ -40,7 +40,7 @@ def assemble(listing: Listing, name: str, split: str, image_size: int, limit: in
         chosen = stratified_indices(np.array([r.label for r in records]), limit, seed)
         records = [records[i] for i in chosen]
     pixels, masks = _Stack(len(records), np.uint8), _Stack(len(records), bool)
-    kept, seen, unread, unmarked = [], [], [], 0
+    kept, seen, unread, states = [], [], [], []
     # Here and not in the readers, since Python's filters of warnings belong to all threads.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pydicom")  # of headers with values that the standard does not allow
@@ -50,7 +50,7 @@ def assemble(listing: Listing, name: str, split: str, image_size: int, limit: in
                 continue
             pixels.append(_as_grey(found.pixels))
             masks.append(np.zeros((image_size, image_size, 1), bool) if found.mask is None else found.mask[..., None])
-            unmarked += found.mask is None
+            states.append(_state(found))
             kept.append(record)
             seen.append({**record.metadata, **found.metadata})
     if unread:
@@ -58,6 +58,7 @@ def assemble(listing: Listing, name: str, split: str, image_size: int, limit: in
         warnings.warn(f"{len(unread)} of {len(records)} files could not be read: {first}", stacklevel=3)
     if not kept:
         raise ValueError(f"none of {len(records)} images of {listing.origin} could be read; first: {unread[0]}")
+    unmarked = states.count("unknown")
     with_masks = unmarked < len(kept)
     if with_masks and unmarked:
         notes.append(
@@ -74,6 +75,7 @@ def assemble(listing: Listing, name: str, split: str, image_size: int, limit: in
         class_names=listing.class_names,
         ids=[record.id for record in kept],
         masks=masks.rows()[..., 0] if with_masks else None,
+        evidence=np.array(states) if with_masks else None,
         patients=patients,
         skipped=[*listing.skipped, *unread],
         name=name,
@@ -83,6 +85,13 @@ def assemble(listing: Listing, name: str, split: str, image_size: int, limit: in
         metadata=pd.DataFrame(seen, index=range(len(kept))),
         notes=notes,
     )
+
+
+def _state(found: Picture) -> str:
+    """Of `image_dataset.EVIDENCE`; evidence that was lost in resizing is known all the same."""
+    if found.mask is None:
+        return "unknown"
+    return "known" if found.mask.any() or found.metadata.get("lesion_lost") else "empty"
 
 
 def _unstated(listing: Listing) -> list[str]:

@@ -12,7 +12,15 @@ from skimage.draw import polygon
 
 from xaiutils.datasets.folder import walk_files
 from xaiutils.datasets.listing import Listing, Record
-from xaiutils.datasets.picture_file import Boxes, Evidence, PictureFile, Preparation, fit_to, read_picture_file
+from xaiutils.datasets.picture_file import (
+    Boxes,
+    Evidence,
+    NoFinding,
+    PictureFile,
+    Preparation,
+    fit_to,
+    read_picture_file,
+)
 from xaiutils.registry import suggest
 
 
@@ -71,7 +79,7 @@ def load(
             Record(
                 id=name,
                 label=class_names.index(kinds.pop()) if kinds else 0,
-                source=PictureFile(picture, tuple(_evidence(a, image) for a in marks), how),
+                source=PictureFile(picture, tuple(_evidence(a, image) for a in marks) or (NoFinding(),), how),
                 split=str(image[split_key]) if split_key in image else None,
                 patient=str(image[patient_key]) if patient_key in image else None,
             )

@@ -3,6 +3,7 @@
 Compressed files (JPEG, lossless JPEG, JPEG-LS, JPEG 2000, RLE) are decoded by python-gdcm, Pillow or pydicom itself.
 """
 
+import stat
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -31,15 +32,30 @@ class Frame:
 
 
 def is_dicom(path: Path) -> bool:
-    """By its suffix, or by the mark that a DICOM file without one carries. A file that is not there is none."""
+    """By its suffix, or by its content, whatever it is called: the mark after the preamble, or a data set without one.
+    A file that is not there, or is no regular file (which is never opened), is none."""
     if path.suffix.lower() in DICOM_SUFFIXES:
         return True
-    if path.suffix:
+    try:
+        facts = path.stat()
+        return stat.S_ISREG(facts.st_mode) and _is_dicom(str(path), facts.st_size, facts.st_mtime_ns)
+    except OSError:
+        return False
+
+
+@lru_cache(maxsize=100_000)
+def _is_dicom(path: str, size: int, written: int) -> bool:
+    with open(path, "rb") as file:  # noqa: PTH123
+        start = file.read(_PREAMBLE + 4)
+    if start[_PREAMBLE:] == b"DICM":
+        return True
+    # A data set without preamble begins with an element of group 2 or 8, little endian.
+    if start[:2] not in (b"\x02\0", b"\x08\0") or len(start) < 12 or start[3] != 0:
         return False
     try:
-        with path.open("rb") as file:
-            return file.read(_PREAMBLE + 4)[_PREAMBLE:] == b"DICM"
-    except OSError:
+        found = pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=["SOPClassUID", "Rows"])
+        return "SOPClassUID" in found and "Rows" in found
+    except Exception:  # not DICOM: pydicom raises many kinds
         return False
 
 
@@ -65,7 +81,8 @@ def read_header(path: Path) -> Header:
 def _read_header(path: str, size: int, written: int) -> Header:
     names = ["PatientID", "SeriesInstanceUID", "ViewPosition", "ImageLaterality", "Laterality", "Rows", "Columns"]
     try:
-        ds = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=names)
+        force = _is_dicom(path, size, written)  # a data set without preamble
+        ds = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=names, force=force)
         texts = [str(ds.get(name) or "").strip() for name in names[:5]]
         sides = [int(ds.get(name) or 0) for name in names[5:]]
     except OSError:
@@ -87,7 +104,7 @@ def read_dicom(path: Path) -> Frame:
     """
     path = Path(path)
     try:
-        ds = pydicom.dcmread(path)
+        ds = pydicom.dcmread(path, force=_is_dicom(*file_key(path)))  # by force only what has no preamble
     except InvalidDicomError as error:
         raise ValueError("not a DICOM file") from error
     except EOFError as error:
@@ -121,7 +138,9 @@ def _decode(ds: pydicom.Dataset) -> np.ndarray:
     if missing:
         raise ValueError(f"its header lacks {', '.join(missing)}")
     if not getattr(ds.file_meta, "TransferSyntaxUID", None):
-        ds.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
+        implicit = ds.original_encoding[0] is not False
+        syntaxes = pydicom.uid.ExplicitVRLittleEndian, pydicom.uid.ImplicitVRLittleEndian
+        ds.file_meta.TransferSyntaxUID = syntaxes[implicit]
     try:
         return ds.pixel_array
     except Exception as error:  # the decoders raise nearly anything on damaged data

@@ -8,14 +8,22 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
+from xaiutils import text
 
-@dataclass(frozen=True)
+EVIDENCE = ("known", "empty", "unknown")
+
+
+@dataclass(frozen=True, repr=False)
 class ImageDataset:
     """Images with labels, and where known the masks of their evidence.
 
     ``pixels`` is uint8 ``(n, height, width, 3)`` in [0, 255]; ``labels`` int64 ``(n,)``; ``masks`` bool
-    ``(n, height, width)`` or None (an image without evidence has an empty mask); ``ids`` and ``patients`` are lists
-    of strings (``patients`` None where unknown); ``skipped`` names files that could not be read, with the reason;
+    ``(n, height, width)`` or None; ``evidence`` says of each image what its mask is worth, as one of `EVIDENCE`, or is
+    None where nothing is known of any: "known" (the mask marks it, unless it was lost in resizing), "empty" (it is
+    known that there is none), "unknown" (nobody said; its mask is empty, and metrics against masks are NaN); ``ids``
+    and ``patients`` are lists of strings (``patients`` None where unknown); ``skipped`` names files that could not be
+    read, with the reason; ``files`` counts every file below the data folder by what became of it (None where no
+    folder was read), see `xaiutils.datasets.inventory`;
     ``available`` counts the images of the split before a limit took some of them. ``mirrors`` says whether a mirrored
     image keeps its class (a digit does not). ``metadata`` is a table with a row for each image: whatever the data
     says of it (view, density, ...), possibly without columns. ``notes`` are sentences on the whole: what was left
@@ -38,6 +46,8 @@ class ImageDataset:
     mirrors: bool = True
     metadata: pd.DataFrame | None = None
     notes: list[str] = field(default_factory=list)
+    evidence: np.ndarray | None = None
+    files: pd.DataFrame | None = None
 
     def __post_init__(self):
         n = len(self.pixels)
@@ -50,7 +60,9 @@ class ImageDataset:
         object.__setattr__(self, "class_names", tuple(map(str, self.class_names)))
         table = pd.DataFrame(index=range(n)) if self.metadata is None else self.metadata.reset_index(drop=True)
         object.__setattr__(self, "metadata", table)
-        for name in ("labels", "ids", "masks", "patients", "metadata"):
+        if self.evidence is not None or self.masks is not None:
+            object.__setattr__(self, "evidence", _states(self.evidence, self.masks))
+        for name in ("labels", "ids", "masks", "patients", "metadata", "evidence"):
             value = getattr(self, name)
             if value is not None and len(value) != n:
                 raise ValueError(f"{name} has {len(value)} entries for {n} images.")
@@ -71,6 +83,30 @@ class ImageDataset:
     def __len__(self) -> int:
         return len(self.pixels)
 
+    def facts(self) -> dict[str, str]:
+        """What there is, in words, by name: what a notebook shows of the set."""
+        counts = np.bincount(self.labels, minlength=len(self.class_names)) if len(self) else [0] * len(self.class_names)
+        classes = [f"{name} {n}" for name, n in zip(self.class_names, counts, strict=True)]
+        more = [f"and {len(classes) - 12} more"] if len(classes) > 12 else []
+        states = "none" if self.evidence is None else ", ".join(f"{s} {(self.evidence == s).sum()}" for s in EVIDENCE)
+        return {
+            "data set": self.name or "not named",
+            "split": self.split or "not named",
+            "images": f"{len(self)} of {self.available}" if self.available != len(self) else str(len(self)),
+            "size": f"{self.pixels.shape[1]} x {self.pixels.shape[2]} pixels",
+            "classes": ", ".join(classes[:12] + more),
+            "patients": "not known" if self.patients is None else str(len(set(self.patients))),
+            "evidence": states,
+            "skipped": str(len(self.skipped)),
+        }
+
+    def __repr__(self) -> str:
+        return "ImageDataset(" + "; ".join(f"{name}: {said}" for name, said in self.facts().items()) + ")"
+
+    def _repr_html_(self) -> str:
+        rows = (f"<tr><th>{name}</th><td>{text.html(said)}</td></tr>" for name, said in self.facts().items())
+        return f'<table class="tex2jax_ignore">{"".join(rows)}</table>'
+
     def select(self, indices: Any) -> "ImageDataset":
         """The images at ``indices`` (integers or a bool mask), in that order."""
         indices = np.asarray(indices)
@@ -84,6 +120,7 @@ class ImageDataset:
             ids=[self.ids[i] for i in indices],
             masks=None if self.masks is None else self.masks[indices],
             patients=None if self.patients is None else [self.patients[i] for i in indices],
+            evidence=None if self.evidence is None else self.evidence[indices],
             metadata=self.metadata.iloc[indices],
         )
 
@@ -112,6 +149,16 @@ class ImageDataset:
         for start in range(0, len(self), batch_size):
             chosen = order[start : start + batch_size]
             yield self.pixels[chosen].astype(np.float32), self.labels[chosen]
+
+
+def _states(given: Any, masks: np.ndarray | None) -> np.ndarray:
+    """The state of each image's evidence as an array of texts. Without one, an image whose mask is empty has none."""
+    if given is None:
+        given = ["known" if mask.any() else "empty" for mask in masks]
+    states = np.array(given, dtype=f"<U{max(map(len, EVIDENCE))}")
+    if not np.isin(states, EVIDENCE).all():
+        raise ValueError(f"evidence must be of {', '.join(EVIDENCE)}, got {sorted(set(states.tolist()) - set(EVIDENCE))}.")
+    return states
 
 
 def largest_extent(mask: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from xaiutils.datasets import dicom
 from xaiutils.datasets.folder import PICTURE_SUFFIXES, walk_files
 from xaiutils.datasets.listing import Listing, Record, unknown_patient
 from xaiutils.datasets.options import check_choice
-from xaiutils.datasets.picture_file import PictureFile, Preparation, read_picture_file
+from xaiutils.datasets.picture_file import NoFinding, PictureFile, Preparation, read_picture_file
 from xaiutils.datasets.table import read_csv
 from xaiutils.registry import suggest
 
@@ -282,13 +282,3 @@ class ContourFile:
                     "in pixels of the DICOM file; give that, or an export of its size."
                 )
         return draw_contours(chosen, shape)
-
-
-@dataclass(frozen=True)
-class NoFinding:
-    """An image that experts looked at and found nothing to outline."""
-
-    files: tuple[Path, ...] = ()
-
-    def draw(self, shape: tuple[int, int]) -> np.ndarray:
-        return np.zeros(shape, bool)

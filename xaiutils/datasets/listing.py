@@ -29,8 +29,8 @@ def unknown_patient(image_id: str) -> str:
 
 @dataclass(frozen=True)
 class Picture:
-    """One image as it was read: uint8 ``(size, size)`` or ``(size, size, 3)``, a bool mask, and what was seen on the
-    way."""
+    """One image as it was read: uint8 ``(size, size)`` or ``(size, size, 3)``, a bool mask (empty: there is no
+    evidence; None: where it is, is not known), and what was seen on the way."""
 
     pixels: np.ndarray
     mask: np.ndarray | None = None

@@ -62,6 +62,16 @@ class Boxes:
 
 
 @dataclass(frozen=True)
+class NoFinding:
+    """An image of which it is known that there is nothing to mark: a healthy one, or one without an annotation."""
+
+    files: tuple[Path, ...] = ()
+
+    def draw(self, shape: tuple[int, int]) -> np.ndarray:
+        return np.zeros(shape, bool)
+
+
+@dataclass(frozen=True)
 class Preparation:
     """How a picture is laid out.
 

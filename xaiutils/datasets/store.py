@@ -38,6 +38,8 @@ def write_dataset(dataset: ImageDataset, folder: Path) -> ImageDataset:
             "mirrors": dataset.mirrors,
             "notes": dataset.notes,
             "metadata": dataset.metadata.to_dict("list"),
+            "evidence": None if dataset.evidence is None else dataset.evidence.tolist(),
+            "files": None if dataset.files is None else dataset.files.to_dict("list"),
         }
         text = json.dumps(facts, default=lambda value: value.item())  # NumPy's numbers
         (part / "facts.json").write_text(text, encoding="utf-8")
@@ -75,6 +77,7 @@ def read_dataset(folder: Path) -> ImageDataset:
         facts = json.loads(text)
         facts["skipped"] = [tuple(entry) for entry in facts["skipped"]]
         facts["metadata"] = pd.DataFrame(facts["metadata"], index=range(len(facts["ids"])))
+        facts["files"] = None if facts["files"] is None else pd.DataFrame(facts["files"])
         pixels = _read(folder / "pixels.npy", checks["pixels"])
         masks = _read(folder / "masks.npy", checks["masks"]) if "masks" in checks else None
         if pixels.shape[-1] == 1:

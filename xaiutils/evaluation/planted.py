@@ -236,7 +236,7 @@ def plant(ds: ImageDataset, mark: Mark, present: np.ndarray | bool = True, seed:
         strength = mark.opacity * ink[..., None]
         pixels[i] = np.rint(pixels[i] + strength * (255 * mark.brightness - pixels[i]))
         masks[i] = box
-    return replace(ds, pixels=pixels, masks=masks, metadata=ds.metadata.assign(mark=present))
+    return replace(ds, pixels=pixels, masks=masks, evidence=None, metadata=ds.metadata.assign(mark=present))
 
 
 def confound(
