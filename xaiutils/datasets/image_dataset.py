@@ -157,7 +157,9 @@ def _states(given: Any, masks: np.ndarray | None) -> np.ndarray:
         given = ["known" if mask.any() else "empty" for mask in masks]
     states = np.array(given, dtype=f"<U{max(map(len, EVIDENCE))}")
     if not np.isin(states, EVIDENCE).all():
-        raise ValueError(f"evidence must be of {', '.join(EVIDENCE)}, got {sorted(set(states.tolist()) - set(EVIDENCE))}.")
+        raise ValueError(
+            f"evidence must be of {', '.join(EVIDENCE)}, got {sorted(set(states.tolist()) - set(EVIDENCE))}."
+        )
     return states
 
 
