@@ -60,6 +60,7 @@ class Server:
 
     url: str
     folder: Path
+    process: int = 0
 
     def settings(self, name: str, values: dict) -> None:
         """Write settings of JupyterLab; pages that are opened from now on have them."""
@@ -69,8 +70,8 @@ class Server:
 
 
 @contextmanager
-def serving(command: list[str], environment: dict[str, str], ready: str, log: Path) -> Iterator[None]:
-    """A server that runs within the block; ``ready`` is an address that answers when it is up."""
+def serving(command: list[str], environment: dict[str, str], ready: str, log: Path) -> Iterator[int]:
+    """A server that runs within the block, as its process; ``ready`` is an address that answers when it is up."""
     with log.open("w") as out:
         process = subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT, cwd=log.parent)
         try:
@@ -85,7 +86,7 @@ def serving(command: list[str], environment: dict[str, str], ready: str, log: Pa
                     if process.poll() is not None or time.monotonic() > deadline:
                         raise RuntimeError(f"{command[2]} does not answer: {log.read_text()[-3000:]}") from error
                     time.sleep(0.3)
-            yield
+            yield process.pid
         finally:
             process.send_signal(signal.SIGTERM)
             try:
@@ -138,12 +139,12 @@ def lab_server(folder: Path, run: Run) -> Iterator[Server]:
 
 
 @contextmanager
-def app_server(folder: Path, run: Run) -> Iterator[Server]:
-    """The page of ``make app``."""
+def app_server(folder: Path, run: Run, idle_seconds: int = 120) -> Iterator[Server]:
+    """The page of ``make app``; `TOKEN` lets in."""
     server = Server(f"http://127.0.0.1:{free_port()}", folder)
     own = environment(folder, run.folder.parent)
-    added = {**app.environment("default", run.folder.parent), **own}
+    added = {**app.environment("default", run.folder.parent), **own, "XAI_APP_TOKEN": TOKEN}
     added["JUPYTER_PATH"] = str(app.APP)
-    command = app.command(int(server.url.rsplit(":", 1)[1]), browser=False)
-    with serving(command, added, f"{server.url}/voila/static/", folder / "voila.log"):
+    command = app.command(int(server.url.rsplit(":", 1)[1]), browser=False, idle_seconds=idle_seconds)
+    with serving(command, added, f"{server.url}/voila/static/", folder / "voila.log") as server.process:
         yield server

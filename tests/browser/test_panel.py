@@ -5,8 +5,9 @@ import time
 
 import numpy as np
 import pytest
+from kernels import kernels_of
 from panel_page import LONG, STATUS, Page
-from servers import app_server, lab_server, tiny_run
+from servers import TOKEN, app_server, lab_server, tiny_run
 
 import xaiutils as xai
 
@@ -240,7 +241,7 @@ def test_stop_during_occlusion_and_a_second_run(lab, run, open_page):
 def test_app(page_of_app, run, open_page):
     """The page of ``make app``: the panel without code, and nothing fetched from elsewhere."""
     page = open_page()
-    page.page.goto(page_of_app.url, timeout=LONG)
+    page.page.goto(f"{page_of_app.url}/?token={TOKEN}", timeout=LONG)
     page.page.wait_for_selector(STATUS, timeout=LONG)
     page.said("done")
     page.page.wait_for_timeout(1000)
@@ -270,3 +271,30 @@ def test_app(page_of_app, run, open_page):
     outside = [url for url in page.requests if not url.startswith((page_of_app.url, "data:", "blob:"))]
     assert outside == []
     assert page.errors == []
+
+
+def test_left_pages_leave_no_kernels(browser, run, tmp_path):
+    """Pages that are closed, loaded again, beside others, closed before they are there, or gone without a word."""
+    with app_server(tmp_path, run, idle_seconds=5) as server:
+
+        def visit():
+            page = browser.new_page()
+            page.goto(f"{server.url}/?token={TOKEN}", timeout=LONG)
+            page.wait_for_selector(STATUS, timeout=LONG)
+            return page
+
+        for _ in range(5):
+            page = visit()
+            assert kernels_of(server.process) == 1
+            page.close(run_before_unload=True)
+            settles(lambda: kernels_of(server.process), 0)
+        first, second = visit(), visit()
+        first.reload(timeout=LONG)
+        first.wait_for_selector(STATUS, timeout=LONG)
+        settles(lambda: kernels_of(server.process), 2)
+        first.close(run_before_unload=True)
+        settles(lambda: kernels_of(server.process), 1)
+        second.wait_for_timeout(10_000)  # twice what an unconnected kernel has
+        assert kernels_of(server.process) == 1
+        second.close()  # a crash: no page sees it come
+        settles(lambda: kernels_of(server.process), 0)

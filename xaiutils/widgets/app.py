@@ -1,4 +1,8 @@
-"""The panel as a page of its own: ``python -m xaiutils.widgets.app`` serves it with voila, on this machine alone."""
+"""The panel as a page of its own: ``python -m xaiutils.widgets.app`` serves it with voila, on this machine alone.
+
+``app/server.py`` lets in who has the token of the printed address. A page's kernel ends when the page is left, and soon
+after where the page could not tell (a crashed browser).
+"""
 
 import argparse
 import html
@@ -19,6 +23,8 @@ APP = ROOT / "app"
 PORT = 8866
 _RECORD = "02_train_models"
 _NAME, _RUNS = "XAI_APP_RUN", "XAI_RUNS"  # environment variables that tell the page's kernel which run to show
+_TOKEN = "XAI_APP_TOKEN"  # and the server what to ask for
+_IDLE_SECONDS = 120  # that the kernel of a page that is gone is kept
 
 
 class RunMissingError(FileNotFoundError):
@@ -66,8 +72,8 @@ def show() -> widgets.Widget:
     return widgets.VBox([title, explorer.panel])
 
 
-def command(port: int, browser: bool) -> list[str]:
-    """The command that serves the page."""
+def command(port: int, browser: bool, idle_seconds: int = _IDLE_SECONDS) -> list[str]:
+    """The command that serves the page. ``idle_seconds``: that a kernel lives on to which no page is connected."""
     options = {
         "port": port,
         "Voila.ip": "127.0.0.1",
@@ -75,16 +81,23 @@ def command(port: int, browser: bool) -> list[str]:
         "VoilaConfiguration.template": "panel",  # voila's own page fetches an icon font from elsewhere
         "VoilaConfiguration.strip_sources": True,
         "VoilaExecutor.timeout": 600,
+        "MappingKernelManager.cull_idle_timeout": idle_seconds,
+        "MappingKernelManager.cull_interval": max(1, idle_seconds // 4),
     }
-    return [sys.executable, "-m", "voila", str(APP / "explorer.ipynb"), *(f"--{k}={v}" for k, v in options.items())]
+    return [
+        sys.executable,
+        str(APP / "server.py"),
+        str(APP / "explorer.ipynb"),
+        *(f"--{k}={v}" for k, v in options.items()),
+    ]
 
 
-def environment(name: str, runs: Path) -> dict[str, Any]:
-    """The environment of that command."""
+def environment(name: str, runs: Path, token: str = "") -> dict[str, Any]:
+    """The environment of that command. ``token``: what the page asks for; empty: a new one, drawn by chance."""
     paths = [str(APP), *filter(None, [os.environ.get("JUPYTER_PATH")])]
     # No bars of progress while the page is made: voila shows what is left of them.
     own = {_NAME: name, _RUNS: str(runs), "XAI_PROGRESS": "off", "JUPYTER_PATH": os.pathsep.join(paths)}
-    return {**os.environ, **own}
+    return {**os.environ, **own, **({_TOKEN: token} if token else {})}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -93,6 +106,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--run", default="default", metavar="NAME", help="the run to show")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs", metavar="FOLDER", help="folder of all runs")
     parser.add_argument("--port", type=int, default=PORT)
+    own = f"what the page asks for; default: drawn anew at each start. {_TOKEN} in the environment shows it to nobody"
+    parser.add_argument("--token", default="", help=own)
     parser.add_argument("--no-browser", action="store_true", help="open no browser window")
     options = parser.parse_args(arguments)
     runs = options.runs.resolve()
@@ -101,9 +116,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RunMissingError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"the explorer of run {options.run!r}; Ctrl+C ends it", flush=True)  # voila tells the address
+    print(f"the explorer of run {options.run!r}; Ctrl+C ends it", flush=True)  # the server tells the address
     argv = command(options.port, not options.no_browser)
-    return os.execve(argv[0], argv, environment(options.run, runs))
+    return os.execve(argv[0], argv, environment(options.run, runs, options.token))
 
 
 if __name__ == "__main__":
