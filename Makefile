@@ -9,7 +9,7 @@ SHELL := /bin/bash
 
 # Variables given on the command line become notebook parameters; those of the caller's environment do not. A name that
 # means nothing here is refused: make would ignore a mistyped DATASET and run the default.
-KNOWN := DATASET DATA_DIR MODEL NAME PARAMETERS SET PYTHON LOCK MATRIX BATCH RUN INCLUDE
+KNOWN := DATASET DATA_DIR MODEL NAME PARAMETERS SET PYTHON LOCK MATRIX BATCH RUN INCLUDE MUTATION
 UNKNOWN := $(filter-out $(KNOWN) -% MAKE%,$(foreach v,$(.VARIABLES),$(if $(findstring command line,$(origin $v)),$v)))
 $(if $(strip $(UNKNOWN)),$(error unknown: $(UNKNOWN). Known: $(KNOWN); other notebook parameters go into SET='name=value ...' or PARAMETERS=file.yml))
 quoted = '$(subst ','\'',$(value $(1)))'
@@ -17,7 +17,7 @@ given = $(if $(findstring command line,$(origin $(1))),$(2)=$(call quoted,$(1)))
 WALK = $(call given,DATASET,dataset) $(call given,DATA_DIR,data_dir) $(call given,MODEL,models) $(call given,NAME,run_name) \
        $(SET) $(if $(PARAMETERS),--parameters $(call quoted,PARAMETERS))
 
-.PHONY: help setup run lab app batch pack test notebooks bench lock clean
+.PHONY: help setup run lab app batch pack test mutation notebooks bench lock clean
 
 help:
 	@echo "make run        execute the notebooks but 07; results and report.html under runs/default"
@@ -28,6 +28,7 @@ help:
 	@echo "make batch      a matrix of runs, resumable: make batch MATRIX=matrices/smoke.yml BATCH='--cores 2 --gpus 1'"
 	@echo "make pack       a run or a batch as one archive, without patients' data: make pack RUN=runs/smoke INCLUDE='maps'"
 	@echo "make test       the whole test suite"
+	@echo "make mutation   which small faults no test notices, some hours on two cores: make mutation MUTATION='--n 150 --again'"
 	@echo "make bench      speed against the thesis' libraries; the table goes to benchmarks/"
 	@echo "make notebooks  execute the notebooks and save them in place"
 	@echo "make lock       resolve the versions of requirements.lock anew"
@@ -70,6 +71,9 @@ test: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 # Two test processes share the cores: threads that wait in OpenMP's or BLAS' barriers would only take time from them.
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+mutation: $(READY)
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python tools/mutation.py $(MUTATION)
 
 notebooks: $(READY)
 	$(BIN)/python tools/refresh_notebooks.py

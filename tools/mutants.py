@@ -148,6 +148,8 @@ class _Finder(ast.NodeVisitor):
 
     def visit_Assign(self, node) -> None:
         target = node.targets[0]
+        if isinstance(target, ast.Name) and target.id in _COSMETIC:
+            return
         read = {n.id for n in ast.walk(node.value) if isinstance(n, ast.Name)}
         if isinstance(target, ast.Name) and target.id in read:
             self.replace(node, "pass")
