@@ -6,7 +6,8 @@
 
 A cell is a data set and a model: a frozen backbone with a linear head, trained as notebook 02 does. Test images with
 evidence (lesion masks, lesion boxes, the animal) are explained for the class that the model predicts. Beside the
-methods stand maps that know nothing of the model, and methods on the model with random weights. The data are the
+methods stand maps that know nothing of the model, and methods on the model with random weights. Every map is scored
+twice, read by its magnitude and by its positive part, so that no method is ahead for having a sign. The data are the
 kit's, whose folder the environment variable ``XAI_KIT`` names, or ``--data_dir``. Scores of each finished method are
 kept in ``runs/attributions`` (in the folder ``XAI_RUNS``, if set), so a run can be cut and goes on where it was.
 """
@@ -30,7 +31,8 @@ import xaiutils as xai
 from xaiutils.attribution import cam_grid
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset, balanced_indices
-from xaiutils.evaluation import chance, control_maps, evaluate, summarise
+from xaiutils.evaluation import chance, control_maps, evaluate_all, summarise
+from xaiutils.evaluation.comparison import of_reading
 from xaiutils.evaluation.controls import ORACLES, is_control, random_weight_maps
 from xaiutils.evaluation.words import claims, in_words
 from xaiutils.files import replace_file, write_text
@@ -43,6 +45,9 @@ EVIDENCE = {"busi": "the drawn lesion", "cbis_ddsm": "the box of the lesion", "o
 LOCATED = ("pointing_game", "iou", "relevance_mass", "relevance_rank", "roc_auc")
 FAITHFUL = ("insertion_auc", "deletion_auc")
 STEPS = 20  # of the insertion and deletion curves
+_NAMES = {"magnitude": "magnitude", "positive": "positive part"}
+READINGS = tuple(_NAMES)
+SCORES = "scores_by_reading"  # folder of a cell; another name whenever older scores must not be mixed with new ones
 # Cheap settings of the methods that repeat; the others have their defaults.
 PARAMETERS = {
     "smoothgrad": {"n_samples": 10},
@@ -125,7 +130,7 @@ CELLS = [
 
 def run(cell: Cell, data_dir: Path, n_faithful: int) -> None:
     """Score every method and control of a cell that has not been scored yet, each into a file of its own."""
-    folder = RUNS / cell.key
+    folder = RUNS / cell.key / SCORES
     model, ds = cell.trained(data_dir), cell.images(data_dir)
     logits = xai.predict(model, ds.images)
     targets = logits.argmax(axis=1)
@@ -139,7 +144,7 @@ def run(cell: Cell, data_dir: Path, n_faithful: int) -> None:
     )
     few = balanced_indices(ds.labels, n_faithful)
     _write(facts, folder / "facts.parquet")
-    _write(chance(ds, LOCATED).assign(method="chance"), folder / "chance.parquet")
+    _write(chance(ds, LOCATED, reading=READINGS).assign(method="chance"), folder / "chance.parquet")
     family = xai.MODELS[cell.model].family
     explain = partial(xai.explain, model, ds.images, targets)
     for method in METHODS[family]:
@@ -169,14 +174,16 @@ def _score(
     maps = make()
     seconds = (time.process_time() - start) / len(ds)
     parameters = {metric: {"n_steps": STEPS} for metric in FAITHFUL}
+    options = {"parameters": parameters, "reading": READINGS}
     parts = [
-        evaluate(None, ds, maps, LOCATED),
-        evaluate(model, ds.select(few), maps[few], FAITHFUL, targets[few], parameters=parameters),
+        evaluate_all(None, ds, {name: maps}, LOCATED, reading=READINGS),
+        evaluate_all(model, ds.select(few), {name: maps[few]}, FAITHFUL, targets[few], **options),
     ]
-    table = pd.concat(parts, ignore_index=True).assign(method=name, seconds=np.nan if is_control(name) else seconds)
+    table = pd.concat(parts, ignore_index=True).assign(seconds=np.nan if is_control(name) else seconds)
     _write(table, path)
-    means = table.groupby("metric", sort=False)["value"].mean()
-    print(folder.name, name, f"{seconds:.2f} CPU s a map;", means.round(3).to_dict(), flush=True)
+    means = table.groupby(["metric", "reading"], sort=False)["value"].mean().round(3)
+    said = [f"{metric} {' / '.join(map(str, values))}" for metric, values in means.groupby("metric", sort=False)]
+    print(folder.parent.name, name, f"{seconds:.2f} CPU s a map;", ", ".join(said), flush=True)
 
 
 def _write(table: pd.DataFrame, path: Path) -> None:
@@ -186,7 +193,7 @@ def _write(table: pd.DataFrame, path: Path) -> None:
 
 def scores_of(cell: Cell) -> pd.DataFrame | None:
     """All scores of a cell, with what is known of each image; None where it was not run to its end, the controls."""
-    folder = RUNS / cell.key
+    folder = RUNS / cell.key / SCORES
     if not (folder / "oracle_full.parquet").exists():
         return None
     order = [*METHODS[xai.MODELS[cell.model].family], *(f"{m}, random weights" for m in ON_RANDOM_WEIGHTS)]
@@ -203,20 +210,10 @@ def scores_of(cell: Cell) -> pd.DataFrame | None:
 
 def page_of(cell: Cell, scores: pd.DataFrame) -> str:
     """The table of a cell, and what may be said of it."""
-    summary = summarise(scores, ["method", "metric"])
-    shown = [
-        "" if np.isnan(m) else f"{m:.3f}" if np.isnan(low) else f"{m:.3f} [{low:.2f}, {high:.2f}]"
-        for m, low, high in summary[["mean", "low", "high"]].to_numpy()
-    ]
-    table = summary.assign(shown=shown).pivot_table("shown", "method", "metric", aggfunc="first", sort=False).fillna("")
-    table.columns = [xai.METRICS[name].title for name in table.columns]
-    table["CPU s a map"] = (
-        scores.groupby("method", sort=False)["seconds"].mean().map(lambda s: f"{s:.2f}" if s == s else "")
+    split = scores[scores["metric"] == LOCATED[0]].assign(
+        answer=lambda t: t["correct"].map({True: "right", False: "wrong"}) + ", " + t["reading"]
     )
-    by_right = (
-        scores[scores["metric"] == LOCATED[0]].groupby(["method", "correct"], sort=False)["value"].mean().unstack()
-    )
-    split = by_right.rename(columns={True: "right", False: "wrong"}).reset_index()
+    split = split.pivot_table("value", "method", "answer", sort=False).reset_index()
     n_right = int(scores.drop_duplicates("image_id")["correct"].sum())
     n_faithful = scores[scores["metric"].isin(FAITHFUL)]["image_id"].nunique()
     return "\n\n".join(
@@ -224,8 +221,10 @@ def page_of(cell: Cell, scores: pd.DataFrame) -> str:
             f"# {cell.dataset}, {cell.model}",
             f"{scores['image_id'].nunique()} test images with {EVIDENCE[cell.dataset]}, {cell.image_size} pixels; the "
             f"model is right on {n_right}. Insertion and deletion: {n_faithful} images, {STEPS} steps. "
-            "Means with 95 % intervals.",
-            as_markdown(table.reset_index()),
+            "Means with 95 % intervals, of every map read by its magnitude (mag) and by its positive part (pos); "
+            "*signed* are the methods whose maps have a sign, for all others both are the same.",
+            as_markdown(_by_reading(scores, LOCATED)),
+            as_markdown(_by_reading(scores, FAITHFUL).drop(columns="CPU s a map")),
             f"## {xai.METRICS[LOCATED[0]].title} where the model is right, and where it is wrong",
             as_markdown(split),
             in_words(scores.assign(model=cell.model), EVIDENCE[cell.dataset])
@@ -235,19 +234,32 @@ def page_of(cell: Cell, scores: pd.DataFrame) -> str:
     )
 
 
+def _by_reading(scores: pd.DataFrame, metrics: tuple[str, ...]) -> pd.DataFrame:
+    """Means and intervals of each method, both readings side by side, and its cost where it was measured."""
+    chosen = scores[scores["metric"].isin(metrics)]
+    summary = summarise(chosen, ["method", "metric", "reading"])
+    shown = [
+        "" if np.isnan(m) else f"{m:.3f}" if np.isnan(low) else f"{m:.3f} [{low:.2f}, {high:.2f}]"
+        for m, low, high in summary[["mean", "low", "high"]].to_numpy()
+    ]
+    columns = ["metric", "reading"]
+    table = summary.assign(shown=shown).pivot_table("shown", "method", columns, aggfunc="first", sort=False).fillna("")
+    table = table[[(m, r) for m in metrics for r in READINGS if (m, r) in table]]
+    table.columns = [f"{xai.METRICS[name].title}, {reading[:3]}" for name, reading in table.columns]
+    signed = table.index.map(
+        lambda m: "signed" if (known := xai.METHODS.get(m)) and known.is_signed(PARAMETERS.get(m, {})) else ""
+    )
+    table.insert(0, "map", signed)
+    seconds = chosen.groupby("method", sort=False)["seconds"].mean()
+    table["CPU s a map"] = seconds.map(lambda s: f"{s:.2f}" if s == s else "")
+    return table.reset_index()
+
+
 def overview(found: dict[str, pd.DataFrame]) -> str:
-    """The pointing game of every method in every cell."""
-    columns = {}
-    for key, scores in found.items():
-        said = claims(scores, n_resamples=1000)
-        said = said[said["metric"] == LOCATED[0]].set_index("method")
-        means = scores[scores["metric"] == LOCATED[0]].groupby("method", sort=False)["value"].mean()
-        columns[f"{key}, {scores['image_id'].nunique()} images"] = {
-            name: _marked(value, said.loc[name] if name in said.index else None) for name, value in means.items()
-        }
-    table = pd.DataFrame(columns).fillna("")
-    order = sorted(table.index, key=lambda n: (is_control(n), n in ORACLES))
-    table = table.loc[order].rename_axis("method").reset_index()
+    """The pointing game of every method in every cell, by either reading."""
+    tables = [
+        f"## Maps read by their {_NAMES[reading]}\n\n{as_markdown(_pointing(found, reading))}" for reading in READINGS
+    ]
     links = ", ".join(f"[{key}](attributions/{key}.md)" for key in found)
     return (
         "\n\n".join(
@@ -256,14 +268,32 @@ def overview(found: dict[str, pd.DataFrame]) -> str:
                 "Part of the images in which the maximum of the map lies in the evidence (the pointing game), for "
                 "the class that the model predicts. `+`: better than chance by an exact test with Holm's "
                 "correction, and by its 95 % interval. `*`: better than every control too (random, centre, edges, "
-                "Laplace, brightness; of three methods also their maps of random weights). All metrics, intervals, "
-                f"and the sentences that follow from them: {links}.",
-                as_markdown(table),
+                "Laplace, brightness; of three methods also their maps of random weights). Methods are compared within "
+                "one reading of the maps, by their magnitude or by their positive part; without either, those whose "
+                "maps have a sign would be ranked by it. All metrics, intervals, and the sentences that follow from "
+                f"them: {links}.",
+                *tables,
                 NOTES.strip(),
             ]
         )
         + "\n"
     )
+
+
+def _pointing(found: dict[str, pd.DataFrame], reading: str) -> pd.DataFrame:
+    """Its mean for every method (rows) and cell (columns), with the marks of what may be said of it."""
+    columns = {}
+    for key, scores in found.items():
+        rows = of_reading(scores, reading)
+        rows = rows[rows["metric"] == LOCATED[0]]
+        said = claims(rows, n_resamples=1000).set_index("method")
+        means = rows.groupby("method", sort=False)["value"].mean()
+        columns[f"{key}, {rows['image_id'].nunique()} images"] = {
+            name: _marked(value, said.loc[name] if name in said.index else None) for name, value in means.items()
+        }
+    table = pd.DataFrame(columns).fillna("")
+    order = sorted(table.index, key=lambda n: (is_control(n), n in ORACLES))
+    return table.loc[order].rename_axis("method").reset_index()
 
 
 def _marked(value: float, said: pd.Series | None) -> str:

@@ -116,7 +116,7 @@ def main() -> None:
 
         def ours(n: int, metric=metric, parameters=parameters):
             for found in maps[:n]:
-                evaluate(model, ds, found, [metric], targets, parameters=parameters)
+                evaluate(model, ds, found, [metric], targets, parameters=parameters, reading="signed")
 
         ours(1)  # compiles
         before = passes.now(["forward"])["forward"]

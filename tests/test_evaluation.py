@@ -39,7 +39,7 @@ def data(masks, pixels=None):
 
 
 def score(metric, maps, masks, **parameters):
-    table = xai.evaluate(None, data(masks), maps, [metric], parameters={metric: parameters})
+    table = xai.evaluate(None, data(masks), maps, [metric], parameters={metric: parameters}, reading="signed")
     return table["value"].to_numpy()
 
 
@@ -64,7 +64,8 @@ def test_contract(models, images, name):
     quick = {name: QUICK.get(name, {})}
     how = {"parameters": quick, "method": "grad_cam"}
     tables = [xai.evaluate(models["nested"], ds, maps, [name], 1, b, **how) for b in (1, 3, 32)]
-    assert list(tables[0]) == ["image_id", "metric", "value"]
+    assert list(tables[0]) == ["image_id", "metric", "reading", "value"]
+    assert set(tables[0]["reading"]) == {xai.METRICS[name].reading or "positive"}  # as grad_cam declares
     assert tables[0]["image_id"].tolist() == ds.ids
     for other in tables[1:]:
         np.testing.assert_allclose(other["value"], tables[0]["value"], atol=1e-5)
@@ -243,7 +244,8 @@ def test_deletion_and_insertion_of_a_linear_probability(counting):
     found = xai.evaluate(counting, white, best, FAITHFUL, 1, parameters=black).set_index("metric")["value"]
     assert found["deletion_auc"] == pytest.approx(0.25, abs=1e-3)
     assert found["insertion_auc"] == pytest.approx(0.75, abs=1e-3)
-    worst = xai.evaluate(counting, white, -best, FAITHFUL, 1, parameters=black).set_index("metric")["value"]
+    worst = xai.evaluate(counting, white, -best, FAITHFUL, 1, parameters=black, reading="signed")
+    worst = worst.set_index("metric")["value"]
     assert worst["deletion_auc"] == pytest.approx(0.75, abs=1e-3)
     assert worst["insertion_auc"] == pytest.approx(0.25, abs=1e-3)
 
@@ -269,7 +271,8 @@ def test_confidence_of_a_linear_probability(counting):
     quarter[:, :, SIZE // 2 :] = -1.0
     chosen = ["average_drop", "average_increase", "average_gain", "confidence_drop", "fidelity", "pixel_perturbation"]
     black = {m: {"fill": "black"} | ({"area": 0.25} if m in chosen[4:] else {}) for m in chosen}
-    found = xai.evaluate(counting, white, quarter, chosen, 1, parameters=black).set_index("metric")["value"]
+    found = xai.evaluate(counting, white, quarter, chosen, 1, parameters=black, reading="signed")
+    found = found.set_index("metric")["value"]
     for metric in ("average_drop", "confidence_drop", "fidelity"):
         assert found[metric] == pytest.approx(0.5, abs=1e-4), metric
     assert found["pixel_perturbation"] == pytest.approx(0, abs=1e-4)  # the bottom quarter lies in the right half
@@ -338,7 +341,7 @@ def test_control_oracle_of_uneven_fields():
 
 def test_evaluate_all(square):
     table = evaluate_all(None, data(square), {"good": square.astype(float), "bad": 1.0 - square}, ["iou"])
-    assert list(table) == ["method", "image_id", "metric", "value"]
+    assert list(table) == ["method", "image_id", "metric", "reading", "value"]
     assert table.set_index("method")["value"].to_dict() == {"good": 1.0, "bad": 0.0}
 
 

@@ -95,8 +95,13 @@ def test_measure_with_masks(models, ds):
     maps = {*METHODS, *(f"{m}, random weights" for m in METHODS), *CONTROLS}
     assert set(rows["iou"].index) == maps
     assert set(rows["pointing_game"].index) == {*maps, "chance"}
-    assert rows["iou"].eq(5).all()
-    assert rows["fidelity"].eq(2).all()
+    assert rows["iou"].eq(2 * 5).all()  # by magnitude and by positive part
+    assert rows["fidelity"].eq(2 * 2).all()
+    assert rows["sparseness"].eq(5).all()  # its own reading
+    assert found.scores.groupby("metric")["reading"].unique().map(set).to_dict() == {
+        **{metric: {"magnitude", "positive"} for metric in metrics[:3]},
+        "sparseness": {"magnitude"},
+    }
     assert set(rows["fidelity"].index) == set(rows["sparseness"].index) == maps
     assert found.shown is ds
     assert set(found.shown_maps) == maps
@@ -106,9 +111,10 @@ def test_measure_with_masks(models, ds):
     assert one[["patient_id", "label"]].tolist() == ["w", "b"]
     assert one["correct"] == (p[1].argmax() == 1)
     assert one["p"] == pytest.approx(p[1].max(), abs=1e-5)
-    direct = xai.evaluate(None, ds, found.maps["coarse"], ["iou"])["value"]
-    again = found.scores.query("metric == 'iou' and method == 'coarse'")["value"]
-    np.testing.assert_array_equal(again, direct)
+    for reading in ("magnitude", "positive"):
+        direct = xai.evaluate(None, ds, found.maps["coarse"], ["iou"], reading=reading)["value"]
+        again = found.scores.query("metric == 'iou' and method == 'coarse' and reading == @reading")["value"]
+        np.testing.assert_array_equal(again, direct)
 
 
 def test_measure_without_masks_makes_mosaics():

@@ -166,7 +166,7 @@ def evidence(ds):
 
 
 def scores(model, ds, maps, **parameters):
-    table = xai.evaluate(model, ds, maps, ROAD, 1, parameters=dict.fromkeys(ROAD, parameters))
+    table = xai.evaluate(model, ds, maps, ROAD, 1, parameters=dict.fromkeys(ROAD, parameters), reading="signed")
     return table.pivot(index="image_id", columns="metric", values="value")
 
 

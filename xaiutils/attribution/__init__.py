@@ -35,6 +35,7 @@ from xaiutils.attribution.network import ModelError, Network
 from xaiutils.attribution.passes import logits as _logits
 from xaiutils.backend import keras
 from xaiutils.images import check_images
+from xaiutils.reading import check_reading, read_maps
 from xaiutils.registry import check_parameters, suggest
 
 __all__ = [
@@ -75,6 +76,7 @@ def explain(
     method: str = "grad_cam",
     library: str = "xaiutils",
     batch_size: int = 32,
+    reading: str = "signed",
     **params,
 ) -> np.ndarray:
     """Attribution maps of images.
@@ -89,15 +91,18 @@ def explain(
             are given the logits and return raw values; `xaiutils.attribution.libraries.ADAPTERS` says where they
             deviate from the published formula.
         batch_size: images in one pass; memory depends on it, results do not.
+        reading: "signed", the values as they are; "positive", max(map, 0); or "magnitude", abs(map). By which of them
+            a method is compared with others, `Method.own_reading` says.
 
     Returns:
-        Maps, finite float32 ``(n, height, width)``, unnormalised, signed where the method is.
+        Maps, finite float32 ``(n, height, width)``, unnormalised, by default signed where the method is.
 
     Raises:
         UnknownNameError, TypeError, ValueError: a name, an argument or a parameter is not valid. ModelError (a
         ValueError): the model cannot be explained, or lacks the layer.
     """
     declared = METHODS[method]
+    check_reading(reading)
     network, images, targets = prepare(model, images, targets, batch_size)
     if library == "xaiutils":
         chosen = check_parameters(f"method {method!r}", declared.parameters, params)
@@ -109,7 +114,7 @@ def explain(
         maps = adapter.compute(network, images, targets, **chosen)
     else:
         raise ValueError(f"{method} is not available from {library!r}; {suggest(library, list(declared.libraries))}")
-    return _finite(maps, method, images)
+    return read_maps(_finite(maps, method, images), reading)
 
 
 def explain_all(
@@ -119,14 +124,17 @@ def explain_all(
     methods: Iterable[str] = ("grad_cam",),
     batch_size: int = 32,
     parameters: Mapping[str, Mapping] | None = None,
+    reading: str = "signed",
 ) -> dict[str, np.ndarray]:
     """Maps of several methods by name; methods that read the same activation and gradient share their pass.
 
-    ``parameters`` gives a method's parameters by its name, as `explain` takes them. A name of the caller's own stands
-    for a method with parameters of its own if they say which: ``methods=["grad_cam", "early"]`` with
-    ``parameters={"early": {"method": "grad_cam", "layer": "block3a_add"}}``. Returns as `explain` does.
+    ``parameters`` gives a method's parameters by its name, as `explain` takes them, ``reading`` among them. A name of
+    the caller's own stands for a method with parameters of its own if they say which: ``methods=["grad_cam", "early"]``
+    with ``parameters={"early": {"method": "grad_cam", "layer": "block3a_add"}}``. Returns as `explain` does.
     """
+    check_reading(reading)
     chosen = resolve(methods, parameters)
+    readings = {name: (parameters or {}).get(name, {}).get("reading", reading) for name in chosen}
     network, images, targets = prepare(model, images, targets, batch_size)
     maps: dict[str, np.ndarray] = {}
     by_layer: dict[str, list[str]] = {}
@@ -138,13 +146,13 @@ def explain_all(
     for layer, names in by_layer.items():
         combines = [functools.partial(chosen[name][0].combine, **_without(chosen[name][1], "layer")) for name in names]
         maps.update(zip(names, cam.from_one_pass(network, images, targets, batch_size, combines, layer), strict=True))
-    return {name: _finite(maps[name], name, images) for name in chosen}
+    return {name: read_maps(_finite(maps[name], name, images), readings[name]) for name in chosen}
 
 
 def resolve(
     methods: Iterable[str], parameters: Mapping[str, Mapping] | None = None
 ) -> dict[str, tuple[Method, dict[str, Any]]]:
-    """What each name stands for, as `explain_all` takes them: a method, and all its parameters.
+    """What each name stands for, as `explain_all` takes them: a method, and all its parameters (not the reading).
 
     Raises UnknownNameError, TypeError, ValueError as `explain` does, for ``parameters`` of methods not named too.
     """
@@ -154,7 +162,9 @@ def resolve(
         if not isinstance(given, Mapping):
             raise TypeError(f"parameters[{name!r}]={given!r}; expected the method's parameters by name.")
         method = METHODS[given.get("method", name)]
-        found[name] = method, check_parameters(f"method {name!r}", method.parameters, _without(given, "method"))
+        check_reading(given.get("reading", "signed"), f"parameters[{name!r}]: reading")
+        own = _without(_without(given, "method"), "reading")
+        found[name] = method, check_parameters(f"method {name!r}", method.parameters, own)
     return {name: found[name] for name in methods}
 
 

@@ -32,5 +32,6 @@ METHODS.add(
         compute=guided_grad_cam,
         parameters=(LAYER, *METHODS["guided_backprop"].parameters),
         suits=METHODS["guided_backprop"].suits,
+        reading=METHODS["guided_backprop"].own_reading({}),  # its sign is that of a gradient
     )
 )

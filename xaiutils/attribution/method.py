@@ -22,6 +22,10 @@ class Method:
     ``signed``: whether values have a sign at the default parameters; `is_signed` tells it of given ones, by
     ``signed_by(parameters)`` where they decide.
 
+    ``reading``: how maps are read where they are compared with other methods' (`xaiutils.reading`); empty: as
+    `FAMILY_READINGS` has it. `own_reading` tells it of given parameters, by ``reading_by(parameters)`` where they
+    decide. Where maps have no sign every reading is the same.
+
     ``total(network, images, targets, batch_size, **parameters)``, where a method has it, returns what its map must sum
     to, ``(n,)``: completeness, which `xaiutils.attribution.axioms` checks.
     """
@@ -38,13 +42,29 @@ class Method:
     combine: Callable[[Any, Any], Any] | None = None
     total: Callable[..., np.ndarray] | None = None
     signed_by: Callable[[Mapping[str, Any]], bool] | None = None
+    reading: str = ""
+    reading_by: Callable[[Mapping[str, Any]], str] | None = None
 
     def is_signed(self, parameters: Mapping[str, Any]) -> bool:
         """Whether maps made with these parameters (defaults where not given) have values of both signs."""
-        given = {p.name: p.default for p in self.parameters} | dict(parameters)
+        given = self._filled(parameters)
+        if given.get("reading", "signed") != "signed":
+            return False
         if self.signed_by is not None:
             return self.signed_by(given)
-        return self.signed or given.get("reduction") == "sum"
+        return given["reduction"] == "sum" if "reduction" in given else self.signed
+
+    def own_reading(self, parameters: Mapping[str, Any]) -> str:
+        """The reading by which maps made with these parameters are compared, unless the caller says another."""
+        given = self._filled(parameters)
+        if given.get("reading", "signed") != "signed":
+            return given["reading"]  # they were read when they were made
+        if self.reading_by is not None:
+            return self.reading_by(given)
+        return self.reading or FAMILY_READINGS[self.family]
+
+    def _filled(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        return {p.name: p.default for p in self.parameters} | dict(parameters)
 
     @property
     def libraries(self) -> tuple[str, ...]:
@@ -53,6 +73,20 @@ class Method:
 
 
 METHODS: Registry[Method] = Registry("method")
+
+# The reading by which a family's maps are compared.
+FAMILY_READINGS = {
+    # The sign of a derivative is the way in which the pixel would have to change (brighter, darker), and that of its
+    # product with the pixel also depends on the baseline: on dark evidence it is negative. What matters is the size.
+    "gradients": "magnitude",
+    "backprop": "magnitude",
+    # What a positive value adds to the score of the class, a negative one takes from it: evidence is what is positive.
+    "perturbation": "positive",
+    "cam": "positive",
+    "relevance": "positive",
+    "attention": "positive",
+    "regions": "positive",
+}
 
 # Parameters that mean the same wherever they occur.
 SEED = Parameter("seed", int, 0, "seed of the random draws", low=0)

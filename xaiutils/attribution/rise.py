@@ -93,5 +93,6 @@ METHODS.add(
             SEED,
         ),
         signed_by=lambda parameters: parameters["score"] == "logit",
+        reading="signed",  # a mean score: 0 of a logit is no border between for and against
     )
 )

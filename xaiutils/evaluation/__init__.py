@@ -20,10 +20,11 @@ from xaiutils.evaluation import robustness  # noqa: F401
 from xaiutils.evaluation import complexity  # noqa: F401
 
 # isort: on
-from xaiutils.evaluation.controls import control_maps
+from xaiutils.evaluation.controls import RANDOM_WEIGHTS, control_maps
 from xaiutils.evaluation.metric import METRICS, Metric
 from xaiutils.evaluation.statistics import summarise
 from xaiutils.images import check_maps
+from xaiutils.reading import check_reading, read_maps
 from xaiutils.registry import check_parameters
 
 __all__ = ["METRICS", "Metric", "chance", "control_maps", "evaluate", "evaluate_all", "summarise"]
@@ -39,6 +40,7 @@ def evaluate(
     parameters: Mapping[str, Mapping] | None = None,
     method: str | None = None,
     method_parameters: Mapping | None = None,
+    reading: str | None = None,
 ) -> pd.DataFrame:
     """Score one map for each image of ``ds``.
 
@@ -48,22 +50,29 @@ def evaluate(
         metrics: names in `METRICS`; None: all that the data allow, but for those that explain changed images anew.
         targets: the classes that were explained, as given to `explain`; only metrics that run the model use them.
         parameters: a metric's parameters by its name.
-        method, method_parameters: what made the maps, as `explain` takes it; only metrics that explain changed images
-            anew use them.
+        method, method_parameters: what made the maps, as `explain` takes it: for the reading, and for metrics that
+            explain changed images anew.
+        reading: how the maps are read before they are scored: "signed", "positive" or "magnitude", see
+            `xaiutils.reading.read_maps`. None: as the method declares (`Method.own_reading`), or by magnitude where no
+            method is given. As they are, maps of gradients and their products would be ranked by their sign, which is
+            negative on dark evidence, and compared with maps that cannot be negative.
 
     Returns:
-        A row for each image and metric: image_id, metric, value (NaN where the metric has no meaning, such as an
-        empty mask).
+        A row for each image and metric: image_id, metric, reading (a metric that is defined for one reading alone has
+        that), value (NaN where the metric has no meaning, such as an empty mask).
 
     Raises:
         UnknownNameError, TypeError, ValueError: a name, a parameter or an array is not as needed.
     """
-    maps = check_maps(maps, ds.pixels.shape[:3])
+    raw = check_maps(maps, ds.pixels.shape[:3])
+    reading = own_reading(method, method_parameters) if reading is None else check_reading(reading)
     chosen = _chosen(metrics, parameters, ds, model is not None, method)
     prepared = None
     columns = []
     for name, values in chosen.items():
         metric = METRICS[name]
+        read = metric.reading or reading
+        maps = read_maps(raw, read)
         if metric.needs == "maps":
             scores = metric.compute(maps, **values)
         elif metric.needs == "masks":
@@ -75,23 +84,51 @@ def evaluate(
                 scores = metric.compute(network, images, maps, classes, batch_size, **values)
             else:
 
-                def again(images, classes):
-                    return explain(model, images, classes, method, batch_size=batch_size, **(method_parameters or {}))
+                def again(images, classes, read=read):
+                    options = dict(method_parameters or {})
+                    return read_maps(explain(model, images, classes, method, batch_size=batch_size, **options), read)
 
                 scores = metric.compute(model, images, maps, classes, batch_size, again, **values)
-        columns.append(pd.DataFrame({"image_id": ds.ids, "metric": name, "value": np.asarray(scores, np.float64)}))
+        found = {"image_id": ds.ids, "metric": name, "reading": read, "value": np.asarray(scores, np.float64)}
+        columns.append(pd.DataFrame(found))
     return pd.concat(columns, ignore_index=True)
 
 
-def chance(ds: ImageDataset, metrics: Iterable[str], parameters: Mapping[str, Mapping] | None = None) -> pd.DataFrame:
-    """What a map without knowledge is expected to score, for the metrics that know it; columns as `evaluate`."""
+def own_reading(method: str | None, parameters: Mapping | None = None) -> str:
+    """The reading that a method of `METHODS` declares for ``parameters``; of any other map, which may be anything, its
+    magnitude."""
+    return METHODS[method].own_reading(parameters or {}) if method in METHODS else "magnitude"
+
+
+def chance(
+    ds: ImageDataset,
+    metrics: Iterable[str],
+    parameters: Mapping[str, Mapping] | None = None,
+    reading: str | Iterable[str] = "magnitude",
+) -> pd.DataFrame:
+    """What a map without knowledge is expected to score, for the metrics that know it; columns as `evaluate`.
+
+    It is the same by every reading: ``reading`` is that, or are those, of the rows that it stands beside.
+    """
     chosen = _chosen(metrics, parameters, ds, has_model=True, method="any")
     tables = [
-        pd.DataFrame({"image_id": ds.ids, "metric": name, "value": METRICS[name].chance(ds.masks, **values)})
+        pd.DataFrame(
+            {"image_id": ds.ids, "metric": name, "reading": read, "value": METRICS[name].chance(ds.masks, **values)}
+        )
+        for read in _readings(reading)
         for name, values in chosen.items()
         if METRICS[name].chance is not None
     ]
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["image_id", "metric", "value"])
+    columns = ["image_id", "metric", "reading", "value"]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
+
+
+def _readings(reading: str | Iterable[str] | None) -> list[str | None]:
+    """Each reading once; None stands for the method's own."""
+    asked = [reading] if reading is None or isinstance(reading, str) else list(dict.fromkeys(reading))
+    if not asked:
+        raise ValueError("reading is an empty list; give one of its values, or None.")
+    return [r if r is None else check_reading(r) for r in asked]
 
 
 def _chosen(metrics, parameters, ds: ImageDataset, has_model: bool, method: str | None) -> dict[str, dict]:
@@ -126,18 +163,33 @@ def evaluate_all(
     batch_size: int = 32,
     parameters: Mapping[str, Mapping] | None = None,
     method_parameters: Mapping[str, Mapping] | None = None,
+    reading: str | Iterable[str] | None = None,
 ) -> pd.DataFrame:
     """`evaluate` for the maps of several methods, with a column ``method``; a row for each image, method and metric.
 
     Names are those of `explain_all`, with its ``method_parameters``; maps under other names (controls) have no rows
-    for the metrics that explain images anew.
+    for the metrics that explain images anew. ``reading``: as `evaluate` takes it, the same for all maps; or several,
+    with a row for each, so that all methods can be compared by either. None: each method's own, where maps of random
+    weights have that of their method.
     """
     tables = []
     for name, found in maps.items():
-        given = dict((method_parameters or {}).get(name, {}))
-        method = given.pop("method", name)
+        given = dict((method_parameters or {}).get(name.removesuffix(RANDOM_WEIGHTS), {}))
+        method = given.pop("method", name.removesuffix(RANDOM_WEIGHTS))
         known = method in METHODS
-        wanted = metrics if known or metrics is None else [m for m in metrics if METRICS[m].needs != "method"]
-        table = evaluate(model, ds, found, wanted, targets, batch_size, parameters, method if known else None, given)
+        anew = known and not name.endswith(RANDOM_WEIGHTS)  # of the model itself
+        wanted = metrics if anew or metrics is None else [m for m in metrics if METRICS[m].needs != "method"]
+        names = list(_chosen(wanted, parameters, ds, model is not None, method if anew else None))
+        options = targets, batch_size, parameters, method if anew else None, given
+        readings = [own_reading(method, given) if read is None else read for read in _readings(reading)]
+        first, *others = dict.fromkeys(readings)
+        table = evaluate(model, ds, found, names, *options, first)
         tables.append(table.assign(method=name))
-    return pd.concat(tables, ignore_index=True)[["method", "image_id", "metric", "value"]]
+        names = [n for n in names if not METRICS[n].reading]
+        same = [n for n in names if METRICS[n].needs != "method"] if np.min(found) >= 0 else []
+        differ = [n for n in names if n not in same]
+        for read in others:
+            tables.append(table[table["metric"].isin(same)].assign(method=name, reading=read))
+            if differ:
+                tables.append(evaluate(model, ds, found, differ, *options, read).assign(method=name))
+    return pd.concat(tables, ignore_index=True)[["method", "image_id", "metric", "reading", "value"]]

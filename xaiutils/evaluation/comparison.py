@@ -1,8 +1,9 @@
 """Is one method better than another, or do the images just differ? Paired tests, ranks, and agreement of metrics.
 
-Tables are those of `xaiutils.evaluation.evaluate_all`: a value for each method, image and metric. All methods of a
-comparison saw the same images, and only images for which every one of them has a value are compared. Demsar 2006
-(Statistical comparisons of classifiers over multiple data sets, JMLR 7) describes the tests.
+Tables are those of `xaiutils.evaluation.evaluate_all`: a value for each method, image and metric, by one reading of
+each method's maps (`of_reading` picks it from a table of several). All methods of a comparison saw the same images, and
+only images for which every one of them has a value are compared. Demsar 2006 (Statistical comparisons of classifiers
+over multiple data sets, JMLR 7) describes the tests.
 """
 
 from collections.abc import Iterable
@@ -17,6 +18,7 @@ from scipy import stats
 from xaiutils.classification.comparison import holm
 from xaiutils.evaluation.metric import METRICS
 from xaiutils.evaluation.statistics import UNIT, bootstrap_means, summarise
+from xaiutils.reading import check_reading
 from xaiutils.registry import suggest
 
 HITS = ("pointing_game", "hit_rate")  # of a point: its chance is the probability of a hit
@@ -205,6 +207,7 @@ def concordance(table: pd.DataFrame) -> float:
 
 def _oriented_means(table: pd.DataFrame) -> pd.DataFrame:
     """Mean of each method (rows) by each metric (columns), turned so that more is better."""
+    check_one_reading(table)
     means = table.pivot_table(values="value", index="method", columns="metric", sort=False, observed=True)
     return means * [1 if METRICS[m].higher_is_better else -1 for m in means.columns]
 
@@ -279,10 +282,38 @@ def _paired(table: pd.DataFrame, metric: str, by_unit: bool) -> tuple[pd.DataFra
     return wide, wide.index.get_level_values(0).to_numpy()
 
 
+def readings(table: pd.DataFrame) -> list[str]:
+    """The readings of the maps in a table, as they occur, but for those that a metric is defined by; none where it does
+    not say."""
+    if "reading" not in table:
+        return []
+    free = ~table["metric"].map(lambda m: bool(METRICS[m].reading))
+    return list(dict.fromkeys(table.loc[free, "reading"]))
+
+
+def of_reading(table: pd.DataFrame, reading: str) -> pd.DataFrame:
+    """The rows of maps read by ``reading``, and those of metrics that are defined for one reading alone."""
+    fixed = table["metric"].map(lambda m: bool(METRICS[m].reading))
+    return table[fixed | (table["reading"] == check_reading(reading))]
+
+
+def check_one_reading(table: pd.DataFrame) -> pd.DataFrame:
+    """The table, if each method has one reading by each metric; else ValueError, for its values would be averaged."""
+    if "reading" in table:
+        counts = table.groupby(["metric", "method"], sort=False, observed=True)["reading"].nunique()
+        if (counts > 1).any():
+            metric, method = counts.index[counts.to_numpy() > 1][0]
+            raise ValueError(
+                f"{metric} of {method} is in the table by several readings ({', '.join(readings(table))}); compare by "
+                f"one: xaiutils.evaluation.comparison.of_reading(table, {readings(table)[0]!r})."
+            )
+    return table
+
+
 def by_image(table: pd.DataFrame, metric: str) -> tuple[pd.DataFrame, np.ndarray]:
     """Values of a metric with a row for each image and a column for each method that have any, and each row's unit."""
     METRICS[metric]  # an unknown name raises with its neighbours
-    rows = table[table["metric"] == metric]
+    rows = check_one_reading(table[table["metric"] == metric])
     keys = [UNIT, "image_id"] if UNIT in table else ["image_id"]
     wide = rows.pivot_table(values="value", index=keys, columns="method", sort=False, observed=True)
     return wide, wide.index.get_level_values(0).to_numpy()

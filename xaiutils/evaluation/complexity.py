@@ -1,6 +1,7 @@
 """How much of the image a map names, whatever is there: a map of few pixels is easier to read, not truer.
 
-Only the size of the values counts, not their sign. A map of zeros has no complexity: NaN.
+Only the size of the values counts, not their sign: all these metrics read maps by magnitude. A map of zeros has no
+complexity: NaN.
 """
 
 from collections.abc import Callable
@@ -50,6 +51,7 @@ METRICS.add(
         True,
         "Chalasani et al. 2020, Concise explanations of neural networks using adversarial training, arXiv:1810.06583",
         sparseness,
+        reading="magnitude",
     )
 )
 METRICS.add(
@@ -60,6 +62,7 @@ METRICS.add(
         False,
         "Bhatt, Weller & Moura 2020, Evaluating and aggregating feature-based model explanations, arXiv:2005.00631",
         entropy,
+        reading="magnitude",
     )
 )
 METRICS.add(
@@ -71,5 +74,6 @@ METRICS.add(
         "after Nguyen & Rodriguez Martinez 2020, arXiv:2007.07584; a fixed level in place of their tolerated loss",
         effective_complexity,
         (Parameter("level", float, 0.1, "part of the largest value over which a pixel counts", 0.0, 1.0),),
+        reading="magnitude",
     )
 )

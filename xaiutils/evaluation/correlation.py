@@ -61,5 +61,6 @@ METRICS.add(
             Parameter("score", str, "logit", "the score whose drop is compared", choices=("logit", "probability")),
             Parameter("seed", int, 0, "seed of the sets", 0),
         ),
+        reading="signed",  # a set's sum is its share of the score, for it or against it
     )
 )

@@ -140,7 +140,8 @@ class DropoutResult:
     """What `mc_dropout` found.
 
     ``mean``, ``std``: by method, float32 ``(n, height, width)``, over passes (standard deviation with n_passes - 1).
-    ``scores``: a row for each pass, method, image and metric (pass, method, image_id, metric, value).
+    ``scores``: a row for each pass, method, image and metric (pass, method, image_id, metric, reading, value),
+    each method's maps read as it declares (`xaiutils.reading`).
     ``predictions``: a row for each pass and image (pass, image_id, target, p, logit): the target's probability and
     logit. ``layers``: names of the layers that dropped units.
     """
@@ -196,7 +197,7 @@ def mc_dropout(
             table = evaluate_all(network, ds, maps, metrics, classes, batch_size, metric_parameters, parameters)
             table.insert(0, "pass", number)
             scores.append(table)
-    empty = pd.DataFrame(columns=["pass", "method", "image_id", "metric", "value"])
+    empty = pd.DataFrame(columns=["pass", "method", "image_id", "metric", "reading", "value"])
     return DropoutResult(
         {name: found.mean.astype(np.float32) for name, found in sums.items()},
         {name: found.std().astype(np.float32) for name, found in sums.items()},

@@ -1,7 +1,7 @@
 """Maps against known evidence: masks of the lesion, the animal, the stroke.
 
-``maps`` are float32 and ``masks`` bool, both ``(n, height, width)``. Large values mean evidence for the target, so the
-raw, signed map is ranked; an image with an empty mask gets NaN.
+``maps`` are float32 and ``masks`` bool, both ``(n, height, width)``. Large values mean evidence: maps that have a sign
+are first read by `xaiutils.reading`, as `evaluate` does. An image with an empty mask gets NaN.
 """
 
 from collections.abc import Callable
@@ -124,8 +124,8 @@ def hit_rate(maps, masks) -> np.ndarray:
 
 
 def relevance_mass(maps, masks) -> np.ndarray:
-    """Part of the map's positive sum that lies in the mask (Arras et al. 2022); NaN for a map without positive
-    values."""
+    """Part of the map's positive sum that lies in the mask (Arras et al. 2022), or of its whole sum if maps are read by
+    magnitude; NaN for a map without positive values."""
 
     def score(attribution, mask):
         positive = np.maximum(attribution, 0).astype(np.float64)

@@ -17,6 +17,9 @@ class Metric:
     batch_size, **parameters)``; with the method, which explains changed images anew, ``compute(model, images, maps,
     targets, batch_size, explain, **parameters)``, ``explain(images, targets)`` returning maps. ``chance(masks,
     **parameters)`` is the expected value of a map without any knowledge, where it is known.
+
+    ``compute`` is given maps read as the caller of `evaluate` asks (`xaiutils.reading`). ``reading`` is for a metric
+    that is defined for one reading alone: it is then always given that one.
     """
 
     name: str
@@ -27,6 +30,7 @@ class Metric:
     compute: Callable[..., np.ndarray]
     parameters: tuple[Parameter, ...] = ()
     chance: Callable[..., np.ndarray] | None = None
+    reading: str = ""
 
     @property
     def direction(self) -> str:

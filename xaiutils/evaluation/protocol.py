@@ -4,7 +4,7 @@ Metrics against masks are measured on all images, or, where the data has no mask
 the model on some, for they cost many passes.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,12 +22,12 @@ from xaiutils.evaluation.planted import grid_mosaics
 class Measured:
     """What `measure` found.
 
-    ``scores``: a row for each method, control (and chance), image and metric: method, image_id, metric, value; and of
-    the image patient_id (its own id where unknown), label (the class's name), correct (whether the model is right) and
-    p (the model's probability of the explained class). ``maps``: the methods' maps of the images. ``shown``: the images
-    that metrics with masks were measured on, which are mosaics where the data has no masks, and the images themselves
-    where none can be made; ``shown_maps``: the maps of these, with the controls that were needed. ``notes``: sentences
-    on what is otherwise than asked.
+    ``scores``: a row for each method, control (and chance), image, metric and reading: method, image_id, metric,
+    reading, value; and of the image patient_id (its own id where unknown), label (the class's name), correct (whether
+    the model is right) and p (the model's probability of the explained class). ``maps``: the methods' maps of the
+    images, with their sign. ``shown``: the images that metrics with masks were measured on, which are mosaics where the
+    data has no masks, and the images themselves where none can be made; ``shown_maps``: the maps of these, with the
+    controls that were needed. ``notes``: sentences on what is otherwise than asked.
     """
 
     scores: pd.DataFrame
@@ -48,6 +48,7 @@ def measure(
     method_parameters: Mapping[str, Mapping] | None = None,
     metric_parameters: Mapping[str, Mapping] | None = None,
     seed: int = 0,
+    reading: str | Sequence[str] = ("magnitude", "positive"),
 ) -> Measured:
     """Explain ``ds`` by every method and score the maps beside those of `control_maps` and `random_weight_maps`.
 
@@ -58,6 +59,8 @@ def measure(
         pool: images that mosaics are made of where ``ds`` has no masks; None: ``ds``.
         n_faithfulness: images, balanced over the classes, for the metrics that run the model.
         seed: of random maps, random weights, and the choice of images.
+        reading: how maps are read, as `evaluate_all` takes it: by default all maps by their magnitude and by their
+            positive part, to be compared within either. None of these ranks a method by having a sign.
     """
     methods, metrics = list(methods), list(metrics)
     chosen = {
@@ -65,6 +68,7 @@ def measure(
     }
     parameters = {m: p for m, p in (metric_parameters or {}).items() if m in metrics}
     own_parameters = {m: p for m, p in (method_parameters or {}).items() if m in methods}
+    how = {"parameters": parameters, "method_parameters": own_parameters, "reading": reading}
     ask = _Asked(model, methods, own_parameters, batch_size, seed)
     targets = predict(model, ds.images, batch_size).argmax(axis=1)
     maps = ask.explained(ds, targets, controls=False)
@@ -77,20 +81,20 @@ def measure(
         shown, shown_maps = evidence, ask.explained(evidence, evidence.labels)
         facts.append(_facts(model, evidence, evidence.labels, batch_size))
     if evidence is not None:
-        tables.append(evaluate_all(None, evidence, shown_maps, chosen["masks"], parameters=parameters))
-        tables.append(chance(evidence, chosen["masks"], parameters).assign(method="chance"))
+        tables.append(evaluate_all(None, evidence, shown_maps, chosen["masks"], **how))
+        tables.append(chance(evidence, chosen["masks"], parameters, reading).assign(method="chance"))
     if chosen["maps"]:
-        tables.append(evaluate_all(None, ds, everything, chosen["maps"], parameters=parameters))
+        tables.append(evaluate_all(None, ds, everything, chosen["maps"], **how))
     if chosen["model method"]:
         few = balanced_indices(ds.labels, n_faithfulness, seed)
         few_ds, few_maps = ds.select(few), {name: found[few] for name, found in everything.items()}
         if ds.masks is None:
             few_maps = ask.with_controls(few_ds, few_maps, targets[few])
-        options = chosen["model method"], targets[few], batch_size, parameters, own_parameters
-        tables.append(evaluate_all(model, few_ds, few_maps, *options))
+        options = chosen["model method"], targets[few], batch_size
+        tables.append(evaluate_all(model, few_ds, few_maps, *options, **how))
     if not tables:
         raise ValueError(f"no metric could be measured. {' '.join(notes)}")
-    scores = pd.concat(tables, ignore_index=True)[["method", "image_id", "metric", "value"]]
+    scores = pd.concat(tables, ignore_index=True)[["method", "image_id", "metric", "reading", "value"]]
     scores = scores.sort_values("metric", key=lambda names: names.map(metrics.index), kind="stable")
     scores = scores.merge(pd.concat(facts, ignore_index=True), on="image_id", validate="many_to_one")
     return Measured(scores, maps, shown, shown_maps, notes)
@@ -128,7 +132,10 @@ def _evidence(model, ds, pool, batch_size, seed) -> tuple[ImageDataset | None, l
         mosaics = grid_mosaics(model, ds if pool is None else pool, len(ds), batch_size=batch_size, seed=seed)
     except ValueError as error:
         return None, [f"The data has no masks, and metrics against masks are left out: {error}"]
-    return mosaics, [f"The data has no masks: metrics against masks are those of {mosaics.notes[0]}."]
+    return mosaics, [
+        f"The data has no masks: metrics against masks are those of {mosaics.notes[0]}. What speaks against a "
+        "class may be the cells of the others: read the positive part of maps that have a sign."
+    ]
 
 
 def _facts(model: keras.Model, ds: ImageDataset, targets: np.ndarray, batch_size: int) -> pd.DataFrame:

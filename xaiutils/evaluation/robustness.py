@@ -107,5 +107,6 @@ METRICS.add(
             Parameter("noise", float, 0.02, "reach of the noise as a fraction of each image's range", 0.0, 1.0),
             Parameter("seed", int, 0, "seed of the noise", 0),
         ),
+        reading="signed",  # the distance of two maps as they are
     )
 )

@@ -4,7 +4,7 @@ A method is called better than chance, or than a control, only where a paired te
 they are known) says so after Holm's correction, and the 95 % interval agrees. What is not told apart is called that.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,18 @@ import pandas as pd
 from xaiutils.attribution import METHODS
 from xaiutils.classification.comparison import holm
 from xaiutils.classification.verdict import many
-from xaiutils.evaluation.comparison import HITS, against_chance, agreement, by_image, compare, concordance, paired_test
+from xaiutils.evaluation.comparison import (
+    HITS,
+    against_chance,
+    agreement,
+    by_image,
+    check_one_reading,
+    compare,
+    concordance,
+    of_reading,
+    paired_test,
+    readings,
+)
 from xaiutils.evaluation.controls import ORACLES, RANDOM_WEIGHTS, is_control
 from xaiutils.evaluation.metric import METRICS
 from xaiutils.evaluation.statistics import UNIT, summarise
@@ -28,6 +39,7 @@ _TITLES = {
 }
 _KINDS = {"masks": "To find {evidence}", "model": "To name what the model uses"}
 _VERDICTS = ("better", "not told apart", "worse")
+_BY = {"signed": "their signed values", "positive": "their positive part", "magnitude": "their magnitude"}
 
 
 # What may be said -------------------------------------------------------------------------------------------------
@@ -37,7 +49,8 @@ def claims(table: pd.DataFrame, alpha: float = 0.05, n_resamples: int = 1000, se
     """What may be said of each method by each metric, of one model.
 
     ``table`` is of `evaluate_all`, with the controls of `control_maps`, the maps of `random_weight_maps` and the rows
-    of `chance` where there are any. Two maps are compared on the images that have a value of both.
+    of `chance` where there are any; of one reading of each method's maps (see `comparison.of_reading`). Two maps are
+    compared on the images that have a value of both.
 
     Returns a row for each metric and method: metric, method, mean, low, high, n (images), missing; level_of ("chance",
     where it is known, else "random", else "") and level, its mean; p_holm and verdict ("better", "worse" or "not told
@@ -46,6 +59,7 @@ def claims(table: pd.DataFrame, alpha: float = 0.05, n_resamples: int = 1000, se
     there is nothing that they show to be right.
     """
     found = []
+    check_one_reading(table)
     for metric in dict.fromkeys(table["metric"]):
         rows = table[table["metric"] == metric]
         methods = [m for m in dict.fromkeys(rows["method"]) if not is_control(m)]
@@ -119,7 +133,8 @@ def in_words(
     n_resamples: int = 1000,
     seed: int = 0,
 ) -> str:
-    """A page in Markdown on the methods of ``table``, with a section for each value of its column ``model``, if any.
+    """A page in Markdown on the methods of ``table``, with a section for each value of its column ``model``, if any,
+    and each reading of the maps, if it has several.
 
     ``table`` is as for `claims`; a bool column ``correct`` says whether the model is right on the image. ``evidence``
     names what the masks show, and ``notes`` are sentences that are added at the end.
@@ -130,13 +145,30 @@ def in_words(
         f"*Better* and *worse* are said only where a paired test says so after Holm's correction (alpha {alpha:g}) and "
         "the 95 % interval, in brackets, agrees.",
     ]
-    for model, rows in parts:
+    for model, rows, how in _sections(parts):
         said = claims(rows, alpha, n_resamples, seed)
-        page += [f"## {model}", _images(rows)]
+        page += [f"## {model}", " ".join(t for t in (_images(rows), how) if t)]
         page += [_in_short(said, kind, words.format(evidence=evidence)) for kind, words in _KINDS.items()]
         page += [_agreement(rows), _missing(rows)]
         page += [_metric_paragraph(rows, said[said["metric"] == m], m, alpha, seed) for m in said["metric"].unique()]
     return "\n\n".join(s for s in [*page, *notes] if s) + "\n"
+
+
+def _sections(parts: Iterable[tuple[str, pd.DataFrame]]) -> Iterator[tuple[str, pd.DataFrame, str]]:
+    """(title, rows, how their maps were read) for each model and reading: methods are compared within one."""
+    for model, rows in parts:
+        known = readings(rows)
+        counts = rows.groupby(["metric", "method"], observed=True)["reading"].nunique() if known else pd.Series([1])
+        if counts.max() == 1:
+            one = f"All maps are read by {_BY[known[0]]}." if len(known) == 1 else ""
+            several = "Each method's maps are read as it declares: " + ", ".join(known) + "." if len(known) > 1 else ""
+            yield model, rows, one or several
+            continue
+        for i, reading in enumerate(known):
+            chosen = of_reading(rows, reading)
+            if i:  # what a metric's own reading gives has been said
+                chosen = chosen[chosen["metric"].map(lambda m: not METRICS[m].reading)]
+            yield f"{model}, maps read by {_BY[reading]}", chosen, ""
 
 
 def _title(method: str) -> str:

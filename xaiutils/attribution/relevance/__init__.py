@@ -219,6 +219,7 @@ METHODS.add(
         signed=True,
         cost="1 gradient (epsilon) to about 3",
         compute=lrp,
+        reading_by=lambda parameters: "magnitude" if parameters["rule"] == "epsilon" else "positive",
         parameters=_PARAMETERS,
     )
 )

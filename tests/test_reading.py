@@ -1,0 +1,191 @@
+"""Maps with a sign beside maps without: read alike, or the comparison is one of signs."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import xaiutils as xai
+from xaiutils.backend import keras
+from xaiutils.datasets import ImageDataset
+from xaiutils.evaluation import chance, evaluate_all
+from xaiutils.evaluation.comparison import of_reading, rank
+from xaiutils.evaluation.words import claims, in_words
+from xaiutils.reading import READINGS, read_maps
+
+PAIR = np.float32([[[-4, 1], [2, 3]]])  # the largest value by size is negative, and lies on the evidence
+EVIDENCE = np.array([[[True, False], [False, False]]])
+
+# By hand. The mask is the first pixel of [-4, 1, 2, 3], or of [0, 1, 2, 3], or of [4, 1, 2, 3]; mean + 1 SD of these is
+# 3.19, 2.62 and 3.62.
+BY_HAND = {
+    "roc_auc": (0, 0, 1),
+    "pointing_game": (0, 0, 1),
+    "hit_rate": (0, 0, 1),
+    "relevance_mass": (0, 0, 0.4),
+    "relevance_rank": (0, 0, 1),
+    "energy_pointing_game": (0, 0, 3 / 6),  # of [3, 0, 1, 2]
+    "iou": (0, 0, 1),
+    "intersection_over_sum": (0, 0, 0.5),
+    "dice": (0, 0, 1),
+    "best_dice": (2 / 5, 2 / 5, 1),
+    "pixel_accuracy": (3 / 4, 2 / 4, 1),
+    "average_precision": (1 / 4, 1 / 4, 1),
+}
+
+
+def data(masks: np.ndarray) -> ImageDataset:
+    n, height, width = masks.shape
+    return ImageDataset(
+        pixels=np.full((n, height, width, 3), 90, np.uint8),
+        labels=np.arange(n) % 2,
+        class_names=["a", "b"],
+        ids=[f"image {i}" for i in range(n)],
+        masks=masks,
+    )
+
+
+def test_three_readings():
+    expected = {"signed": [[-4, 1], [2, 3]], "positive": [[0, 1], [2, 3]], "magnitude": [[4, 1], [2, 3]]}
+    for reading, values in expected.items():
+        found = read_maps(PAIR, reading)
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(found[0], values)
+    np.testing.assert_array_equal(read_maps(-PAIR, "magnitude"), read_maps(PAIR, "magnitude"))
+    for wrong in ("absolute", "", None, 1):
+        with pytest.raises(ValueError, match="reading=.*Known: signed, positive, magnitude"):
+            read_maps(PAIR, wrong)
+
+
+def test_every_localisation_metric_by_every_reading():
+    located = [name for name, metric in xai.METRICS.items() if metric.needs == "masks"]
+    assert set(located) == set(BY_HAND)
+    table = evaluate_all(None, data(EVIDENCE), {"mine": PAIR}, located, reading=READINGS)
+    found = table.pivot_table("value", "metric", "reading")
+    for metric, expected in BY_HAND.items():
+        np.testing.assert_allclose(found.loc[metric, list(READINGS)].to_numpy(float), expected, err_msg=metric)
+
+
+def test_evaluate_never_ranks_a_map_by_having_a_sign():
+    ds = data(EVIDENCE)
+    assert xai.evaluate(None, ds, PAIR, ["roc_auc"])["value"].item() == 1  # was 0
+    for method, expected in (("integrated_gradients", "magnitude"), ("hirescam", "positive"), ("rise", "signed")):
+        row = xai.evaluate(None, ds, PAIR, ["roc_auc"], method=method).iloc[0]
+        assert (row["reading"], row["value"]) == (expected, expected == "magnitude"), method
+    asked = xai.evaluate(None, ds, PAIR, ["roc_auc"], method="hirescam", reading="magnitude")
+    assert (asked["reading"].item(), asked["value"].item()) == ("magnitude", 1)
+    with pytest.raises(ValueError, match="reading='abs' is unknown"):
+        xai.evaluate(None, ds, PAIR, reading="abs")
+    with pytest.raises(ValueError, match="reading is an empty list"):
+        evaluate_all(None, ds, {"mine": PAIR}, reading=[])
+
+
+def test_metrics_of_one_reading_say_so(linear, images):
+    model, ds = linear[0], data(np.ones((2, *images.shape[1:3]), bool))
+    ds = replace(ds, pixels=np.random.default_rng(1).integers(0, 255, ds.pixels.shape).astype(np.uint8))
+    maps = {"mine": np.random.default_rng(0).normal(size=ds.pixels.shape[:3]).astype(np.float32)}
+    metrics = ["sensitivity_n", "sparseness", "fidelity"]
+    table = evaluate_all(model, ds, maps, metrics, 1, parameters={"sensitivity_n": {"n_samples": 20}}, reading=READINGS)
+    said = table.groupby("metric", sort=False)["reading"].unique().map(list).to_dict()
+    assert said == {"sensitivity_n": ["signed"], "sparseness": ["magnitude"], "fidelity": list(READINGS)}
+    exact = xai.explain(model, ds.images, 1, "integrated_gradients", baseline="mean")
+    options = {"sensitivity_n": {"n_samples": 20}}
+    for reading in READINGS:  # a linear model's drops are the sums of the signed map, however it is asked for
+        found = xai.evaluate(model, ds, exact, ["sensitivity_n"], 1, parameters=options, reading=reading)
+        assert set(found["reading"]) == {"signed"}
+        np.testing.assert_allclose(found["value"], 1, atol=1e-3)
+
+
+def test_dark_evidence_is_found_by_magnitude():
+    """A dark spot that speaks for the class: gradients x inputs are negative on all of it."""
+    rng, masks = np.random.default_rng(0), np.zeros((4, 12, 12), bool)
+    for i in range(4):
+        masks[i, 2 + i : 5 + i, 3:7] = True
+    grey = np.where(masks, 60, 120) + rng.integers(0, 20, masks.shape)
+    ds = replace(data(masks), pixels=np.repeat(grey[..., None], 3, axis=-1).astype(np.uint8))
+    layers, inputs = keras.layers, keras.Input((12, 12, 3))
+    dark = layers.Conv2D(1, 1, activation="relu", kernel_initializer="zeros", name="dark")(inputs)
+    model = keras.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling2D()(dark)))
+    model.get_layer("dark").set_weights([np.full((1, 1, 3, 1), -1 / 3, np.float32), np.float32([100])])
+    model.layers[-1].set_weights([np.float32([[0, 1]]), np.zeros(2, np.float32)])
+    maps = xai.explain(model, ds.images, 1, "gradients_x_inputs")
+    assert maps[masks].max() < 0
+    assert not maps[~masks].any()
+    scores = {r: xai.evaluate(None, ds, maps, ["roc_auc"], reading=r)["value"].mean() for r in READINGS}
+    assert scores == {"signed": 0, "positive": 0.5, "magnitude": 1}
+    assert xai.evaluate(None, ds, maps, ["roc_auc"], method="gradients_x_inputs")["value"].mean() == 1
+    deleted = {
+        r: xai.evaluate(model, ds, maps, ["deletion_auc"], 1, parameters={"deletion_auc": {"n_steps": 12}}, reading=r)
+        for r in READINGS
+    }
+    means = {r: table["value"].mean() for r, table in deleted.items()}
+    assert means["magnitude"] < means["positive"] < means["signed"]
+
+
+def test_controls_and_random_weights_are_read_as_the_methods_they_stand_beside():
+    maps = {"hirescam": PAIR, "hirescam, random weights": PAIR, "edges": np.abs(PAIR), "early": PAIR, "read": PAIR}
+    how = {"early": {"method": "gradients_x_inputs"}, "read": {"method": "gradients_x_inputs", "reading": "positive"}}
+    table = evaluate_all(None, data(EVIDENCE), maps, ["iou"], method_parameters=how)
+    assert list(table["reading"]) == ["positive", "positive", "magnitude", "magnitude", "positive"]
+    table = evaluate_all(None, data(EVIDENCE), maps, ["iou"], reading=("magnitude", "positive"))
+    assert table.groupby("reading")["method"].nunique().to_dict() == {"magnitude": 5, "positive": 5}
+    edges = table[table["method"] == "edges"]["value"]
+    assert edges.nunique() == 1
+
+
+def test_a_comparison_has_one_reading():
+    rng = np.random.default_rng(0)
+    masks = rng.random((8, 6, 6)) < 0.3
+    sign = rng.choice([-1, 1], masks.shape)
+    maps = {"deep_lift": (masks * sign).astype(np.float32), "grad_cam": rng.random(masks.shape).astype(np.float32)}
+    ds = data(masks)
+    both = ("magnitude", "positive")
+    table = evaluate_all(None, ds, maps, ["roc_auc", "sparseness"], reading=both)
+    table = pd.concat([table, chance(ds, ["roc_auc"], reading=both).assign(method="chance")])
+    for compared in (rank, lambda t, metric: claims(t)):
+        with pytest.raises(ValueError, match="several readings .magnitude, positive.; compare by one"):
+            compared(table, "roc_auc")
+    assert rank(of_reading(table[table["method"] != "chance"], "magnitude"), "roc_auc").ranks.index[0] == "deep_lift"
+    page = in_words(table)
+    for part in ("maps read by their magnitude", "maps read by their positive part"):
+        assert page.count(part) == 1
+    assert page.count("**Sparseness (Gini)** describes") == 1  # its reading is its own
+    level = chance(ds, ["roc_auc"]).assign(method="chance")
+    own = in_words(pd.concat([evaluate_all(None, ds, maps, ["roc_auc"]), level]))
+    assert "Each method's maps are read as it declares: magnitude, positive." in own
+    one = in_words(evaluate_all(None, ds, maps, ["roc_auc"], reading="positive"))
+    assert "All maps are read by their positive part." in one
+
+
+@pytest.mark.parametrize("method", ["gradients_x_inputs", "hirescam"])
+def test_explain_reads_maps(models, images, method):
+    raw = xai.explain(models["nested"], images, 1, method)
+    assert raw.min() < 0
+    for reading in READINGS:
+        found = xai.explain(models["nested"], images, 1, method, reading=reading)
+        np.testing.assert_array_equal(found, read_maps(raw, reading))
+        together = xai.explain_all(models["nested"], images, 1, [method, "grad_cam"], reading=reading)[method]
+        np.testing.assert_array_equal(together, found)
+    names = {"a": {"method": method, "reading": "magnitude"}, "b": {"method": method}}
+    found = xai.explain_all(models["nested"], images, 1, list(names), parameters=names, reading="positive")
+    np.testing.assert_array_equal(found["a"], np.abs(raw))
+    np.testing.assert_array_equal(found["b"], np.maximum(raw, 0))
+    declared = xai.METHODS[method]
+    assert declared.is_signed({})
+    assert not declared.is_signed({"reading": "positive"})
+    for wrong in ("abs", ["signed"], None):
+        with pytest.raises(ValueError, match="unknown"):
+            xai.explain(models["nested"], images, 1, method, reading=wrong)
+        with pytest.raises(ValueError, match="unknown"):
+            xai.explain_all(models["nested"], images, 1, [method], parameters={method: {"reading": wrong}})
+
+
+def test_every_method_declares_its_reading():
+    for name, method in xai.METHODS.items():
+        assert method.own_reading({}) in READINGS, name
+    own = {name: xai.METHODS[name].own_reading({}) for name in xai.METHODS if xai.METHODS[name].is_signed({})}
+    assert {"gradients_x_inputs", "integrated_gradients", "deep_lift"} <= {m for m in own if own[m] == "magnitude"}
+    assert {"hirescam", "occlusion", "relevance_cam"} <= {m for m in own if own[m] == "positive"}
+    assert xai.METHODS["lrp"].own_reading({"rule": "epsilon"}) == "magnitude"  # gradients x inputs of a ReLU network
+    assert xai.METHODS["hirescam"].own_reading({"reading": "magnitude"}) == "magnitude"
