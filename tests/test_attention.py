@@ -1,12 +1,16 @@
 """Attention methods: naive NumPy forms, hand-made transformers, Keras' own attention layers, DINOv2's reference."""
 
+import zlib
+from pathlib import Path
+
 import numpy as np
 import pytest
 from conftest import SIZE, make_flat, make_vit
 
 import xaiutils as xai
-from xaiutils.attribution import ModelError, Network
+from xaiutils.attribution import ModelError, Network, rules
 from xaiutils.attribution.passes import enlarge
+from xaiutils.attribution.relevance.transformer import TransformerPropagation
 from xaiutils.backend import keras, tf
 from xaiutils.models.vit import SelfAttention, ViTConfig, vit_backbone
 
@@ -196,6 +200,48 @@ def test_one_hand_made_layer():
         assert (xai.explain(model, IMAGE, 1, method) == 0).all()
 
 
+def test_the_form_with_relevance_is_the_authors(images):
+    """Rows made by the authors' code (github.com/hila-chefer/Transformer-Explainability, commit c3e578f, its
+    VisionTransformer in float64 with both norms' epsilon 1e-6) with the weights and images below."""
+    golden = np.load(Path(__file__).parent / "golden" / "transformer_attribution.npz")
+    inputs, tokens = vit_backbone(ViTConfig(patch_size=8, width=16, depth=3, heads=2, mlp_ratio=2), SIZE)
+    x = layers.Lambda(lambda t: t[:, 0], output_shape=(16,))(tokens)
+    model = keras.Model(inputs, layers.Dense(3, name="logits")(x))
+    for weight in model.weights:
+        drawn_weight = np.random.default_rng(zlib.crc32(weight.path.encode())).normal(size=weight.shape)
+        weight.assign(1 + 0.2 * drawn_weight if weight.path.endswith("gamma") else 0.4 * drawn_weight)
+    images = np.random.default_rng(0).uniform(0, 255, (2, 8, 8, 3)).astype(np.float32).repeat(4, 1).repeat(4, 2)
+    for target in (0, 2):
+        expected = drawn(golden[f"target_{target}"])
+        found = xai.explain(model, images, target, "transformer_attribution", form="relevance")
+        for one, other in zip(found, expected, strict=True):  # q k near 0 divides relevance, so float32 shows
+            np.testing.assert_allclose(one, other, atol=5e-3 * other.max())
+
+
+def test_relevance_of_a_sum_is_normalised_as_published(images):
+    """Eq. 9 by hand, for each image alone: sums of both signs, where the shares themselves exceed what there is."""
+    inputs = keras.Input((SIZE, SIZE, 3))
+    parts = [layers.Conv2D(2, 4, strides=4, name=name)(inputs) for name in "uv"]
+    model = keras.Model(inputs, layers.Dense(2)(layers.Flatten()(layers.Add(name="sum")(parts))))
+    network = Network(model)
+    step = next(s for s in network.steps if s.path == "sum")
+    rule = TransformerPropagation(network, rules.kinds(network, "LRP"), images)
+    rng = np.random.default_rng(0)
+    u, v, R = (tf.constant(rng.normal(size=(2, 8, 8, 2)).astype(np.float32)) for _ in range(3))
+    with tf.GradientTape() as tape:
+        tape.watch([u, v])
+        (y,) = rule(step, [u, v], lambda xs: [xs[0] + xs[1]])
+    found = [g.numpy() for g in tape.gradient(y, [u, v], output_gradients=R)]
+    u, v, R = (x.numpy().astype(np.float64) for x in (u, v, R))
+    shares = [x * R / (u + v) for x in (u, v)]
+    for n in range(2):
+        sums = [share[n].sum() for share in shares]
+        for share, total, one in zip(shares, sums, found, strict=True):
+            expected = share[n] * abs(total) / sum(map(abs, sums)) * R[n].sum() / total
+            np.testing.assert_allclose(one[n], expected, atol=1e-4 * np.abs(expected).max())
+        np.testing.assert_allclose(sum(one[n].sum() for one in found), R[n].sum(), rtol=1e-3)
+
+
 def test_the_form_with_relevance_naive(images):
     """One attention layer without norm or residual: z_plus in the head and the output projection, then half of what
     arrives at the product of probabilities and values, in shares of its terms."""
@@ -213,8 +259,7 @@ def test_the_form_with_relevance_naive(images):
         share = np.maximum(out * head[:, target], 0)
         R = share / share.sum(axis=1, keepdims=True)
         terms = np.maximum(flat[:, :, None] * kernel, 0)
-        bias = np.maximum(attention.out.bias.numpy(), 0)
-        R = (terms / (terms.sum(axis=1, keepdims=True) + bias) * R[:, None]).sum(axis=2)
+        R = (terms / terms.sum(axis=1, keepdims=True) * R[:, None]).sum(axis=2)  # the bias takes none
         terms = A[:, :, 0, :, None] * value  # (n, heads, tokens, size), sums over tokens to mixed
         RA = (terms / (2 * mixed[:, :, None]) * R.reshape(2, 2, 1, 4)).sum(axis=-1)
         gradient = np.einsum("nhtd,hd->nht", value, (kernel @ head[:, target]).reshape(2, 4))

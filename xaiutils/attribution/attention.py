@@ -24,8 +24,7 @@ from xaiutils.attribution import rules
 from xaiutils.attribution.method import METHODS, Method
 from xaiutils.attribution.network import ModelError, Network, Rule, Step
 from xaiutils.attribution.passes import batches, class_scores, enlarge
-from xaiutils.attribution.relevance.linear_rules import Settings
-from xaiutils.attribution.relevance.propagation import Propagation
+from xaiutils.attribution.relevance.transformer import TransformerPropagation
 from xaiutils.backend import keras, tf
 from xaiutils.registry import Parameter, suggest
 
@@ -302,10 +301,9 @@ def transformer_attribution(network, images, targets, batch_size, *, form: str, 
 
     ``form="generic"`` (default): M_l = E_h[relu(dS/dA_l * A_l)] (arXiv:2103.15679, eq. 5 and 6: R = I, then for each
     layer R = R + M_l R). ``form="relevance"``: M_l = E_h[relu(dS/dA_l * R(A_l))] (arXiv:2012.09838, eq. 13 and 14),
-    R(A_l) the probabilities' LRP relevance when the target's logit has relevance 1. As in the paper, linear layers
-    share it by positive contributions (z_plus); other layers have the rules of `xaiutils.attribution.relevance`, which
-    treat LayerNorm, softmax and products by later work (AttnLRP), not as the authors' code. A head of one sigmoid unit
-    starts with relevance 1 for either class, and the gradient has the class's sign.
+    R(A_l) the probabilities' relevance when the target's logit has relevance 1, propagated by the paper's own rules
+    (`xaiutils.attribution.relevance.transformer`), which for LayerNorm, softmax and sums are not those of the method
+    lrp. A head of one sigmoid unit starts with relevance 1 for either class, and the gradient has the class's sign.
 
     The map is specific to the class. Where the head pools the patches, the mean of their rows is drawn, without I's
     own share, which is the same for every patch.
@@ -331,11 +329,11 @@ def transformer_attribution(network, images, targets, batch_size, *, form: str, 
 
 
 def _relevance(network: Network, known: dict[Step, str], images: Any, targets: Any, steps: Sequence[Step]) -> list[Any]:
-    """LRP relevance of the probabilities of ``steps``, by head; ``known`` are the kinds of the network's steps."""
+    """Relevance of the probabilities of ``steps``, by head; ``known`` are the kinds of the network's steps."""
 
     def propagation(asking: dict[Step, Step]) -> Rule:
         kinds = {**known, **{stand_in: known[step] for step, stand_in in asking.items()}}
-        return Propagation(network, kinds, images, "z_plus", "", Settings())
+        return TransformerPropagation(network, kinds, images)
 
     units = tf.ones_like(targets) if network.activation == "binary" else targets
     with network.in_float32():

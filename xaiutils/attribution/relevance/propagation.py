@@ -108,7 +108,7 @@ class Propagation:
             if step not in self._kept:
                 self._held[step] = x, part, rule, settings
             return [z]
-        return [_passed(z, function(z)) if rules.is_elementwise(function) else _softmax(z)]
+        return [passed(z, function(z)) if rules.is_elementwise(function) else self._softmax(z)]
 
     def _batch_norm(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
         source = rules.folded_source(self._network, self._known, step)
@@ -155,7 +155,7 @@ class Propagation:
     def _activation(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
         (source,) = self._network.producers(step)
         if source not in self._held:
-            return [_passed(inputs[0], compute(inputs)[0])]
+            return [passed(inputs[0], compute(inputs)[0])]
         x, part, rule, settings = self._held[source]
         # In one piece with what it reads, so that TensorFlow can fuse the two.
         return [_linear(part, x, rule, settings, lambda z: compute([z])[0])]
@@ -214,10 +214,15 @@ class Propagation:
     def _matmul_layer(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
         return [_matmul(*inputs, lambda a, b: compute([a, b])[0])]
 
+    @staticmethod
+    def _softmax(s: Any) -> Any:
+        p = tf.nn.softmax(s)
+        return rules.relay([s], [p], lambda R: [s * (R - p * tf.reduce_sum(R, axis=-1, keepdims=True))])[0]
+
     def _softmax_layer(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
         if getattr(step.operation, "axis", -1) not in (-1, len(inputs[0].shape) - 1):
             raise rules.no_rule("LRP", step, " on an axis that is not the last")
-        return [_softmax(inputs[0])]
+        return [self._softmax(inputs[0])]
 
     def _attention(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
         if self._dense in _IGNORE_INPUT:
@@ -227,8 +232,8 @@ class Propagation:
         parts = rules.AttentionParts(
             linear=lambda x, part: _linear(part, x, self._dense, self._settings),
             matmul=_matmul,
-            softmax=_softmax,
-            scale=lambda factor, x: _passed(x, factor * x),
+            softmax=self._softmax,
+            scale=lambda factor, x: passed(x, factor * x),
             move=lambda function, x: function(x),
         )
         return rules.attention(step, inputs, parts, "LRP")
@@ -240,14 +245,9 @@ def _linear(part: rules.Linear, x: Any, rule: str, settings: Settings, then: Cal
     return rules.relay([x], [then(z)], lambda R: [RULES[rule](part, x, z, R, settings)])[0]
 
 
-def _passed(x: Any, y: Any) -> Any:
+def passed(x: Any, y: Any) -> Any:
     """y, whose relevance is that of x."""
     return rules.relay([x], [y], lambda R: [R])[0]
-
-
-def _softmax(s: Any) -> Any:
-    p = tf.nn.softmax(s)
-    return rules.relay([s], [p], lambda R: [s * (R - p * tf.reduce_sum(R, axis=-1, keepdims=True))])[0]
 
 
 def _matmul(a: Any, b: Any, function: Callable[[Any, Any], Any] = tf.matmul) -> Any:
