@@ -110,12 +110,6 @@ def _subclassed():
     return Own()
 
 
-def _lambda_softmax():
-    inputs = keras.Input((SIZE, SIZE, 3))
-    x = keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(inputs))
-    return keras.Model(inputs, keras.layers.Lambda(tf.nn.softmax, output_shape=(3,))(x))
-
-
 def _two_inputs():
     a, b = keras.Input((SIZE, SIZE, 3)), keras.Input((4,))
     x = keras.layers.Concatenate()([keras.layers.GlobalAveragePooling2D()(a), b])
@@ -131,7 +125,6 @@ def _segmenter():
     ("make", "words"),
     [
         (_subclassed, "not a functional"),
-        (_lambda_softmax, "look like probabilities"),
         (_two_inputs, "expected one image input"),
         (_segmenter, "expected one output"),
         (lambda: "a path", "expected a Keras model, got str"),
@@ -312,29 +305,6 @@ def test_other_softmaxes_are_taken_off(models, images, activation):
         model = keras.Model(inputs, keras.layers.Dense(3, activation=activation)(x))
         expected = model(images).numpy()
     np.testing.assert_allclose(xai.predict(model, images, probabilities=True), expected, atol=1e-6)
-
-
-def test_heads_of_their_own_are_refused(images):
-    class Head(keras.layers.Layer):
-        def __init__(self):
-            super().__init__()
-            self.activation, self.dense = keras.activations.softmax, keras.layers.Dense(3)
-
-        def build(self, shape):
-            self.dense.build(shape)
-
-        def call(self, x):
-            return self.activation(self.dense(x))
-
-    class Cosine(keras.layers.Dense):
-        def call(self, x):
-            return self.activation(keras.ops.matmul(keras.ops.normalize(x), keras.ops.normalize(self.kernel, axis=0)))
-
-    for last in (Head(), Cosine(3, activation="softmax")):
-        inputs = keras.Input((SIZE, SIZE, 3))
-        model = keras.Model(inputs, last(keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(8, 3)(inputs))))
-        with pytest.raises(ModelError, match="cannot be taken off"):
-            xai.explain(model, images)
 
 
 def test_a_layer_with_a_way_around_it_cannot_start_the_model(images):

@@ -109,6 +109,7 @@ def deep_lift(network, images, targets, batch_size, *, rule: str, baseline: str,
       (Shapley values of two factors).
     - Softmax p_i = exp(s_i - log sum exp(s)) and LayerNorm (x - mean) * rsqrt(var + epsilon): rescale rule and
       product rule on what they are made of, in closed form.
+    - The logarithm of a probability that several members make: its derivatives' mean on the straight path.
     - Max pooling: a rise goes to the largest value of the image, a fall to that of the baseline.
 
     ``baseline`` and ``baseline_image`` are as in integrated_gradients. Cost: a forward pass of the baseline (once for
@@ -201,6 +202,8 @@ class _DeepLift:
         if kind == rules.ATTENTION:
             pairs = list(zip(inputs, references, strict=True))
             return [y for y, _ in rules.attention(step, pairs, _PAIRS, "deep_lift")]
+        if kind == rules.LOG_PROBABILITY:
+            return rules.relay(inputs, compute(inputs), lambda m: _mean_slope(step.operation, inputs, references, m))
         return compute(inputs)  # linear operations: the gradient
 
     def _linear_layer(self, step: Step, z: Any) -> Any:
@@ -264,6 +267,24 @@ def _reveal_cancel(function: Callable, z: Any, z0: Any, x: Any, x0: Any, part: r
 def _product(function: Callable[[Any, Any], Any], a: Any, b: Any, a0: Any, b0: Any) -> Any:
     """A product of two factors, of any kind that is linear in each: D(ab) = Da mean(b) + mean(a) Db."""
     return rules.relay([a, b], [function(a, b)], lambda m: rules.back(function, [(a + a0) / 2, (b + b0) / 2], m))[0]
+
+
+def _mean_slope(function: Callable[..., Any], inputs: Sequence[Any], references: Sequence[Any], m: Any) -> list[Any]:
+    """The mean of m times the derivatives on the straight path from the references, by a fine quadrature."""
+    points, weights = np.polynomial.legendre.leggauss(32)
+
+    def along(x, scale):  # (n, ...) -> (points * n, ...)
+        scale = tf.cast(tf.reshape(scale, (-1, *[1] * len(x.shape))), x.dtype)
+        return tf.reshape(scale * x[None], tf.concat([[-1], tf.shape(x)[1:]], 0))
+
+    at = []
+    for x, x0 in zip(inputs, references, strict=True):
+        at.append(along(x0 + tf.zeros_like(x), np.ones(32)) + along(x - x0, (points + 1) / 2))
+    found = rules.back(function, at, along(m, weights / 2))
+    return [
+        tf.reduce_sum(tf.reshape(g, tf.concat([[32], tf.shape(x)], 0)), axis=0)
+        for g, x in zip(found, inputs, strict=True)
+    ]
 
 
 def _softmax(s: Any, s0: Any) -> Any:

@@ -6,54 +6,18 @@ activation, and it can start at an inner layer.
 """
 
 import functools
-import inspect
 import math
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
+from xaiutils.attribution.graph import ModelError, Rule, Step, as_function
+from xaiutils.attribution.head import Head, find_head
 from xaiutils.backend import keras, tf
 from xaiutils.registry import suggest
-
-Functional = keras.src.models.Functional  # Keras does not export the class, only the factory keras.Model
-_PASS_THROUGH = ("Dropout", "Identity", "InputLayer")
-
-
-class ModelError(ValueError):
-    """The model is not one that can be explained; the message says why and what to do."""
-
-
-@dataclass(frozen=True, eq=False)
-class Step:
-    """One operation of the flat graph. ``inputs`` maps the identities of its symbolic arguments to tensor keys."""
-
-    path: str
-    operation: Any
-    arguments: Any
-    inputs: dict[int, int]
-    outputs: tuple[int, ...]
-
-    def call(self, operation: Any, values: dict[int, Any]) -> list[Any]:
-        """The outputs of ``operation`` on this step's arguments, in inference mode.
-
-        Augmentation layers are active unless told otherwise, and Keras records that as if the user had said so; like
-        ``model(x, training=False)``, this tells every layer.
-        """
-        args, kwargs = self.arguments.convert(
-            lambda x: values[self.inputs[id(x)]] if isinstance(x, keras.KerasTensor) else x
-        )
-        if isinstance(operation, keras.Layer) and "training" in inspect.signature(operation.call).parameters:
-            kwargs = {**kwargs, "training": False}
-        return keras.tree.flatten(operation(*args, **kwargs))
-
-
-# How a step is computed when a method changes it: (step, inputs, compute) -> outputs, where ``compute(inputs)`` is what
-# the step does by itself. It is called for every step, and may return ``compute(inputs)``.
-Rule = Callable[[Step, list[Any], Callable[[list[Any]], list[Any]]], list[Any]]
 
 
 class Network:
@@ -67,7 +31,7 @@ class Network:
     _known: ClassVar["weakref.WeakKeyDictionary[keras.Model, Network]"] = weakref.WeakKeyDictionary()
 
     def __init__(self, model: keras.Model):
-        function = _as_function(model)
+        function = as_function(model)
         if function is None:
             raise ModelError(
                 f"{type(model).__name__} is not a functional or built Sequential Keras model, so its layers cannot be "
@@ -77,8 +41,7 @@ class Network:
             shapes = [tuple(t.shape) for t in function.inputs]
             raise ModelError(f"the model takes inputs {shapes}; expected one image input (n, height, width, 3).")
         if len(function.outputs) != 1 or len(function.outputs[0].shape) != 2:
-            shapes = [tuple(t.shape) for t in function.outputs]
-            raise ModelError(f"the model returns {shapes}; expected one output (n, classes).")
+            raise ModelError(_output_error(function))
         self.steps: list[Step] = []
         self._function = weakref.ref(function)  # the cache must not keep the model alive
         self.shapes: dict[int, tuple[int | None, ...]] = {}
@@ -87,8 +50,11 @@ class Network:
         self.image_size: tuple[int | None, int | None] = tuple(function.inputs[0].shape[1:3])
         (output,) = self._flatten(function, [self._input], "")
         self._producer = {key: step for step in self.steps for key in step.outputs}
-        self._head: Callable[[Any], Any] | None = None
-        self._logits, self.activation = self._find_logits(output)
+        self._head, self._logits = None, output
+        head = find_head(self, output)
+        self._head, self._logits, self.activation = head.without_activation, head.logits, head.activation
+        if head.log is not None:
+            self._logits = self._append_log(head)
         self._built_from = self._constants()
         units = self.shapes[output][-1]
         if units == 1:
@@ -114,7 +80,7 @@ class Network:
         variables, so compiled functions would not see them change."""
         now = self._constants()
         same = len(now) == len(self._built_from) and all(a is b for a, b in zip(now, self._built_from, strict=True))
-        return _as_function(model) is not self._function() or not same
+        return as_function(model) is not self._function() or not same
 
     def _constants(self) -> list[Any]:
         return [step.operation.mean for step in self.steps if isinstance(step.operation, keras.layers.Normalization)]
@@ -132,7 +98,7 @@ class Network:
             for node in function._nodes_by_depth[depth]:
                 if node.is_input or any(id(t) not in keys for t in node.input_tensors):
                     continue
-                inner = _as_function(node.operation)
+                inner = as_function(node.operation)
                 if inner is None:
                     outputs = [self._new_key(t) for t in node.outputs]
                     path = self._unique(prefix + node.operation.name)
@@ -148,58 +114,35 @@ class Network:
         taken = sum(step.path.split("#")[0] == path for step in self.steps)
         return f"{path}#{taken + 1}" if taken else path
 
-    def _find_logits(self, output: int) -> tuple[int, str]:
-        """Key of the tensor before the last activation, and that activation's name."""
-        key, step = output, self._producer.get(output)
-        while step is not None and (
-            type(step.operation).__name__ in _PASS_THROUGH or _activation(step.operation) == ""
-        ):
-            key = self._inputs_of(step)[0]
-            step = self._producer.get(key)
-        if step is None:
-            raise ModelError("the model has no layer that computes class scores.")
-        activation = _activation(step.operation)
-        if activation in ("softmax", "sigmoid"):
-            return self._inputs_of(step)[0], activation
-        fused = getattr(step.operation, "activation", None)
-        name = _NAMES.get(getattr(fused, "__name__", ""), "linear")
-        if name == "linear":
-            return key, "softmax"
-        if (
-            not isinstance(step.operation, keras.layers.Dense)
-            or type(step.operation).call is not keras.layers.Dense.call
-        ):
-            raise ModelError(
-                f"the {name} of the last layer {step.path!r} ({type(step.operation).__name__}) cannot be taken off; "
-                "end the model in a layer without activation, then keras.layers.Activation."
-            )
-        self._head = _WithoutActivation(step.operation)  # fused into the layer: compute the layer without it
-        return key, name
+    def _append_log(self, head: Head) -> int:
+        """A step that makes the logits out of the tensors that the log of the probability is computed from."""
+        key = len(self.shapes)
+        self.shapes[key] = self.shapes[head.logits]
+        symbols = [keras.KerasTensor(self.shapes[leaf]) for leaf in head.leaves]
+        arguments = type(self.steps[-1].arguments)(*symbols)
+        inputs = {id(symbol): leaf for symbol, leaf in zip(symbols, head.leaves, strict=True)}
+        step = Step(self._unique("log_probability"), head.log, arguments, inputs, (key,))
+        self.steps.append(step)
+        self._producer[key] = step
+        return key
 
     def _check_logits(self, model: keras.Model) -> None:
         """One look at real numbers: what was found must give what the model gives."""
         size = [n or 96 for n in self.image_size]
         noise = tf.constant(np.random.default_rng(0).uniform(0, 255, (2, *size, 3)).astype(np.float32))
-        expected = keras.ops.convert_to_numpy(model(noise, training=False)).astype(np.float64)
+        (output,) = keras.tree.flatten(model(noise, training=False))
+        expected = keras.ops.convert_to_numpy(output).astype(np.float64)
         logits = self.logits(noise)
         probabilities = self.probabilities(logits).numpy()
         if expected.shape[1] == 1:
             logits, probabilities = logits[:, 1:], probabilities[:, 1:]
         if not np.isfinite(expected).all():
             return  # the caller's own weights; explain says so
-        answers = (probabilities, logits.numpy(), np.log(np.maximum(probabilities, 1e-30)))
+        answers = (probabilities, logits.numpy(), tf.nn.log_softmax(logits).numpy())
         if not any(np.allclose(found, expected, rtol=2e-2, atol=2e-3) for found in answers):
             raise ModelError(
                 "the logits that were found do not give the model's output; give a model that ends in a Dense layer of "
                 "logits, then keras.layers.Softmax or Activation."
-            )
-        last = self._producer[self._logits].operation
-        plain = isinstance(last, keras.layers.Dense) and last.activation is keras.activations.linear
-        unused = not np.allclose(probabilities, expected, rtol=2e-2, atol=2e-3)
-        if unused and not plain and expected.min() >= 0 and expected.max() <= 1:
-            raise ModelError(
-                "the model returns values in [0, 1]: they look like probabilities, but no softmax or sigmoid layer was "
-                "found to take off. Give a model that returns logits."
             )
 
     def trace_shapes(self, size: tuple[int, int]) -> None:
@@ -214,7 +157,7 @@ class Network:
         self._traced_size = tuple(size)
 
     def _inputs_of(self, step: Step) -> list[int]:
-        return [step.inputs[id(t)] for t in step.arguments.keras_tensors]
+        return step.reads
 
     def _run(
         self, values: dict[int, Any], wanted: list[int], watch: Callable | None = None, rule: Rule | None = None
@@ -469,44 +412,9 @@ class Network:
         return maps[-1].path
 
 
-class _WithoutActivation:
-    """A Dense layer's result before its fused activation, from the same weights and in its own precision."""
-
-    def __init__(self, layer: Any):
-        self.layer = layer
-
-    def __call__(self, x: Any) -> Any:
-        dtype = self.layer.compute_dtype
-        y = keras.ops.matmul(keras.ops.cast(x, dtype), keras.ops.cast(self.layer.kernel, dtype))
-        return y if self.layer.bias is None else y + keras.ops.cast(self.layer.bias, dtype)
-
-
-def _as_function(operation: Any) -> Any | None:
-    """The functional graph of a model or nested model; None for a layer (or a model with a call of its own)."""
-    if isinstance(operation, keras.Sequential):
-        return operation._functional
-    if isinstance(operation, Functional) and type(operation).call is Functional.call:
-        return operation
-    return None
-
-
-# Names of activations; the log-softmax differs from the logits by a constant for each image, which explains nothing.
-_NAMES = {
-    "softmax": "softmax",
-    "softmax_v2": "softmax",
-    "log_softmax": "softmax",
-    "log_softmax_v2": "softmax",
-    "sigmoid": "sigmoid",
-}
-
-
-def _activation(operation: Any) -> str | None:
-    """What an operation does if it is nothing but an activation: "softmax", "sigmoid", "" for none; None otherwise."""
-    if type(operation) is keras.layers.Activation:
-        name = getattr(operation.activation, "__name__", "")
-        return "" if name == "linear" else _NAMES.get(name)
-    if type(operation) is keras.layers.Softmax:
-        return "softmax"
-    if not isinstance(operation, keras.Layer):  # a function of keras.ops
-        return {"Softmax": "softmax", "LogSoftmax": "softmax", "Sigmoid": "sigmoid"}.get(type(operation).__name__)
-    return None
+def _output_error(function: Any) -> str:
+    found = [f"{n} {tuple(t.shape)}" for n, t in zip(function.output_names, function.outputs, strict=True)]
+    said = f"the model returns {', '.join(found)}; expected one output (n, classes)."
+    if len(found) == 1:
+        return said
+    return f"{said} Give a model of one of them: keras.Model(model.inputs, model.outputs[i])."

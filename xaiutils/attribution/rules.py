@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from xaiutils.attribution.log_probability import LogProbability
 from xaiutils.attribution.network import ModelError, Network, Rule, Step
 from xaiutils.backend import keras, tf
 from xaiutils.models.vit import SelfAttention
@@ -30,6 +31,7 @@ SELECT = "select"  # copies, moves or leaves out values
 AFFINE = "affine"  # any other linear function of its inputs, plus a constant
 PRODUCT = "product"
 MATMUL = "matmul"
+LOG_PROBABILITY = "log probability"  # the step that makes scores of a head of probabilities
 
 _SELECT = {
     "ActivityRegularization",
@@ -103,6 +105,8 @@ def kind_of(network: Network, step: Step) -> str | None:
     """
     operation, name = step.operation, type(step.operation).__name__
     several = len(network.producers(step)) > 1
+    if isinstance(operation, LogProbability):
+        return LOG_PROBABILITY
     if linear_parts(operation) is not None:
         return LINEAR
     if isinstance(operation, SelfAttention) or type(operation) is layers.MultiHeadAttention:

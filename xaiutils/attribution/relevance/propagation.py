@@ -12,7 +12,10 @@ What is not a learned linear layer has one rule, whatever rule the linear layers
   factor takes all; products of equals: half each;
 - LayerNorm: its standard deviation taken as a constant, then epsilon rule (Ali et al. 2022, arXiv:2202.07304);
 - matrix products of attention: epsilon rule with half for each factor, softmax p of s: R(s_i) = s_i (R(p_i) - p_i
-  sum_k R(p_k)) (AttnLRP, Achtibat et al. 2024, arXiv:2402.05602).
+  sum_k R(p_k)) (AttnLRP, Achtibat et al. 2024, arXiv:2402.05602);
+- the logarithm of a probability that members make together: to the logits of the same class, by each member's part
+  of the probability; their softmaxes' and sigmoids' normalisers are constants, so that one member's relevance is that
+  of its logit.
 """
 
 import dataclasses
@@ -76,6 +79,7 @@ class Propagation:
             rules.AFFINE: self._affine,
             rules.PRODUCT: self._product,
             rules.MATMUL: self._matmul_layer,
+            rules.LOG_PROBABILITY: self._log_probability,
         }
 
     def __call__(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
@@ -223,6 +227,9 @@ class Propagation:
         if getattr(step.operation, "axis", -1) not in (-1, len(inputs[0].shape) - 1):
             raise rules.no_rule("LRP", step, " on an axis that is not the last")
         return [self._softmax(inputs[0])]
+
+    def _log_probability(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
+        return rules.relay(inputs, compute(inputs), lambda R: rules.back(step.operation.shares, inputs, R))
 
     def _attention(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
         if self._dense in _IGNORE_INPUT:
