@@ -44,11 +44,17 @@ def layer_net(kind: str, weights) -> keras.Model:
     ("file", "method", "parameters"),
     [
         ("Gradient", "vanilla_gradients", {"reduction": "sum"}),
-        ("InputTimesGradient", "gradients_x_inputs", {}),
+        ("InputTimesGradient", "gradients_x_inputs", {"reduction": "sum"}),
         (
             "IntegratedGradients",
             "integrated_gradients",
-            {"n_steps": 64, "quadrature": "trapezoid", "baseline": "black", "baseline_image": None},
+            {
+                "n_steps": 64,
+                "quadrature": "trapezoid",
+                "baseline": "black",
+                "baseline_image": None,
+                "reduction": "sum",
+            },
         ),
     ],
 )

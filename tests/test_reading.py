@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 import xaiutils as xai
+from xaiutils.attribution.axioms import completeness_gap
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
 from xaiutils.evaluation import chance, evaluate_all
@@ -189,3 +190,69 @@ def test_every_method_declares_its_reading():
     assert {"hirescam", "occlusion", "relevance_cam"} <= {m for m in own if own[m] == "positive"}
     assert xai.METHODS["lrp"].own_reading({"rule": "epsilon"}) == "magnitude"  # gradients x inputs of a ReLU network
     assert xai.METHODS["hirescam"].own_reading({"reading": "magnitude"}) == "magnitude"
+
+
+SHARED = ("gradients_x_inputs", "integrated_gradients", "integrated_gradients_bw", "expected_gradients", "deep_lift")
+
+
+@pytest.mark.parametrize("method", [*SHARED, "lrp"])
+def test_shares_are_reduced_over_channels(linear, images, method):
+    """Of a linear model the share of a channel is w (x - x'), of all of these methods."""
+    x, w = images[:2], linear[1][..., 1]
+    start = {"integrated_gradients_bw": 127.5, "expected_gradients": 127.5}.get(method, 0)
+    extra = {"lrp": {"rule": "epsilon"}}.get(method, {})
+    if method == "expected_gradients":
+        extra = {"background": np.full((1, 1, 1, 3), start, np.float32)}
+    shares = w * (x - start)
+    sums = {"sum": shares.sum(-1), "sum_abs": np.abs(shares).sum(-1), "max_abs": np.abs(shares).max(-1)}
+    declared = xai.METHODS[method]
+    for reduction, expected in sums.items():
+        found = xai.explain(linear[0], x, 1, method, reduction=reduction, **extra)
+        np.testing.assert_allclose(found, expected, atol=2e-4)
+        assert declared.is_signed({"reduction": reduction}) == (reduction == "sum")
+    np.testing.assert_allclose(xai.explain(linear[0], x, 1, method, **extra), sums["sum"], atol=2e-4)
+    if declared.total is not None:
+        with pytest.raises(ValueError, match="only the sum over channels adds up"):
+            completeness_gap(linear[0], x, 1, method, reduction="sum_abs", **extra)
+
+
+def test_bases_are_read_as_asked(models, images):
+    model, x = models["nested"], images[:2]
+    signed = xai.explain(model, x, 1, "gradients_x_inputs")
+    assert signed.min() < 0
+    given = {"base": "gradients_x_inputs"}
+    for base in (given, {"base": "vanilla_gradients", "reduction": "sum"}):
+        # One copy without noise is the base itself; two equal copies have no variance.
+        plain = xai.explain(model, x, 1, "smoothgrad", n_samples=1, noise=0.0, base_reading="magnitude", **base)
+        assert plain.min() >= 0
+    one = {"n_samples": 1, "noise": 0.0, **given}
+    for reading in READINGS:
+        found = xai.explain(model, x, 1, "smoothgrad", base_reading=reading, **one)
+        np.testing.assert_allclose(found, read_maps(signed, reading), rtol=1e-5, atol=1e-6)
+        found = xai.explain(model, x, 1, "smoothgrad_squared", base_reading=reading, **one)
+        np.testing.assert_allclose(found, read_maps(signed, reading) ** 2, rtol=1e-4, atol=1e-6)
+        assert xai.METHODS["smoothgrad"].is_signed({"base_reading": reading, **given}) == (reading == "signed")
+    noisy = {"n_samples": 4, **given}
+    means = {r: xai.explain(model, x, 1, "smoothgrad", base_reading=r, **noisy) for r in READINGS}
+    assert (means["magnitude"] >= means["positive"] - 1e-6).all()
+    assert (means["positive"] >= means["signed"] - 1e-6).all()
+    np.testing.assert_allclose(means["magnitude"], 2 * means["positive"] - means["signed"], atol=1e-5)
+    assert xai.METHODS["smoothgrad"].own_reading({"base": "hirescam"}) == "positive"
+    with pytest.raises(ValueError, match="base_reading: 'abs' is not allowed"):
+        xai.explain(model, x, 1, "smoothgrad", base_reading="abs")
+
+
+def test_xrai_ranks_regions_by_what_it_is_told(models, images):
+    model, x = models["nested"], images[:1]
+    base = {"base": "integrated_gradients"}
+    by_size = xai.explain(model, x, 1, "xrai", **base, base_parameters={"reduction": "sum_abs"})  # was a TypeError
+    assert by_size.min() >= 0
+    read = xai.explain(model, x, 1, "xrai", **base, base_reading="magnitude")
+    assert read.min() >= 0
+    assert not np.array_equal(read, by_size)  # the channels' sizes, against the size of their sum
+    declared = xai.METHODS["xrai"]
+    assert declared.is_signed({})  # the paper's
+    assert not declared.is_signed({"base_reading": "positive"})
+    assert not declared.is_signed({**base, "base_parameters": {"reduction": "sum_abs"}})
+    turned = xai.explain(model, x, 1, "xrai", base="gradients_x_inputs", base_reading="magnitude")
+    assert turned.min() >= 0

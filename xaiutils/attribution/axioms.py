@@ -40,6 +40,8 @@ def completeness_gap(
         known = [name for name, m in METHODS.items() if m.total is not None]
         raise ValueError(f"maps of {method!r} need not sum to anything; choose one of {', '.join(known)}.")
     chosen = check_parameters(f"method {method!r}", declared.parameters, params)
+    if chosen.get("reduction", "sum") != "sum":
+        raise ValueError(f"reduction={chosen['reduction']!r}: only the sum over channels adds up to the score.")
     network, images, classes = prepare(model, images, targets, batch_size)
     if maps is None:
         maps = explain(model, images, classes, method, batch_size=batch_size, **params)

@@ -7,7 +7,7 @@ import numpy as np
 
 from xaiutils.attribution import rules
 from xaiutils.attribution.gradients import BASELINES, baseline_total, start_images
-from xaiutils.attribution.method import METHODS, REDUCTION, Method
+from xaiutils.attribution.method import METHODS, REDUCTION, SHARES, Method
 from xaiutils.attribution.network import ModelError, Network, Step
 from xaiutils.attribution.passes import batches, folding, reduce_channels
 from xaiutils.backend import tf
@@ -93,11 +93,14 @@ def _check_rectifiers(network: Network, title: str, activations: str) -> None:
 # DeepLIFT -------------------------------------------------------------------------------------------------------------
 
 
-def deep_lift(network, images, targets, batch_size, *, rule: str, baseline: str, baseline_image) -> np.ndarray:
+def deep_lift(
+    network, images, targets, batch_size, *, rule: str, baseline: str, baseline_image, reduction: str
+) -> np.ndarray:
     """Multipliers m times the difference x - x' to a baseline, summed over channels (Shrikumar et al. 2017,
-    arXiv:1704.02685).
+    arXiv:1704.02685), or reduced as ``reduction`` says.
 
-    Maps sum to S(x) - S(x') (summation to delta), S the logit. With D for a difference between image and baseline:
+    Maps so summed sum to S(x) - S(x') (summation to delta), S the logit. With D for a difference between image and
+    baseline:
 
     - Linear operations (dense, convolution, batch norm, average pooling, addition, ...): the gradient.
     - ``rule="rescale"``: elementwise activations have m = Dy / Dz, and their derivative where abs(Dz) < 1e-6.
@@ -121,7 +124,8 @@ def deep_lift(network, images, targets, batch_size, *, rule: str, baseline: str,
     maps = []
     for b in batches(len(images), batch_size, "DeepLIFT"):
         reference = start[:1] if shared else start[b]
-        maps.append(((images[b] - start[b]) * run(images[b], reference, targets[b])).sum(axis=-1))
+        shares = (images[b] - start[b]) * run(images[b], reference, targets[b])
+        maps.append(reduce_channels(shares, reduction))
     return np.concatenate(maps)
 
 
@@ -415,6 +419,7 @@ METHODS.add(
                 None,
                 "a colour, an image or an image for each, in [0, 255], used instead of baseline",
             ),
+            SHARES,
         ),
         total=baseline_total,
     )

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy import ndimage
 
-from xaiutils.attribution.method import METHODS, REDUCTION, SEED, Method
+from xaiutils.attribution.method import METHODS, REDUCTION, SEED, SHARES, Method
 from xaiutils.attribution.network import Network
 from xaiutils.attribution.passes import (
     averaged_gradients,
@@ -35,28 +35,34 @@ def vanilla_gradients(network, images, targets, batch_size, *, reduction: str) -
     return reduce_channels(_gradients(network, images, targets, batch_size), reduction)
 
 
-def gradients_x_inputs(network, images, targets, batch_size) -> np.ndarray:
-    """Sum over channels of x * dS/dx, x in [0, 255] (Shrikumar et al. 2016, arXiv:1605.01713).
+def gradients_x_inputs(network, images, targets, batch_size, *, reduction: str) -> np.ndarray:
+    """x * dS/dx, x in [0, 255], summed over channels unless ``reduction`` says otherwise (Shrikumar et al. 2016,
+    arXiv:1605.01713).
 
     The product is with the raw image, so a black pixel gets 0: it explains the difference to a black image, to first
     order. It sums to that difference for a linear model only.
     """
-    return (images * _gradients(network, images, targets, batch_size)).sum(axis=-1)
+    return reduce_channels(images * _gradients(network, images, targets, batch_size), reduction)
 
 
 # Integrated gradients ---------------------------------------------------------------------------------------------
 
 
-def integrated_gradients(
-    network, images, targets, batch_size, *, n_steps: int, baseline: str, baseline_image, quadrature: str
-) -> np.ndarray:
+def integrated_gradients(network, images, targets, batch_size, *, reduction: str, **path) -> np.ndarray:
     """(x - x') times the mean gradient on the straight path from a baseline x' to x, summed over channels.
 
     Sundararajan et al. 2017, arXiv:1703.01365. The maps sum to S(x) - S(x') up to the quadrature's error
-    (completeness). ``midpoint`` is the default because it needs no end points and errs less than the trapezoid.
-    ``baseline_image``: a colour (3,), an image (height, width, 3) or one for each image (n, height, width, 3), all in
-    [0, 255], is used instead of ``baseline``.
+    (completeness), unless ``reduction`` asks for another one of the channels. ``midpoint`` is the default because it
+    needs no end points and errs less than the trapezoid. ``baseline_image``: a colour (3,), an image (height, width, 3)
+    or one for each image (n, height, width, 3), all in [0, 255], is used instead of ``baseline``.
     """
+    return reduce_channels(_on_path(network, images, targets, batch_size, **path), reduction)
+
+
+def _on_path(
+    network, images, targets, batch_size, *, n_steps: int, baseline: str, baseline_image, quadrature: str
+) -> np.ndarray:
+    """Integrated gradients of each channel, ``(n, height, width, 3)``."""
     alphas, weights = quadrature_rule(quadrature, n_steps)
     start = start_images(images, baseline, baseline_image)
 
@@ -64,7 +70,7 @@ def integrated_gradients(
         return start[members] + np.float32(alphas[point]) * (images[members] - start[members])
 
     mean = averaged_gradients(network, images, targets, weights, place, batch_size, "integrated gradients")
-    return ((images - start) * mean).sum(axis=-1)
+    return (images - start) * mean
 
 
 def baseline_total(network, images, targets, batch_size, *, baseline: str, baseline_image, **_) -> np.ndarray:
@@ -72,16 +78,16 @@ def baseline_total(network, images, targets, batch_size, *, baseline: str, basel
     return _scores(network, images, targets, batch_size) - _scores(network, start, targets, batch_size)
 
 
-def integrated_gradients_bw(network, images, targets, batch_size, *, n_steps: int, quadrature: str) -> np.ndarray:
+def integrated_gradients_bw(
+    network, images, targets, batch_size, *, n_steps: int, quadrature: str, reduction: str
+) -> np.ndarray:
     """Mean of integrated gradients from black and from white, so that neither a black nor a white pixel is blind.
 
-    The maps sum to S(x) - (S(black) + S(white)) / 2. ``n_steps`` is for each of the two paths.
+    Summed over channels, the maps sum to S(x) - (S(black) + S(white)) / 2. ``n_steps`` is for each of the two paths.
     """
     options = {"n_steps": n_steps, "quadrature": quadrature, "baseline_image": None}
-    black, white = (
-        integrated_gradients(network, images, targets, batch_size, baseline=b, **options) for b in ("black", "white")
-    )
-    return (black + white) / 2
+    black, white = (_on_path(network, images, targets, batch_size, baseline=b, **options) for b in ("black", "white"))
+    return reduce_channels((black + white) / 2, reduction)
 
 
 def _bw_total(network, images, targets, batch_size, **_) -> np.ndarray:
@@ -153,9 +159,10 @@ def quadrature_rule(name: str, n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def expected_gradients(
-    network, images, targets, batch_size, *, n_samples: int, background, alphas: str, seed: int
+    network, images, targets, batch_size, *, n_samples: int, background, alphas: str, seed: int, reduction: str
 ) -> np.ndarray:
-    """Mean over draws of (x - x') * dS/dx at x' + alpha (x - x'), x' a background image, summed over channels.
+    """Mean over draws of (x - x') * dS/dx at x' + alpha (x - x'), x' a background image, by channel; then
+    summed over them, or reduced as ``reduction`` says.
 
     Erion et al. 2021, arXiv:1906.10670: each draw takes one x' from ``background`` (k, height, width, 3), with
     replacement, and one alpha, uniform in [0, 1]; ``alphas="stratified"`` takes the i-th alpha from the i-th of
@@ -174,17 +181,17 @@ def expected_gradients(
         reference = references[chosen[point]]
         return reference + points[point] * (images[members] - reference)
 
-    maps = np.zeros(images.shape[:3], np.float64)
+    total = np.zeros(images.shape, np.float64)
     for placed, members, rows in moved_copies(len(images), n_samples, place, batch_size, "expected gradients"):
         found = gradients(placed, targets[members])
         for point, at in rows:
             difference = images[members[at]] - references[chosen[point]]
-            maps[members[at]] += (difference * found[at]).sum(axis=-1)
-    return (maps / n_samples).astype(np.float32)
+            total[members[at]] += difference * found[at]
+    return reduce_channels(total / n_samples, reduction).astype(np.float32)
 
 
 def _expected_total(
-    network, images, targets, batch_size, *, n_samples: int, background, alphas: str, seed: int
+    network, images, targets, batch_size, *, n_samples: int, background, alphas: str, seed: int, **_
 ) -> np.ndarray:
     """Given the references that were drawn; the alphas are still random, so this holds in expectation over them."""
     references = _background(background, images.shape[1:])
@@ -235,6 +242,7 @@ METHODS.add(
         signed=True,
         cost="1 gradient",
         compute=gradients_x_inputs,
+        parameters=(SHARES,),
     )
 )
 METHODS.add(
@@ -257,6 +265,7 @@ METHODS.add(
                 "a colour, an image or an image for each, in [0, 255], used instead of baseline",
             ),
             _QUADRATURE,
+            SHARES,
         ),
     )
 )
@@ -271,7 +280,7 @@ METHODS.add(
         cost="2 n_steps gradients",
         compute=integrated_gradients_bw,
         total=_bw_total,
-        parameters=(_N_STEPS, _QUADRATURE),
+        parameters=(_N_STEPS, _QUADRATURE, SHARES),
     )
 )
 METHODS.add(
@@ -300,6 +309,7 @@ METHODS.add(
                 choices=("random", "stratified"),
             ),
             SEED,
+            SHARES,
         ),
     )
 )

@@ -186,13 +186,13 @@ def _(network, images, targets, *, reduction):
     return reduce_channels(np.concatenate(gradients), reduction)
 
 
-@_adapter("tf-explain", "gradients_x_inputs")
-def _(network, images, targets):
+@_adapter("tf-explain", "gradients_x_inputs", ("reduction",))
+def _(network, images, targets, *, reduction):
     from tf_explain.core.gradients_inputs import GradientsInputs
 
     copy = flat_copy(network).logits
     products = [GradientsInputs.compute_gradients(x, copy, t).numpy() for x, t in _each(images, targets, "tf-explain")]
-    return np.concatenate(products).sum(axis=-1)
+    return reduce_channels(np.concatenate(products), reduction)
 
 
 @_adapter(
@@ -217,11 +217,11 @@ def _(network, images, targets, *, n_samples, noise, reduction, seed):
 @_adapter(
     "tf-explain",
     "integrated_gradients",
-    ("n_steps",),
+    ("n_steps", "reduction"),
     "the mean gradient on the path from black, without the factor (x - x'), so not complete; end points have full "
-    "weight; the signed sum over channels is returned, the library shows its absolute value",
+    "weight; by default the signed sum over channels is returned, the library shows its absolute value",
 )
-def _(network, images, targets, *, n_steps):
+def _(network, images, targets, *, n_steps, reduction):
     from tf_explain.core.integrated_gradients import IntegratedGradients
 
     if n_steps < 2:
@@ -231,7 +231,7 @@ def _(network, images, targets, *, n_steps):
     for x, t in _each(images, targets, "tf-explain"):
         path = IntegratedGradients.generate_interpolations(x, n_steps).astype(np.float32)
         gradients.append(IntegratedGradients.get_integrated_gradients(path, copy, t, n_steps).numpy())
-    return np.concatenate(gradients).sum(axis=-1)
+    return reduce_channels(np.concatenate(gradients), reduction)
 
 
 @_adapter(

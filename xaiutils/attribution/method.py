@@ -1,12 +1,13 @@
 """What a method declares: `METHODS` feeds `explain`, the panel, the notebooks' parameters, the docs and the tests."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from xaiutils.attribution.libraries import sources
+from xaiutils.reading import READINGS
 from xaiutils.registry import Parameter, Registry
 
 
@@ -74,6 +75,14 @@ class Method:
 
 METHODS: Registry[Method] = Registry("method")
 
+
+def base_is_signed(parameters: Mapping[str, Any]) -> bool:
+    """Whether the maps of the method named ``base``, as ``base_reading`` reads them, have a sign."""
+    return parameters["base_reading"] == "signed" and METHODS[parameters["base"]].is_signed(
+        parameters["base_parameters"]
+    )
+
+
 # The reading by which a family's maps are compared.
 FAMILY_READINGS = {
     # The sign of a derivative is the way in which the pixel would have to change (brighter, darker), and that of its
@@ -97,4 +106,13 @@ REDUCTION = Parameter(
     "max_abs",
     "how the three colour channels become one: largest or summed absolute value, or the signed sum",
     choices=("max_abs", "sum_abs", "sum"),
+)
+# Of methods whose values share out the score: the sum over channels keeps it, and the sign.
+SHARES = replace(REDUCTION, default="sum")
+BASE_READING = Parameter(
+    "base_reading",
+    str,
+    "signed",
+    "how the base's maps are read first: as they are, their positive part, or their magnitude",
+    choices=READINGS,
 )

@@ -8,8 +8,9 @@ from skimage.morphology import disk
 from skimage.segmentation import felzenszwalb
 from skimage.transform import resize
 
-from xaiutils.attribution.method import METHODS, Method
+from xaiutils.attribution.method import BASE_READING, METHODS, Method, base_is_signed
 from xaiutils.progress import progress
+from xaiutils.reading import read_maps
 from xaiutils.registry import Parameter, check_parameters
 
 # The authors' settings of the segmentation, at 224 x 224 pixels in [-1, 1].
@@ -40,7 +41,17 @@ def _segments(scaled: bytes) -> list[np.ndarray]:
     return [felzenszwalb(pixels, scale=scale, sigma=_SIGMA, min_size=_MIN_SIZE).astype(np.uint16) for scale in _SCALES]
 
 
-def xrai(network, images, targets, batch_size, *, base: str, base_parameters: dict, algorithm: str) -> np.ndarray:
+def xrai(
+    network,
+    images,
+    targets,
+    batch_size,
+    *,
+    base: str,
+    base_parameters: dict,
+    algorithm: str,
+    base_reading: str,
+) -> np.ndarray:
     """Each pixel's region's mean attribution, regions taken in the order of that mean (Kapishnikov, Bolukbasi, Viegas &
     Terry 2019, arXiv:1906.02825).
 
@@ -48,7 +59,8 @@ def xrai(network, images, targets, batch_size, *, base: str, base_parameters: di
     baseline. Of all `regions`, the one whose pixels not yet taken have the largest mean is taken next, until the image
     is covered; "fast" ranks regions once, by their whole mean. The package ``saliency`` does this; like it, nothing is
     random here, so the map is as repeatable as the base's. The base's map has its colours summed, where the package's
-    own integrated gradients take the largest. Signed if the base is.
+    own integrated gradients take the largest. Signed if the base is and ``base_reading`` leaves it so: by another
+    reading regions are ranked by what speaks for the class, or by what matters either way.
 
     ValueError: the base is this method.
     """
@@ -58,7 +70,7 @@ def xrai(network, images, targets, batch_size, *, base: str, base_parameters: di
         raise ValueError("base='xrai': XRAI ranks regions by another method's map; choose a gradient method.")
     method = METHODS[base]
     chosen = check_parameters(f"method {base!r}", method.parameters, base_parameters)
-    maps = method.compute(network, images, targets, batch_size, **chosen)
+    maps = read_maps(method.compute(network, images, targets, batch_size, **chosen), base_reading)
     found = np.empty(images.shape[:3], np.float32)
     for i in progress(range(len(images)), title="XRAI"):
         found[i] = XRAI().GetMask(
@@ -78,13 +90,14 @@ METHODS.add(
         family="regions",
         paper="Kapishnikov, Bolukbasi, Viegas & Terry 2019, arXiv:1906.02825",
         signed=True,
-        signed_by=lambda parameters: METHODS[parameters["base"]].is_signed(parameters["base_parameters"]),
+        signed_by=base_is_signed,
         cost="those of the base method",
         compute=xrai,
         parameters=(
             Parameter("base", str, "integrated_gradients_bw", "method whose map ranks the regions"),
             Parameter("base_parameters", dict, {}, "parameters of the base method"),
             Parameter("algorithm", str, "full", "how regions are ranked; fast: once", choices=("full", "fast")),
+            BASE_READING,
         ),
     )
 )

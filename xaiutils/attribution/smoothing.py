@@ -7,6 +7,7 @@ image itself.
 ``base`` is the method that is smoothed. For the plain gradient the statistic is taken of the gradient and the colour
 channels are reduced afterwards, as published; for any other base it is taken of the base's maps, as ``base_parameters``
 give them. So the mean keeps the sign of a signed base, and Smooth Grad-CAM++ is smoothgrad of grad_cam_plus_plus.
+``base_reading`` reads the gradients, or maps, of each copy first: the mean of magnitudes does not cancel.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from xaiutils.attribution.method import METHODS, REDUCTION, SEED, Method
+from xaiutils.attribution.method import BASE_READING, METHODS, REDUCTION, SEED, Method, base_is_signed
 from xaiutils.attribution.network import Network
 from xaiutils.attribution.passes import input_gradients, moved_copies, reduce_channels
+from xaiutils.reading import read_maps
 from xaiutils.registry import Parameter, check_parameters
 
 FAMILIES = ("gradients", "backprop", "relevance", "cam")  # of the methods that can be smoothed
@@ -58,6 +60,7 @@ def _statistic(
     base_parameters: Mapping[str, Any],
     reduction: str,
     seed: int,
+    base_reading: str,
 ) -> np.ndarray:
     plain = base == _PLAIN
     compute = _base(network, images, base, base_parameters, batch_size, reduction)
@@ -70,7 +73,7 @@ def _statistic(
     mean = np.zeros(images.shape if plain else images.shape[:3], np.float64)
     squares = np.zeros_like(mean)  # sum of squared distances from the mean, updated as Welford 1962
     for placed, members, rows in moved_copies(len(images), n_samples, place, batch_size, "noisy copies"):
-        found = compute(placed, targets[members], members)
+        found = read_maps(compute(placed, targets[members], members), base_reading)
         for point, at in rows:
             which = members[at]
             step = found[at] - mean[which]
@@ -127,8 +130,12 @@ def _keeps_signs(parameters: Mapping[str, Any]) -> bool:
     """Whether a mean over copies is signed: as what it is a mean of."""
     base = METHODS[parameters["base"]]
     if base.name == _PLAIN:
-        return parameters["reduction"] == "sum"
-    return base.is_signed(parameters["base_parameters"])
+        return parameters["reduction"] == "sum" and parameters["base_reading"] == "signed"
+    return base_is_signed(parameters)
+
+
+def _read_as_base(parameters: Mapping[str, Any]) -> str:
+    return METHODS[parameters["base"]].own_reading(parameters["base_parameters"])
 
 
 def _declare(
@@ -157,8 +164,10 @@ def _declare(
                 SEED,
                 Parameter("base", str, _PLAIN, f"the method that is smoothed, of {', '.join(FAMILIES)}"),
                 Parameter("base_parameters", dict, {}, "parameters of the base"),
+                BASE_READING,
             ),
             signed_by=signed_by,
+            reading_by=_read_as_base,
         )
     )
 

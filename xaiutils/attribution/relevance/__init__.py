@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from xaiutils.attribution import rules
-from xaiutils.attribution.method import METHODS, Method
+from xaiutils.attribution.method import METHODS, SHARES, Method
 from xaiutils.attribution.network import Network
-from xaiutils.attribution.passes import batches
+from xaiutils.attribution.passes import batches, reduce_channels
 from xaiutils.attribution.relevance.linear_rules import Settings
 from xaiutils.attribution.relevance.propagation import COMPOSITES, Propagation
 from xaiutils.backend import tf
@@ -23,9 +23,11 @@ from xaiutils.registry import Parameter
 Seed = Callable[[Network, Any, Any], Any]  # (network, logits, targets) -> relevance of the logits
 
 
-def lrp(network, images, targets, batch_size, *, rule: str, first: str, epsilon, gamma, alpha, bias) -> np.ndarray:
-    """Relevance R of the pixels, summed over channels, when the target's logit is S = R (Bach et al. 2015,
-    doi:10.1371/journal.pone.0130140).
+def lrp(
+    network, images, targets, batch_size, *, rule: str, first: str, epsilon, gamma, alpha, bias, reduction: str
+) -> np.ndarray:
+    """Relevance R of the pixels, summed over channels unless ``reduction`` says otherwise, when the target's logit is
+    S = R (Bach et al. 2015, doi:10.1371/journal.pone.0130140).
 
     ``rule`` names the rules of the learned linear layers by their depth: one for all ("epsilon", "z_plus",
     "alpha_beta", "gamma", "flat", "w2"; see `linear_rules`), or a composite: "epsilon_plus" has z_plus in convolutions
@@ -44,7 +46,7 @@ def lrp(network, images, targets, batch_size, *, rule: str, first: str, epsilon,
     """
     settings = Settings(epsilon, gamma, alpha, bias)
     found = relevance(network, images, targets, batch_size, logit_seed, rule, first, settings)
-    return found.sum(axis=-1)
+    return reduce_channels(found, reduction)
 
 
 def clrp(
@@ -220,7 +222,7 @@ METHODS.add(
         cost="1 gradient (epsilon) to about 3",
         compute=lrp,
         reading_by=lambda parameters: "magnitude" if parameters["rule"] == "epsilon" else "positive",
-        parameters=_PARAMETERS,
+        parameters=(*_PARAMETERS, SHARES),
     )
 )
 METHODS.add(
