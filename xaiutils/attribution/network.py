@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from xaiutils.attribution.changes import Watch
 from xaiutils.attribution.graph import ModelError, Rule, Step, as_function
 from xaiutils.attribution.head import Head, find_head
 from xaiutils.backend import keras, tf
@@ -43,6 +44,7 @@ class Network:
         if len(function.outputs) != 1 or len(function.outputs[0].shape) != 2:
             raise ModelError(_output_error(function))
         self.steps: list[Step] = []
+        self._nested: list[tuple[Any, Any]] = []  # nested models, and their graphs
         self._function = weakref.ref(function)  # the cache must not keep the model alive
         self.shapes: dict[int, tuple[int | None, ...]] = {}
         self._compiled: dict[Any, Callable] = {}
@@ -55,7 +57,7 @@ class Network:
         self._head, self._logits, self.activation = head.without_activation, head.logits, head.activation
         if head.log is not None:
             self._logits = self._append_log(head)
-        self._built_from = self._constants()
+        self._watch = Watch({id(step.operation): step.operation for step in self.steps}.values())
         units = self.shapes[output][-1]
         if units == 1:
             self.activation = "binary"
@@ -76,14 +78,9 @@ class Network:
         return network
 
     def _is_stale(self, model: keras.Model) -> bool:
-        """Whether layers came or went, or a Normalization layer was adapted or loaded: it keeps its statistics outside
-        variables, so compiled functions would not see them change."""
-        now = self._constants()
-        same = len(now) == len(self._built_from) and all(a is b for a, b in zip(now, self._built_from, strict=True))
-        return as_function(model) is not self._function() or not same
-
-    def _constants(self) -> list[Any]:
-        return [step.operation.mean for step in self.steps if isinstance(step.operation, keras.layers.Normalization)]
+        """Whether layers came or went, here or in a nested model, or changed in what compiled passes keep of them."""
+        graphs = all(as_function(nested) is function for nested, function in self._nested)
+        return as_function(model) is not self._function() or not graphs or self._watch.changed()
 
     # The graph -----------------------------------------------------------------------------------------------------
 
@@ -104,6 +101,7 @@ class Network:
                     path = self._unique(prefix + node.operation.name)
                     self.steps.append(Step(path, node.operation, node.arguments, keys, tuple(outputs)))
                 else:
+                    self._nested.append((node.operation, inner))
                     inputs = [keys[id(t)] for t in node.input_tensors]
                     outputs = self._flatten(inner, inputs, f"{prefix}{node.operation.name}/")
                 keys.update({id(t): key for t, key in zip(node.outputs, outputs, strict=True)})
