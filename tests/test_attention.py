@@ -113,9 +113,10 @@ def test_transformer_attribution_naive(vit, images, read, target):
     np.testing.assert_allclose(patches, drawn(pooled), rtol=1e-3, atol=1e-4 * pooled.max())
 
 
-@pytest.mark.parametrize("target", [0, 2])
-def test_legrad_naive(vit, images, target):
-    """One tape for each block: the gradient of its own score by its own probabilities."""
+@pytest.mark.parametrize(("target", "pooling"), [(0, "mean"), (2, "mean"), (2, "model")])
+def test_legrad_naive(vit, images, target, pooling):
+    """One tape for each block: the gradient of its own score by its own probabilities. The authors' code gives norm and
+    head the mean of all the block's tokens (github.com/WalBouss/LeGrad, compute_legrad_clip)."""
     network = Network(vit)
     expected = np.zeros((len(images), 17))
     for block in ("block_00", "block_01"):
@@ -123,12 +124,22 @@ def test_legrad_naive(vit, images, target):
             _, (A, tokens) = network.forward(
                 tf.constant(images), [(f"{block}_attention", 1), f"{block}_add2"], tape.watch
             )
-            tail = vit.get_layer("norm")(tokens)[:, 0]
+            token = tf.reduce_mean(tokens, axis=1, keepdims=True) if pooling == "mean" else tokens[:, :1]
+            tail = vit.get_layer("norm")(token)[:, 0]
             score = tf.reduce_sum(vit.get_layer("logits")(tail)[:, target])
         # Only what lies behind A and before this block's end is on the way from one to the other.
         expected += np.maximum(tape.gradient(score, A).numpy(), 0).mean(axis=(1, 2))
-    found = xai.explain(vit, images, target, "legrad")
+    found = xai.explain(vit, images, target, "legrad", pooling=pooling)
     np.testing.assert_allclose(found, drawn(expected[:, 1:]), rtol=1e-3, atol=1e-5 * expected.max())
+    if pooling == "mean":
+        np.testing.assert_array_equal(found, xai.explain(vit, images, target, "legrad"))
+        assert not np.allclose(found, xai.explain(vit, images, target, "legrad", pooling="model"), rtol=0.1)
+
+
+def test_legrad_leaves_a_head_that_pools_as_it_is(images):
+    model = keras_vit("pool")
+    maps = [xai.explain(model, images, 0, "legrad", pooling=p) for p in ("mean", "model")]
+    np.testing.assert_array_equal(*maps)
 
 
 # Cases that are known -------------------------------------------------------------------------------------------------

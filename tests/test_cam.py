@@ -178,6 +178,8 @@ def test_score_cam_as_the_authors_wrote_it(models, images):
                 expected[i] += xai.predict(model, masked[None], probabilities=True)[0, 1] * large
     found = xai.explain(model, images, 1, "score_cam", weighting="authors")
     np.testing.assert_allclose(found, np.maximum(expected, 0), rtol=1e-3, atol=1e-4 * expected.max())
+    faster = xai.explain(model, images, 1, "faster_score_cam", max_channels=A.shape[-1])  # its source's weights
+    np.testing.assert_allclose(faster, found, rtol=1e-4, atol=1e-5 * expected.max())
 
 
 def test_score_cam_scores_each_channel_once(models, images, monkeypatch):
@@ -201,8 +203,10 @@ def test_faster_score_cam_is_score_cam_with_fewer_channels(models, images):
     target = int(np.argmax([xai.explain(model, images, c, "score_cam").max() for c in range(3)]))
     full = xai.explain(model, images, target, "score_cam")
     assert full.max() > 0
-    np.testing.assert_array_equal(xai.explain(model, images, target, "faster_score_cam"), full)  # 10 of 6 channels
-    few = xai.explain(model, images, target, "faster_score_cam", max_channels=3)
+    np.testing.assert_array_equal(
+        xai.explain(model, images, target, "faster_score_cam", weighting="softmax"), full
+    )  # 10 of 6 channels
+    few = xai.explain(model, images, target, "faster_score_cam", weighting="softmax", max_channels=3)
     np.testing.assert_array_equal(few, xai.explain(model, images, target, "score_cam", max_channels=3))
     assert not np.allclose(few, full)
 
@@ -297,16 +301,37 @@ def min_max(maps):
     return (maps - low) / (high - low)
 
 
+SCALINGS = {"min_max": min_max, "max_abs": lambda m: m / np.abs(m).max(axis=(1, 2), keepdims=True), "none": lambda m: m}
+
+
 @pytest.mark.parametrize("base", ["hirescam", "ablation_cam", "xrelevance_cam"])
 def test_layer_aggregate_is_the_mean_then_min_max(models, images, base):
     model = models["nested"]
     layers = ["norm", "conv2"]
     maps = [xai.explain(model, images, 1, base, layer=layer) for layer in layers]
-    found = xai.explain(model, images, 1, "layer_aggregate", base=base, layers=layers)
-    np.testing.assert_allclose(found, min_max((maps[0] + maps[1]) / 2), atol=1e-4)
-    scaled = [m / np.abs(m).max(axis=(1, 2), keepdims=True) for m in maps]
-    found = xai.explain(model, images, 1, "layer_aggregate", base=base, layers=layers, scale_layers=True)
-    np.testing.assert_allclose(found, min_max((scaled[0] + scaled[1]) / 2), atol=1e-4)
+    for name, scale in SCALINGS.items():
+        expected = min_max((scale(maps[0]) + scale(maps[1])) / 2)
+        found = xai.explain(model, images, 1, "layer_aggregate", base=base, layers=layers, scale_layers=name)
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+        if name == "min_max":
+            default = xai.explain(model, images, 1, "layer_aggregate", base=base, layers=layers)
+            np.testing.assert_array_equal(default, found)
+
+
+def test_no_layer_rules_an_aggregate(images):
+    """The last layer's activations made 1000 times as large, and the head's weights as much smaller: the same function
+    and the same map, where raw maps leave nothing of the other layer."""
+    model, options = make_flat("linear"), {"base": "relevance_cam", "layers": ["conv1", "conv2"]}
+    before = xai.explain(model, images, 1, "layer_aggregate", **options)
+    kernel, bias = model.get_layer("classes").get_weights()
+    for weight in model.get_layer("conv2").weights:
+        weight.assign(weight * 1000)
+    model.get_layer("classes").set_weights([kernel / 1000, bias])
+    np.testing.assert_allclose(xai.explain(model, images, 1, "layer_aggregate", **options), before, atol=1e-4)
+    raw = xai.explain(model, images, 1, "layer_aggregate", scale_layers="none", **options)
+    last = min_max(xai.explain(model, images, 1, "relevance_cam", layer="conv2"))
+    np.testing.assert_allclose(raw, last, atol=0.02)
+    assert np.abs(before - last).max() > 0.1
 
 
 def test_layer_aggregate_by_maximum(models, images):
@@ -315,6 +340,8 @@ def test_layer_aggregate_by_maximum(models, images):
     tanh = [np.tanh(2 * m / m.max(axis=(1, 2), keepdims=True)) for m in maps]
     found = xai.explain(model, images, 1, "layer_aggregate", base="layer_cam", fusion="max", layers=["norm", "conv2"])
     np.testing.assert_allclose(found, np.maximum(*tanh), atol=1e-5)
+    with pytest.raises(ValueError, match="scale_layers='none' is for fusion='mean'"):
+        xai.explain(model, images, 1, "layer_aggregate", fusion="max", scale_layers="none")
 
 
 def test_layers_of_an_aggregate(models, images, lite0):

@@ -425,6 +425,8 @@ def test_score_cam_naive(models, images, activations, weighting, scored):
         weights[np.ptp(channels, axis=(0, 1)) == 0] = 0
         expected.append(np.maximum((channels * weights).sum(-1), 0))
     found = xai.explain(model, images, scored, "score_cam", weighting=weighting)
+    if weighting == "softmax":  # the paper's Algorithm 1
+        np.testing.assert_array_equal(found, xai.explain(model, images, scored, "score_cam"))
     assert np.max(expected) > 0
     np.testing.assert_allclose(found, enlarge(np.array(expected), SIZE, SIZE), rtol=1e-3, atol=1e-5)
 

@@ -342,26 +342,32 @@ def _relevance(network: Network, known: dict[Step, str], images: Any, targets: A
         return _gradients(tape, logits, maps, steps, seed=tf.one_hot(units, network.n_classes))
 
 
-def legrad(network, images, targets, batch_size) -> np.ndarray:
+def legrad(network, images, targets, batch_size, *, pooling: str) -> np.ndarray:
     """Sum over layers of the mean over heads and queries of relu(ds_l/dA_l) (Bousselham et al. 2024,
     arXiv:2404.03214).
 
     s_l is the target's logit when the model's last norm and head are given the tokens that leave block l (behind its
-    last residual addition). There is no product with A_l. The paper scales the map to [0, 1] at the end; here it is
-    left as it is. The map is specific to the class.
+    last residual addition). ``pooling="mean"`` (default, as the authors' code): where the head reads the class token
+    alone it is given the mean of all tokens, which every query then has a part in; a head that pools the tokens itself
+    gets them as they are. ``pooling="model"``: the class token, as the model is used. There is no product with A_l. The
+    paper scales the map to [0, 1] at the end; here it is left as it is. The map is specific to the class.
     """
     steps = _same_tokens(network, attention_layers(network))
     ends = _block_ends(network, steps)
+    averaged = pooling == "mean" and _reads_first_token_alone(network, steps[-1], images)
 
     def relevance(batch, chosen):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             _, maps, tokens = _forward(network, batch, steps, tape.watch, ends)
-            scores = network.from_layer(ends[-1].path, tf.concat(tokens, axis=0))
+            read = tf.concat(tokens, axis=0)
+            if averaged:  # in every place, so also in that of the class token
+                read = tf.zeros_like(read) + tf.reduce_mean(read, axis=1, keepdims=True)
+            scores = network.from_layer(ends[-1].path, read)
             total = tf.reduce_sum(class_scores(network, scores, tf.tile(chosen, [len(ends)]), "logit"))
         gradients = _gradients(tape, total, maps, steps)
         return tf.add_n([tf.reduce_mean(tf.nn.relu(g), axis=(1, 2)) for g in gradients])
 
-    return _maps(network, images, targets, batch_size, ("legrad",), steps, relevance, "LeGrad")
+    return _maps(network, images, targets, batch_size, ("legrad", averaged), steps, relevance, "LeGrad")
 
 
 def _block_ends(network: Network, steps: Sequence[Step]) -> list[Step]:
@@ -468,6 +474,15 @@ METHODS.add(
         signed=False,
         cost="1 gradient",
         compute=legrad,
+        parameters=(
+            Parameter(
+                "pooling",
+                str,
+                "mean",
+                "what a head that reads the class token is given of each block: the mean of its tokens, or that token",
+                choices=("mean", "model"),
+            ),
+        ),
         suits=("vit",),
     )
 )

@@ -178,30 +178,38 @@ def score_cam(
     H_k is channel k enlarged to the image and scaled to [0, 1]; a flat channel gets no weight. With p the target's
     probability, S its logit and 0 the black image, ``weighting`` is
 
-    - "probability" (default): w_k = p(x * H_k) - p(0);
-    - "softmax": Algorithm 1 as printed, the softmax over channels of S(x * H_k) - S(0). It saturates to few channels,
-      and the subtraction changes nothing;
-    - "authors": the authors' code, w_k = p(x * H_k), without baseline or softmax over channels.
+    - "softmax" (Score-CAM's default): Algorithm 1 as printed, the softmax over channels of S(x * H_k) - S(0). Where
+      logits differ by much it leaves nearly all weight to a few channels; the subtraction changes nothing;
+    - "authors" (Faster Score-CAM's default, as its source): the authors' code, w_k = p(x * H_k), no softmax over
+      channels and no baseline. All channels count, by far more alike;
+    - "probability": w_k = p(x * H_k) - p(0), the increase of confidence that the paper defines, which can be negative.
 
     ``max_channels`` > 0 keeps each image's channels of largest spatial standard deviation (Faster Score-CAM).
     """
     path = network.cam_layer(layer)
-    score = "logit" if weighting == "softmax" else "probability"
-    black = black_scores(network, images, targets, score)
     maps = []
     for chunk in _chunks(len(images), batch_size):  # so that the activations of few images are held at once
         A = activation(network, path, images[chunk], batch_size)
         kept = min(max_channels or A.shape[-1], A.shape[-1])
         chosen = np.argsort(-A.std(axis=(1, 2)), axis=1, kind="stable")[:, :kept]
         A = np.take_along_axis(A, chosen[:, None, None], axis=3)
-        masked = scores_under_channels(network, images[chunk], targets[chunk], A, batch_size, score)
-        gain = masked if weighting == "authors" else masked - black[chunk, None]
-        if weighting == "softmax":
-            gain = np.exp(gain - gain.max(axis=1, keepdims=True))
-            gain /= gain.sum(axis=1, keepdims=True)
-        weights = np.where(np.ptp(A, axis=(1, 2)) == 0, 0, gain)
+        weights = score_cam_weights(network, images[chunk], targets[chunk], A, batch_size, weighting)
         maps.append(np.maximum(np.einsum("nk,nrck->nrc", weights, A), 0))
     return enlarge(np.concatenate(maps), *images.shape[1:3])
+
+
+def score_cam_weights(
+    network: Network, images: np.ndarray, targets: np.ndarray, A: np.ndarray, batch_size: int, weighting: str
+) -> np.ndarray:
+    """Weights ``(n, channels)`` of the channels of ``A``; see `score_cam`."""
+    score = "logit" if weighting == "softmax" else "probability"
+    weights = scores_under_channels(network, images, targets, A, batch_size, score)
+    if weighting == "probability":
+        weights = weights - black_scores(network, images, targets, score)[:, None]
+    if weighting == "softmax":
+        weights = np.exp(weights - weights.max(axis=1, keepdims=True))
+        weights /= weights.sum(axis=1, keepdims=True)
+    return np.where(np.ptp(A, axis=(1, 2)) == 0, 0, weights)
 
 
 def _chunks(n: int, batch_size: int) -> list[slice]:
@@ -235,8 +243,8 @@ def ablation_cam(
     """relu(sum_k w_k A_k), w_k = S - S_k, S_k the logit with channel k set to 0 (Desai & Ramaswamy 2020, WACV).
 
     Only the layers behind ``layer`` run again. Of tokens, the channel is set to 0 in the patch tokens.
-    ``relative=True`` divides by S, as published; that turns all weights around where S is negative, so it is not the
-    default.
+    ``relative=True`` divides by S, as published: the same map but for its scale where S > 0, and all weights turned
+    around where S is negative (a constant added to all logits can do that), so it is not the default.
     """
     path = network.cam_layer(layer)
     start, ablate = ablation(network, path)
@@ -361,13 +369,14 @@ _gradient_cam(
 )
 
 
-def _score_cam(name: str, title: str, paper: str, cost: str, max_channels: Parameter) -> None:
-    weighting = Parameter(
+def _score_cam(name: str, title: str, paper: str, cost: str, max_channels: Parameter, weighting: str) -> None:
+    weights = Parameter(
         "weighting",
         str,
-        "probability",
-        "gain in probability over black, Algorithm 1's softmax over channels, or the authors' code's probability",
-        choices=("probability", "softmax", "authors"),
+        weighting,
+        "the paper's softmax of logits over channels, its authors' code's probability, or the gain in probability over "
+        "black",
+        choices=("softmax", "authors", "probability"),
     )
     METHODS.add(
         Method(
@@ -378,7 +387,7 @@ def _score_cam(name: str, title: str, paper: str, cost: str, max_channels: Param
             signed=False,
             cost=cost,
             compute=score_cam,
-            parameters=(LAYER, max_channels, weighting),
+            parameters=(LAYER, max_channels, weights),
         )
     )
 
@@ -391,6 +400,7 @@ _score_cam(
     Parameter(
         "max_channels", int, 0, "channels scored for each image, those that vary most; 0: all", low=0, high=100_000
     ),
+    "softmax",
 )
 _score_cam(
     "faster_score_cam",
@@ -398,6 +408,7 @@ _score_cam(
     "github.com/tabayashi0117/Score-CAM, after Wang et al. 2020, arXiv:1910.01279",
     "max_channels forwards, + 2",
     Parameter("max_channels", int, 10, "channels scored for each image, those that vary most", low=1, high=100_000),
+    "authors",
 )
 METHODS.add(
     Method(
@@ -408,6 +419,11 @@ METHODS.add(
         signed=False,
         cost="1 forward, + 1 of the layers behind it for each channel",
         compute=ablation_cam,
-        parameters=(LAYER, Parameter("relative", bool, False, "divide by the target's logit, as published")),
+        parameters=(
+            LAYER,
+            Parameter(
+                "relative", bool, False, "divide by the target's logit: published, but turned over where it is negative"
+            ),
+        ),
     )
 )

@@ -42,7 +42,7 @@ def similarity_model(
         classes (-z, z) and its target 0 would be the opposite of the reference.
 
         A similarity is no log-odds, so probabilities of it mean nothing: leave methods and metrics that use them at
-        their "logit" options (score_cam: ``weighting="softmax"``).
+        their "logit" options (score_cam at its default, ``weighting="softmax"``).
 
     Raises:
         ModelError: no such layer, or no embedding. ValueError: references of another shape, or of length 0.

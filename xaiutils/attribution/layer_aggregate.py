@@ -35,21 +35,23 @@ def layer_aggregate(
     base: str,
     layers: list[str],
     fusion: str,
-    scale_layers: bool,
+    scale_layers: str,
     base_parameters: dict,
 ) -> np.ndarray:
     """Fusion of the maps that a CAM method ``base`` makes of several layers, each enlarged to the image.
 
-    ``fusion="mean"``: the mean of the maps as they are, then min-max to [0, 1] for each image, as in the thesis on
-    XRelevance-CAM. The layer with the largest values counts most; ``scale_layers=True`` first divides every map by its
-    largest absolute value. ``fusion="max"``: the largest of tanh(2 M / max M), negative M set to 0 (Jiang et al. 2021,
-    LayerCAM, who scale the shallow layers only; here all layers are, so that they compare).
+    ``fusion="mean"``: the mean of the maps, then min-max to [0, 1] for each image, as in the thesis on XRelevance-CAM.
+    Before the mean ``scale_layers`` brings the layers' maps of an image to one scale, so that no layer rules:
+    "min_max" (default, as the author's code) to [0, 1]; "max_abs" by the largest absolute value, which keeps 0 and
+    signs; "none", as the thesis has it in words, leaves them as they are, so that the layer with the largest values
+    counts most. ``fusion="max"``: the largest of tanh(2 M / max M), negative M set to 0 (Jiang et al. 2021, LayerCAM,
+    who scale the shallow layers only; here all layers are, so that they compare).
 
     ``layers`` are paths, by default those of `default_layers`; ``base_parameters`` are parameters of ``base``, without
     ``layer``.
     """
-    if scale_layers and fusion == "max":
-        raise ValueError("scale_layers=True is for fusion='mean'; fusion='max' scales every layer anyway.")
+    if scale_layers != "min_max" and fusion == "max":
+        raise ValueError(f"scale_layers={scale_layers!r} is for fusion='mean'; fusion='max' scales every layer itself.")
     method = METHODS[base]
     known = tuple(p for p in method.parameters if p.name != "layer")
     options = check_parameters(f"base_parameters of {base!r}", known, base_parameters)
@@ -68,7 +70,7 @@ def layer_aggregate(
             found = np.maximum(found, 0)
             np.maximum(fused, np.tanh(2 * _over_largest(found)), out=fused)
         else:
-            fused += (_over_largest(found) if scale_layers else found) / len(paths)
+            fused += _SCALINGS[scale_layers](found) / len(paths)
     return fused if fusion == "max" else _min_max(fused)
 
 
@@ -141,6 +143,11 @@ def _min_max(maps: np.ndarray) -> np.ndarray:
     return np.divide(maps - low, high - low, out=np.zeros_like(maps), where=high > low)
 
 
+_SCALINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "min_max": _min_max,
+    "max_abs": _over_largest,
+    "none": lambda maps: maps,
+}
 METHODS.add(
     Method(
         name="layer_aggregate",
@@ -154,7 +161,13 @@ METHODS.add(
             Parameter("base", str, "xrelevance_cam", "the method that makes each layer's map", choices=_BASES),
             Parameter("layers", list, [], "paths of layers; empty: one of each resolution, or every block of a ViT"),
             Parameter("fusion", str, "mean", "mean then min-max, or maximum of scaled maps", choices=("mean", "max")),
-            Parameter("scale_layers", bool, False, "divide each map by its largest value before the mean"),
+            Parameter(
+                "scale_layers",
+                str,
+                "min_max",
+                "what each layer's map goes through before the mean; none: the layer with the largest values rules",
+                choices=tuple(_SCALINGS),
+            ),
             Parameter("base_parameters", dict, {}, "parameters of the base"),
         ),
     )

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from xaiutils.attribution import Network, cam, prepare, relevance_cam, resolve
+from xaiutils.attribution import METHODS, Network, cam, prepare, relevance_cam, resolve
 from xaiutils.attribution.axioms import completeness_gap
 from xaiutils.attribution.full_grad import full_grad_terms
 from xaiutils.attribution.layer_aggregate import default_layers
@@ -33,7 +33,7 @@ from xaiutils.attribution.passes import activation_and_gradient, batches
 from xaiutils.backend import keras, tf
 from xaiutils.datasets import ImageDataset
 from xaiutils.progress import progress
-from xaiutils.registry import suggest
+from xaiutils.registry import check_parameters, suggest
 
 SCORES = ("own", "logit")
 
@@ -86,7 +86,8 @@ def cam_axioms(
 
     Args:
         methods: of `CAM_METHODS`, with the parameters that `xaiutils.METHODS` has as defaults. "score_cam" runs the
-            whole model once for each channel; its weights are probabilities, so nothing makes it satisfy the axioms.
+            whole model once for each channel; its weights have not the unit of a score, so nothing makes it satisfy
+            the axioms.
         layers: paths of feature maps or tokens; empty: the last layer of each resolution, or what enters the attention
             of each block of a transformer (`xaiutils.attribution.layer_aggregate.default_layers`).
         targets: class index for all images, one for each, or None for each image's predicted class.
@@ -208,19 +209,11 @@ def _channel_sums(
         }
     total = tf.reduce_sum(A, axis=(1, 2)).numpy()
     if "score_cam" in methods:
-        sums["score_cam"] = total * _score_cam_weights(network, images, classes, A.numpy(), batch_size)
+        weighting = check_parameters("score_cam", METHODS["score_cam"].parameters, {})["weighting"]
+        sums["score_cam"] = total * cam.score_cam_weights(network, images, classes, A.numpy(), batch_size, weighting)
     if "ablation_cam" in methods:
         sums["ablation_cam"] = total * drops
     return {m: np.asarray(value, np.float64) for m, value in sums.items()}
-
-
-def _score_cam_weights(
-    network: Network, images: np.ndarray, classes: np.ndarray, A: np.ndarray, batch_size: int
-) -> np.ndarray:
-    """Gain in probability of the image under each channel over a black one, `cam.score_cam`'s default."""
-    black = cam.black_scores(network, images, classes, "probability")
-    gain = cam.scores_under_channels(network, images, classes, A, batch_size, "probability") - black[:, None]
-    return np.where(np.ptp(A, axis=(1, 2)) == 0, 0, gain)
 
 
 # Completeness -----------------------------------------------------------------------------------------------------
