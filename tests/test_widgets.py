@@ -1,5 +1,6 @@
 """The panel without a browser: its controls, its numbers, its errors, its thread, and what it keeps."""
 
+import dataclasses
 import io
 import json
 import threading
@@ -144,7 +145,7 @@ def test_only_the_parameters_of_the_transform_are_shown(explorer):
         shown = [w.description for w in explorer.transform_parameters.box.children]
         assert shown == [p.name for p in transform.parameters]
     explorer.wait()
-    assert explorer.status.endswith(": grad_cam of image 0 on cnn, pgd (i0)")
+    assert ": grad_cam of image 0 on cnn, pgd (i0)" in explorer.status
 
 
 def test_libraries_get_the_parameters_that_they_take(explorer):
@@ -186,14 +187,48 @@ def test_errors_are_shown_in_words_beside_what_works(explorer):
     assert explorer.status.startswith("done")
 
 
-@pytest.mark.parametrize("text", ["1, 2, 3", "a, b, c, d", "9, 9, 3, 12", "40, 40, 50, 50"])
-def test_a_bad_region_is_refused_in_words(explorer, text):
-    explorer.controls["region"].value = text
-    explorer.wait()
-    assert explorer.status.startswith(f"error: region {text!r}")
+_FOUR, _BEYOND = "expected four numbers", "reaches beyond the image of 32 x 32"
+_BAD_REGIONS = {
+    _FOUR: ("1, 2, 3", "a, b, c, d", "1, 2, 3, 4, 5", ",,,", "nan, 1, 9, 9", "0, 0, inf, 9", "1e999 0 3 3", "1 2 3 4p"),
+    _BEYOND: ("40, 40, 50, 50", "-5, -5, 500, 500", "0, 0, 32, 33", "-1, 0, 4, 4"),
+    "is empty": ("9, 9, 3, 12", "1, 9, 3, 4", "3, 3, 3, 9", "9, 9, 3, 3"),
+    "holds no whole pixel": ("1.2, 1.2, 1.4, 1.4",),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("words", _BAD_REGIONS)
+def test_a_bad_region_is_refused_in_words(explorer, words):
+    for text in _BAD_REGIONS[words]:
+        explorer.controls["region"].value = text
+        explorer.wait()
+        assert explorer.status.startswith("error: region '")
+        assert words in explorer.status
+        assert panel.STALE in explorer.stage._dom_classes
+        with pytest.raises(ValueError, match="another view than the picture"):
+            explorer.pin()
     explorer.controls["region"].value = ""
     explorer.wait()
     assert explorer.status.startswith("done")
+    assert panel.STALE not in explorer.stage._dom_classes
+
+
+@pytest.mark.parametrize("box", [(-5, -5, 500, 500), (0, 0, float("nan"), 3), (3, 0, 1, 9), (1, 2, 3), ("1", 2, 3, 4)])
+def test_a_view_takes_no_region_that_the_panel_would_not(networks, ds, box):
+    with pytest.raises(ValueError, match="region '"):
+        draw(View("cnn", 0, region=box), networks, ds)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"opacity": value} for value in (1.5, float("nan"), float("inf"))),
+        *({"image": value} for value in (0.5, True, -1, 5)),
+        *({"target": -2}, {"target": 3}, {"seed": -1}, {"level": float("nan")}, {"area": -0.1}),
+    ],
+)
+def test_a_view_takes_no_number_that_cannot_be(networks, ds, wrong):
+    with pytest.raises((ValueError, TypeError), match=next(iter(wrong))):
+        draw(View(**{"model": "cnn", "image": 0, **wrong}), networks, ds)
 
 
 def test_yaml_that_cannot_be_read_is_refused_in_words(explorer):
@@ -286,7 +321,7 @@ def test_data_sets_and_models_are_changed(networks, ds, models):
     made.controls["dataset"].value = "of two classes"
     made.wait()
     assert made.status.startswith("error: cnn knows 3 classes, the data set has 2: p, q.")
-    assert [text for text, _ in made.controls["target"].options] == ["predicted class", "p", "q"]
+    assert [text for text, _ in made.controls["target"].options] == ["predicted class (of the original)", "p", "q"]
     for view, words in (
         (View("cnn", 0, dataset="third"), "no data set 'third'"),
         (View("cnn", 2, dataset="second"), "the images 0 to 1"),
@@ -402,7 +437,7 @@ def test_stop_in_the_panel(explorer, monkeypatch):
     assert "of 10000 steps, about " in explorer.status
     start = time.monotonic()
     explorer.stop.click()
-    assert explorer.status == "stopped; the picture shows the last finished view"
+    assert explorer.status == "stopped; picture and controls are of the last finished view"
     explorer.wait()
     assert time.monotonic() - start < 0.3
     assert explorer.status.startswith("stopped")
@@ -413,6 +448,135 @@ def test_stop_in_the_panel(explorer, monkeypatch):
     explorer.columns[0].method.value = "vanilla_gradients"  # drops the request before it
     explorer.wait()
     assert ": vanilla_gradients" in explorer.status
+
+
+def test_after_a_stop_controls_and_picture_agree(explorer, monkeypatch):
+    explorer.controls["image"].value = 1
+    explorer.wait()
+    before, real, entered = explorer.view, scene.explain, threading.Event()
+
+    def slow(*args, **kwargs):
+        for _ in progress(range(10_000), title="slow"):
+            entered.set()
+            time.sleep(0.001)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(scene, "explain", slow)
+    explorer.controls["image"].value = 4
+    explorer.controls["transform"].value = "rotate_180"
+    explorer.controls["model"].value = "vit"
+    explorer.columns[1].method.value = "layer_cam"
+    explorer.controls["region"].value = "1, 1, 9, 9"
+    assert entered.wait(10)
+    explorer.stop.click()
+    explorer.wait()
+    assert explorer.view == before
+    assert explorer.scene.view.image == explorer.picker._image == 1
+    assert panel.STALE not in explorer.stage._dom_classes
+    finding = explorer.pin()
+    assert finding.view.image == 1
+    assert finding.view.model == "cnn"
+
+
+def test_a_scene_that_fails_is_not_shown_under_the_new_controls(explorer, monkeypatch):
+    def fails(*_args, **_kwargs):
+        raise RuntimeError("the transform broke")
+
+    monkeypatch.setattr(type(scene.TRANSFORMS["rotate_180"]), "apply", fails)
+    explorer.controls["transform"].value = "rotate_180"
+    explorer.wait()
+    assert explorer.status == "error: the transform broke"
+    assert panel.STALE in explorer.stage._dom_classes
+    explorer.save_button.click()
+    explorer.wait()
+    assert "nothing was kept" in explorer.status
+
+
+# What is said of it -------------------------------------------------------------------------------------------------
+
+
+def written(drawing) -> list[str]:
+    return [text.get_text() for text in drawing.figure.axes[0].texts]
+
+
+def test_the_explained_class_is_named_under_a_transform(explorer):
+    explorer.controls["transform"].value = "rotate_180"
+    explorer.wait()
+    shown = explorer.scene
+    name = shown.class_names[int(shown.before.argmax())]
+    assert f"explained is {name}, predicted for the original" in explorer.status
+    assert any(text.startswith(f"for {name}, predicted for the original, p = ") for text in written(draw_scene(shown)))
+    turned = dataclasses.replace(shown, probabilities=np.roll(shown.before, 1))
+    assert (
+        f"now predicted: {shown.class_names[int(turned.probabilities.argmax())]}" in explorer._done_text(turned, 1)[1]
+    )
+    explorer.controls["target"].value = 2
+    explorer.wait()
+    assert "predicted for" not in explorer.status
+    assert any(text.startswith("for c, p = ") for text in written(draw_scene(explorer.scene)))
+
+
+@pytest.mark.parametrize("value", [0.0, 0.25, -3.0])
+@pytest.mark.parametrize("scale", ["own", "shared"])
+@pytest.mark.parametrize("method", ["grad_cam", "gradients_x_inputs"])
+def test_a_map_of_one_value_has_no_colour_scale(networks, ds, value, scale, method):
+    shown = draw(View("cnn", 0, maps=(MethodChoice(method),), scale=scale, show_found=True), networks, ds).scene
+    flat = dataclasses.replace(shown.maps[0], values=np.full((32, 32), value, np.float32))
+    said = written(draw_scene(dataclasses.replace(shown, maps=(flat,))))
+    assert f"every value is {value:.3g}:" in said
+    assert "no colour scale" in said
+    assert not {"attribution (raw)", "for", "against"} & set(said)
+    assert {"attribution (raw)", "for"} & set(written(draw_scene(shown)))
+
+
+def test_values_that_are_no_numbers_are_refused(explorer, monkeypatch):
+    real = scene.explain
+
+    def broken(*args, **kwargs):
+        found = real(*args, **kwargs)
+        found[0, 3, 4] = np.nan
+        return found
+
+    monkeypatch.setattr(scene, "explain", broken)
+    explorer.columns[0].method.value = "layer_cam"
+    explorer.wait()
+    assert "1 of the map's 1024 values are no numbers" in explorer.status
+    assert explorer.scene.maps[0].values is None
+    monkeypatch.setattr(scene, "predict", lambda *_a, **_k: np.full((1, 3), np.nan, np.float32))
+    explorer.controls["image"].value = 2
+    explorer.wait()
+    assert explorer.status.startswith("error: cnn answers image 2 (original) with values that are NaN")
+
+
+def test_names_of_classes_are_shown_as_they_are(models, images):
+    names = ("a$x_{b$", "$5 - $10", "<b>&amp;|")
+    odd = ImageDataset(images.astype(np.uint8), [0, 1, 2, 0, 1], names, [f"$i_{k}<" for k in range(5)], name="toy")
+    made = Explorer({"$m$": models["nested"]}, odd)
+    try:
+        made.curves.click()
+        made.wait()
+        assert made.status.startswith("done")
+        assert "&lt;" in made._status_line.value
+        assert "$i_0<" not in made._status_line.value
+        assert [text for text, _ in made.controls["target"].options][1:] == list(names)
+        assert any(r"a\$x_{b\$" in text for text in written(draw_scene(made.scene)))
+    finally:
+        made.close()
+
+
+def test_filters_that_leave_nothing_and_sets_of_one_image(models, ds):
+    made = Explorer({"cnn": models["nested"]}, ds.select([2]))
+    try:
+        assert made.picker.count.value == "1-1 of 1"
+        assert made.controls["image"].max == 0
+        made.picker.controls["label"].value = 0
+        made.wait()
+        assert made.picker.count.value == "no image"
+        assert made.picker.back.disabled
+        assert made.picker.forth.disabled
+        assert made.picker.thumbnails.cells == []
+    finally:
+        made.close()
 
 
 # Numbers ------------------------------------------------------------------------------------------------------------
@@ -614,7 +778,7 @@ def test_views_are_data(networks):
 
 def test_boxes():
     assert read_box(" ", 10, 10) is None
-    assert read_box("1 2, 30 9.6", 10, 20) == (1, 2, 20, 10)
+    assert read_box("1 2, 20 9.6", 10, 20) == (1, 2, 20, 10)
     assert clip_box((8.0, 9.0, 2.2, -4.0), 10, 20) == (2, 0, 8, 9)
     assert clip_box((3.1, 0.0, 3.2, 5.0), 10, 20) is None
 

@@ -1,6 +1,7 @@
 """Declarations that feed everything else: the panel's controls, the notebooks' parameters, the tables and the tests."""
 
 import difflib
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -61,8 +62,8 @@ class Parameter:
             # Written so that NaN fails too.
             if not (self.low is None or value >= self.low) or not (self.high is None or value <= self.high):
                 raise ValueError(f"{self.name}={value!r} is out of range; expected {self.allowed()}.")
-            if value != value:
-                raise ValueError(f"{self.name} is NaN; expected {self.allowed()}.")
+            if not math.isfinite(value):
+                raise ValueError(f"{self.name} is {value}; expected {self.allowed()}.")
         return value
 
     def _check_array(self, value: Any) -> np.ndarray:

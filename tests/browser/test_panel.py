@@ -1,5 +1,6 @@
 """The panel in a real browser, in JupyterLab and as a page: what a person does, and what must follow."""
 
+import re
 import shutil
 import time
 
@@ -212,6 +213,7 @@ def test_stop_during_occlusion_and_a_second_run(lab, run, open_page):
     page.redrawn(lambda: page.choose("model", "vit_mini16"))
     page.redrawn(lambda: page.choose("map 1", "Occlusion"), says=": occlusion of")
     before, size = page.source, page.page.get_by_label("patch_size", exact=True)
+    patch = size.input_value()
     size.fill("1")
     size.press("Enter")
     page.page.wait_for_function(f"document.querySelector('{STATUS}').innerText.includes('left')")
@@ -220,7 +222,8 @@ def test_stop_during_occlusion_and_a_second_run(lab, run, open_page):
     page.said("stopped")
     assert time.monotonic() - start < 1.0  # 0.1 s where nothing else runs on the machine
     assert page.source == before
-    assert page.page.locator(".xai-panel .widget-gridbox").evaluate("e => +getComputedStyle(e).opacity") < 0.5
+    assert page.page.locator(".xai-panel .widget-gridbox").evaluate("e => +getComputedStyle(e).opacity") == 1
+    assert page.page.get_by_label("patch_size", exact=True).input_value() == patch
     page.shot("lab_stop")
     page.redrawn(lambda: page.choose("map 1", "Grad-CAM"))
     assert shown(page)["iou"] != ""
@@ -248,6 +251,8 @@ def test_app(page_of_app, run, open_page):
     assert page.page.locator(".jp-CodeMirrorEditor, .cm-editor").count() == 0
     assert "Error" not in page.page.locator("body").inner_text()
     assert page.page.get_by_role("heading", name="Attribution explorer: run default").count() == 1
+    count = page.page.get_by_text(re.compile(r"^1-12 of 30$"))
+    assert count.evaluate("e => e.scrollWidth <= e.clientWidth")  # not cut
     page.shot("app_1280")
     keys, image = page.page.keyboard, clear_image(page)
     settles(lambda: shown(page), expected(run, "efficientnet_lite0", image, "original", "grad_cam"))

@@ -67,7 +67,7 @@ def read_control(parameter: Parameter, widget: widgets.Widget) -> Any:
         return widget.value
     try:
         return yaml.safe_load(widget.value)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: of dates that are none
         raise ValueError(
             f"{parameter.name}: {widget.value!r} cannot be read; expected {_EXAMPLES[parameter.kind]}."
         ) from None

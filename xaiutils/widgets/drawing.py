@@ -23,6 +23,7 @@ from xaiutils.adversarial import TRANSFORMS
 from xaiutils.evaluation.thresholds import binary_map
 from xaiutils.plots import COLOURS, OUTLINE, display_range
 from xaiutils.plots.style import tidy
+from xaiutils.text import drawn
 from xaiutils.widgets.scene import Deletion, Map, Scene
 from xaiutils.widgets.view import PALETTES
 
@@ -65,7 +66,7 @@ class _Canvas:
         self.axes.imshow(pixels, extent=(left, left + width, top + height, top), aspect="auto")
 
     def text(self, x: float, y: float, text: str, size: float, **style) -> None:
-        self.axes.text(x, y, text, fontsize=size, **{"ha": "center", "va": "center", **style})
+        self.axes.text(x, y, drawn(text), fontsize=size, **{"ha": "center", "va": "center", **style})
 
     def rectangle(self, place: Place, **style) -> Rectangle:
         left, top, width, height = place
@@ -100,7 +101,7 @@ def draw_scene(scene: Scene, width: int = SCREEN_WIDTH, full: bool = True) -> Dr
     step = 1 if full else -(-max(rows, cols) // _SCREEN_PIXELS)
     limits, signed = _limits(scene), _signed(scene)
     p = scene.probabilities[scene.target]
-    explained = f"for {scene.class_names[scene.target]}, p = {p:.2f}"
+    explained = f"for {scene.explains}, p = {p:.2f}"
     places = [(_MARGIN + k * (side + _GAP), _TITLES, side, height) for k in range(columns)]
     for k, place in enumerate(places):
         left, below = place[0], _TITLES + height
@@ -117,22 +118,32 @@ def draw_scene(scene: Scene, width: int = SCREEN_WIDTH, full: bool = True) -> Dr
             else:
                 _draw_attribution(canvas, place, scene, found, limits[k - 1], signed[k - 1], step)
                 scale = (left + 0.08 * side, below + 10, 0.84 * side, 9)
-                _draw_scale(canvas, scale, limits[k - 1], _colours(scene, signed[k - 1]), signed[k - 1])
+                _draw_scale(canvas, scale, limits[k - 1], _colours(scene, signed[k - 1]), signed[k - 1], found)
         if k == 0 or scene.maps[k - 1].values is not None:
             _draw_marks(canvas, place, scene, step)
-        size = min(11.0, 11.0 * side / (8.2 * len(title)))
-        canvas.text(left + side / 2, 15, title, size)
-        canvas.text(left + side / 2, 34, subtitle, 9, color="#444444")
+        canvas.text(left + side / 2, 15, _short(title, side / 5), min(11.0, 11.0 * side / (8.2 * len(title))))
+        size = min(9.0, 9.0 * side / (6.2 * len(subtitle)))
+        canvas.text(left + side / 2, 34, _short(subtitle, side / 4), size, color="#444444")
     whole = np.array([canvas.width, canvas.height, canvas.width, canvas.height])
     return Drawing(canvas.figure, tuple(tuple(map(float, np.divide(place, whole))) for place in places))
 
 
 def _limits(scene: Scene) -> list[Normalize | None]:
+    """None where there are no values, or all are one and the same: no range of colours stands for them."""
     known = [found.values for found in scene.maps if found.values is not None]
     if scene.view.scale == "shared" and known:
-        common = display_range(np.stack(known), any(f.signed for f in scene.maps if f.values is not None))
+        common = _range(np.stack(known), any(f.signed for f in scene.maps if f.values is not None))
         return [None if f.values is None else common for f in scene.maps]
-    return [None if f.values is None else display_range(f.values, f.signed) for f in scene.maps]
+    return [None if f.values is None else _range(f.values, f.signed) for f in scene.maps]
+
+
+def _range(values: np.ndarray, signed: bool) -> Normalize | None:
+    return display_range(values, signed) if values.max() > values.min() else None
+
+
+def _short(text: str, most: float) -> str:
+    """A text that is not longer than its place allows."""
+    return text if len(text) <= most else f"{text[: int(most) - 1]}…"
 
 
 def _signed(scene: Scene) -> list[bool]:
@@ -164,11 +175,13 @@ def overlay(
 
 
 def _draw_attribution(
-    canvas: _Canvas, place: Place, scene: Scene, found: Map, limits: Normalize, signed: bool, step: int
+    canvas: _Canvas, place: Place, scene: Scene, found: Map, limits: Normalize | None, signed: bool, step: int
 ) -> None:
     view, values, image = scene.view, found.values[::step, ::step], scene.image[::step, ::step]
     colours = _colours(scene, signed)
-    if view.style == "overlay":
+    if limits is None:
+        canvas.image(place, np.repeat(image.mean(axis=-1, keepdims=True), 3, axis=-1).astype(np.uint8))
+    elif view.style == "overlay":
         canvas.image(place, overlay(image, values, limits, colours, signed, view.opacity))
     elif view.style == "alone":
         canvas.image(place, (255 * colormaps[colours](np.clip(limits(values), 0, 1))[..., :3]).astype(np.uint8))
@@ -178,6 +191,9 @@ def _draw_attribution(
             lines = _contours(values, limits.vmin + part * (limits.vmax - limits.vmin))
             halo = "black" if signed else "white"
             canvas.lines(place, lines, values.shape, halo, colors=[colormaps[colours](part)], linewidths=1.3)
+    if found.values.max() == found.values.min():
+        words = f"all {float(found.values.flat[0]):.3g}"
+        canvas.text(place[0] + place[2] / 2, place[1] + place[3] / 2, words, 10, color=COLOURS[1])
     if view.show_found:
         pixels = binary_map(found.values, **view.threshold_parameters)[::step, ::step]
         lines = _contours(pixels, 0.5)
@@ -187,8 +203,6 @@ def _draw_attribution(
             shade = np.zeros((*pixels.shape, 4), np.uint8)
             shade[pixels] = (0, 0, 0, 150) if signed else (255, 255, 255, 170)
             canvas.image(place, shade)
-    if not found.values.any():
-        canvas.text(place[0] + place[2] / 2, place[1] + place[3] / 2, "all 0", 10, color=COLOURS[1])
 
 
 def _draw_marks(canvas: _Canvas, place: Place, scene: Scene, step: int) -> None:
@@ -216,8 +230,14 @@ def _draw_error(canvas: _Canvas, place: Place, text: str) -> None:
     canvas.text(place[0] + place[2] / 2, place[1] + place[3] / 2, words, 8.5, color="#8A3C00")
 
 
-def _draw_scale(canvas: _Canvas, place: Place, limits: Normalize, colours: str, signed: bool) -> None:
+def _draw_scale(
+    canvas: _Canvas, place: Place, limits: Normalize | None, colours: str, signed: bool, found: Map
+) -> None:
     left, top, width, height = place
+    if limits is None:
+        canvas.text(left + width / 2, top + 5, f"every value is {float(found.values.flat[0]):.3g}:", 8.5)
+        canvas.text(left + width / 2, top + 21, "no colour scale", 8.5)
+        return
     ramp = colormaps[colours](np.linspace(0, 1, 256))[None, :, :3]
     canvas.image(place, (255 * ramp).astype(np.uint8))
     canvas.rectangle(place, fill=False, edgecolor="black", linewidth=0.5)
@@ -244,9 +264,7 @@ def _draw_probabilities(canvas: _Canvas, scene: Scene, left: float, top: float, 
     start, full = left + names, max(width - names - values, 20)
     for k, i in enumerate(order):
         y, after, before = top + k * _BAR, scene.probabilities[i], scene.before[i]
-        name = scene.class_names[i]
-        most = max(4, int(names / 7.5))
-        name = name if len(name) <= most else name[: most - 1] + "…"
+        name = _short(scene.class_names[i], max(4, int(names / 7.5)))
         weight = "bold" if i == scene.target else "normal"
         canvas.text(start - 5, y + 7, name, 9, ha="right", fontweight=weight)
         canvas.rectangle((start, y, full, 14), facecolor="#EEEEEE")
@@ -264,11 +282,11 @@ def draw_deletion(deletion: Deletion, target: str, width: int = 560) -> Drawing:
     for k, (name, curve) in enumerate(deletion.curves.items()):
         last = k == len(deletion.curves) - 1
         style = {"color": "#777777", "linestyle": "dotted"} if last else {"color": COLOURS[k], "marker": "os^"[k]}
-        label = f"{name}, area {deletion.areas[name]:.2f}"
+        label = f"{drawn(name)}, area {deletion.areas[name]:.2f}"
         axes.plot(deletion.fractions, curve, label=label, linewidth=1.5, markersize=3.5, **style)
     axes.set(xlim=(0, 1), ylim=(0, 1.02))
     axes.set_xlabel("part of the pixels replaced, highest first", fontsize=9)
-    axes.set_ylabel(f"probability of {target}", fontsize=9)
+    axes.set_ylabel(f"probability of {drawn(target)}", fontsize=9)
     axes.tick_params(labelsize=8.5)
     axes.legend(fontsize=8.5, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     tidy(axes)

@@ -1,6 +1,7 @@
 """The panel: the controls of a `View`, its picture and numbers, and what is kept of it."""
 
 import html
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -80,6 +81,7 @@ class Explorer:
         self._answers: dict[tuple[str, str], list[np.ndarray]] = {}
         self._layers: dict[str, tuple[str, ...]] = {}
         self._quiet = False
+        self._drawing = threading.RLock()
         self._status = ("done", "")
         self.scene: Scene | None = None
         self._curves: tuple[tuple, dict[str, float]] | None = None  # of which maps, and their areas
@@ -116,7 +118,9 @@ class Explorer:
             "dataset": choose("data set", datasets),
             "model": choose("model", models),
             "image": widgets.BoundedIntText(min=0, max=0, **labelled("image", "position in the data set")),
-            "target": choose("class", {}, "the class that is explained"),
+            "target": choose(
+                "class", {}, "what is explained; predicted is what the model says of the untransformed image"
+            ),
             "transform": choose("transform", transforms, "change of the image before it is explained"),
             "seed": widgets.BoundedIntText(min=0, max=10**6, **labelled("seed", "of the transform's random draws")),
             "style": choose("show", STYLES, "how the maps are drawn", **small),
@@ -235,6 +239,15 @@ class Explorer:
     def view(self, view: View) -> None:
         """Set all controls; the picture follows. Raises as `Studio.check`, for a model that the panel has not, say."""
         view, ds, _ = self.studio.check(replace(view, dataset=view.dataset or next(iter(self.studio.datasets))))
+        self._set_controls(view, ds)
+        if self.scene is None:
+            self._draw(self.view)  # the first picture is there when the cell ends
+            self._idle()
+        else:
+            self._ask()
+
+    def _set_controls(self, view: View, ds: ImageDataset) -> None:
+        """Show a checked view in the controls, and ask for nothing."""
         c = self.controls
         with self._hushed():
             self._offer(ds)
@@ -247,11 +260,6 @@ class Explorer:
             for column, choice in zip(self.columns, choices, strict=True):
                 column.set(choice)
         self.picker.show(ds, self._known_answers(), view.image)
-        if self.scene is None:
-            self._draw(self.view)  # the first picture is there when the cell ends
-            self._idle()
-        else:
-            self._ask()
 
     def _set_view(self, view: View) -> None:
         self.view = view
@@ -272,7 +280,10 @@ class Explorer:
         """The images and classes of a data set."""
         c = self.controls
         c["image"].max = len(ds) - 1
-        classes = [("predicted class", -1), *((str(name), i) for i, name in enumerate(ds.class_names))]
+        classes = [
+            ("predicted class (of the original)", -1),
+            *((str(name), i) for i, name in enumerate(ds.class_names)),
+        ]
         if tuple(c["target"].options) != tuple(classes):
             c["target"].options = classes
             c["target"].value = -1
@@ -337,8 +348,7 @@ class Explorer:
         if kind == "scene" and self.studio.is_computed(self._asked):
             return  # the new picture comes at once
         if kind == "scene":
-            for shown in (self.stage, self._numbers):  # they do not belong to the new controls
-                shown.add_class(STALE)
+            self._set_stale(True)
         self.stop.disabled = False
         if self._status[0] != "computing":
             self._say("computing", f"{_KINDS[kind]} ...")
@@ -360,10 +370,26 @@ class Explorer:
             self._say(*self._done_text(self.scene, None))
 
     def _stop(self) -> None:
-        self.worker.stop()
+        """Stop all work, and bring back the controls of the picture that is there."""
+        with self._drawing:
+            self.worker.stop()
+            view = self.scene.view
+            self._set_controls(view, self.studio.dataset(view))
+            self._set_stale(False)
         self.stop.disabled = True
         self._bar.layout.visibility = "hidden"
-        self._say("stopped", "stopped; the picture shows the last finished view")
+        self._say("stopped", "stopped; picture and controls are of the last finished view")
+
+    def _set_stale(self, stale: bool) -> None:
+        """Whether picture and numbers do not belong to the controls: then they are pale, and cannot be kept."""
+        for shown in (self.stage, self._numbers):
+            (shown.add_class if stale else shown.remove_class)(STALE)
+
+    def _drawn(self) -> Scene:
+        """The scene on show. Raises ValueError where the controls ask for another one, which could not be drawn."""
+        if STALE in self.stage._dom_classes:
+            raise ValueError("the controls ask for another view than the picture shows; nothing was kept.")
+        return self.scene
 
     def _guarded(self, handler: Callable[[Any], None]) -> Callable[[Any], None]:
         """Errors in callbacks go to a log that nobody reads; show them in the panel."""
@@ -373,9 +399,16 @@ class Explorer:
                 handler(argument)
             except Exception as error:
                 self.worker.stop("scene")
+                self._set_stale(self._is_stale())
                 self._say("error", f"error: {error or type(error).__name__}")
 
         return guarded
+
+    def _is_stale(self) -> bool:
+        try:
+            return self.studio.check(self.view)[0] != self.scene.view
+        except (KeyError, TypeError, ValueError):
+            return True
 
     # Jobs of the worker ---------------------------------------------------------------------------------------------
 
@@ -387,8 +420,9 @@ class Explorer:
         if view.model not in self._layers:
             network = Network.of(self.studio.model(view))
             self._layers[view.model] = tuple(network.spatial_layers())
-        self.worker.check()
-        self._show(scene, drawing, png, time.monotonic() - start)
+        with self._drawing:  # not between a stop and the controls that it brings back
+            self.worker.check()
+            self._show(scene, drawing, png, time.monotonic() - start)
 
     def _show(self, scene: Scene, drawing: Drawing, png: bytes, seconds: float) -> None:
         view, (rows, columns) = scene.view, scene.image.shape[:2]
@@ -408,8 +442,7 @@ class Explorer:
             self._curves = None
             self._curve_picture.layout.display = "none"
         self._show_numbers()
-        for shown in (self.stage, self._numbers):
-            shown.remove_class(STALE)
+        self._set_stale(False)
         self.picker.show_image(view.image)
         self._say(*self._done_text(scene, seconds))
 
@@ -423,6 +456,10 @@ class Explorer:
         names = ", ".join(found.choice.method for found in scene.maps)
         took = "" if seconds is None else f" in {_duration(seconds)}"
         what = f"{names} of image {view.image} on {view.model}, {view.transform} ({scene.image_id})"
+        if scene.explains != scene.class_names[scene.target]:
+            what += f"; explained is {scene.explains}"
+            now = int(scene.probabilities.argmax())
+            what += f" (now predicted: {scene.class_names[now]})" if now != scene.target else ""
         return "done", f"done{took}: {what}"
 
     def _show_numbers(self) -> None:
@@ -477,11 +514,12 @@ class Explorer:
     def pin(self, name: str = "", note: str = "") -> Finding:
         """Keep the drawn view in ``findings/`` of the run's folder, under ``name`` or the next free number.
 
-        Raises ValueError where the panel was made without a folder, or the name is none of a file.
+        Raises ValueError where the panel was made without a folder, the name is none of a file, or the picture is not
+        of the controls.
         """
         if self.board is None:
             raise ValueError("the panel was made without folder=, so nothing can be kept.")
-        finding = self.board.pin(self.scene, self.studio, name, note)
+        finding = self.board.pin(self._drawn(), self.studio, name, note)
         self._show_cards()
         return finding
 
@@ -501,7 +539,7 @@ class Explorer:
             raise ValueError("the panel was made without folder=, so nothing can be saved.")
         figures = self.folder / "figures"
         stem = next(s for k in range(1, 10**6) if not (figures / f"{(s := f'explorer_{k:03d}')}.png").exists())
-        figure = draw_scene(self.scene).figure
+        figure = draw_scene(self._drawn()).figure
         options = {"png": {"dpi": PRINT_DPI}, "pdf": {"dpi": PRINT_DPI}}
         return [
             replace_file(figures / f"{stem}.{kind}", lambda temporary, given=given: figure.savefig(temporary, **given))

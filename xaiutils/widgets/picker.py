@@ -109,7 +109,8 @@ class Picker:
         self.controls["confidence"].readout_format = ".0%"
         self.back = widgets.Button(description="‹ back", tooltip="images before these", **turn)
         self.forth = widgets.Button(description="next ›", tooltip="images after these", **turn)
-        self.count = widgets.Label("")
+        # As wide as it needs: a cut "13-24 of 200" is a wrong number.
+        self.count = widgets.Label("", layout=widgets.Layout(width="max-content", overflow="visible"))
         self.thumbnails = Thumbnails(guarded(picked), side=SIDE)
         self.back.on_click(guarded(lambda _: self._turn(-1)))
         self.forth.on_click(guarded(lambda _: self._turn(1)))
@@ -118,7 +119,7 @@ class Picker:
         c = self.controls
         wrap = widgets.Layout(flex_flow="row wrap", align_items="center")
         filters = widgets.HBox([c["label"], c["answer"], c["order"], c["confidence"], c["size"]], layout=wrap)
-        turn = widgets.VBox([self.back, self.forth, self.count])
+        turn = widgets.VBox([self.back, self.forth, self.count], layout=widgets.Layout(flex="0 0 auto"))
         self.box = widgets.VBox([filters, widgets.HBox([self.thumbnails, turn])])
         self.ds: ImageDataset | None = None
         self.found = self._shown = np.zeros(0, np.int64)

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from xaiutils.evaluation import METRICS
 from xaiutils.evaluation.faithfulness import perturbation_curve
 from xaiutils.evaluation.similarity import spearman
 from xaiutils.registry import check_parameters, suggest
-from xaiutils.widgets.view import Box, MethodChoice, View
+from xaiutils.widgets.view import Box, MethodChoice, View, check_box
 
 _KEPT_BYTES = 256e6
 DELETION_STEPS = 20
@@ -57,6 +57,15 @@ class Scene:
     maps: tuple[Map, ...]
     grid: tuple[int, int] | None  # rows and columns of the fields that the model sees
     numbers: pd.DataFrame  # see `measure`
+
+    @property
+    def explains(self) -> str:
+        """The class that is explained. Under a transform the model may answer otherwise than for the original, whose
+        predicted class it is unless one was chosen."""
+        name = self.class_names[self.target]
+        if self.view.target >= 0 or self.view.transform == "original":
+            return name
+        return f"{name}, predicted for the original"
 
 
 @dataclass(frozen=True)
@@ -141,6 +150,8 @@ class Studio:
             raise ValueError(f"image {view.image}: the data set has the images 0 to {len(ds) - 1}.")
         if not -1 <= view.target < len(ds.class_names):
             raise ValueError(f"target {view.target}: the classes are 0 to {len(ds.class_names) - 1}, or -1.")
+        if view.region is not None:
+            view = replace(view, region=check_box(view.region, *ds.pixels.shape[1:3]))
         return view, ds, model
 
     def model(self, view: View) -> keras.Model:
@@ -201,7 +212,14 @@ class Studio:
         return self._kept.get(("image", self._keys(view)[0]), make)
 
     def _probabilities(self, view: View, images: Callable[[View], np.ndarray], key: Hashable) -> np.ndarray:
-        return self._kept.get(key, lambda: predict(self.model(view), images(view), probabilities=True)[0])
+        def make() -> np.ndarray:
+            found = predict(self.model(view), images(view), probabilities=True)[0]
+            if not np.isfinite(found).all():
+                what = f"image {view.image} ({view.transform})"
+                raise ValueError(f"{view.model} answers {what} with values that are NaN or infinite.")
+            return found
+
+        return self._kept.get(key, make)
 
     def _map(self, view: View, choice: MethodChoice, target: int) -> Map:
         key = self._map_key(view, choice, target)
@@ -210,6 +228,8 @@ class Studio:
             start = time.monotonic()
             image, model = self._image(view), self.model(view)
             found = explain(model, image, target, choice.method, choice.library, self.batch_size, **choice.parameters)
+            if wrong := int((~np.isfinite(found)).sum()):
+                raise ValueError(f"{wrong} of the map's {found.size} values are no numbers (NaN or infinite).")
             signed = METHODS[choice.method].is_signed(choice.parameters)
             return Map(choice, signed, found[0], seconds=time.monotonic() - start, key=key)
 

@@ -1,8 +1,11 @@
 """Everything that one picture of the panel depends on, as data: compared, written to JSON, and read again."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
+
+import numpy as np
 
 from xaiutils.adversarial import TRANSFORMS
 from xaiutils.attribution import METHODS
@@ -20,6 +23,12 @@ PALETTES = {
     "fire": {False: "inferno", True: "BrBG_r"},
 }
 Box = tuple[int, int, int, int]
+_NUMBERS = (
+    Parameter("image", int, 0, "position in the data set"),
+    Parameter("target", int, -1, "class index; -1: the predicted one", -1),
+    Parameter("seed", int, 0, "of the transform's random draws", 0),
+    Parameter("opacity", float, 0.8, "of an overlay", 0.0, 1.0),
+)
 
 
 @dataclass(frozen=True)
@@ -100,6 +109,7 @@ class View:
         for name, known in (("style", STYLES), ("palette", PALETTES), ("scale", SCALES)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}: {suggest(getattr(self, name), list(known))}")
+        check_parameters("a view", _NUMBERS, {p.name: getattr(self, p.name) for p in _NUMBERS})
         check_parameters("a view", THRESHOLD, self.threshold_parameters)
         transform = TRANSFORMS[self.transform]
         given = check_parameters(f"transform {self.transform!r}", transform.parameters, self.transform_parameters)
@@ -121,11 +131,11 @@ class View:
             raise ValueError(f"a view has no {', '.join(sorted(unknown))}; was it written by a later version?")
         region = values.get("region")
         maps = tuple(MethodChoice(**choice) for choice in values["maps"])
-        return cls(**{**values, "maps": maps, "region": None if region is None else tuple(map(int, region))})
+        return cls(**{**values, "maps": maps, "region": None if region is None else tuple(region)})
 
 
 def clip_box(box: tuple[float, float, float, float], height: int, width: int) -> Box | None:
-    """Corners in any order and place, rounded and cut to the image; None where nothing of it is left."""
+    """A drawn box: corners in any order and place, rounded and cut to the image; None where nothing is left."""
     columns = sorted(min(max(round(v), 0), width) for v in box[::2])
     rows = sorted(min(max(round(v), 0), height) for v in box[1::2])
     if columns[0] == columns[1] or rows[0] == rows[1]:
@@ -133,17 +143,30 @@ def clip_box(box: tuple[float, float, float, float], height: int, width: int) ->
     return columns[0], rows[0], columns[1], rows[1]
 
 
+def check_box(box: Sequence[Any], height: int, width: int) -> Box:
+    """Left, top, right, bottom as whole pixels of the image. Raises ValueError that says what is wrong with it."""
+    said = f"region {', '.join(map(str, box))!r}"
+    numbers = [v for v in box if isinstance(v, int | float | np.integer | np.floating) and not isinstance(v, bool)]
+    if len(box) != 4 or len(numbers) != 4 or not all(map(math.isfinite, numbers)):
+        raise ValueError(f"{said}: expected four numbers: left, top, right, bottom, in pixels.")
+    left, top, right, bottom = numbers
+    if left >= right or top >= bottom:
+        raise ValueError(f"{said} is empty: left must be below right, top below bottom.")
+    if left < 0 or top < 0 or right > width or bottom > height:
+        raise ValueError(f"{said} reaches beyond the image of {width} x {height} pixels, counted from 0.")
+    if (found := clip_box((left, top, right, bottom), height, width)) is None:
+        raise ValueError(f"{said} holds no whole pixel.")
+    return found
+
+
 def read_box(text: str, height: int, width: int) -> Box | None:
     """A typed "left, top, right, bottom"; None for an empty text. Raises ValueError that says what is expected."""
     if not text.strip():
         return None
     try:
-        left, top, right, bottom = (float(part) for part in text.replace(",", " ").split())
+        box = [float(part) for part in text.replace(",", " ").split()]
     except ValueError:
-        raise ValueError(f"region {text!r}: expected four numbers: left, top, right, bottom, in pixels.") from None
-    if left >= right or top >= bottom:
-        raise ValueError(f"region {text!r} is empty: left must be below right, top below bottom.")
-    found = clip_box((left, top, right, bottom), height, width)
-    if found is None:
-        raise ValueError(f"region {text!r} lies outside the image of {width} x {height} pixels.")
-    return found
+        box = []
+    if not box:
+        raise ValueError(f"region {text!r}: expected four numbers: left, top, right, bottom, in pixels.")
+    return check_box([int(v) if v.is_integer() else v for v in box], height, width)
