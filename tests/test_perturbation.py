@@ -11,7 +11,7 @@ from xaiutils.attribution.perturbation import fill_images, window_starts
 from xaiutils.attribution.prediction_difference import PatchGaussian
 from xaiutils.attribution.rise import RandomMasks
 from xaiutils.backend import keras, tf
-from xaiutils.images import read_image
+from xaiutils.image_files import read_image
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from conftest import SIZE
 
 import xaiutils as xai
 from xaiutils.attribution import regions
-from xaiutils.images import read_image
+from xaiutils.image_files import read_image
 
 QUICK = {"base_parameters": {"n_steps": 4}}
 

@@ -1,11 +1,9 @@
-"""The image contract: float32 ``(n, height, width, 3)`` with values in [0, 255]; reading and checking.
+"""The image contract: float32 ``(n, height, width, 3)`` with values in [0, 255]; checking and resizing.
 
 Masks are bool ``(n, height, width)``, attribution maps float32 ``(n, height, width)``.
 """
 
-import warnings
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -59,18 +57,6 @@ def check_maps(maps: object, shape: tuple[int, ...]) -> np.ndarray:
     return array
 
 
-def load_picture(path: str | Path, bit_depth: int = 16) -> np.ndarray:
-    """Any common image file as uint8 ``(height, width, 3)``.
-
-    EXIF orientation is applied, transparency is laid over black, 16-bit grey is scaled by its full range, or by
-    2**``bit_depth`` - 1 where the detector fills fewer bits. Raises OSError or ValueError (truncated, not an image,
-    too large).
-    """
-    with Image.open(path) as image:
-        image.load()
-        return np.asarray(to_rgb(ImageOps.exif_transpose(image), bit_depth))
-
-
 def fit_image(pixels: np.ndarray, image_size: int, keep_aspect: bool = False, centre: float = 0.5) -> np.ndarray:
     """uint8 ``(height, width[, 3])`` resized to ``(image_size, image_size[, 3])``, averaging what falls into a pixel.
 
@@ -82,57 +68,6 @@ def fit_image(pixels: np.ndarray, image_size: int, keep_aspect: bool = False, ce
         side = (image_size, image_size)
         return np.asarray(ImageOps.pad(image, side, Image.Resampling.BILINEAR, color=0, centering=(centre, 0.5)))
     return np.asarray(image.resize((image_size, image_size), Image.Resampling.BILINEAR))
-
-
-def read_image(path: str | Path, image_size: int, keep_aspect: bool = False, bit_depth: int = 16) -> np.ndarray:
-    """Read any common image file as uint8 ``(image_size, image_size, 3)``; see `load_picture` and `fit_image`."""
-    return fit_image(load_picture(path, bit_depth), image_size, keep_aspect)
-
-
-def to_rgb(image: Image.Image, bit_depth: int = 16) -> Image.Image:
-    """Any Pillow mode to 8-bit RGB. Float images are taken to lie in [0, 1], or in [0, 255] where they exceed 1."""
-    if image.mode.startswith("I") or image.mode == "F":
-        grey = np.asarray(image, dtype=np.float64)
-        top = 2.0**bit_depth - 1  # never from the image's own maximum: brightness must compare between images
-        if image.mode == "F":
-            top = 1.0 if grey.max() <= 1 else 255.0
-        elif grey.max() < top / 8:
-            warnings.warn(
-                f"a 16-bit image uses less than an eighth of its {bit_depth} bits and will be nearly black; give the "
-                "option bit_depth, 12 for many detectors",
-                stacklevel=3,
-            )
-        return Image.fromarray(np.rint(255 * np.clip(grey / top, 0, 1)).astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba).convert("RGB")
-    return image.convert("RGB")
-
-
-def load_mask(path: str | Path, values: Sequence[int] = ()) -> np.ndarray:
-    """A mask file as bool ``(height, width)``.
-
-    ``values`` are the grey values that mean evidence (a trimap's animal is 1); empty: every value but 0, in a JPEG
-    every value over 127, and never what is transparent.
-    """
-    with Image.open(path) as image:
-        image.load()
-        found, lossy = ImageOps.exif_transpose(image), image.format == "JPEG"
-        if len(values):  # a palette image holds class numbers: its indices are the values
-            grey = found if found.mode in ("P", "L", "1", "I", "I;16") else found.convert("L")
-            return np.isin(np.asarray(grey), list(values))
-        if found.mode == "F" or found.mode.startswith("I"):
-            return np.asarray(found) > 0
-        if found.mode in ("RGBA", "LA", "PA") or "transparency" in found.info:
-            rgba = np.asarray(found.convert("RGBA"))
-            return (rgba[..., :3] > 0).any(axis=-1) & (rgba[..., 3] > 0)
-        array = np.asarray(found.convert("L"))
-    return array > (127 if lossy else 0)
-
-
-def read_mask(path: str | Path, image_size: int, values: Sequence[int] = (), keep_aspect: bool = False) -> np.ndarray:
-    """Read a mask file as bool ``(image_size, image_size)``; see `load_mask` and `fit_mask`."""
-    return fit_mask(load_mask(path, values), image_size, keep_aspect)
 
 
 def fit_mask(mask: np.ndarray, image_size: int, keep_aspect: bool = False, centre: float = 0.5) -> np.ndarray:

@@ -5,18 +5,20 @@ Choose a split, take a limit, read in threads, name what cannot be read, stack t
 
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from xaiutils.datasets.cache import cache_folder
 from xaiutils.datasets.image_dataset import ImageDataset, stratified_indices
-from xaiutils.datasets.listing import UNKNOWN_PATIENT, Listing, Picture, Record, unknown_patient
+from xaiutils.datasets.listing import UNKNOWN_PATIENT, Listing, Picture, Record, remark_notes, unknown_patient
 from xaiutils.datasets.splits import choose_split
+from xaiutils.file_limits import FileError
 from xaiutils.files import reserve
 from xaiutils.progress import progress
 
@@ -41,23 +43,30 @@ def assemble(listing: Listing, name: str, split: str, image_size: int, limit: in
         records = [records[i] for i in chosen]
     pixels, masks = _Stack(len(records), np.uint8), _Stack(len(records), bool)
     kept, seen, unread, states = [], [], [], []
+    remarks: dict[str, Mapping[str, Any]] = {}
     # Here and not in the readers, since Python's filters of warnings belong to all threads.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pydicom")  # of headers with values that the standard does not allow
         for record, found in _read_all(listing.read, records, image_size):
             if isinstance(found, Exception):
-                unread.append((str(getattr(record.source, "path", record.id)), f"{type(found).__name__}: {found}"))
+                reason = found.reason if isinstance(found, FileError) else f"{type(found).__name__}: {found}"
+                unread.append((str(getattr(record.source, "path", record.id)), reason))
                 continue
             pixels.append(_as_grey(found.pixels))
             masks.append(np.zeros((image_size, image_size, 1), bool) if found.mask is None else found.mask[..., None])
             states.append(_state(found))
             kept.append(record)
+            if found.remarks:
+                remarks[record.id] = found.remarks
             seen.append({**record.metadata, **found.metadata})
     if unread:
         first = "; ".join(f"{Path(path).name} ({reason})" for path, reason in unread[:3])
         warnings.warn(f"{len(unread)} of {len(records)} files could not be read: {first}", stacklevel=3)
     if not kept:
         raise ValueError(f"none of {len(records)} images of {listing.origin} could be read; first: {unread[0]}")
+    notes += (remarked := remark_notes(remarks))
+    if any("evidence" in said for said in remarks.values()):
+        warnings.warn(remarked[0], stacklevel=3)
     unmarked = states.count("unknown")
     with_masks = unmarked < len(kept)
     if with_masks and unmarked:

@@ -47,6 +47,8 @@ def cached_picture(
         except Exception:  # damaged files raise nearly anything
             path.unlink(missing_ok=True)
     pixels, mask, facts = make()
+    if facts.get("remarks", {}).get("evidence"):  # what cannot be read now may be readable the next time
+        return pixels, mask, facts
     try:
         replace_file(path, lambda temporary: _write(temporary, pixels, mask, facts))
     except OSError as error:  # a full disk: the picture is fine, the next start is slower
@@ -58,8 +60,10 @@ def cached_picture(
 def _code() -> str:
     """Changes when the code that converts pictures does, or a library that it uses."""
     here = Path(__file__).parent
-    sources = [*sorted(here.glob("*.py")), here.parent / "images.py"]
-    libraries = [metadata.version(name) for name in ("pydicom", "pillow", "scikit-image", "scipy", "numpy")]
+    sources = [*sorted(here.glob("*.py")), *(here.parent / f"{name}.py" for name in ("images", "image_files"))]
+    libraries = [
+        metadata.version(name) for name in ("pydicom", "pillow", "python-gdcm", "scikit-image", "scipy", "numpy")
+    ]
     return hashlib.sha256(b"".join(p.read_bytes() for p in sources) + repr(libraries).encode()).hexdigest()
 
 

@@ -16,12 +16,13 @@ import pandas as pd
 
 from xaiutils.datasets import dicom
 from xaiutils.datasets.coco import boxes_by_file
+from xaiutils.datasets.evidence import Boxes, Drawn, Evidence, fit_to
 from xaiutils.datasets.folder import PICTURE_SUFFIXES, walk_files
 from xaiutils.datasets.listing import Listing, Record
 from xaiutils.datasets.options import check_choice
-from xaiutils.datasets.picture_file import Boxes, Evidence, PictureFile, Preparation, fit_to, read_picture_file
+from xaiutils.datasets.picture_file import PictureFile, Preparation, read_picture_file
+from xaiutils.datasets.reader import read_frame
 from xaiutils.datasets.table import read_csv
-from xaiutils.images import load_picture
 from xaiutils.progress import progress
 from xaiutils.registry import suggest
 
@@ -358,14 +359,14 @@ class RegionMask:
 
     files: tuple[Path, ...]
 
-    def draw(self, shape: tuple[int, int]) -> np.ndarray:
+    def draw(self, shape: tuple[int, int]) -> Drawn:
         problems = []
         sizes = {path: _size(path) for path in self.files}
         for path in sorted(self.files, key=lambda p: sizes[p] != tuple(shape)):
             try:
                 mask = _two_values(path)
                 if mask is not None:
-                    return fit_to(mask, shape)
+                    return Drawn(fit_to(mask, shape))
             except (ValueError, OSError) as error:
                 problems.append(f"{path.name}: {error}")
         names = ", ".join(p.name for p in self.files)
@@ -385,7 +386,7 @@ def _size(path: Path) -> tuple[int, int] | None:
 
 def _two_values(path: Path) -> np.ndarray | None:
     """The mask, or None for a picture with grey tones. A JPEG blurs a mask's border a little."""
-    pixels = dicom.read_dicom(path).pixels if dicom.is_dicom(path) else load_picture(path)
+    pixels = read_frame(path).pixels
     grey = pixels[..., 0] if pixels.ndim == 3 else pixels
     low, high = float(grey.min()), float(grey.max())
     if high == low:

@@ -3,24 +3,24 @@
 import json
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from skimage.draw import polygon
-
-from xaiutils.datasets.folder import walk_files
-from xaiutils.datasets.listing import Listing, Record
-from xaiutils.datasets.picture_file import (
+from xaiutils import file_limits
+from xaiutils.datasets.evidence import (
     Boxes,
     Evidence,
     NoFinding,
-    PictureFile,
-    Preparation,
-    fit_to,
-    read_picture_file,
+    Polygons,
+    RunLengths,
+    Unreadable,
+    check_frame,
+    unpack_run_lengths,
 )
+from xaiutils.datasets.folder import walk_files
+from xaiutils.datasets.listing import Listing, Record
+from xaiutils.datasets.picture_file import PictureFile, Preparation, read_picture_file
+from xaiutils.file_limits import check_regular, explain, naming
 from xaiutils.registry import suggest
 
 
@@ -34,14 +34,17 @@ def load(
     split_key: str = "",
     keep_aspect: bool = False,
     bit_depth: int = 16,
+    window: Sequence[float] = (),
+    frames: str = "refuse",
 ) -> Listing:
     """The COCO file ``annotations`` below ``data_dir`` (default: the only .json there), pictures by ``file_name``.
 
     An image's class is the category of its annotations; images with several categories are left out and counted.
     ``classes`` keeps and orders some categories. ``background`` names the class of images without annotations (such
     as "normal"); without it they are left out. ``patient_key`` and ``split_key`` name entries of the images, where
-    the file has them. ``keep_aspect`` and ``bit_depth`` as for folders. Evidence is the union of polygons and
-    uncompressed run lengths, else of the boxes.
+    the file has them. ``keep_aspect``, ``bit_depth``, ``window`` and ``frames`` as for folders. Evidence is the
+    union of polygons and run lengths (crowds too), else of the boxes; where one of them cannot be right, the evidence
+    of its image is not known, and named.
     """
     root = Path(data_dir)
     path = _annotation_file(root, annotations)
@@ -60,7 +63,7 @@ def load(
     places: dict[str, list[Path]] = defaultdict(list)
     for p in walk_files(root):
         places[p.name].append(p)
-    how = Preparation(keep_aspect=keep_aspect, bit_depth=bit_depth)
+    how = Preparation(keep_aspect=keep_aspect, bit_depth=bit_depth, window=tuple(window), frames=frames)
     records, skipped, several = [], [], 0
     for image in images:
         marks = [a for a in found[image["id"]] if categories[a["category_id"]] in names]
@@ -95,9 +98,11 @@ def boxes_by_file(paths: Sequence[Path]) -> dict[str, dict[str, tuple[tuple[floa
     boxes: dict[str, dict[str, tuple[tuple[float, ...], ...]]] = {}
     for path in paths:
         images, found, _ = _read(path)
-        named = {
-            Path(str(i["file_name"])).name: tuple(tuple(map(float, a["bbox"])) for a in found[i["id"]]) for i in images
-        }
+        with naming(path, "its boxes cannot be read"):
+            named = {
+                Path(str(i["file_name"])).name: tuple(tuple(map(float, a["bbox"])) for a in found[i["id"]])
+                for i in images
+            }
         boxes[path.stem] = {name: marks for name, marks in named.items() if marks}
     return boxes
 
@@ -115,22 +120,27 @@ def _annotation_file(root: Path, name: str) -> Path:
 
 
 def _read(path: Path) -> tuple[list[dict], dict[Any, list[dict]], dict[Any, str]]:
-    """Images, annotations by image id, and category names by id. Raises ValueError that says what is wrong."""
-    try:
+    """Images, annotations by image id, and category names by id. Raises FileError that says what is wrong."""
+    with naming(path, "it is not a COCO file (images, annotations, categories)"):
+        check_regular(path, file_limits.MAX_TEXT_BYTES)
         content = json.loads(path.read_text(encoding="utf-8-sig"))
-        images, categories = content["images"], {c["id"]: str(c["name"]) for c in content["categories"]}
+        images, categories = content["images"], {c["id"]: _name(c, "name") for c in content["categories"]}
         found: dict[Any, list[dict]] = defaultdict(list)
         for annotation in content["annotations"]:
             if annotation["category_id"] not in categories:
                 raise ValueError(f"annotation {annotation.get('id')} has an unknown category_id")
-            if not isinstance(annotation.get("segmentation"), list) and not _is_run_lengths(annotation):
-                annotation["bbox"][3]
             found[annotation["image_id"]].append(annotation)
         for image in images:
-            image["id"], image["file_name"]
-    except (KeyError, TypeError, ValueError, IndexError, RecursionError) as error:
-        raise ValueError(f"{path} is not a COCO file (images, annotations, categories): {error!r}") from error
+            found.get(image["id"])  # a TypeError for what is no key
+            _name(image, "file_name")
     return images, found, categories
+
+
+def _name(entry: dict, key: str) -> str:
+    name = entry[key]
+    if isinstance(name, dict | list) or name is None or "\0" in str(name):
+        raise ValueError(f"{key} {str(name)[:40]!r} is no name")
+    return str(name)
 
 
 def _find(root: Path, path: Path, name: str, places: dict[str, list[Path]]) -> Path | None:
@@ -143,47 +153,23 @@ def _find(root: Path, path: Path, name: str, places: dict[str, list[Path]]) -> P
     return found[0] if len(found) == 1 else None
 
 
-def _is_run_lengths(annotation: dict) -> bool:
-    outline = annotation.get("segmentation")
-    return isinstance(outline, dict) and isinstance(outline.get("counts"), list) and len(outline.get("size", ())) == 2
-
-
 def _evidence(annotation: dict, image: dict) -> Evidence:
+    """Outlines or run lengths, else the box; never the box in place of an outline that is broken."""
     outline = annotation.get("segmentation")
-    frame = (int(image["height"]), int(image["width"])) if image.get("height") and image.get("width") else None
-    if isinstance(outline, list) and outline:
-        return Polygons(tuple(tuple(map(float, p)) for p in outline), frame=frame)
-    if _is_run_lengths(annotation):
-        return RunLengths(tuple(map(int, outline["counts"])), tuple(map(int, outline["size"])))
-    return Boxes((tuple(map(float, annotation["bbox"])),), frame=frame)
+    try:
+        frame = check_frame(image["height"], image["width"]) if "height" in image and "width" in image else None
+        if isinstance(outline, list) and outline:
+            return Polygons(tuple(tuple(map(float, p)) for p in outline), frame=frame)
+        if outline:
+            counts = outline["counts"]
+            counts = unpack_run_lengths(counts) if isinstance(counts, str) else tuple(map(_whole, counts))
+            return RunLengths(counts, check_frame(*outline["size"]), frame=frame)
+        return Boxes((tuple(map(float, annotation["bbox"])),), frame=frame)
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        return Unreadable(f"its annotation {str(annotation.get('id'))[:40]}: {explain(error)}")
 
 
-@dataclass(frozen=True)
-class Polygons:
-    """Outlines (x1, y1, x2, y2, ...) in pixels of a ``frame`` (height, width); without it, of the file."""
-
-    polygons: tuple[tuple[float, ...], ...]
-    files: tuple[Path, ...] = ()
-    frame: tuple[int, int] | None = None
-
-    def draw(self, shape: tuple[int, int]) -> np.ndarray:
-        mask = np.zeros(self.frame or shape, bool)
-        for outline in self.polygons:
-            points = np.array(outline[: len(outline) // 2 * 2]).reshape(-1, 2)
-            mask[polygon(points[:, 1], points[:, 0], mask.shape)] = True
-        return fit_to(mask, shape)
-
-
-@dataclass(frozen=True)
-class RunLengths:
-    """COCO's uncompressed run lengths: by turns of 0 and 1, column by column. ``size`` is (height, width)."""
-
-    counts: tuple[int, ...]
-    size: tuple[int, int]
-    files: tuple[Path, ...] = ()
-
-    def draw(self, shape: tuple[int, int]) -> np.ndarray:
-        if sum(self.counts) != self.size[0] * self.size[1]:
-            raise ValueError(f"its run lengths do not fill {self.size[0]} x {self.size[1]} pixels")
-        values = np.arange(len(self.counts)) % 2 == 1
-        return fit_to(np.repeat(values, self.counts).reshape(self.size[::-1]).T, shape)
+def _whole(number: object) -> int:
+    if isinstance(number, bool) or not isinstance(number, int):
+        raise ValueError(f"the run length {str(number)[:40]} is no whole number")
+    return number

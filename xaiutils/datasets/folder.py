@@ -12,8 +12,9 @@ from pathlib import Path
 
 from xaiutils.datasets import dicom
 from xaiutils.datasets.dicom import DICOM_SUFFIXES
+from xaiutils.datasets.evidence import MaskFile
 from xaiutils.datasets.listing import Listing, Record, unknown_patient
-from xaiutils.datasets.picture_file import MaskFile, PictureFile, Preparation, read_picture_file
+from xaiutils.datasets.picture_file import PictureFile, Preparation, read_picture_file
 from xaiutils.images import IMAGE_SUFFIXES
 
 PICTURE_SUFFIXES = IMAGE_SUFFIXES | DICOM_SUFFIXES
@@ -37,6 +38,8 @@ def load(
     mask_values: tuple[int, ...] | list[int] = (),
     keep_aspect: bool = False,
     bit_depth: int = 16,
+    window: Sequence[float] = (),
+    frames: str = "refuse",
 ) -> Listing:
     """``data_dir/CLASS/*`` or ``data_dir/SPLIT/CLASS/*``.
 
@@ -44,10 +47,13 @@ def load(
     image, beside it or by a relative path, with ``{stem}`` for its name and ``*`` as a wildcard; several masks are
     merged; the default finds the ``X_mask.png``, ``X_mask_1.png`` of BUSI. ``mask_values`` are the grey values that
     mean evidence (empty: all but 0). ``keep_aspect`` pads to a square instead of squeezing. ``bit_depth``: bits that
-    16-bit grey images really use (12 for many detectors). DICOM files are read too.
+    16-bit grey images really use (12 for many detectors). DICOM files are read too. ``window`` [centre, width]: the
+    grey values, in the files' own units (HU for CT), that become black and white; it is needed for floats and signed
+    integers, and goes before the window of a DICOM file. ``frames``: of files with several pictures (pages, frames),
+    refuse reads none and names them, first takes the first one.
     """
     root, values = Path(data_dir), check_mask_values(mask_values)
-    how = Preparation(keep_aspect=keep_aspect, bit_depth=bit_depth)
+    how = Preparation(keep_aspect=keep_aspect, bit_depth=bit_depth, window=tuple(window), frames=frames)
     children = sorted(p for p in list_folder(root) if p.is_dir() and not p.name.startswith("."))
     split_folders = {p: _SPLIT_FOLDERS[p.name.lower()] for p in children if p.name.lower() in _SPLIT_FOLDERS}
     roots = split_folders or {root: None}

@@ -1,29 +1,33 @@
 """INbreast (Moreira et al. 2012): digital mammograms as DICOM, a table of BI-RADS, and contours drawn by experts."""
 
+import json
 import plistlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from xml.parsers.expat import ExpatError
 
 import numpy as np
 import pandas as pd
-from skimage.draw import disk, polygon
+from skimage.draw import disk
 from sklearn.model_selection import train_test_split
 
 from xaiutils.datasets import dicom
+from xaiutils.datasets.decoder_process import DECODER
+from xaiutils.datasets.evidence import Drawn, NoFinding, check_outline, fill_outline
 from xaiutils.datasets.folder import PICTURE_SUFFIXES, walk_files
 from xaiutils.datasets.listing import Listing, Record, unknown_patient
 from xaiutils.datasets.options import check_choice
-from xaiutils.datasets.picture_file import NoFinding, PictureFile, Preparation, read_picture_file
+from xaiutils.datasets.picture_file import PictureFile, Preparation, read_picture_file
 from xaiutils.datasets.table import read_csv
+from xaiutils.file_limits import check_regular, naming
 from xaiutils.registry import suggest
 
 CLASSES = {"binary": ("benign", "malignant"), "birads": tuple(f"BI-RADS {i}" for i in range(1, 7))}
 FINDINGS = ("Mass", "Calcification", "Cluster", "Distortion", "Asimmetry", "Spiculated Region", "UNNAMED", "")
 _FILE = re.compile(r"^(\d{8})(?:_([0-9a-f]+)_MG_([LR])_([A-Z]+)_ANON)?", re.IGNORECASE)
 _TEST_PATIENTS, _PATIENTS = 25, 115  # the thesis: 90 patients for training, 25 for testing
+_XML_BYTES, _EXCEL_BYTES = 2**26, 2**26  # the real ones have at most 3 MB
 _POINT_RADIUS = 3  # pixels of 0.07 mm: a contour of one or two points is a single calcification
 
 
@@ -158,14 +162,7 @@ def _read_table(files: list[Path], root: Path) -> pd.DataFrame:
     path = next((named[n] for n in ("inbreast.xls", "inbreast.xlsx", "inbreast.csv") if n in named), None)
     if path is None:
         raise FileNotFoundError(f"{root} lacks INbreast.xls or INbreast.csv, which hold the BI-RADS.")
-    if path.suffix.lower() == ".csv":
-        rows = read_csv(path, sep=";", engine="c")
-    else:
-        try:
-            rows = pd.read_excel(path, engine="calamine", dtype=object)
-        except Exception as error:  # the reader raises its own kinds on a damaged file
-            raise ValueError(f"{path} cannot be read as an Excel table: {error}") from error
-        rows = rows.map(_text)
+    rows = read_csv(path, sep=";", engine="c") if path.suffix.lower() == ".csv" else read_excel(path)
     rows.columns = [" ".join(str(c).split()).lower() for c in rows.columns]
     lacking = [c for c in ("file name", "bi-rads", "laterality", "view", "acr") if c not in rows.columns]
     if lacking:
@@ -198,6 +195,20 @@ def _read_table(files: list[Path], root: Path) -> pd.DataFrame:
     return table
 
 
+def read_excel(path: Path) -> pd.DataFrame:
+    """The first sheet of an Excel file as a table of texts; its first row names the columns. Raises FileError.
+
+    In a process of its own: the size that a damaged file claims for its sheet can end the one that believes it.
+    """
+    check_regular(path, _EXCEL_BYTES)
+    with naming(path, "it cannot be read as an Excel table"):
+        rows = json.loads(DECODER.ask("sheet", path)[1])
+        if not rows:
+            raise ValueError("its first sheet is empty")
+        names = [_text(name) or f"unnamed {i}" for i, name in enumerate(rows[0])]
+        return pd.DataFrame([[_text(cell) for cell in row] for row in rows[1:]], columns=names)
+
+
 def _text(value: object) -> str:
     """A cell as text; Excel keeps file numbers and dates as floats, and blanks as NaN."""
     if value is None or value != value:
@@ -219,47 +230,53 @@ class Contour:
 def read_contours(path: Path) -> list[Contour]:
     """Contours of a plist file in either of INbreast's layouts: ``Images/ROIs/Point_px`` or ``ROIPoints``.
 
-    Raises ValueError for a file that is no plist, has none of the layouts, or a point that is not two numbers.
+    Raises FileError for a file that is no plist, has none of the layouts, or a point that is not two numbers.
     """
+    check_regular(path, _XML_BYTES)
+    with naming(path, "it is not a plist of contours"), Path(path).open("rb") as file:
+        root = plistlib.load(file, fmt=plistlib.FMT_XML)  # a binary one can hold one array a billion times
+        if isinstance(root, dict) and isinstance(root.get("ROIPoints"), list):
+            return [_contour(root, "ROIPoints")]
+        images = root.get("Images") if isinstance(root, dict) else None
+        if not isinstance(images, list) or not all(isinstance(i, dict) for i in images):
+            raise ValueError("it holds neither Images nor ROIPoints: no contours of INbreast")
+        regions = [roi for image in images for roi in image.get("ROIs") or []]
+        return [_contour(roi, "Point_px") for roi in regions]
+
+
+def _contour(region: dict, key: str) -> Contour:
+    name, texts = region.get("Name", ""), region.get(key) or []
+    if not isinstance(name, str) or not isinstance(texts, list):
+        raise ValueError(f"the name or the points ({key}) of a region are none")
+    return Contour(name.strip(), tuple(map(_point, texts)))
+
+
+def _point(text: object) -> tuple[float, float]:
     try:
-        with Path(path).open("rb") as file:
-            root = plistlib.load(file)
-    except (ExpatError, plistlib.InvalidFileException, ValueError, KeyError, TypeError, AttributeError, IndexError,
-            OverflowError, EOFError, UnicodeError, RecursionError) as error:  # fmt: skip
-        raise ValueError(f"{Path(path).name} is not a plist of contours: {error}") from error
-    if isinstance(root, dict) and isinstance(root.get("ROIPoints"), list):
-        return [Contour(str(root.get("Name", "")), _points(root["ROIPoints"], path))]
-    images = root.get("Images") if isinstance(root, dict) else None
-    if not isinstance(images, list) or not all(isinstance(i, dict) for i in images):
-        raise ValueError(f"{Path(path).name} holds neither Images nor ROIPoints: no contours of INbreast.")
-    regions = [roi for image in images for roi in image.get("ROIs") or [] if isinstance(roi, dict)]
-    return [Contour(str(roi.get("Name", "")).strip(), _points(roi.get("Point_px") or [], path)) for roi in regions]
-
-
-def _points(texts: Sequence[object], path: Path) -> tuple[tuple[float, float], ...]:
-    points = []
-    for text in texts:
-        numbers = str(text).strip(" (){}[]").split(",")
-        try:
-            x, y = float(numbers[0]), float(numbers[1])
-        except (ValueError, IndexError):
-            raise ValueError(f"{Path(path).name}: the point {text!r} is not (x, y).") from None
-        if not (np.isfinite(x) and np.isfinite(y)):
-            raise ValueError(f"{Path(path).name}: the point {text!r} is not finite.")
-        points.append((x, y))
-    return tuple(points)
+        x, y = map(float, text.strip(" (){}[]").split(",")) if isinstance(text, str) else ()
+    except ValueError:
+        raise ValueError(f"the point {str(text)[:60]!r} is not (x, y)") from None
+    if not (np.isfinite(x) and np.isfinite(y)):
+        raise ValueError(f"the point {text!r} is not finite")
+    return x, y
 
 
 def draw_contours(contours: Sequence[Contour], shape: tuple[int, int]) -> np.ndarray:
     """Bool mask ``shape`` (height, width): inside of the outlines; a dot for one or two points."""
-    mask = np.zeros(shape, bool)
+    return _draw(contours, shape).mask
+
+
+def _draw(contours: Sequence[Contour], shape: tuple[int, int]) -> Drawn:
+    mask, clipped = np.zeros(shape, bool), 0
     for contour in contours:
-        points = np.array(contour.points, float).reshape(-1, 2)
-        if len(points) >= 3:
-            mask[polygon(points[:, 1], points[:, 0], shape)] = True
-        for x, y in points[:2] if len(points) < 3 else points[:0]:
-            mask[disk((y, x), _POINT_RADIUS, shape=shape)] = True
-    return mask
+        points, cut = check_outline(np.array(contour.points, float).reshape(-1, 2), shape)
+        clipped += cut
+        if len(points) >= 3 and np.ptp(points, axis=0).max() > _POINT_RADIUS:
+            fill_outline(mask, points)
+        else:
+            for x, y in points:
+                mask[disk((y, x), _POINT_RADIUS, shape=shape)] = True
+    return Drawn(mask, clipped)
 
 
 @dataclass(frozen=True)
@@ -273,12 +290,12 @@ class ContourFile:
     def files(self) -> tuple[Path, ...]:
         return (self.path,)
 
-    def draw(self, shape: tuple[int, int]) -> np.ndarray:
+    def draw(self, shape: tuple[int, int]) -> Drawn:
         chosen = [c for c in read_contours(self.path) if not self.names or c.name in self.names]
-        for c in chosen:
-            if any(not (-1 <= x <= shape[1] and -1 <= y <= shape[0]) for x, y in c.points):
-                raise ValueError(
-                    f"{self.path.name} has points outside the picture of {shape[0]} x {shape[1]} pixels: contours are "
-                    "in pixels of the DICOM file; give that, or an export of its size."
-                )
-        return draw_contours(chosen, shape)
+        try:
+            return _draw(chosen, shape)
+        except ValueError as error:
+            raise ValueError(
+                f"{self.path.name}: {error}; contours are in pixels of the DICOM file: give that, or an export of its "
+                "size"
+            ) from error

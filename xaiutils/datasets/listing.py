@@ -30,11 +30,32 @@ def unknown_patient(image_id: str) -> str:
 @dataclass(frozen=True)
 class Picture:
     """One image as it was read: uint8 ``(size, size)`` or ``(size, size, 3)``, a bool mask (empty: there is no
-    evidence; None: where it is, is not known), and what was seen on the way."""
+    evidence; None: where it is, is not known), and what was seen on the way.
+
+    ``remarks`` are told for the whole set (`remark_notes`): ``evidence`` (why it cannot be right), ``outlines_clipped``
+    (number), ``clipped`` (number of pixels over the range), ``bits_exceeded``.
+    """
 
     pixels: np.ndarray
     mask: np.ndarray | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    remarks: Mapping[str, Any] = field(default_factory=dict)
+
+
+def remark_notes(remarks: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What pictures' remarks (by image id) say of the whole set, in sentences that count and name."""
+    notes = []
+    for key, words in (
+        ("evidence", "images have evidence that cannot be read or cannot be right, so that it is not known"),
+        ("outlines_clipped", "images have outlines that reach a little over the edge and are cut off there"),
+        ("clipped", "images have values over the range of their bits (bit_depth), which are shown as white"),
+        ("bits_exceeded", "DICOM files have values beyond the bits that they state; all that are allocated count"),
+    ):
+        found = {name: said[key] for name, said in remarks.items() if key in said}
+        if found:
+            first = [f"{name} ({said})" if isinstance(said, str) else name for name, said in list(found.items())[:3]]
+            notes.append(f"{len(found)} {words}: {'; '.join(first)}{' ...' if len(found) > 3 else '.'}")
+    return notes
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from xaiutils.datasets.download import Remote, fetch, unpack
+from xaiutils.datasets.evidence import MaskFile
 from xaiutils.datasets.folder import walk_files
 from xaiutils.datasets.listing import Listing, Record
 from xaiutils.datasets.options import check_choice
-from xaiutils.datasets.picture_file import MaskFile, PictureFile, Preparation, read_picture_file
+from xaiutils.datasets.picture_file import PictureFile, Preparation, read_picture_file
 
 _URL = "https://www.robots.ox.ac.uk/~vgg/data/pets/data/"
 _OTHER = "https://thor.robots.ox.ac.uk/datasets/pets/"

@@ -4,71 +4,26 @@
 draw its evidence in the file's own pixels, turn, crop, scale to 8 bits and resize, each step for both alike.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from xaiutils.datasets import dicom, mammogram
 from xaiutils.datasets.cache import cached_picture, file_key
+from xaiutils.datasets.evidence import Drawn, Evidence, draw_all
 from xaiutils.datasets.image_dataset import largest_extent
 from xaiutils.datasets.listing import Picture
-from xaiutils.images import boxes_to_mask, fit_image, fit_mask, load_mask, load_picture
+from xaiutils.datasets.reader import read_frame
+from xaiutils.file_limits import explain, large_pictures, naming
+from xaiutils.image_files import FRAMES, check_window
+from xaiutils.images import fit_image, fit_mask
 from xaiutils.registry import suggest
 
 REGIONS = ("whole", "breast", "roi")
-
-
-class Evidence(Protocol):
-    """Something that says where the evidence is. ``files`` are what it reads."""
-
-    files: tuple[Path, ...]
-
-    def draw(self, shape: tuple[int, int]) -> np.ndarray:
-        """Bool mask ``shape`` (height, width) in pixels of the picture's file."""
-
-
-@dataclass(frozen=True)
-class MaskFile:
-    """A mask in a file of its own. ``values`` are the grey values that are evidence; empty: all but 0."""
-
-    path: Path
-    values: tuple[int, ...] = ()
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        return (self.path,)
-
-    def draw(self, shape: tuple[int, int]) -> np.ndarray:
-        try:
-            return fit_to(load_mask(self.path, self.values), shape)
-        except Exception as error:
-            raise ValueError(f"its mask {self.path.name}: {error}") from error
-
-
-@dataclass(frozen=True)
-class Boxes:
-    """Boxes (x, y, width, height) in pixels of a ``frame`` (height, width); without it, of the file."""
-
-    boxes: tuple[tuple[float, ...], ...]
-    files: tuple[Path, ...] = ()
-    frame: tuple[int, int] | None = None
-
-    def draw(self, shape: tuple[int, int]) -> np.ndarray:
-        return fit_to(boxes_to_mask(self.boxes, *(self.frame or shape)), shape)
-
-
-@dataclass(frozen=True)
-class NoFinding:
-    """An image of which it is known that there is nothing to mark: a healthy one, or one without an annotation."""
-
-    files: tuple[Path, ...] = ()
-
-    def draw(self, shape: tuple[int, int]) -> np.ndarray:
-        return np.zeros(shape, bool)
 
 
 @dataclass(frozen=True)
@@ -80,7 +35,9 @@ class Preparation:
     square, with ``margin`` of its longer side added all around). ``align`` turns the picture so that the chest wall is
     on the left. ``percentiles`` (low, high) of the breast become black and white in pictures of more than 8 bits; empty
     means the whole range. ``black_background`` blackens what is not breast: labels, and the bright edges of films.
-    ``mammogram`` says whether there is a breast to look for.
+    ``mammogram`` says whether there is a breast to look for. ``window`` (centre, width): the grey values, in the files'
+    own units, that become black and white; empty: the window of a DICOM file, else all that its bits can hold.
+    ``frames``: of a file with several pictures, "first" takes the first one, "refuse" none.
     """
 
     keep_aspect: bool = False
@@ -91,6 +48,8 @@ class Preparation:
     percentiles: tuple[float, ...] = ()
     black_background: bool = False
     mammogram: bool = False
+    window: tuple[float, ...] = ()
+    frames: str = "refuse"
 
     def __post_init__(self):
         for name in ("keep_aspect", "align", "black_background"):
@@ -102,7 +61,10 @@ class Preparation:
             raise ValueError(f"bit_depth={self.bit_depth!r}; expected an integer from 8 to 32.")
         if isinstance(self.margin, bool) or not isinstance(self.margin, int | float) or not 0 <= self.margin <= 10:
             raise ValueError(f"margin={self.margin!r}; expected a number from 0 to 10 (0.25: a quarter on each side).")
+        if self.frames not in FRAMES:
+            raise ValueError(f"frames={self.frames!r} is unknown; {suggest(self.frames, list(FRAMES))}")
         object.__setattr__(self, "percentiles", check_percentiles(self.percentiles))
+        object.__setattr__(self, "window", check_window(self.window))
 
 
 def check_percentiles(percentiles: Sequence[float]) -> tuple[float, ...]:
@@ -130,29 +92,42 @@ def read_picture_file(source: PictureFile, image_size: int) -> Picture:
 
     The picture's metadata: ``height`` and ``width`` of the file, ``mm_per_pixel`` of the prepared picture where the
     file says it, and of the evidence ``lesion_pixels`` (the longer side of the largest connected part, in prepared
-    pixels, before rounding), ``lesion_mm``, and ``lesion_lost`` (too small, or cut off: nothing is left).
+    pixels, before rounding), ``lesion_mm``, and ``lesion_lost`` (too small, or cut off: nothing is left). Evidence that
+    cannot be read or cannot be right leaves the mask None, that is not known, and says why in ``remarks``.
 
-    Raises OSError or ValueError (truncated, not an image, a mask that cannot be read, ...).
+    Raises FileError (truncated, not an image, ...), FileNotFoundError or PermissionError.
     """
     how = source.preparation
-    if not (how.mammogram or dicom.is_dicom(source.path)):
-        return Picture(*_prepare(source, image_size))
-    files = [source.path, *(f for e in source.evidence for f in e.files)]
-    key = [image_size, astuple(how), [file_key(f) for f in files], [repr(e) for e in source.evidence]]
-    return Picture(*cached_picture(key, lambda: _prepare(source, image_size)))
+    with naming(source.path), large_pictures():
+        if not (how.mammogram or dicom.is_dicom(source.path)):
+            return _picture(*_prepare(source, image_size))
+        files = [file_key(source.path), *(_key_or_none(f) for e in source.evidence for f in e.files)]
+        key = [image_size, astuple(how), files, [repr(e) for e in source.evidence]]
+        return _picture(*cached_picture(key, lambda: _prepare(source, image_size)))
+
+
+def _picture(pixels: np.ndarray, mask: np.ndarray | None, facts: dict[str, Any]) -> Picture:
+    return Picture(pixels, mask, {k: v for k, v in facts.items() if k != "remarks"}, facts.get("remarks", {}))
+
+
+def _key_or_none(path: Path) -> tuple[str, int, int] | None:
+    """Of a file of evidence; what is wrong with it is said when it is drawn."""
+    try:
+        return file_key(path)
+    except (OSError, ValueError):
+        return None
 
 
 def _prepare(source: PictureFile, image_size: int) -> tuple[np.ndarray, np.ndarray | None, dict[str, Any]]:
     how = source.preparation
-    frame = _open(source.path, how)
+    frame = read_frame(source.path, how.bit_depth, how.window, how.frames)
     pixels, spacing = frame.pixels, frame.spacing_mm
     shape = pixels.shape[:2]
-    facts: dict[str, Any] = {"height": shape[0], "width": shape[1]}
-    mask = None
-    if source.evidence:
-        mask = np.zeros(shape, bool)
-        for evidence in source.evidence:
-            mask |= evidence.draw(shape)
+    if pixels.dtype != np.uint8 and not (how.percentiles or how.window or dicom.is_dicom(source.path)):
+        _warn_if_dark(pixels, frame.top, how.bit_depth)
+    mask, remarks = _evidence(source, shape)
+    remarks |= {k: v for k, v in {"clipped": frame.clipped, "bits_exceeded": frame.bits_exceeded}.items() if v}
+    facts: dict[str, Any] = {"height": shape[0], "width": shape[1], "remarks": remarks}
     marked = mask is not None and bool(mask.any())
     breast = mammogram.segment_breast(pixels) if how.mammogram else None
     if how.align and breast is not None:
@@ -174,14 +149,26 @@ def _prepare(source: PictureFile, image_size: int) -> tuple[np.ndarray, np.ndarr
     return fit_image(eight_bit, image_size, how.keep_aspect, centre), fitted, facts
 
 
-def _open(path: Path, how: Preparation) -> dicom.Frame:
-    if dicom.is_dicom(path):
-        return dicom.read_dicom(path)
-    if how.mammogram:  # of which all bits are wanted until the breast is known
-        with Image.open(path) as image:
-            if image.mode.startswith("I"):
-                return dicom.Frame(np.asarray(image, np.float32), top=2.0**how.bit_depth - 1)
-    return dicom.Frame(load_picture(path, how.bit_depth), top=255.0)
+def _warn_if_dark(pixels: np.ndarray, top: float, bit_depth: int) -> None:
+    if pixels.max() < top / 8:
+        warnings.warn(
+            f"a 16-bit image uses less than an eighth of its {bit_depth} bits and will be nearly black; give the "
+            "option bit_depth, 12 for many detectors",
+            stacklevel=3,
+        )
+
+
+def _evidence(source: PictureFile, shape: tuple[int, int]) -> tuple[np.ndarray | None, dict[str, Any]]:
+    """The mask, None where it is not known, and remarks on it."""
+    if not source.evidence:
+        return None, {}
+    try:
+        drawn: Drawn = draw_all(source.evidence, shape)
+    except (ValueError, OSError, MemoryError) as error:
+        if source.preparation.region == "roi":
+            raise
+        return None, {"evidence": explain(error)}
+    return drawn.mask, {"outlines_clipped": drawn.clipped} if drawn.clipped else {}
 
 
 def _to_8_bit(pixels: np.ndarray, top: float, breast: np.ndarray | None, percentiles: tuple[float, ...]) -> np.ndarray:
@@ -218,18 +205,3 @@ def _scale_facts(mask, shape, spacing, image_size, keep_aspect) -> dict[str, Any
         if spacing is not None:
             facts["lesion_mm"] = round(float(np.max(extent * np.array(spacing))), 2)
     return facts
-
-
-def fit_to(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """A mask resized (nearest neighbour) to its picture's ``shape`` where it has another one.
-
-    Raises ValueError where its proportions differ by more than a twentieth: then it is of another picture, or turned.
-    """
-    if mask.shape == tuple(shape):
-        return mask
-    stretch = (mask.shape[0] / shape[0]) / (mask.shape[1] / shape[1])
-    if not 0.95 < stretch < 1 / 0.95:
-        raise ValueError(f"it has {mask.shape[0]} x {mask.shape[1]} pixels, its picture {shape[0]} x {shape[1]}")
-    rows = (np.arange(shape[0]) + 0.5) * mask.shape[0] / shape[0]
-    columns = (np.arange(shape[1]) + 0.5) * mask.shape[1] / shape[1]
-    return mask[rows.astype(int)[:, None], columns.astype(int)[None]]

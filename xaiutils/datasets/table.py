@@ -3,13 +3,15 @@
 import csv
 import re
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from xaiutils.datasets.evidence import Boxes, MaskFile
 from xaiutils.datasets.folder import check_mask_values, find_masks, with_headers
 from xaiutils.datasets.listing import Listing, Record, unknown_patient
-from xaiutils.datasets.picture_file import Boxes, MaskFile, PictureFile, Preparation, read_picture_file
+from xaiutils.datasets.picture_file import PictureFile, Preparation, read_picture_file
 from xaiutils.datasets.splits import SPLITS
 from xaiutils.registry import suggest
 
@@ -32,6 +34,8 @@ def load(
     classes: tuple[str, ...] | list[str] = (),
     keep_aspect: bool = False,
     bit_depth: int = 16,
+    window: Sequence[float] = (),
+    frames: str = "refuse",
 ) -> Listing:
     """``data_dir/table`` with one row for each image; other paths are relative to ``data_dir``.
 
@@ -41,11 +45,12 @@ def load(
     ``mask_column`` holds mask paths (several separated by ``;``), ``mask_values`` the grey values that are evidence
     (empty: all but 0), ``boxes_column`` boxes as ``x,y,width,height`` in pixels of the file (several in a row).
     ``classes`` keeps and orders some classes. Rows of the same file are merged when their labels agree, else
-    ValueError; rows without a label are named and skipped; a blank patient is unknown. ``keep_aspect`` and
-    ``bit_depth`` as for folders. Columns that are not named are kept as the images' metadata.
+    ValueError; rows without a label are named and skipped; a blank patient is unknown. ``keep_aspect``,
+    ``bit_depth``, ``window`` and ``frames`` as for folders. Columns that are not named are kept as the images'
+    metadata.
     """
     root, values = Path(data_dir), check_mask_values(mask_values)
-    how = Preparation(keep_aspect=keep_aspect, bit_depth=bit_depth)
+    how = Preparation(keep_aspect=keep_aspect, bit_depth=bit_depth, window=tuple(window), frames=frames)
     path = root / table
     rows = read_csv(path)
     columns = {
