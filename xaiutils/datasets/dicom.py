@@ -63,6 +63,7 @@ def _is_dicom(path: str, size: int, written: int) -> bool:
     if start[:2] not in (b"\x02\0", b"\x08\0") or len(start) < 12 or start[3] != 0:
         return False
     try:
+        _check_deflated(Path(path))
         found = pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=["SOPClassUID", "Rows"])
         return "SOPClassUID" in found and "Rows" in found
     except Exception:  # not DICOM: pydicom raises many kinds
