@@ -286,9 +286,9 @@ def test_lambdas_are_tried(images):
 
 def start(seed, model, images, target):
     network = Network.of(model)
-    return relevance.relevance(network, images, np.full(len(images), target, np.int32), 32, seed, "epsilon_plus").sum(
-        -1
-    )
+    targets = np.full(len(images), target, np.int32)
+    settings = Settings(bias=False)
+    return relevance.relevance(network, images, targets, 32, seed, "deep_taylor", settings=settings).sum(-1)
 
 
 @pytest.mark.parametrize("method", ["clrp", "sglrp"])
@@ -299,8 +299,10 @@ def test_contrasts(models, images, method):
     p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     network, hot = Network.of(model), np.arange(3) == target
     if method == "clrp":
-        seeds, at = (relevance.logit_seed, relevance.clrp_dual), relevance.clrp_seed
-        expected = np.where(hot, logits[:, [2]], -logits[:, [2]] / 2)
+        seeds, at = (relevance.clrp_target, relevance.clrp_dual), relevance.clrp_seed
+        logits = logits - 1  # of both signs
+        assert logits[:, 2].min() < 0
+        expected = np.abs(logits[:, [2]]) * np.where(hot, 1, -1 / 2)
     else:
         seeds, at = (relevance.sglrp_target, relevance.sglrp_dual), relevance.sglrp_seed
         expected = p[:, [2]] * (hot - p)  # the softmax's gradient
@@ -321,20 +323,37 @@ def test_one_unit_has_two_opposite_classes(models, images):
         zero, one = (xai.explain(model, images, c, method) for c in (0, 1))
         np.testing.assert_allclose(zero, -one, atol=1e-6 * np.abs(one).max())
     z, p = xai.predict(model, images)[:, 1], xai.predict(model, images, probabilities=True)
-    lrp = xai.explain(model, images, 1, "lrp")
+    rules_of_sglrp = {"rule": "deep_taylor", "bias": False}
+    lrp = xai.explain(model, images, 1, "lrp", **rules_of_sglrp)
     np.testing.assert_allclose(
         xai.explain(model, images, 1, "sglrp"), lrp * (p[:, 0] * p[:, 1] / z)[:, None, None], atol=1e-4 * p.max()
     )
 
 
 def test_the_target_of_two_logits_is_explained_against_the_other(images):
-    """CLRP of two classes with epsilon rules: seeds S_t and -S_t; a class's evidence is contrasted with the other's."""
+    """CLRP of two classes with epsilon rules, seeds abs(S_t) and its negative: a class is contrasted with the
+    other's."""
     model = make_flat("linear", n_classes=2)
     logits = xai.predict(model, images)
-    maps = xai.explain(model, images, 0, "clrp", rule="epsilon", epsilon=0.0)
+    maps = xai.explain(model, images, 0, "clrp", rule="epsilon", epsilon=0.0, bias=True)
     lrp = [xai.explain(model, images, c, "lrp", rule="epsilon", epsilon=0.0) for c in (0, 1)]
     ratio = (logits[:, 0] / logits[:, 1])[:, None, None]
-    np.testing.assert_allclose(maps, lrp[0] - ratio * lrp[1], atol=1e-4 * np.abs(lrp[0]).max())
+    expected = np.sign(logits[:, 0])[:, None, None] * (lrp[0] - ratio * lrp[1])
+    np.testing.assert_allclose(maps, expected, atol=1e-4 * np.abs(lrp[0]).max())
+
+
+@pytest.mark.parametrize("shift", [-5.0, 100.0])
+@pytest.mark.parametrize("parameters", [{}, {"variant": "code"}])
+def test_contrasts_do_not_turn_over_with_the_sign_of_the_logit(images, shift, parameters):
+    """A constant added to all logits changes no probability: SGLRP's map stays, CLRP's keeps its pattern."""
+    model = make_flat()
+    before = {m: xai.explain(model, images, 1, m, **parameters) for m in ("clrp", "sglrp")}
+    size = np.abs(xai.predict(model, images)[:, 1])[:, None, None]
+    model.get_layer("classes").bias.assign_add(np.full(3, shift))
+    after = {m: xai.explain(model, images, 1, m, **parameters) for m in ("clrp", "sglrp")}
+    np.testing.assert_allclose(after["sglrp"], before["sglrp"], atol=1e-4 * np.abs(before["sglrp"]).max())
+    size = np.abs(xai.predict(model, images)[:, 1])[:, None, None] / size
+    np.testing.assert_allclose(after["clrp"], size * before["clrp"], atol=1e-3 * np.abs(after["clrp"]).max())
 
 
 def test_settings_are_frozen():

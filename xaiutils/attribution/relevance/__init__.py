@@ -54,14 +54,16 @@ def clrp(
 ) -> np.ndarray:
     """Contrastive LRP: the target's relevance less that of all other classes (Gu, Yang & Tresp 2018, arXiv:1812.02100).
 
-    ``variant="published"``: R - R_dual, where R starts with S_t at the target t, and R_dual with S_t / (N - 1) at each
-    of the N - 1 other classes. ``variant="code"``: as the published code, R_dual is rescaled to the sum of R, and
-    negative values are cut. For the other parameters see `lrp`.
+    ``variant="published"``: R - R_dual, where R starts with abs(S_t) at the target t, and R_dual with abs(S_t) /
+    (N - 1) at each of the N - 1 other classes. The paper writes S_t, its code takes the absolute value: with a negative
+    logit, which a constant added to all logits can make, the map would be turned over. ``variant="code"``: as the
+    published code, R_dual is rescaled to the sum of R, and negative values are cut. The rules are the paper's: z_plus,
+    z_box at the pixels, and no relevance for biases. For the other parameters see `lrp`.
     """
     settings = Settings(epsilon, gamma, alpha, bias)
     if variant == "published":
         return relevance(network, images, targets, batch_size, clrp_seed, rule, first, settings).sum(axis=-1)
-    return _rescaled_contrast(network, images, targets, batch_size, logit_seed, clrp_dual, rule, first, settings)
+    return _rescaled_contrast(network, images, targets, batch_size, clrp_target, clrp_dual, rule, first, settings)
 
 
 def sglrp(
@@ -72,7 +74,8 @@ def sglrp(
     Relevance starts with the softmax's gradient: p_t (1 - p_t) at the target t and -p_t p_n at every other class n, so
     the classes that compete most are contrasted most. A probability near 1 makes maps small. ``variant="code"``: the
     positive and the negative part are propagated alone, the latter is rescaled to the sum of the former and
-    subtracted, and negative values are cut. For the other parameters see `lrp`.
+    subtracted, and negative values are cut. The rules are the paper's: z_plus, z_box at the pixels, and no relevance
+    for biases. For the other parameters see `lrp`.
     """
     settings = Settings(epsilon, gamma, alpha, bias)
     if variant == "published":
@@ -143,15 +146,21 @@ def logit_seed(network: Network, logits: Any, targets: Any) -> Any:
     return place(network, targets, scores, tf.zeros_like(scores))
 
 
+def clrp_target(network: Network, logits: Any, targets: Any) -> Any:
+    """abs(S_t) at the target."""
+    size = tf.abs(target_scores(network, logits, targets))
+    return place(network, targets, size, tf.zeros_like(size))
+
+
 def clrp_dual(network: Network, logits: Any, targets: Any) -> Any:
-    """S_t / (N - 1) at the other classes."""
-    scores = target_scores(network, logits, targets)
-    return place(network, targets, tf.zeros_like(scores), scores / max(network.n_classes - 1, 1))
+    """abs(S_t) / (N - 1) at the other classes."""
+    size = tf.abs(target_scores(network, logits, targets))
+    return place(network, targets, tf.zeros_like(size), size / max(network.n_classes - 1, 1))
 
 
 def clrp_seed(network: Network, logits: Any, targets: Any) -> Any:
-    """S_t at the target, -S_t / (N - 1) at the other classes."""
-    return logit_seed(network, logits, targets) - clrp_dual(network, logits, targets)
+    """abs(S_t) at the target, -abs(S_t) / (N - 1) at the other classes."""
+    return clrp_target(network, logits, targets) - clrp_dual(network, logits, targets)
 
 
 def sglrp_target(network: Network, logits: Any, targets: Any) -> Any:
@@ -182,28 +191,32 @@ def _softmax_gradient(network: Network, logits: Any, targets: Any) -> tuple[Any,
     return tf.sigmoid(z) * tf.sigmoid(-z), tf.zeros_like(logits)
 
 
-_PARAMETERS = (
-    Parameter(
-        "rule",
-        str,
-        "epsilon_plus",
-        "the linear layers' rule, or a composite by depth",
-        choices=tuple(COMPOSITES),
-    ),
-    Parameter(
-        "first",
-        str,
-        "as_rule",
-        "rule of the layer that reads the pixels, instead of what rule says",
-        choices=("as_rule", "epsilon", "z_plus", "alpha_beta", "gamma", "flat", "w2", "z_box"),
-    ),
-    Parameter("epsilon", float, 1e-6, "stabiliser of the epsilon rule, in units of the layer's output", 0.0, 1e6),
-    Parameter("gamma", float, 0.25, "weight of positive contributions in the gamma rule", 0.0, 1e6),
-    Parameter(
-        "alpha", float, 2.0, "weight of positive contributions in the alpha-beta rule; beta = alpha - 1", 1.0, 1e3
-    ),
-    Parameter("bias", bool, True, "biases take their share of relevance"),
-)
+def _parameters(rule: str, bias: bool) -> tuple[Parameter, ...]:
+    """The parameters of LRP with a method's own defaults."""
+    return (
+        Parameter(
+            "rule",
+            str,
+            rule,
+            "the linear layers' rule, or a composite by depth",
+            choices=tuple(COMPOSITES),
+        ),
+        Parameter(
+            "first",
+            str,
+            "as_rule",
+            "rule of the layer that reads the pixels, instead of what rule says",
+            choices=("as_rule", "epsilon", "z_plus", "alpha_beta", "gamma", "flat", "w2", "z_box"),
+        ),
+        Parameter("epsilon", float, 1e-6, "stabiliser of the epsilon rule, in units of the layer's output", 0.0, 1e6),
+        Parameter("gamma", float, 0.25, "weight of positive contributions in the gamma rule", 0.0, 1e6),
+        Parameter(
+            "alpha", float, 2.0, "weight of positive contributions in the alpha-beta rule; beta = alpha - 1", 1.0, 1e3
+        ),
+        Parameter("bias", bool, bias, "biases take their share of relevance"),
+    )
+
+
 _VARIANT = Parameter(
     "variant",
     str,
@@ -222,7 +235,7 @@ METHODS.add(
         cost="1 gradient (epsilon) to about 3",
         compute=lrp,
         reading_by=lambda parameters: "magnitude" if parameters["rule"] == "epsilon" else "positive",
-        parameters=(*_PARAMETERS, SHARES),
+        parameters=(*_parameters("epsilon_plus", bias=True), SHARES),
     )
 )
 METHODS.add(
@@ -235,7 +248,7 @@ METHODS.add(
         cost="as lrp (variant code: twice)",
         compute=clrp,
         signed_by=lambda parameters: parameters["variant"] == "published",
-        parameters=(_VARIANT, *_PARAMETERS),
+        parameters=(_VARIANT, *_parameters("deep_taylor", bias=False)),
     )
 )
 METHODS.add(
@@ -248,6 +261,6 @@ METHODS.add(
         cost="as lrp (variant code: twice)",
         compute=sglrp,
         signed_by=lambda parameters: parameters["variant"] == "published",
-        parameters=(_VARIANT, *_PARAMETERS),
+        parameters=(_VARIANT, *_parameters("deep_taylor", bias=False)),
     )
 )
