@@ -97,7 +97,8 @@ def test_chance_is_the_similarity_of_other_images():
     maps = np.random.default_rng(0).normal(size=(6, 24, 24))
     maps[5] = 1
     ids = [f"i{k}" for k in range(6)]
-    table = chance_similarity({"m": maps}, ids, ["spearman"])
+    as_they_are = {"m": {"method": "lime", "reading": "signed"}}
+    table = chance_similarity({"m": maps}, ids, ["spearman"], parameters=as_they_are)
     assert len(table) == 15
     assert (table["image_a"] != table["image_b"]).all()
     assert table["value"].isna().sum() == 5  # a constant map has no order

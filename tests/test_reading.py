@@ -10,8 +10,10 @@ import xaiutils as xai
 from xaiutils.attribution.axioms import completeness_gap
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
-from xaiutils.evaluation import chance, evaluate_all
-from xaiutils.evaluation.comparison import of_reading, rank
+from xaiutils.evaluation import chance, evaluate_all, summarise
+from xaiutils.evaluation.comparison import agreement, disagreements, of_reading, rank
+from xaiutils.evaluation.randomisation import Stage, chance_similarity, stage_similarity
+from xaiutils.evaluation.regression import regress
 from xaiutils.evaluation.words import claims, in_words
 from xaiutils.reading import READINGS, read_maps
 
@@ -144,9 +146,22 @@ def test_a_comparison_has_one_reading():
     both = ("magnitude", "positive")
     table = evaluate_all(None, ds, maps, ["roc_auc", "sparseness"], reading=both)
     table = pd.concat([table, chance(ds, ["roc_auc"], reading=both).assign(method="chance")])
-    for compared in (rank, lambda t, metric: claims(t)):
-        with pytest.raises(ValueError, match="several readings .magnitude, positive.; compare by one"):
+    averaging = (
+        rank,
+        lambda t, _: claims(t),
+        lambda t, _: summarise(t, ["method", "metric"]),
+        lambda t, _: agreement(t),
+        lambda t, _: regress(t.assign(p=0.5), ["p"]),
+        lambda t, metric: disagreements(t, metric, "deep_lift", "grad_cam"),
+        lambda t, metric: xai.plots.scatter_pair(t, metric, "deep_lift", "grad_cam"),
+        lambda t, metric: xai.plots.against(t, metric, "value", ["deep_lift"]),
+    )
+    for compared in averaging:
+        with pytest.raises(ValueError, match=r"several readings .magnitude, positive.*compare by one"):
             compared(table, "roc_auc")
+    assert len(summarise(table, ["method", "metric", "reading"])) == 3 * 2 + 2
+    dotted = xai.plots.scatter_pair(of_reading(table, "positive"), "roc_auc", "deep_lift", "grad_cam")
+    assert dotted.axes[0].get_title() == "Pixel ROC AUC of 8 images"
     assert rank(of_reading(table[table["method"] != "chance"], "magnitude"), "roc_auc").ranks.index[0] == "deep_lift"
     page = in_words(table)
     for part in ("maps read by their magnitude", "maps read by their positive part"):
@@ -256,3 +271,46 @@ def test_xrai_ranks_regions_by_what_it_is_told(models, images):
     assert not declared.is_signed({**base, "base_parameters": {"reduction": "sum_abs"}})
     turned = xai.explain(model, x, 1, "xrai", base="gradients_x_inputs", base_reading="magnitude")
     assert turned.min() >= 0
+
+
+def test_a_map_that_only_turned_its_sign_has_not_changed():
+    maps = np.random.default_rng(0).normal(size=(2, 12, 12)).astype(np.float32)
+    names = ["gradients_x_inputs", "hirescam", "mine"]
+    stages = [Stage("none", 0, dict.fromkeys(names, maps), 1.0), Stage("last", 1, dict.fromkeys(names, -maps), 0.5)]
+    how = {"mine": {"method": "gradients_x_inputs", "reading": "signed"}}
+    table = stage_similarity(stages, ["a", "b"], ["spearman"], how)
+    last = table[table["depth"] == 1].groupby("method")[["reading", "value"]].first()
+    assert last.loc["gradients_x_inputs"].tolist() == ["magnitude", pytest.approx(1)]
+    assert last.loc["hirescam", "reading"] == "positive"
+    assert last.loc["hirescam", "value"] < 0
+    assert last.loc["mine"].tolist() == ["signed", pytest.approx(-1)]
+    pair = {name: np.stack([maps[0], -maps[0]]) for name in names}
+    level = chance_similarity(pair, ["a", "b"], ["spearman"], parameters=how).set_index("method")["value"]
+    assert level["gradients_x_inputs"] == pytest.approx(1)
+    assert level["mine"] == pytest.approx(-1)
+
+
+def test_a_batch_names_the_best_by_each_reading():
+    from xaiutils.batch.report import _as_text, _best
+
+    rng = np.random.default_rng(0)
+    rows = [
+        {"method": m, "image_id": f"i{i}", "metric": metric, "reading": reading, "value": mean + 0.01 * rng.normal()}
+        for metric, known in (("iou", ("magnitude", "positive")), ("entropy", ("magnitude",)))
+        for reading in known
+        for m, mean in (("deep_lift", 0.9 if reading == "magnitude" else 0.1), ("hirescam", 0.5))
+        for i in range(10)
+    ]
+    images = pd.DataFrame(rows).assign(dataset="phantom", model="cnn", recipe="modern", seed=0, notebook="05")
+    by = ["dataset", "model", "recipe", "seed", "notebook", "method", "metric", "reading"]
+    scores = summarise(images, by)
+    best = _best(scores, images)
+    found = best.set_index(["metric", "reading"])["best"].to_dict()
+    assert found == {
+        ("iou", "magnitude"): "deep_lift",
+        ("iou", "positive"): "hirescam",
+        ("entropy", "magnitude"): "hirescam",  # lower is better, and it is there once
+    }
+    shown = _as_text(scores).set_index("method")
+    assert shown.loc["deep_lift", "iou, positive"].startswith("0.10 [")
+    assert shown.loc["deep_lift", "iou, magnitude"].startswith("0.90 [")

@@ -18,6 +18,7 @@ from xaiutils.datasets import ImageDataset
 from xaiutils.evaluation.localisation import relevance_mass
 from xaiutils.files import replace_file
 from xaiutils.plots import attribution_grid, training_curves
+from xaiutils.reading import read_maps
 from xaiutils.training import Callback, StopTraining
 from xaiutils.workbook import Picture
 
@@ -35,8 +36,8 @@ class AttributionCallback(Callback):
         every: epochs from one drawing to the next, at least 1; the first epoch is drawn.
         masks: where maps may lie, bool ``(n, height, width)``: the breast, say; None: ``ds.masks``, the evidence. Where
             there are any, the history gets a column ``outside_METHOD``: 1 less `relevance_mass`, which is the part of
-            the map's positive sum that lies in the mask, as a mean over the images that have one; NaN in epochs that
-            are not drawn.
+            the map's sum that lies in the mask, read as the method declares (`Method.own_reading`: of gradients the
+            magnitude), as a mean over the images that have one; NaN in epochs that are not drawn.
         stop_outside: ends the run when the first method's maps have more than this part outside, in ``patience``
             drawings in a row; None: never. A model that looks elsewhere after some epochs seldom comes back.
         batch_size: images in one pass.
@@ -71,7 +72,9 @@ class AttributionCallback(Callback):
             )
         chosen = resolve(methods, parameters)
         self._methods = {name: method for name, (method, _) in chosen.items()}
-        self._signed = {name: method.is_signed(given) for name, (method, given) in chosen.items()}
+        asked = {name: (method, (parameters or {}).get(name, {})) for name, (method, _) in chosen.items()}
+        self._signed = {name: method.is_signed(given) for name, (method, given) in asked.items()}
+        self._readings = {name: method.own_reading(given) for name, (method, given) in asked.items()}
         self._ds, self._folder, self._parameters, self._every = ds, Path(folder), parameters, every
         self._masks, self._stop_outside, self._patience = masks, stop_outside, patience
         self._batch_size, self._writer, self._drawn_outside = batch_size, None, 0
@@ -85,7 +88,7 @@ class AttributionCallback(Callback):
         ds = self._ds
         maps = explain_all(model, ds.images, ds.labels, list(self._methods), self._batch_size, self._parameters)
         for name, found in maps.items() if measured else ():
-            inside = relevance_mass(found, self._masks)
+            inside = relevance_mass(read_maps(found, self._readings[name]), self._masks)
             if np.isfinite(inside).any():
                 row[f"outside_{name}"] = float(1 - np.nanmean(inside))
         figure = attribution_grid(

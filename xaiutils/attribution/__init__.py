@@ -30,7 +30,7 @@ from xaiutils.attribution import regions  # noqa: F401
 
 # isort: on
 from xaiutils.attribution.libraries import ADAPTERS
-from xaiutils.attribution.method import METHODS, Method
+from xaiutils.attribution.method import METHODS, Method, own_reading
 from xaiutils.attribution.network import ModelError, Network
 from xaiutils.attribution.passes import logits as _logits
 from xaiutils.backend import keras
@@ -46,6 +46,7 @@ __all__ = [
     "cam_grid",
     "explain",
     "explain_all",
+    "own_readings",
     "predict",
     "prepare",
     "resolve",
@@ -167,6 +168,13 @@ def resolve(
         own = _without(_without(given, "method"), "reading")
         found[name] = method, check_parameters(f"method {name!r}", method.parameters, own)
     return {name: found[name] for name in methods}
+
+
+def own_readings(methods: Iterable[str], parameters: Mapping[str, Mapping] | None = None) -> dict[str, dict[str, Any]]:
+    """``parameters`` of `explain_all` with the reading of each method by which its maps are compared: the one that it
+    declares (`Method.own_reading`), where ``parameters`` do not say another."""
+    given = {name: dict((parameters or {}).get(name, {})) for name in methods}
+    return {name: {**own, "reading": own_reading(own.get("method", name), own)} for name, own in given.items()}
 
 
 def _without(values: Mapping[str, Any], name: str) -> dict[str, Any]:

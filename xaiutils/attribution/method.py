@@ -56,9 +56,10 @@ class Method:
         return given["reduction"] == "sum" if "reduction" in given else self.signed
 
     def own_reading(self, parameters: Mapping[str, Any]) -> str:
-        """The reading by which maps made with these parameters are compared, unless the caller says another."""
+        """The reading by which maps made with these parameters (a ``reading`` among them, which then is that) are
+        compared, unless the caller says another."""
         given = self._filled(parameters)
-        if given.get("reading", "signed") != "signed":
+        if "reading" in given:
             return given["reading"]  # they were read when they were made
         if self.reading_by is not None:
             return self.reading_by(given)
@@ -74,6 +75,12 @@ class Method:
 
 
 METHODS: Registry[Method] = Registry("method")
+
+
+def own_reading(method: str | None, parameters: Mapping[str, Any] | None = None) -> str:
+    """The reading that a method of `METHODS` declares for ``parameters``; of any other map, which may be anything, its
+    magnitude."""
+    return METHODS[method].own_reading(parameters or {}) if method in METHODS else "magnitude"
 
 
 def base_is_signed(parameters: Mapping[str, Any]) -> bool:

@@ -154,19 +154,25 @@ def _collect(folder: Path, done: Sequence[Outcome], name: str) -> pd.DataFrame:
     if not tables:
         return pd.DataFrame(columns=[*_KEYS, "method", "metric"])
     found = pd.concat(tables, ignore_index=True)
-    unique = [c for c in ("notebook", *_KEYS, "method", "metric", "image_id") if c in found]
+    unique = [c for c in ("notebook", *_KEYS, "method", "metric", "reading", "image_id") if c in found]
     found = found.drop_duplicates(unique, ignore_index=True)
-    first = [c for c in (*_KEYS, "method", "metric") if c in found]
+    first = [c for c in (*_KEYS, "method", "metric", "reading") if c in found]
     return found[[*first, *(c for c in found if c not in first)]]
 
 
 def _parts(table: pd.DataFrame) -> list[tuple[dict[str, Any], pd.DataFrame]]:
-    """The table of each data set, model, recipe and seed, and of each notebook."""
+    """The table of each data set, model, recipe and seed, of each notebook, and of each reading of the maps: methods
+    are compared within one."""
+    from xaiutils.evaluation.comparison import by_reading
+
     keys = [c for c in (*_KEYS, "notebook") if c in table]
     if not len(table) or not keys:
         return []
-    groups = table.groupby(keys, sort=False)
-    return [({k: v if k != "seed" else int(v) for k, v in zip(keys, key, strict=True)}, part) for key, part in groups]
+    parts = []
+    for values, group in table.groupby(keys, sort=False):
+        key = {k: v if k != "seed" else int(v) for k, v in zip(keys, values, strict=True)}
+        parts += [({**key, "reading": r} if r else key, part) for r, part in by_reading(group)]
+    return parts
 
 
 def _best(scores: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
@@ -208,7 +214,11 @@ def _as_text(scores: pd.DataFrame) -> pd.DataFrame:
     from xaiutils.evaluation.statistics import as_text
 
     keys = [c for c in (*_KEYS, "method") if c in scores]
-    return as_text(scores, keys, "metric").reset_index()
+    if "reading" not in scores:
+        return as_text(scores, keys, "metric").reset_index()
+    wide = as_text(scores, keys, ["metric", "reading"])
+    wide.columns = [f"{metric}, {reading}" for metric, reading in wide.columns]
+    return wide.reset_index()
 
 
 def _rows(table: pd.DataFrame) -> dict[str, Any]:
@@ -290,8 +300,8 @@ def _of_method(job: Job, name: str) -> tuple[bool, str]:
     from xaiutils.attribution import resolve
 
     given = {k: v for k, v in job.parameters.get("method_parameters", {}).items() if k == name}
-    method, parameters = resolve([name], given)[name]
-    return method.is_signed(parameters), method.title if name == method.name else name
+    method, _ = resolve([name], given)[name]
+    return method.is_signed(given.get(name, {})), method.title if name == method.name else name
 
 
 def _titles(plan: Sequence[Job]) -> dict[str, str]:

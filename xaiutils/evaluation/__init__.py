@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from xaiutils.attribution import METHODS, explain, prepare
+from xaiutils.attribution.method import own_reading
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
 
@@ -92,12 +93,6 @@ def evaluate(
         found = {"image_id": ds.ids, "metric": name, "reading": read, "value": np.asarray(scores, np.float64)}
         columns.append(pd.DataFrame(found))
     return pd.concat(columns, ignore_index=True)
-
-
-def own_reading(method: str | None, parameters: Mapping | None = None) -> str:
-    """The reading that a method of `METHODS` declares for ``parameters``; of any other map, which may be anything, its
-    magnitude."""
-    return METHODS[method].own_reading(parameters or {}) if method in METHODS else "magnitude"
 
 
 def chance(

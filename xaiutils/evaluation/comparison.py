@@ -17,7 +17,7 @@ from scipy import stats
 
 from xaiutils.classification.comparison import holm
 from xaiutils.evaluation.metric import METRICS
-from xaiutils.evaluation.statistics import UNIT, bootstrap_means, summarise
+from xaiutils.evaluation.statistics import UNIT, bootstrap_means, check_one_reading, summarise
 from xaiutils.reading import check_reading
 from xaiutils.registry import suggest
 
@@ -297,17 +297,18 @@ def of_reading(table: pd.DataFrame, reading: str) -> pd.DataFrame:
     return table[fixed | (table["reading"] == check_reading(reading))]
 
 
-def check_one_reading(table: pd.DataFrame) -> pd.DataFrame:
-    """The table, if each method has one reading by each metric; else ValueError, for its values would be averaged."""
-    if "reading" in table:
-        counts = table.groupby(["metric", "method"], sort=False, observed=True)["reading"].nunique()
-        if (counts > 1).any():
-            metric, method = counts.index[counts.to_numpy() > 1][0]
-            raise ValueError(
-                f"{metric} of {method} is in the table by several readings ({', '.join(readings(table))}); compare by "
-                f"one: xaiutils.evaluation.comparison.of_reading(table, {readings(table)[0]!r})."
-            )
-    return table
+def by_reading(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """(reading, rows) for each reading by which the table has all maps; a metric of one reading alone is in the first.
+
+    A table that has each map once, whatever its reading, is whole: ("", table).
+    """
+    try:
+        check_one_reading(table)
+    except ValueError:
+        own = table["metric"].map(lambda m: bool(METRICS[m].reading))
+        first, *others = readings(table)
+        return [(first, of_reading(table, first)), *((r, table[~own & (table["reading"] == r)]) for r in others)]
+    return [("", table)]
 
 
 def by_image(table: pd.DataFrame, metric: str) -> tuple[pd.DataFrame, np.ndarray]:

@@ -13,11 +13,12 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from xaiutils.attribution import Network, explain_all, predict, resolve
+from xaiutils.attribution import Network, explain_all, own_readings, predict, resolve
 from xaiutils.backend import keras
 from xaiutils.evaluation.similarity import SIMILARITIES
 from xaiutils.evaluation.statistics import UNIT
 from xaiutils.progress import progress
+from xaiutils.reading import read_maps
 from xaiutils.registry import suggest
 
 MODES = ("cascading", "independent")
@@ -99,15 +100,16 @@ def randomisation_test(
     """Similarity of each method's maps before and after groups of layers lost their weights.
 
     ``mode`` is "cascading" (from the logits down, each group in addition to those before it) or "independent" (one
-    group at a time). The explained class stays the one of the trained model. Maps are compared as they are, signed
-    where the method is. The model is changed in place and has its own weights again at the end.
+    group at a time). The explained class stays the one of the trained model. Maps are read as their method declares
+    (`Method.own_reading`), unless its ``parameters`` have a ``reading``: a sign that turns would pass for a map that
+    changed. The model is changed in place and has its own weights again at the end.
 
     Returns a row for each method, stage, image and similarity: method, stage (the group's first layer; "none": the
-    trained model, 1 by definition), depth (0 for none, counted from the logits), image_id, similarity, value (NaN for
-    a constant map), p (mean probability of the explained class, to see how far the model has forgotten).
+    trained model, 1 by definition), depth (0 for none, counted from the logits), image_id, similarity, reading, value
+    (NaN for a constant map), p (mean probability of the explained class, to see how far the model has forgotten).
     """
     found = randomised_maps(model, images, methods, targets, mode, n_stages, norms, batch_size, parameters, seed)
-    return stage_similarity(found, image_ids, similarities)
+    return stage_similarity(found, image_ids, similarities, parameters)
 
 
 @dataclass(frozen=True)
@@ -160,15 +162,23 @@ def randomised_maps(
 
 
 def stage_similarity(
-    found: Iterable[Stage], image_ids: list[str], similarities: Iterable[str] = ("spearman", "ssim")
+    found: Iterable[Stage],
+    image_ids: list[str],
+    similarities: Iterable[str] = ("spearman", "ssim"),
+    parameters: Mapping[str, Mapping] | None = None,
 ) -> pd.DataFrame:
-    """The table of `randomisation_test` from the stages of `randomised_maps`, the first being the trained model's."""
+    """The table of `randomisation_test` from the stages of `randomised_maps`, the first being the trained model's.
+
+    ``parameters`` of the methods, as `randomised_maps` was given them, say how maps are read.
+    """
     measures = {name: SIMILARITIES[name] for name in similarities}
     trained: dict[str, np.ndarray] = {}
     tables = []
     for stage in found:
         trained = trained or stage.maps
+        readings = _readings(stage.maps, parameters)
         for method, maps in stage.maps.items():
+            before, after = (read_maps(m, readings[method]) for m in (trained[method], maps))
             for name, measure in measures.items():
                 columns = {
                     "method": method,
@@ -176,11 +186,16 @@ def stage_similarity(
                     "depth": stage.depth,
                     "image_id": image_ids,
                     "similarity": name,
-                    "value": measure(trained[method], maps),
+                    "reading": readings[method],
+                    "value": measure(before, after),
                     "p": stage.p,
                 }
                 tables.append(pd.DataFrame(columns))
     return pd.concat(tables, ignore_index=True)
+
+
+def _readings(maps: Iterable[str], parameters: Mapping[str, Mapping] | None) -> dict[str, str]:
+    return {name: given["reading"] for name, given in own_readings(maps, parameters).items()}
 
 
 # How alike is alike? ----------------------------------------------------------------------------------------------
@@ -193,12 +208,15 @@ def chance_similarity(
     n_pairs: int = 50,
     patients: Iterable[str] | None = None,
     seed: int = 0,
+    parameters: Mapping[str, Mapping] | None = None,
 ) -> pd.DataFrame:
     """Similarity of the trained model's maps of different images: what a method's maps have in common whatever they
     show (Arun et al. 2021, doi:10.1148/ryai.2021200267, with 50 pairs).
 
     ``maps``: of the trained model, ``(n, height, width)`` by method. Pairs are drawn without replacement, the same for
     all methods; with few images all pairs are taken. With ``patients`` (of each image) only pairs of two patients.
+
+    ``parameters`` of the methods say how maps are read, as for `stage_similarity`.
 
     Returns a row for each method, similarity and pair: method, similarity, image_a, image_b, value (NaN where a map is
     constant). Raises ValueError where there is no pair.
@@ -213,19 +231,14 @@ def chance_similarity(
         )
     kept = np.sort(np.random.default_rng(seed).permutation(possible)[:n_pairs])
     first, second, similarities = first[kept], second[kept], list(similarities)
-    tables = [
-        pd.DataFrame(
-            {
-                "method": method,
-                "similarity": name,
-                "image_a": ids[first],
-                "image_b": ids[second],
-                "value": SIMILARITIES[name](found[first], found[second]),
-            }
-        )
-        for method, found in maps.items()
-        for name in similarities
-    ]
+    readings, tables = _readings(maps, parameters), []
+    for method, found in maps.items():
+        read = read_maps(found, readings[method])
+        columns = {"method": method, "image_a": ids[first], "image_b": ids[second]}
+        tables += [
+            pd.DataFrame({**columns, "similarity": name, "value": SIMILARITIES[name](read[first], read[second])})
+            for name in similarities
+        ]
     return pd.concat(tables, ignore_index=True)
 
 

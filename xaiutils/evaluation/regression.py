@@ -10,7 +10,7 @@ from scipy import ndimage
 from skimage.measure import regionprops
 
 from xaiutils.datasets import ImageDataset
-from xaiutils.evaluation.statistics import UNIT
+from xaiutils.evaluation.statistics import UNIT, check_one_reading
 from xaiutils.registry import suggest
 
 SHAPE = ("log_area", "elongation", "solidity", "parts")
@@ -54,7 +54,8 @@ def regress(
     ``joint``: all columns in one regression, each with the others held; else one regression for each column, as in
     CheXlocalize. Rows with a NaN in value or column are left out. Coefficients are standardised: by how many of its
     standard deviations the metric changes when the column changes by one of its own. With a column ``patient_id``
-    the bootstrap draws patients, each with all images.
+    the bootstrap draws patients, each with all images. Raises ValueError where a group has the same maps by several
+    readings.
 
     Returns a row for each group and column: ``by``, column, coefficient, low, high (percentile interval), slope (in
     the units of value and column), r2 (of the whole regression), n (images), units (patients or images). All numbers
@@ -65,6 +66,7 @@ def regress(
         if column not in table:
             raise ValueError(f"column {column!r} is not in the table; {suggest(column, list(table))}")
     by = [by] if isinstance(by, str) else list(by)
+    check_one_reading(table, by)
     rows = []
     for key, group in table.groupby(by, sort=False, observed=True, dropna=False):
         for chosen in [list(columns)] if joint else [[c] for c in columns]:

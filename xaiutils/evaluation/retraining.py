@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from xaiutils import __version__
-from xaiutils.attribution import explain_all, predict, resolve
+from xaiutils.attribution import explain_all, own_readings, predict, resolve
 from xaiutils.backend import keras
 from xaiutils.classification import mean_auc
 from xaiutils.datasets import ImageDataset
@@ -69,7 +69,8 @@ def remove_and_retrain(
     """ROAR, remove and retrain: how well can a model still be trained when the pixels that a method ranks highest are
     gone from every image, of training, validation and test?
 
-    In each image the pixels of the highest values in ``model``'s map (ties by position) show the mean colour of the
+    In each image the pixels of the highest values in ``model``'s map, read as the method declares
+    (`Method.own_reading`, or a ``reading`` among its parameters; ties by position), show the mean colour of the
     training images, rounded to whole grey levels. The further the accuracy falls, and further than with random pixels,
     the better the method found what the class can be learnt from. That is a statement on the data as much as on
     ``model``: where evidence is redundant, a new model learns from what the old one did not use. And the shape of what
@@ -112,7 +113,11 @@ def remove_and_retrain(
     rows = []
     for name, fraction in progress(tasks, title=f"{mode} and retrain"):
         given = {**(parameters or {}).get(name, {})} if name in chosen else None
-        about = [chosen[name][0].name, chosen[name][1], explained, _of_weights(model)] if name in chosen else name
+        about = name
+        if given is not None:
+            method, values = chosen[name]
+            given["reading"] = method.own_reading(given)
+            about = [method.name, values, given["reading"], explained, _of_weights(model)]
         cells = [_Cell(mode, name, fraction, seed, _digest(shared, about, starts.digest(seed))) for seed in seeds]
         found = {cell: cell.read(folder) for cell in cells}
         missing = [cell for cell in cells if found[cell] is None]
@@ -331,7 +336,8 @@ def map_similarity(
 ) -> pd.DataFrame:
     """How alike the maps of ``model`` and of each other model are, image by image, for the same class.
 
-    Maps are compared as they are, signed where the method is. ``targets`` None: the class that ``model`` predicts.
+    Maps are read as their method declares (`Method.own_reading`, or a ``reading`` among its ``parameters``).
+    ``targets`` None: the class that ``model`` predicts.
     ``others`` by name, such as `label_models` returns; ``similarities`` of `xaiutils.evaluation.similarity`;
     ``methods`` and ``parameters`` as `xaiutils.explain_all` takes them.
 
@@ -343,6 +349,7 @@ def map_similarity(
     if targets is None:
         targets = predict(model, images, batch_size).argmax(axis=1)
     targets = np.broadcast_to(np.asarray(targets), len(images))
+    parameters = own_readings(methods, parameters)
     maps = explain_all(model, images, targets, methods, batch_size, parameters)
     tables = []
     for name, other in others.items():

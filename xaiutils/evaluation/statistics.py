@@ -22,9 +22,10 @@ def summarise(
 
     Returns a row a group, in the order of first appearance: the columns ``by``, mean, low, high, n (images with a
     value) and missing (NaN values, left out). The interval is NaN where fewer than two images, or patients, have a
-    value.
+    value. Raises ValueError where a group holds the same maps by several readings (a column ``reading``).
     """
     by = [by] if isinstance(by, str) else list(by)
+    check_one_reading(table, by)
     if "image_id" in table and "image_id" not in by and table.duplicated([*by, "image_id"]).any():
         # Several values of an image in a group are one observation: images are what is drawn anew.
         keys = [*by, "image_id", *([UNIT] if UNIT in table else [])]
@@ -38,6 +39,22 @@ def summarise(
         mean = float(values.mean()) if len(values) else np.nan
         rows.append((*key, mean, low, high, len(values), len(group) - len(values)))
     return pd.DataFrame(rows, columns=[*by, "mean", "low", "high", "n", "missing"])
+
+
+def check_one_reading(table: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
+    """The table, if each group of ``by`` has each method by one reading of its maps; else ValueError, for what they say
+    of an image would be averaged."""
+    if "reading" not in table or "reading" in by:
+        return table
+    keys = [c for c in dict.fromkeys([*by, "metric", "method"]) if c in table]
+    counts = table.groupby(keys, sort=False, observed=True, dropna=False)["reading"].nunique() if keys else pd.Series()
+    if (counts > 1).any():
+        which, several = ", ".join(map(str, np.atleast_1d(counts.idxmax()))), ", ".join(dict.fromkeys(table["reading"]))
+        raise ValueError(
+            f"the table has the same maps by several readings ({several}), such as of {which}; compare by one: "
+            "xaiutils.evaluation.comparison.of_reading(table, reading)."
+        )
+    return table
 
 
 def summarise_parts(

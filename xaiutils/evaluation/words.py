@@ -17,16 +17,15 @@ from xaiutils.evaluation.comparison import (
     against_chance,
     agreement,
     by_image,
-    check_one_reading,
+    by_reading,
     compare,
     concordance,
-    of_reading,
     paired_test,
     readings,
 )
 from xaiutils.evaluation.controls import ORACLES, RANDOM_WEIGHTS, is_control
 from xaiutils.evaluation.metric import METRICS
-from xaiutils.evaluation.statistics import UNIT, summarise
+from xaiutils.evaluation.statistics import UNIT, check_one_reading, summarise
 
 _OWN = "its own map of a random-weight model"
 _TITLES = {
@@ -156,19 +155,15 @@ def in_words(
 
 def _sections(parts: Iterable[tuple[str, pd.DataFrame]]) -> Iterator[tuple[str, pd.DataFrame, str]]:
     """(title, rows, how their maps were read) for each model and reading: methods are compared within one."""
-    for model, rows in parts:
-        known = readings(rows)
-        counts = rows.groupby(["metric", "method"], observed=True)["reading"].nunique() if known else pd.Series([1])
-        if counts.max() == 1:
-            one = f"All maps are read by {_BY[known[0]]}." if len(known) == 1 else ""
-            several = "Each method's maps are read as it declares: " + ", ".join(known) + "." if len(known) > 1 else ""
-            yield model, rows, one or several
-            continue
-        for i, reading in enumerate(known):
-            chosen = of_reading(rows, reading)
-            if i:  # what a metric's own reading gives has been said
-                chosen = chosen[chosen["metric"].map(lambda m: not METRICS[m].reading)]
-            yield f"{model}, maps read by {_BY[reading]}", chosen, ""
+    for model, table in parts:
+        for reading, rows in by_reading(table):
+            known = readings(rows)
+            if reading:
+                yield f"{model}, maps read by {_BY[reading]}", rows, ""
+            elif len(known) > 1:
+                yield model, rows, f"Each method's maps are read as it declares: {', '.join(known)}."
+            else:
+                yield model, rows, f"All maps are read by {_BY[known[0]]}." if known else ""
 
 
 def _title(method: str) -> str:

@@ -11,6 +11,7 @@ from xaiutils.classification.verdict import p_value
 from xaiutils.datasets import ImageDataset
 from xaiutils.evaluation.comparison import Ranking
 from xaiutils.evaluation.metric import METRICS
+from xaiutils.evaluation.statistics import check_one_reading
 from xaiutils.plots.maps import attribution_grid
 from xaiutils.plots.style import COLOURS, tidy
 
@@ -143,11 +144,15 @@ def scatter_pair(
 
 def _pair(table: pd.DataFrame, metric: str, a: str, b: str) -> pd.DataFrame:
     """Columns a, b and what else the table says of each image."""
-    rows = table[table["metric"] == metric]
+    rows = check_one_reading(table[table["metric"] == metric])
     wide = rows[rows["method"].isin((a, b))].pivot_table("value", "image_id", "method", sort=False).dropna()
     if not {a, b} <= set(wide):
         raise ValueError(f"{metric}: {a!r} and {b!r} are not both in the table with values of the same images.")
-    facts = rows.drop_duplicates("image_id").set_index("image_id").drop(columns=["method", "metric", "value"])
+    facts = (
+        rows.drop_duplicates("image_id")
+        .set_index("image_id")
+        .drop(columns=["method", "metric", "value", "reading"], errors="ignore")
+    )
     return wide.join(facts)
 
 
@@ -161,6 +166,7 @@ def against(
 ) -> Figure:
     """A metric of each image against a fact of it (size of the lesion, probability), a panel a method, with the line
     of least squares where the fact varies."""
+    check_one_reading(table[table["metric"] == metric])
     columns = min(len(methods), 4)
     rows = -(-len(methods) // columns)
     figure = Figure(figsize=(2.5 * columns + 0.6, 2.3 * rows + 0.5), layout="constrained")
@@ -194,7 +200,7 @@ def disagreement_grid(
 ) -> Figure:
     """The images of `disagreements` with the maps of both methods, and the values of each beside them.
 
-    ``maps`` are of all images of ``ds``.
+    ``maps`` are of all images of ``ds``, read as those that were scored (`xaiutils.reading`).
     """
     where = [ds.ids.index(i) for i in found["image_id"]]
     rows = [
