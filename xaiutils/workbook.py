@@ -26,8 +26,8 @@ from PIL import Image
 from xaiutils import parameters as _parameters
 from xaiutils.backend import keras, tf
 from xaiutils.datasets import DATASETS, ImageDataset, load_dataset
-from xaiutils.datasets.folder import fingerprint
 from xaiutils.datasets.store import read_dataset, write_dataset
+from xaiutils.datasets.tree import fingerprint
 from xaiutils.files import replace_file, write_text
 from xaiutils.progress import progress
 

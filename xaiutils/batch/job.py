@@ -181,7 +181,7 @@ def _take(stack: contextlib.ExitStack, user: int | str, device: str) -> bool:
 def _files_read(spec: Mapping[str, Any]) -> str:
     if spec["kind"] != "data" or not spec["reads"]:
         return ""
-    from xaiutils.datasets.folder import fingerprint  # seconds to import, which other jobs need not wait
+    from xaiutils.datasets.tree import fingerprint  # seconds to import, which other jobs need not wait
 
     return fingerprint(Path(spec["reads"]))
 

@@ -15,7 +15,7 @@ import nbformat
 
 from xaiutils.batch.matrix import Matrix, Step
 from xaiutils.batch.store import DONE, PERHAPS, LockedError, damage, lock, read_marker
-from xaiutils.datasets.folder import fingerprint
+from xaiutils.datasets.tree import fingerprint
 from xaiutils.files import write_text
 
 PACKAGE = Path(__file__).resolve().parents[1]

@@ -16,6 +16,19 @@ import pandas as pd
 
 from xaiutils.datasets.cache import cache_folder
 from xaiutils.datasets.image_dataset import ImageDataset, stratified_indices
+from xaiutils.datasets.inventory import (
+    BEYOND,
+    DAMAGED,
+    DOUBTFUL,
+    MASK,
+    OTHER_SPLIT,
+    PICTURE,
+    TABLE,
+    TWICE,
+    account,
+    doubtful,
+)
+from xaiutils.datasets.leaks import picture_hash
 from xaiutils.datasets.listing import UNKNOWN_PATIENT, Listing, Picture, Record, remark_notes, unknown_patient
 from xaiutils.datasets.splits import choose_split
 from xaiutils.file_limits import FileError
@@ -33,7 +46,7 @@ def assemble(listing: Listing, name: str, split: str, image_size: int, limit: in
     an id is given twice, or nothing could be read.
     """
     _refuse_twins(listing)
-    records = listing.records if listing.available else choose_split(listing.records, split, seed)
+    records = of_split = listing.records if listing.available else choose_split(listing.records, split, seed)
     if not records:
         raise ValueError(f"{listing.origin} has no images for split {split!r}.")
     notes = [*listing.notes, *_unstated(listing)]
@@ -78,6 +91,11 @@ def assemble(listing: Listing, name: str, split: str, image_size: int, limit: in
         patients = [r.patient or unknown_patient(r.id) for r in kept]
         if lost := sum(p.startswith(UNKNOWN_PATIENT) for p in patients):
             notes.append(f"{lost} of {len(kept)} images of {split} have no known patient: their leaks are not found.")
+    files = None
+    if listing.root is not None:
+        damaged = {path for path, _ in unread}
+        files = account(listing.root, _became(listing, of_split, records, damaged) | _twins(kept, pixels.rows()))
+        notes += _unused(files, name, len(listing.records))
     return ImageDataset(
         pixels=np.broadcast_to(rows := pixels.rows(), (*rows.shape[:3], 3)),
         labels=np.array([record.label for record in kept]),
@@ -93,7 +111,38 @@ def assemble(listing: Listing, name: str, split: str, image_size: int, limit: in
         mirrors=listing.mirrors,
         metadata=pd.DataFrame(seen, index=range(len(kept))),
         notes=notes,
+        files=files,
     )
+
+
+def _became(listing: Listing, of_split: list[Record], chosen: list[Record], damaged: set[str]) -> dict[Path, str]:
+    """What became of each file that the listing names; of a file with several records, the best of it."""
+    found: dict[Path, str] = {**listing.files}
+    for evidence in (e for r in listing.records for e in getattr(r.source, "evidence", ())):
+        found |= {p: TABLE if p.suffix.lower() in (".xml", ".json") else MASK for p in evidence.files}
+    read = [r for r in chosen if str(getattr(r.source, "path", r.id)) not in damaged]
+    for records, kind in ((listing.records, OTHER_SPLIT), (of_split, BEYOND), (chosen, DAMAGED), (read, PICTURE)):
+        found |= {r.source.path: kind for r in records if hasattr(r.source, "path")}
+    return found
+
+
+def _twins(kept: list[Record], pixels: np.ndarray) -> dict[Path, str]:
+    """The files of pictures whose pixels are those of an earlier file."""
+    first: dict[str, Path] = {}
+    found = {}
+    for record, image in zip(kept, pixels, strict=True):
+        path = getattr(record.source, "path", None)
+        if path is not None and first.setdefault(picture_hash(image), path) != path:
+            found[path] = TWICE
+    return found
+
+
+def _unused(files: pd.DataFrame, name: str, n_records: int) -> list[str]:
+    """A note, and where they are many a warning too, of files that may have been meant. A public set has its own."""
+    said = doubtful(files) if name in ("folder", "table", "coco") else ""
+    if said and files["files"][files["kind"].isin(DOUBTFUL)].sum() >= 0.05 * n_records:
+        warnings.warn(said, stacklevel=4)
+    return [said[:1].upper() + said[1:]] if said else []
 
 
 def _state(found: Picture) -> str:

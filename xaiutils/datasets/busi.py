@@ -1,8 +1,9 @@
 """BUSI (Al-Dhabyani et al. 2020): breast ultrasound, with outlines of the lesions."""
 
+from dataclasses import replace
 from pathlib import Path
 
-from xaiutils.datasets import folder
+from xaiutils.datasets import folder, tree
 from xaiutils.datasets.listing import Listing
 from xaiutils.datasets.options import check_choice
 
@@ -19,7 +20,7 @@ def load(data_dir: Path, *, task: str = "binary", keep_aspect: bool = True) -> L
     """
     check_choice("task", task, CLASSES)
     root = Path(data_dir)
-    folder.list_folder(root)
+    tree.list_folder(root)
     place = next((p for p in (root, *sorted(root.glob("*"))) if (p / "benign").is_dir()), None)
     if place is None:
         raise FileNotFoundError(
@@ -31,4 +32,4 @@ def load(data_dir: Path, *, task: str = "binary", keep_aspect: bool = True) -> L
     notes = ["Patients are not recorded: images of one patient may be in several splits."]
     if task == "binary":
         notes.append("Images without a lesion (normal) are left out; task='three' keeps them.")
-    return Listing(found.records, found.class_names, found.read, found.origin, notes=notes)
+    return replace(found, notes=[*found.notes, *notes])

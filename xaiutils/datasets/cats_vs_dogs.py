@@ -4,7 +4,7 @@ import re
 import zipfile
 from pathlib import Path
 
-from xaiutils.datasets import folder
+from xaiutils.datasets import tree
 from xaiutils.datasets.cache import cache_folder, file_key
 from xaiutils.datasets.download import Remote, fetch, unpack
 from xaiutils.datasets.listing import Listing, Record
@@ -40,7 +40,7 @@ def load(data_dir: Path, *, keep_aspect: bool = False) -> Listing:
     for place in (root, root / _PLACE, root / _PLACE / "files"):
         if place.is_dir() and (found := _list(place, how)):
             return found
-    archive = next((p for p in folder.walk_files(root) if _holds_pets(p)), None) if root.is_dir() else None
+    archive = next((p for p in tree.walk_files(root) if _holds_pets(p)), None) if root.is_dir() else None
     archive = archive or fetch(REMOTES, root / _PLACE)[0]
     found = _list(_unpacked(archive), how)
     if found is None:
@@ -50,7 +50,7 @@ def load(data_dir: Path, *, keep_aspect: bool = False) -> Listing:
 
 def _list(place: Path, how: Preparation) -> Listing | None:
     """Pictures by class folder or by name, None where there are none."""
-    paths = [p for p in folder.walk_files(place) if p.suffix.lower() in (".jpg", ".jpeg", ".png") and p.is_file()]
+    paths = [p for p in tree.walk_files(place) if p.suffix.lower() in (".jpg", ".jpeg", ".png") and p.is_file()]
     records = []
     for path in paths:
         label = _label(path)
@@ -62,7 +62,7 @@ def _list(place: Path, how: Preparation) -> Listing | None:
         records.append(Record(path.relative_to(place).as_posix(), label, PictureFile(path, (), how), split))
     if len({r.label for r in records}) < 2:
         return None
-    return Listing(records, ("cat", "dog"), read_picture_file, str(place))
+    return Listing(records, ("cat", "dog"), read_picture_file, str(place), root=place)
 
 
 def _label(path: Path) -> int | None:

@@ -17,12 +17,13 @@ import pandas as pd
 from xaiutils.datasets import dicom
 from xaiutils.datasets.coco import boxes_by_file
 from xaiutils.datasets.evidence import Boxes, Drawn, Evidence, fit_to
-from xaiutils.datasets.folder import PICTURE_SUFFIXES, walk_files
+from xaiutils.datasets.inventory import TABLE
 from xaiutils.datasets.listing import Listing, Record
 from xaiutils.datasets.options import check_choice
 from xaiutils.datasets.picture_file import PictureFile, Preparation, read_picture_file
 from xaiutils.datasets.reader import read_frame
 from xaiutils.datasets.table import read_csv
+from xaiutils.datasets.tree import is_picture, walk_files
 from xaiutils.progress import progress
 from xaiutils.registry import suggest
 
@@ -123,6 +124,8 @@ def load(
         str(data_dir),
         skipped=missing,
         notes=[*notes, *said, *_twice(records)],
+        root=Path(data_dir),
+        files={p: TABLE for p in files if _TABLE.fullmatch(p.name) or p.name.endswith(".coco.json")},
     )
 
 
@@ -189,7 +192,7 @@ def _read_table(path: Path, kind: str, split: str) -> pd.DataFrame:
 
 def _last_uid(path: str) -> str:
     """The series UID: the last of the UIDs in a path of the tables."""
-    found = [part for part in path.split("/") if _UID.fullmatch(part)]
+    found = [part for part in re.split(r"[\\/]", path) if _UID.fullmatch(part)]
     return found[-1] if found else ""
 
 
@@ -247,7 +250,7 @@ class _Pictures:
         self.by_subject: dict[tuple[str, ...], list[Path]] = defaultdict(list)
         self.by_short: dict[tuple[str, ...], list[Path]] = defaultdict(list)
         self.boxes = boxes_by_file([p for p in files if p.name.endswith(".coco.json")])
-        pictures = [p for p in files if p.suffix.lower() in PICTURE_SUFFIXES or dicom.is_dicom(p)]
+        pictures = [p for p in files if is_picture(p)]
         silent = [p for p in pictures if not self._note(p, p.relative_to(root).as_posix())]
         for path in progress([p for p in silent if dicom.is_dicom(p)], title="reading DICOM headers"):
             try:

@@ -17,9 +17,9 @@ from xaiutils.datasets.evidence import (
     check_frame,
     unpack_run_lengths,
 )
-from xaiutils.datasets.folder import walk_files
 from xaiutils.datasets.listing import Listing, Record
 from xaiutils.datasets.picture_file import PictureFile, Preparation, read_picture_file
+from xaiutils.datasets.tree import walk_files
 from xaiutils.file_limits import check_regular, explain, naming
 from xaiutils.registry import suggest
 

@@ -64,9 +64,11 @@ def _composition(splits: Mapping[str, ImageDataset], leaks: Sequence[Mapping[str
             f"Evidence: median {np.median(sizes):.0f} pixels long at {side} pixels "
             f"(5 to 95 %: {np.percentile(sizes, 5):.0f} to {np.percentile(sizes, 95):.0f})."
         )
-    kinds = {k: sum(leak["kind"] == k for leak in leaks) for k in ("patient", "same image")}
+    kinds = {k: sum(leak["kind"] == k for leak in leaks) for k in ("patient", "folder", "same image")}
     known = all(d.patients is not None for d in splits.values())
     patients = f"{kinds['patient']} patients in several splits" if known else "patients are not known, so not checked"
+    if kinds["folder"]:
+        patients += f" ({kinds['folder']} folders have images in several splits: are they patients?)"
     lines.append(f"Leaks: {patients}; {kinds['same image']} pictures more than once.")
     skipped = {entry for d in splits.values() for entry in d.skipped}
     lines.append(f"Left out because they could not be read or found: {len(skipped)}.")

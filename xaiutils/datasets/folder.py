@@ -1,23 +1,21 @@
-"""Images in folders named after their classes, with optional masks and split folders."""
+"""Images in folders named after their classes, with optional masks, patients and split folders."""
 
 import fnmatch
 import glob
-import hashlib
-import os
-import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from xaiutils.datasets import dicom
-from xaiutils.datasets.dicom import DICOM_SUFFIXES
-from xaiutils.datasets.evidence import MaskFile
+from xaiutils.class_names import check_class_names, says_healthy
+from xaiutils.datasets import dicom, inventory
+from xaiutils.datasets.evidence import MaskFile, NoFinding
 from xaiutils.datasets.listing import Listing, Record, unknown_patient
+from xaiutils.datasets.mask_folders import IMAGE_FOLDER, MASK_ENDING, MASK_FOLDER, Sorted, sort_pictures
+from xaiutils.datasets.patients import FOLDER, doubts, fill_unknown, name_patients
 from xaiutils.datasets.picture_file import PictureFile, Preparation, read_picture_file
-from xaiutils.images import IMAGE_SUFFIXES
+from xaiutils.datasets.tree import PICTURE_SUFFIXES, is_hidden, is_picture, list_folder, walk_files
 
-PICTURE_SUFFIXES = IMAGE_SUFFIXES | DICOM_SUFFIXES
 DEFAULT_MASKS = "{stem}_mask*"
 _SPLIT_FOLDERS = {
     "train": "train",
@@ -36,51 +34,115 @@ def load(
     classes: tuple[str, ...] | list[str] = (),
     mask_pattern: str = DEFAULT_MASKS,
     mask_values: tuple[int, ...] | list[int] = (),
+    patient_from: int | str = "",
     keep_aspect: bool = False,
     bit_depth: int = 16,
     window: Sequence[float] = (),
     frames: str = "refuse",
 ) -> Listing:
-    """``data_dir/CLASS/*`` or ``data_dir/SPLIT/CLASS/*``.
+    """``data_dir/CLASS/*`` or ``data_dir/SPLIT/CLASS/*``; also ``images/CLASS`` beside ``labels`` or ``masks``.
 
     ``classes`` keeps and orders some of the folders (default: all, sorted). ``mask_pattern`` names the mask files of an
     image, beside it or by a relative path, with ``{stem}`` for its name and ``*`` as a wildcard; several masks are
-    merged; the default finds the ``X_mask.png``, ``X_mask_1.png`` of BUSI. ``mask_values`` are the grey values that
-    mean evidence (empty: all but 0). ``keep_aspect`` pads to a square instead of squeezing. ``bit_depth``: bits that
-    16-bit grey images really use (12 for many detectors). DICOM files are read too. ``window`` [centre, width]: the
-    grey values, in the files' own units (HU for CT), that become black and white; it is needed for floats and signed
-    integers, and goes before the window of a DICOM file. ``frames``: of files with several pictures (pages, frames),
-    refuse reads none and names them, first takes the first one.
+    merged; the default finds the ``X_mask.png``, ``X_mask_1.png`` of BUSI, and the masks of folders called so, beside
+    the classes or in them, by the names of the images. ``mask_values`` are the grey values that mean evidence (empty:
+    all but 0). ``patient_from`` finds the patient: 1 is the first folder below the class, any other text a regular
+    expression on the path below ``data_dir``, whose group is the patient. ``keep_aspect`` pads to a square instead of
+    squeezing. ``bit_depth``: bits that 16-bit grey images really use (12 for many detectors). DICOM files are read too,
+    whatever they are called. Where others have masks, images of a class called normal or healthy have no evidence.
+    ``window`` [centre, width]: the grey values, in the files' own units (HU for CT), that become black and white; it is
+    needed for floats and signed integers, and goes before the window of a DICOM file. ``frames``: of files with several
+    pictures (pages, frames), refuse reads none and names them, first takes the first one.
     """
     root, values = Path(data_dir), check_mask_values(mask_values)
     how = Preparation(keep_aspect=keep_aspect, bit_depth=bit_depth, window=tuple(window), frames=frames)
-    children = sorted(p for p in list_folder(root) if p.is_dir() and not p.name.startswith("."))
-    split_folders = {p: _SPLIT_FOLDERS[p.name.lower()] for p in children if p.name.lower() in _SPLIT_FOLDERS}
-    roots = split_folders or {root: None}
-    found = {
-        folder.name: None
-        for parent in roots
-        for folder in list_folder(parent)
-        if folder.is_dir() and not folder.name.startswith(".") and _image_files(folder)
-    }
-    names = list(classes) or sorted(found)
-    missing = [name for name in names if name not in found]
-    if missing:
-        raise ValueError(f"no images of class {missing} in {root}; the folders with images are {sorted(found)}.")
-    if len(names) < 2:
-        raise ValueError(
-            f"{root} has {len(names)} folders with images ({names}); a classifier needs at least 2, one for each class "
-            f"({', '.join(sorted(PICTURE_SUFFIXES))})."
-        )
+    chosen = check_class_names(classes)
+    mask_pattern = mask_pattern.replace("\\", "/")
+    list_folder(root)  # a clear error for the top folder
+    parents = _parents(root)
+    pictures = [p for p in walk_files(root) if is_picture(p)]
+    found = sort_pictures(pictures, root, list(parents), chosen, join=mask_pattern == DEFAULT_MASKS)
+    by_class = _by_class(found, parents)
+    names = chosen or sorted({name for _, name in by_class})
+    _check_names(names, by_class, found, root)
     records = [
         record
-        for parent, stated in roots.items()
+        for parent, stated in parents.items()
         for label, name in enumerate(names)
-        for record in _records(parent / name, label, stated, mask_pattern, values, how, root)
+        for record in _records(
+            by_class.get((parent, name), []), label, stated, mask_pattern, values, how, root, parent / name, found
+        )
     ]
     _warn_of_masks(records, mask_pattern, root)
-    records, notes = with_headers(records)
-    return Listing(records, tuple(names), read_picture_file, origin=str(root), notes=notes)
+    records, notes = with_headers(name_patients(records, patient_from))
+    records = fill_unknown(records)
+    said = [*found.warnings, *doubts(records, names, root, patient_from != "")]
+    for sentence in said:
+        warnings.warn(f"{root}: {sentence}", stacklevel=3)
+    left = {p: inventory.NOT_CHOSEN for (_, name), files in by_class.items() if name not in names for p in files}
+    left |= dict.fromkeys(found.lone, inventory.LONE_MASK)
+    records, more = without_findings(records, names)
+    return Listing(
+        records, tuple(names), read_picture_file, str(root), notes=[*notes, *more, *said], root=root, files=left
+    )
+
+
+def _parents(root: Path) -> dict[Path, str | None]:
+    """Folders that hold the folders of classes, with the split that they state."""
+    here = _within_images(root)
+    splits = {p: _SPLIT_FOLDERS[p.name.lower()] for p in _folders(here) if p.name.lower() in _SPLIT_FOLDERS}
+    return {_within_images(p): split for p, split in splits.items()} or {here: None}
+
+
+def _within_images(folder: Path) -> Path:
+    """The folder called images where the others beside it are called like masks; else ``folder``."""
+    children = _folders(folder)
+    called = [p for p in children if IMAGE_FOLDER.fullmatch(p.name)]
+    others = [p for p in children if p not in called]
+    fits = len(called) == 1 and others and all(MASK_FOLDER.fullmatch(p.name) for p in others)
+    return called[0] if fits and len(_folders(called[0])) > 1 else folder
+
+
+def _folders(folder: Path) -> list[Path]:
+    return [p for p in list_folder(folder) if p.is_dir() and not is_hidden(p.name)]
+
+
+def _by_class(found: Sorted, parents: dict[Path, str | None]) -> dict[tuple[Path, str], list[Path]]:
+    """Images by the folder that holds the class, and the class."""
+    classes: dict[tuple[Path, str], list[Path]] = {}
+    for path in found.images:
+        for parent in parents:
+            if path.is_relative_to(parent) and len(below := path.relative_to(parent).parts) > 1:
+                classes.setdefault((parent, below[0]), []).append(path)
+    return classes
+
+
+def _check_names(names: Sequence[str], by_class, found: Sorted, root: Path) -> None:
+    there = sorted({name for _, name in by_class})
+    missing = [name for name in names if name not in there]
+    if missing:
+        raise ValueError(f"no images of class {missing} in {root}; the folders with images are {there}.")
+    if len(names) < 2:
+        holds = [f"{p.name}/" if p.is_dir() else p.name for p in list_folder(root)]
+        there = f"{', '.join(holds[:8])}{', ...' if len(holds) > 8 else ''}" or "nothing"
+        raise ValueError(
+            f"{root} has {len(names)} folders with images ({', '.join(names) or 'none'}); a classifier needs at least "
+            f"2, one for each class ({', '.join(sorted(PICTURE_SUFFIXES))}, or DICOM of any name). It holds {there}. "
+            + " ".join(found.warnings)
+        )
+
+
+def without_findings(records: list[Record], names: Sequence[str]) -> tuple[list[Record], list[str]]:
+    """Where some images have masks, those without one of a class called normal or healthy have no evidence; and what
+    was done."""
+    healthy = [i for i, name in enumerate(names) if says_healthy(name)]
+    if not healthy or not any(r.source.evidence for r in records):
+        return records, []
+    bare = {r.id for r in records if r.label in healthy and not r.source.evidence}
+    done = [replace(r, source=replace(r.source, evidence=(NoFinding(),))) if r.id in bare else r for r in records]
+    which = ", ".join(repr(names[i]) for i in healthy)
+    note = f"{len(bare)} images of {which} without a mask are taken to have no evidence, by the class's name."
+    return done, [note] if bare else []
 
 
 def with_headers(records: list[Record]) -> tuple[list[Record], list[str]]:
@@ -120,63 +182,12 @@ def check_mask_values(values: int | Sequence[int]) -> tuple[int, ...]:
     return values
 
 
-def list_folder(folder: Path) -> list[Path]:
-    """What a folder holds, sorted. Raises FileNotFoundError, NotADirectoryError or PermissionError that says what to
-    do."""
-    try:
-        return sorted(folder.iterdir())
-    except FileNotFoundError:
-        raise FileNotFoundError(f"data_dir={str(folder)!r} does not exist; give the folder of the images.") from None
-    except NotADirectoryError:
-        raise NotADirectoryError(f"data_dir={str(folder)!r} is a file; give the folder of the images.") from None
-    except PermissionError:
-        raise PermissionError(f"{str(folder)!r} may not be read; ask its owner for permission.") from None
-
-
-def walk_files(root: Path) -> Iterator[Path]:
-    """All files below ``root``, sorted folder by folder; links to folders are followed once, so a loop ends.
-
-    Hidden folders are left out. Raises PermissionError that names a folder that may not be read.
-    """
-    list_folder(root)  # a clear error for the top folder
-    visited = set()
-    for parent, folders, files in os.walk(root, followlinks=True, onerror=_refuse):
-        here = Path(parent).stat()
-        if (here.st_dev, here.st_ino) in visited:
-            folders.clear()
-            continue
-        visited.add((here.st_dev, here.st_ino))
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        yield from (Path(parent, name) for name in sorted(files))
-
-
-def fingerprint(root: Path) -> str:
-    """A text that changes when a file below ``root`` is added, removed, moved or written."""
-    digest = hashlib.sha256()
-    for path in walk_files(root) if root.is_dir() else ():
-        try:
-            facts = path.stat()
-        except OSError:
-            continue
-        digest.update(f"{path.relative_to(root)}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
-
-
-_MASK_WORDS = re.compile(r"[_-](mask|seg|segm|segmentation|label|gt|roi|annotation|trimap)[_-]?\d*$", re.IGNORECASE)
-
-
-def _refuse(error: OSError) -> None:
-    if isinstance(error, PermissionError):
-        raise PermissionError(f"{error.filename!r} may not be read; ask its owner for permission.") from error
-    raise error
-
-
 def _warn_of_masks(records: list[Record], mask_pattern: str, root: Path) -> None:
     """A mask that is taken for an image poisons a class; a pattern that finds nothing is most likely mistyped."""
     paths = [r.source.path for r in records]
     stems = {(p.parent, p.stem) for p in paths}
     suspects = [
-        p.name for p in paths if (match := _MASK_WORDS.search(p.stem)) and (p.parent, p.stem[: match.start()]) in stems
+        p.name for p in paths if (match := MASK_ENDING.search(p.stem)) and (p.parent, p.stem[: match.start()]) in stems
     ]
     if suspects:
         warnings.warn(
@@ -188,26 +199,27 @@ def _warn_of_masks(records: list[Record], mask_pattern: str, root: Path) -> None
         warnings.warn(f"mask_pattern={mask_pattern!r} finds no mask of any image of {root}.", stacklevel=4)
 
 
-def _image_files(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(p for p in walk_files(folder) if p.suffix.lower() in PICTURE_SUFFIXES and not p.name.startswith("."))
-
-
-def _records(folder: Path, label: int, split: str | None, pattern: str, values, how, root: Path) -> list[Record]:
-    files = _image_files(folder)
+def _records(
+    files: list[Path], label: int, split: str | None, pattern: str, values, how, root: Path, folder: Path, found: Sorted
+) -> list[Record]:
     masks = _masks_of_all(files, pattern)
-    used_as_mask = {mask for found in masks.values() for mask in found}
-    return [
-        Record(
-            id=p.relative_to(root).as_posix(),
-            label=label,
-            source=PictureFile(p, tuple(MaskFile(m, values) for m in masks[p]), how),
-            split=split,
+    used_as_mask = {mask for named in masks.values() for mask in named}
+    records = []
+    for path in files:
+        if path in used_as_mask:
+            continue
+        own = dict.fromkeys([*masks[path], *found.masks.get(path, ())])
+        between = [part for part in path.relative_to(folder).parts[:-1] if not IMAGE_FOLDER.fullmatch(part)]
+        records.append(
+            Record(
+                id=path.relative_to(root).as_posix(),
+                label=label,
+                source=PictureFile(path, tuple(MaskFile(mask, values) for mask in own), how),
+                split=split,
+                metadata={FOLDER: "/".join(between)} if between else {},
+            )
         )
-        for p in files
-        if p not in used_as_mask
-    ]
+    return records
 
 
 def _masks_of_all(files: list[Path], pattern: str) -> dict[Path, tuple[Path, ...]]:
@@ -244,4 +256,4 @@ def find_masks(image: Path, pattern: str, **fields: str) -> tuple[Path, ...]:
         plain = image.parent / pattern.format(stem=image.stem, **fields)
         return (plain,) if plain.is_file() and plain != image else ()
     matches = glob.glob(str(Path(glob.escape(str(image.parent))) / name))
-    return tuple(sorted(p for p in map(Path, matches) if p.suffix.lower() in IMAGE_SUFFIXES and p != image))
+    return tuple(sorted(p for p in map(Path, matches) if is_picture(p) and p != image))

@@ -155,7 +155,7 @@ def _states(given: Any, masks: np.ndarray | None) -> np.ndarray:
     """The state of each image's evidence as an array of texts. Without one, an image whose mask is empty has none."""
     if given is None:
         given = ["known" if mask.any() else "empty" for mask in masks]
-    states = np.array(given, dtype=f"<U{max(map(len, EVIDENCE))}")
+    states = np.array(given, dtype=str)
     if not np.isin(states, EVIDENCE).all():
         raise ValueError(
             f"evidence must be of {', '.join(EVIDENCE)}, got {sorted(set(states.tolist()) - set(EVIDENCE))}."

@@ -15,17 +15,19 @@ from sklearn.model_selection import train_test_split
 from xaiutils.datasets import dicom
 from xaiutils.datasets.decoder_process import DECODER
 from xaiutils.datasets.evidence import Drawn, NoFinding, check_outline, fill_outline
-from xaiutils.datasets.folder import PICTURE_SUFFIXES, walk_files
+from xaiutils.datasets.inventory import TABLE
 from xaiutils.datasets.listing import Listing, Record, unknown_patient
 from xaiutils.datasets.options import check_choice
 from xaiutils.datasets.picture_file import PictureFile, Preparation, read_picture_file
 from xaiutils.datasets.table import read_csv
+from xaiutils.datasets.tree import is_picture, walk_files
 from xaiutils.file_limits import check_regular, naming
 from xaiutils.registry import suggest
 
 CLASSES = {"binary": ("benign", "malignant"), "birads": tuple(f"BI-RADS {i}" for i in range(1, 7))}
 FINDINGS = ("Mass", "Calcification", "Cluster", "Distortion", "Asimmetry", "Spiculated Region", "UNNAMED", "")
 _FILE = re.compile(r"^(\d{8})(?:_([0-9a-f]+)_MG_([LR])_([A-Z]+)_ANON)?", re.IGNORECASE)
+_TABLES = ("inbreast.xls", "inbreast.xlsx", "inbreast.csv")
 _TEST_PATIENTS, _PATIENTS = 25, 115  # the thesis: 90 patients for training, 25 for testing
 _XML_BYTES, _EXCEL_BYTES = 2**26, 2**26  # the real ones have at most 3 MB
 _POINT_RADIUS = 3  # pixels of 0.07 mm: a contour of one or two points is a single calcification
@@ -103,7 +105,16 @@ def load(
     notes = [f"{len(absent)} of {len(table)} images in the table have no picture below {root}."] if absent else []
     if unmarked:
         notes.append(f"{unmarked} images have no contour to crop to (region='roi') and are left out.")
-    return Listing(_part(records, seed), CLASSES[task], read_picture_file, str(root), skipped=skipped, notes=notes)
+    return Listing(
+        _part(records, seed),
+        CLASSES[task],
+        read_picture_file,
+        str(root),
+        skipped=skipped,
+        notes=notes,
+        root=root,
+        files={p: TABLE for p in files if p.name.lower() in _TABLES},
+    )
 
 
 def _pictures(files: list[Path]) -> dict[str, Path]:
@@ -111,7 +122,7 @@ def _pictures(files: list[Path]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in files:
         match = _FILE.match(path.name)
-        if not match or path.suffix.lower() not in PICTURE_SUFFIXES or path.stem.lower().endswith("mask"):
+        if not match or not is_picture(path) or path.stem.lower().endswith("mask"):
             continue
         if match[1] not in found or (dicom.is_dicom(path) and not dicom.is_dicom(found[match[1]])):
             found[match[1]] = path
@@ -159,7 +170,7 @@ def _who(record: Record) -> str:
 def _read_table(files: list[Path], root: Path) -> pd.DataFrame:
     """Rows by file number: birads (1 to 6), bi-rads as written, side, view, density, patient, findings."""
     named = {p.name.lower(): p for p in files}
-    path = next((named[n] for n in ("inbreast.xls", "inbreast.xlsx", "inbreast.csv") if n in named), None)
+    path = next((named[n] for n in _TABLES if n in named), None)
     if path is None:
         raise FileNotFoundError(f"{root} lacks INbreast.xls or INbreast.csv, which hold the BI-RADS.")
     rows = read_csv(path, sep=";", engine="c") if path.suffix.lower() == ".csv" else read_excel(path)

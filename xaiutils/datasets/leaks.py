@@ -10,12 +10,13 @@ from xaiutils.datasets.image_dataset import ImageDataset
 def find_leaks(splits: dict[str, ImageDataset]) -> list[dict[str, str]]:
     """Patients and identical pictures that occur in more than one split, or twice within one.
 
-    Each finding is a dict with ``kind`` ("patient" or "same image"), ``what`` and ``where``. Identical means equal
-    pixels after resizing; near-duplicates are not searched for. Images without a known patient are patients of their
-    own.
+    Each finding is a dict with ``kind`` ("patient", "folder" or "same image"), ``what`` and ``where``. Identical means
+    equal pixels after resizing; near-duplicates are not searched for. Images without a known patient are patients of
+    their own. Where no patients are known, a folder below its class with images in several splits is told: it may be a
+    patient's.
     """
     findings = []
-    for kind, key in (("patient", _patients), ("same image", _hashes)):
+    for kind, key in (("patient", _patients), ("folder", _folders), ("same image", _hashes)):
         places: dict[str, list[tuple[str, str]]] = {}
         for split, dataset in splits.items():
             for value, image_id in key(dataset):
@@ -23,7 +24,7 @@ def find_leaks(splits: dict[str, ImageDataset]) -> list[dict[str, str]]:
         for value, found in places.items():
             several = len({split for split, _ in found}) > 1
             if several or (kind == "same image" and len(found) > 1):
-                what = value if kind == "patient" else " = ".join(image_id for _, image_id in found)
+                what = value if kind != "same image" else " = ".join(image_id for _, image_id in found)
                 findings.append({"kind": kind, "what": what, "where": ", ".join(split for split, _ in found)})
     return findings
 
@@ -32,12 +33,21 @@ def _patients(dataset: ImageDataset) -> list[tuple[str, str]]:
     return list(zip(dataset.patients or [], dataset.ids, strict=False))
 
 
+def _folders(dataset: ImageDataset) -> list[tuple[str, str]]:
+    if dataset.patients is not None or "folder" not in dataset.metadata:
+        return []
+    rows = zip(dataset.labels, dataset.metadata["folder"], dataset.ids, strict=True)
+    return [(f"{dataset.class_names[label]}/{place}", image) for label, place, image in rows if isinstance(place, str)]
+
+
 def _hashes(dataset: ImageDataset) -> list[tuple[str, str]]:
-    return [(_hash(image), image_id) for image, image_id in zip(dataset.pixels, dataset.ids, strict=True)]
+    return [(picture_hash(image), image_id) for image, image_id in zip(dataset.pixels, dataset.ids, strict=True)]
 
 
-def _hash(image: np.ndarray) -> str:
-    """Of one channel where all are equal: the same picture must not differ by how its neighbours are stored."""
+def picture_hash(image: np.ndarray) -> str:
+    """Of pixels ``(height, width, 1 or 3)``, of one channel where all are equal: the same picture must not differ by
+    how its neighbours are stored."""
     first = np.ascontiguousarray(image[..., 0])
-    grey = image.strides[-1] == 0 or ((image[..., 1] == first).all() and (image[..., 2] == first).all())
+    one = image.shape[-1] == 1 or image.strides[-1] == 0
+    grey = one or ((image[..., 1] == first).all() and (image[..., 2] == first).all())
     return hashlib.sha256(first if grey else np.ascontiguousarray(image)).hexdigest()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,8 @@ class Listing:
 
     ``available`` is given where
     the records are those of the split and limit that were asked for: it says out of how many. ``origin`` names the
-    data in messages.
+    data in messages. ``root`` is the folder whose files are accounted for (`xaiutils.datasets.inventory`), ``files``
+    what became of those that no record names, as a kind of that account.
     """
 
     records: list[Record]
@@ -75,3 +77,5 @@ class Listing:
     available: int | None = None
     skipped: Sequence[tuple[str, str]] = ()
     notes: Sequence[str] = ()
+    root: Path | None = None
+    files: Mapping[Path, str] = field(default_factory=dict)

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from xaiutils.datasets.folder import walk_files
+from xaiutils.datasets.inventory import TABLE
 from xaiutils.datasets.listing import Listing, Record
 from xaiutils.datasets.options import check_choice
 from xaiutils.datasets.picture_file import PictureFile, Preparation, read_picture_file
 from xaiutils.datasets.table import read_csv
+from xaiutils.datasets.tree import walk_files
 from xaiutils.registry import suggest
 
 _TABLES = ("chexpert", "split", "metadata")
@@ -77,7 +78,16 @@ def load(data_dir: Path, *, views: tuple[str, ...] | list[str] = ("PA", "AP"), k
         notes.append(f"{unlabelled} images of the metadata table have no split or no labels and are left out.")
     if missing:
         notes.append(f"{len(missing)} images in the tables have no picture below {root}.")
-    return Listing(records, ("normal", "abnormal"), read_picture_file, str(root), skipped=missing, notes=notes)
+    return Listing(
+        records,
+        ("normal", "abnormal"),
+        read_picture_file,
+        str(root),
+        skipped=missing,
+        notes=notes,
+        root=root,
+        files=dict.fromkeys(filter(None, tables.values()), TABLE),
+    )
 
 
 def _is_one(text: str) -> bool:

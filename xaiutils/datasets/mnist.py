@@ -8,8 +8,9 @@ import numpy as np
 
 from xaiutils.datasets.digits import read_strokes
 from xaiutils.datasets.download import Remote, fetch
-from xaiutils.datasets.folder import walk_files
+from xaiutils.datasets.inventory import TABLE
 from xaiutils.datasets.listing import Listing, Record
+from xaiutils.datasets.tree import walk_files
 
 _MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/")
 _CHECKSUMS = {
@@ -44,7 +45,8 @@ def load(data_dir: Path) -> Listing:
             Record(f"{split}_{i:05d}", int(y), source=x, split=split)
             for i, (x, y) in enumerate(zip(images, labels, strict=True))
         ]
-    return Listing(records, tuple(map(str, range(10))), _read, origin=str(root), mirrors=False)
+    known = dict.fromkeys(files.values(), TABLE)
+    return Listing(records, tuple(map(str, range(10))), _read, origin=str(root), mirrors=False, root=root, files=known)
 
 
 def _read(ink: np.ndarray, image_size: int):

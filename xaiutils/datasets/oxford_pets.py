@@ -4,10 +4,11 @@ from pathlib import Path
 
 from xaiutils.datasets.download import Remote, fetch, unpack
 from xaiutils.datasets.evidence import MaskFile
-from xaiutils.datasets.folder import walk_files
+from xaiutils.datasets.inventory import TABLE
 from xaiutils.datasets.listing import Listing, Record
 from xaiutils.datasets.options import check_choice
 from xaiutils.datasets.picture_file import PictureFile, Preparation, read_picture_file
+from xaiutils.datasets.tree import walk_files
 
 _URL = "https://www.robots.ox.ac.uk/~vgg/data/pets/data/"
 _OTHER = "https://thor.robots.ox.ac.uk/datasets/pets/"
@@ -41,7 +42,8 @@ def load(data_dir: Path, *, task: str = "species", border: bool = True, keep_asp
             place = root / "oxford_pets" / archive.name.removesuffix(".tar.gz")
             if not place.is_dir():
                 unpack(archive, place)
-        files = list(walk_files(root / "oxford_pets"))
+        root = root / "oxford_pets"
+        files = list(walk_files(root))
     trimaps, stated = _trimaps(files), _stated_splits(files)
     pictures = [p for p in files if p.suffix.lower() == ".jpg" and p.stem in trimaps]
     breeds = sorted({_breed(p) for p in pictures}, key=str.lower)
@@ -57,8 +59,9 @@ def load(data_dir: Path, *, task: str = "species", border: bool = True, keep_asp
         for p in pictures
     ]
     names = ("cat", "dog") if task == "species" else tuple(breeds)
+    lists = {p: TABLE for p in files if stated and p.name in ("trainval.txt", "test.txt")}
     bare = [(p.name, "no trimap of it") for p in files if p.suffix.lower() == ".jpg" and p.stem not in trimaps]
-    return Listing(records, names, read_picture_file, str(root), skipped=bare)
+    return Listing(records, names, read_picture_file, str(root), skipped=bare, root=root, files=lists)
 
 
 def _breed(path: Path) -> str:

@@ -1,0 +1,107 @@
+"""Whose images they are, where folders or names tell it; and folders that look like patients while nobody says so."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+from xaiutils.class_names import says_disease
+from xaiutils.datasets.listing import Record, unknown_patient
+
+FOLDER = "folder"  # of the metadata: the folders between a class and an image
+_FEW_A_CLASS, _MANY_CLASSES = 30, 6
+
+
+def name_patients(records: Sequence[Record], patient_from: int | str) -> list[Record]:
+    """Records with the patient that ``patient_from`` finds, None where it finds none; unchanged where it is empty.
+
+    A number is the level of a folder below the class (1: the first); any other text a regular expression on the
+    image's id, a path, whose group ``patient``, else its first group, else all that matches is the patient. Raises
+    ValueError where it is no such thing, or fits no image.
+    """
+    if patient_from == "":
+        return list(records)
+    level = _level(patient_from)
+    if level is None:
+        try:
+            pattern = re.compile(str(patient_from))
+        except re.error as error:
+            raise ValueError(f"patient_from={patient_from!r} is no regular expression: {error}.") from error
+        named = [_matched(pattern, r.id) for r in records]
+        what = "fits no path of an image"
+    else:
+        folders = [r.metadata.get(FOLDER, "").split("/") if r.metadata.get(FOLDER) else [] for r in records]
+        named = [parts[level - 1] if len(parts) >= level else None for parts in folders]
+        what = "finds no such folder below the classes"
+    if records and not any(named):
+        raise ValueError(
+            f"patient_from={patient_from!r} {what}; the first image is {records[0].id!r}. Give the level of a folder "
+            "below the class (1: the first), or a regular expression with a group."
+        )
+    return [replace(r, patient=name or r.patient) for r, name in zip(records, named, strict=True)]
+
+
+def fill_unknown(records: Sequence[Record]) -> list[Record]:
+    """Where some patients are known, the others are each of their own."""
+    if not any(r.patient for r in records):
+        return list(records)
+    return [r if r.patient else replace(r, patient=unknown_patient(r.id)) for r in records]
+
+
+def doubts(records: Sequence[Record], class_names: Sequence[str], root: Path, given: bool) -> list[str]:
+    """Sentences on folders that look like patients: below the classes, or in their place."""
+    said = []
+    nested = [r for r in records if r.metadata.get(FOLDER)]
+    places = {(r.label, r.metadata[FOLDER]) for r in nested}
+    if not given and not any(r.patient for r in records) and len(nested) >= len(records) / 2 and len(places) > 2:
+        said.append(
+            f"{len(nested)} images lie in {len(places)} folders below their classes, such as "
+            f"{PurePosixPath(nested[0].id).parent.as_posix()!r}. If each is a patient, give "
+            "patient_from=1 (make run SET='data_options.patient_from=1'), or a regular expression: then a patient's "
+            "images stay in one split. As it is, images of one folder may be in several."
+        )
+    by_class: dict[int, set[str | None]] = {}
+    for r in records:
+        by_class.setdefault(r.label, set()).add(r.patient)
+    numbered = [re.sub(r"\d+", "0", name) for name in class_names]
+    alike = len(class_names) >= _MANY_CLASSES and max(map(numbered.count, numbered)) > 0.8 * len(class_names)
+    alike = alike and any("0" in name for name in numbered)
+    few = len(records) < _FEW_A_CLASS * len(class_names)
+    single = len(class_names) > 2 and all(len(p) == 1 and None not in p for p in by_class.values())
+    if single or (few and alike) or _one_of_several(root, class_names):
+        n = f"{len(class_names)} classes"
+        why = "each class has one patient" if single else f"they are {', '.join(map(repr, class_names[:3]))}, ..."
+        said.append(
+            f"{root.name!r} is read as {n}, and {why}: is it the folder of one class, and are these its patients? Then "
+            "give the folder above it as data_dir."
+        )
+    return said
+
+
+def _one_of_several(root: Path, class_names: Sequence[str]) -> bool:
+    """Whether the folder is called like a class, beside one that is called like the other class."""
+    said = says_disease(root.resolve().name)
+    if said is None or any(says_disease(name) is not None for name in class_names):
+        return False
+    return any(p.is_dir() and says_disease(p.name) == (not said) for p in root.resolve().parent.iterdir())
+
+
+def _level(value: int | str) -> int | None:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise TypeError(
+            f"patient_from={value!r}; expected the level of a folder below the class, or a regular expression."
+        )
+    if isinstance(value, str) and not value.isdecimal():
+        return None
+    if int(value) < 1:
+        raise ValueError(f"patient_from={value!r}; the first folder below the class is 1.")
+    return int(value)
+
+
+def _matched(pattern: re.Pattern, path: str) -> str | None:
+    match = pattern.search(path)
+    if match is None:
+        return None
+    if pattern.groups == 0:
+        return match[0] or None
+    return match["patient" if "patient" in pattern.groupindex else 1] or None
