@@ -80,7 +80,8 @@ def load(
     for sentence in said:
         warnings.warn(f"{root}: {sentence}", stacklevel=3)
     left = {p: inventory.NOT_CHOSEN for (_, name), files in by_class.items() if name not in names for p in files}
-    left |= dict.fromkeys(found.lone, inventory.LONE_MASK)
+    joins = mask_pattern == DEFAULT_MASKS
+    left |= dict.fromkeys(found.lone, inventory.LONE_MASK if joins else inventory.LEFT_OUT)
     records, more = without_findings(records, names)
     return Listing(
         records, tuple(names), read_picture_file, str(root), notes=[*notes, *more, *said], root=root, files=left

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -80,7 +80,8 @@ def sort_pictures(
     images = sorted(set(pictures) - set(masks))
     if not join:
         return Sorted(images, {}, masks, said)
-    joined, lone = _join(images, [p for p in masks if p not in unjoinable], root)
+    folder_of = {p: folder for folder in mask_folders for p in by_folder[folder] if p not in unjoinable}
+    joined, lone = _join(images, folder_of, root)
     if lone:
         said.append(
             f"{len(lone)} of {len(masks)} masks, such as {lone[0].relative_to(root).as_posix()!r}, have the name of no "
@@ -137,15 +138,18 @@ def _topmost(picture: Path, root: Path, parents: Sequence[Path], classes: Sequen
     return beside
 
 
-def _join(images: Sequence[Path], masks: Sequence[Path], root: Path) -> tuple[dict[Path, tuple[Path, ...]], list[Path]]:
-    """Masks by image, and those that have none: of images with a mask's name the one in the same folders (but those
-    called images or masks), else the only one whose folders hold the mask's."""
+def _join(
+    images: Sequence[Path], masks: Mapping[Path, Path], root: Path
+) -> tuple[dict[Path, tuple[Path, ...]], list[Path]]:
+    """Masks (given with the folder of masks that each is in) by image, and those that have none: of images with a
+    mask's name the one in the same folders (but those called images or masks), else the only one whose folders hold the
+    mask's."""
     by_stem: dict[str, list[Path]] = defaultdict(list)
     for image in images:
         by_stem[image.stem.casefold()].append(image)
     found, lone = defaultdict(list), []
-    for mask in masks:
-        place = _context(mask, root)
+    for mask, folder in masks.items():
+        place = _context(folder, root) + _context(mask, folder)
         named = next((by_stem[s] for s in _bases(mask.stem) if s in by_stem), [])
         fits = [i for i in named if _context(i, root) == place]
         fits = fits or [i for i in named if set(place) <= set(_context(i, root))]
