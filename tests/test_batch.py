@@ -1,18 +1,25 @@
 """Batches: matrices refused in words, stages shared, nothing repeated, damage found, failures told. The notebooks are
 played by a function here; `test_batch_survives` runs real ones and kills them."""
 
+import hashlib
+import json
 import shutil
+import subprocess
+import sys
+import time
 import zipfile
 from collections import Counter
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 import yaml
 from fake_study import NOTEBOOKS, write_matrix, write_notebook, write_study
 
+from xaiutils.backend import keras
 from xaiutils.batch import __main__ as command
-from xaiutils.batch import engine, job, plan, room, store
+from xaiutils.batch import digest, engine, job, plan, room, store
 from xaiutils.batch.matrix import read_matrix
 from xaiutils.execute import NotebookError
 from xaiutils.walk import ROOT
@@ -412,20 +419,103 @@ def test_the_code_that_decides_each_kind_exists():
     assert plan.code_version("data") != plan.code_version("cell")
 
 
-def test_models_are_compared_without_the_time_of_their_files(tmp_path):
-    from xaiutils.models import build_model
+TRAIN_TWICE = """
+import sys, numpy as np, keras
+from keras import layers
+folder, seed, shared = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "shared"
+keras.utils.set_random_seed(seed)
+junk = [object() for _ in range(int(sys.argv[4]))]  # other addresses
+inputs = keras.Input((8, 8, 1))
+policy = keras.dtype_policies.DTypePolicy("float32")
+one = keras.initializers.GlorotUniform(seed=1)
+other = one if shared else keras.initializers.GlorotUniform(seed=1)
+x = layers.Conv2D(2, 3, kernel_initializer=one, dtype=policy)(inputs)
+x = layers.Conv2D(2, 3, kernel_initializer=other, dtype=policy)(x)
+model = keras.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
+model.compile("adam", "mse")
+model.fit(np.ones((4, 8, 8, 1)), np.ones((4, 2)), verbose=0)
+model.save(folder + "/model.keras")
+model.save_weights(folder + "/model.weights.h5")
+np.savez(folder + "/more.npz", a=np.arange(3))
+"""
 
-    first, again, other = (tmp_path / name / "models" / "a" / "model.keras" for name in ("first", "again", "other"))
-    for path, seed in ((first, 0), (again, 0), (other, 1)):
-        path.parent.mkdir(parents=True)
-        build_model("vit_mini16", image_size=32, seed=seed).save(path)
-    with zipfile.ZipFile(again) as old, zipfile.ZipFile(first.with_name("new"), "w") as new:
-        for name in old.namelist():
-            new.writestr(name, old.read(name) if name != "metadata.json" else b'{"date_saved": "another day"}')
-    first.with_name("new").replace(again)
-    assert first.read_bytes() != again.read_bytes()
-    products = [store.product(tmp_path / name) for name in ("first", "again", "other")]
-    assert products[0] == products[1] != products[2]
+
+def test_a_model_trained_again_is_the_same_in_another_process(tmp_path):
+    """Real files: their archives hold times, and memory addresses where an object is shared between layers."""
+    made = {"first": (0, "shared", 10), "again": (0, "shared", 40_000), "other": (1, "shared", 10)}
+    running = []
+    for name, values in made.items():
+        folder = tmp_path / name / "models" / "a"
+        folder.mkdir(parents=True)
+        call = [sys.executable, "-c", TRAIN_TWICE, str(folder), *map(str, values)]
+        running.append(subprocess.Popen(call, stderr=subprocess.DEVNULL))
+        time.sleep(1.1)  # seconds are the finest time that the files note
+    assert [process.wait() for process in running] == [0, 0, 0]
+    files = {name: tmp_path / name / "models" / "a" / "model.keras" for name in made}
+    configs = {name: zipfile.ZipFile(path).read("config.json") for name, path in files.items()}
+    assert b"shared_object_id" in configs["first"]
+    assert configs["first"] != configs["again"], "the addresses are the same by chance; the test shows nothing"
+    products = {name: digest.product(tmp_path / name) for name in made}
+    assert products["first"] == products["again"] != products["other"]
+    for name in ("model.weights.h5", "more.npz"):
+        assert digest.content(files["first"].with_name(name)) == digest.content(files["again"].with_name(name))
+    assert digest.content(files["first"].with_name("model.weights.h5")) != digest.content(
+        files["other"].with_name("model.weights.h5")
+    )
+
+
+def repacked(path, to, **changes):
+    """A copy of an archive with another time and some members changed; a damaged one is copied as it is."""
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(to, "w") as new:
+        for name in reversed(old.namelist()):
+            held = changes.get(name.split(".")[0], lambda text: text)(old.read(name))
+            new.writestr(zipfile.ZipInfo(name, (1999, 1, 2, 3, 4, 6)), held)
+    return to
+
+
+def test_a_model_is_its_weights_and_its_configuration(tmp_path):
+    path = tmp_path / "model.keras"
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, activation="relu")])
+    model.save(path)
+    same = digest.content(path)
+    ordered = {"config": lambda text: json.dumps(json.loads(text), indent=1, sort_keys=True).encode()}
+    assert digest.content(repacked(path, tmp_path / "1.keras", metadata=lambda _: b"{}", **ordered)) == same
+    tanh = {"config": lambda text: text.replace(b'"relu"', b'"tanh"')}
+    assert digest.content(repacked(path, tmp_path / "2.keras", **tanh)) != same
+    model.layers[0].kernel.assign_add(np.eye(3, 2) * 1e-6)
+    model.save(path)
+    assert digest.content(path) != same
+    for name, held in (("cut", path.read_bytes()[:500]), ("text", b"no archive"), ("empty", b"")):
+        (tmp_path / f"{name}.keras").write_bytes(held)
+        assert digest.content(tmp_path / f"{name}.keras") == hashlib.sha256(held).hexdigest()
+    for wrong in (b"[" * 100_000, b"{", b"\xff"):
+        digest.content(repacked(path, tmp_path / "3.keras", config=lambda _, wrong=wrong: wrong))
+
+
+def test_which_objects_are_shared_is_part_of_a_model():
+    def nested(*ids):
+        return [{"class_name": "A", "shared_object_id": i} for i in ids]
+
+    read = digest._without_addresses
+    assert read(nested(7, 7, 9), {}) == read(nested(900, 900, 1), {}) != read(nested(1, 2, 3), {})
+
+
+def test_what_changes_no_result_computes_nothing(study):
+    """Words, outputs and counts of notebooks; comments and the order of keys in the matrix."""
+    study.run()
+    for path in study.folder.glob("*.ipynb"):
+        notebook = nbformat.read(path, as_version=4)
+        notebook.metadata["author"] = "me"
+        for number, cell in enumerate(notebook.cells):
+            cell.metadata["collapsed"], cell.execution_count = True, number
+            cell.outputs = [nbformat.v4.new_output("stream", text="an output")]
+        notebook.cells.insert(1, nbformat.v4.new_markdown_cell("words"))
+        nbformat.write(notebook, path)
+    content = yaml.safe_load(study.matrix.read_text())
+    content["common"] = dict(reversed(content["common"].items()))
+    study.matrix.write_text("# a comment\n" + yaml.safe_dump(dict(reversed(content.items())), sort_keys=False))
+    assert study.run() == (0, set())
 
 
 def test_the_profile_is_yaml_that_names_the_rules():

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from xaiutils.batch.digest import product
 from xaiutils.batch.store import (
     DONE,
     PERHAPS,
@@ -26,7 +27,6 @@ from xaiutils.batch.store import (
     checksums,
     damage,
     lock,
-    product,
     read_marker,
     utc_now,
 )

@@ -4,16 +4,16 @@ A job runs in ``attempts/<token>/<name>`` and is moved to its place when its mar
 in its place is whole, or it is not there; what a kill leaves lies in ``attempts``, and is swept away by the next batch.
 """
 
-import hashlib
 import json
 import os
 import socket
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from xaiutils.batch.digest import sha256
 
 try:
     import fcntl
@@ -43,7 +43,7 @@ def checksums(folder: Path) -> dict[str, list]:
     found = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name not in (DONE, PERHAPS):
-            found[path.relative_to(folder).as_posix()] = [path.stat().st_size, _sha256(path)]
+            found[path.relative_to(folder).as_posix()] = [path.stat().st_size, sha256(path)]
     return found
 
 
@@ -53,32 +53,9 @@ def damage(folder: Path, marker: Mapping[str, Any], quick: bool = False) -> str:
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
-        if path.stat().st_size != size or not (quick or _sha256(path) == digest):
+        if path.stat().st_size != size or not (quick or sha256(path) == digest):
             return f"{name} is damaged"
     return ""
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def product(folder: Path) -> str:
-    """What later jobs take from this one, as a digest: the prepared data by their checksums, and models by their
-    weights and layers. A model file also holds the time when it was saved, which is left out."""
-    splits = {path.parent.name.partition("-")[0]: path for path in folder.glob("data/*/checks.json")}
-    models = {path.relative_to(folder).as_posix(): path for path in folder.glob("models/*/model*.keras")}
-    text = json.dumps([(name, _content(path)) for name, path in sorted((splits | models).items())])
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _content(path: Path) -> str:
-    if not zipfile.is_zipfile(path):
-        return _sha256(path)
-    with zipfile.ZipFile(path) as archive:
-        return json.dumps(
-            [(e.filename, e.CRC, e.file_size) for e in archive.infolist() if e.filename != "metadata.json"]
-        )
 
 
 @contextmanager
