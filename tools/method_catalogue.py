@@ -178,12 +178,14 @@ def _overview(methods: Mapping[str, Method]) -> str:
 
 def _entry(method: Method) -> str:
     signed = "signed: positive speaks for the class" if method.signed else "not signed"
+    shift = "" if method.shift_invariant else "not "
     parts = [
         f'<a id="{method.name}"></a>\n\n### {method.title}: `{method.name}`',
         description(method),
         f"![{method.title}](methods/{method.name}.png)",
         f"**Cost** {_text(method.cost)}. **Suits** {' and '.join(SUITS[s] for s in method.suits)}. "
-        f"**Map** {signed}. **Reference** {_links(_text(method.paper))}.",
+        f"**Map** {signed}; {shift}the same when a constant "
+        f"is added to all logits. **Reference** {_links(_text(method.paper))}.",
     ]
     if method.name in FIGURE_PARAMETERS:
         used = ", ".join(f"{k}={v!r}" for k, v in FIGURE_PARAMETERS[method.name].items())

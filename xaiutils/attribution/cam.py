@@ -419,6 +419,7 @@ METHODS.add(
         signed=False,
         cost="1 forward, + 1 of the layers behind it for each channel",
         compute=ablation_cam,
+        shift_invariant_by=lambda parameters: not parameters["relative"],
         parameters=(
             LAYER,
             Parameter(

@@ -299,7 +299,7 @@ METHODS.add(
                 "background",
                 np.ndarray,
                 None,
-                "reference images (k, height, width, 3) in [0, 255], best of the training data; None: 16 even greys",
+                "reference images (k, height, width, 3) in [0, 255], in the paper training images; None: 16 even greys",
             ),
             Parameter(
                 "alphas",

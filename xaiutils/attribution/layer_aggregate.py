@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from xaiutils.attribution import relevance_cam
-from xaiutils.attribution.method import METHODS, Method
+from xaiutils.attribution.method import METHODS, Method, base_is_shift_invariant
 from xaiutils.attribution.network import Network
 from xaiutils.attribution.passes import batches, class_scores, enlarge, forward
 from xaiutils.backend import keras, tf
@@ -157,6 +157,7 @@ METHODS.add(
         signed=False,
         cost="1 gradient or 1 relevance pass; of other bases their cost for each layer",
         compute=layer_aggregate,
+        shift_invariant_by=base_is_shift_invariant,
         parameters=(
             Parameter("base", str, "xrelevance_cam", "the method that makes each layer's map", choices=_BASES),
             Parameter("layers", list, [], "paths of layers; empty: one of each resolution, or every block of a ViT"),

@@ -93,9 +93,10 @@ def lime(
 
     A sample z shows each superpixel with probability 1/2 (the first shows all). The model minimises
     sum_z pi(z) (S(z) - b - w z)^2 + alpha |w|^2, pi(z) = sqrt(exp(-d^2 / kernel_width^2)), d the cosine distance of z
-    to all ones; these are the settings of the authors' package. ``fill="superpixel"`` hides a superpixel by its mean
-    colour. ``segments`` gives the superpixels, whole numbers ``(height, width)`` or ``(n, height, width)``, in place of
-    ``segmentation``. ValueError if they have another shape.
+    to all ones; these are the settings of the authors' package, where the paper keeps K superpixels chosen by Lasso and
+    hides the others by grey. ``fill="superpixel"`` hides a superpixel by its mean colour. ``segments`` gives the
+    superpixels, whole numbers ``(height, width)`` or ``(n, height, width)``, in place of ``segmentation``. ValueError
+    if they have another shape.
     """
     n = len(images)
     segments = _segments(images, segments, segmentation, n_segments, seed)

@@ -27,6 +27,10 @@ class Method:
     `FAMILY_READINGS` has it. `own_reading` tells it of given parameters, by ``reading_by(parameters)`` where they
     decide. Where maps have no sign every reading is the same.
 
+    ``shift_invariant``: whether maps stay as they are, in values and pattern, when the same constant is added to all
+    logits of a softmax, which changes no probability; at the default parameters. `is_shift_invariant` tells it of given
+    ones, by ``shift_invariant_by(parameters)`` where they decide.
+
     ``total(network, images, targets, batch_size, **parameters)``, where a method has it, returns what its map must sum
     to, ``(n,)``: completeness, which `xaiutils.attribution.axioms` checks.
     """
@@ -45,6 +49,8 @@ class Method:
     signed_by: Callable[[Mapping[str, Any]], bool] | None = None
     reading: str = ""
     reading_by: Callable[[Mapping[str, Any]], str] | None = None
+    shift_invariant: bool = True
+    shift_invariant_by: Callable[[Mapping[str, Any]], bool] | None = None
 
     def is_signed(self, parameters: Mapping[str, Any]) -> bool:
         """Whether maps made with these parameters (defaults where not given) have values of both signs."""
@@ -64,6 +70,12 @@ class Method:
         if self.reading_by is not None:
             return self.reading_by(given)
         return self.reading or FAMILY_READINGS[self.family]
+
+    def is_shift_invariant(self, parameters: Mapping[str, Any]) -> bool:
+        """Whether maps made with these parameters ignore a constant added to all logits."""
+        if self.shift_invariant_by is None:
+            return self.shift_invariant
+        return self.shift_invariant_by(self._filled(parameters))
 
     def _filled(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         return {p.name: p.default for p in self.parameters} | dict(parameters)
@@ -88,6 +100,11 @@ def base_is_signed(parameters: Mapping[str, Any]) -> bool:
     return parameters["base_reading"] == "signed" and METHODS[parameters["base"]].is_signed(
         parameters["base_parameters"]
     )
+
+
+def base_is_shift_invariant(parameters: Mapping[str, Any]) -> bool:
+    """Whether the maps of the method named ``base`` ignore a constant added to all logits."""
+    return METHODS[parameters["base"]].is_shift_invariant(parameters["base_parameters"])
 
 
 # The reading by which a family's maps are compared.

@@ -37,9 +37,10 @@ def occlusion(
     """Mean over the windows that cover a pixel of S(x) - S(x with the window hidden) (Zeiler & Fergus 2014,
     arXiv:1311.2901).
 
-    Positive: hiding the pixel lowers the score. A window is ``patch_size`` high and ``patch_width`` wide (0: square),
-    at most the image. Windows start at every ``stride`` pixels (0: side by side) and cover the image to its edges,
-    where the last ones are cut. ValueError for a stride larger than the window.
+    Positive: hiding the pixel lowers the score (the paper draws the probability that is left). A window is
+    ``patch_size`` high and ``patch_width`` wide (0: square), at most the image. Windows start at every ``stride``
+    pixels (0: side by side) and cover the image to its edges, where the last ones are cut. ValueError for a stride
+    larger than the window.
     """
     n, height, width = images.shape[:3]
     rows, columns = min(patch_size, height), min(patch_width or patch_size, width)
@@ -85,9 +86,22 @@ METHODS.add(
         parameters=(
             Parameter("patch_size", int, 15, "side of the window in pixels; the thesis: 5, 10, 15", 1, 1024),
             Parameter("patch_width", int, 0, "width of the window, patch_size its height; 0: square", 0, 1024),
-            Parameter("stride", int, 0, "pixels between windows; 0: side by side; at most the window", 0, 1024),
-            Parameter("fill", str, "grey", "what hidden pixels show", choices=FILLS),
-            Parameter("score", str, "logit", "the score whose drop is drawn", choices=SCORES),
+            Parameter(
+                "stride",
+                int,
+                0,
+                "pixels between windows; 0: side by side; at most the window",
+                0,
+                1024,
+            ),
+            Parameter("fill", str, "grey", "what hidden pixels show; the paper: grey", choices=FILLS),
+            Parameter(
+                "score",
+                str,
+                "logit",
+                "the score whose drop is drawn; the paper: the probability, which hardly drops where it is nearly 1",
+                choices=SCORES,
+            ),
         ),
     )
 )

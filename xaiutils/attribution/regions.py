@@ -8,7 +8,7 @@ from skimage.morphology import disk
 from skimage.segmentation import felzenszwalb
 from skimage.transform import resize
 
-from xaiutils.attribution.method import BASE_READING, METHODS, Method, base_is_signed
+from xaiutils.attribution.method import BASE_READING, METHODS, Method, base_is_shift_invariant, base_is_signed
 from xaiutils.progress import progress
 from xaiutils.reading import read_maps
 from xaiutils.registry import Parameter, check_parameters
@@ -93,6 +93,7 @@ METHODS.add(
         signed_by=base_is_signed,
         cost="those of the base method",
         compute=xrai,
+        shift_invariant_by=base_is_shift_invariant,
         parameters=(
             Parameter("base", str, "integrated_gradients_bw", "method whose map ranks the regions"),
             Parameter("base_parameters", dict, {}, "parameters of the base method"),

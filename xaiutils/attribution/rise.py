@@ -84,11 +84,19 @@ METHODS.add(
         signed=False,
         cost="n_masks forwards",
         compute=rise,
+        # A constant in every score adds a picture of how often the masks showed each pixel.
+        shift_invariant_by=lambda parameters: parameters["score"] == "probability",
         parameters=(
             Parameter("n_masks", int, 4000, "random masks; the paper: 4000 (VGG16), 8000 (ResNet50)", 1, 100_000),
             Parameter("cells", int, 7, "cells along each side of a mask; the paper: 7", 1, 64),
             Parameter("p1", float, 0.5, "probability that a cell is shown; the paper: 0.5", 0.01, 0.99),
-            Parameter("fill", str, "grey", "what hidden pixels show", choices=FILLS),
+            Parameter(
+                "fill",
+                str,
+                "grey",
+                "what hidden pixels show; the paper: about grey",
+                choices=FILLS,
+            ),
             Parameter("score", str, "probability", "the score that is averaged", choices=SCORES),
             SEED,
         ),

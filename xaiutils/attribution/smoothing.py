@@ -15,7 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from xaiutils.attribution.method import BASE_READING, METHODS, REDUCTION, SEED, Method, base_is_signed
+from xaiutils.attribution.method import (
+    BASE_READING,
+    METHODS,
+    REDUCTION,
+    SEED,
+    Method,
+    base_is_shift_invariant,
+    base_is_signed,
+)
 from xaiutils.attribution.network import Network
 from xaiutils.attribution.passes import input_gradients, moved_copies, reduce_channels
 from xaiutils.reading import read_maps
@@ -155,8 +163,16 @@ def _declare(
             signed=False,
             cost="n_samples times the base, by default 1 gradient",
             compute=compute,
+            shift_invariant_by=base_is_shift_invariant,
             parameters=(
-                Parameter("n_samples", int, 25, "noisy copies; Smilkov: little change above 50", fewest, 1000),
+                Parameter(
+                    "n_samples",
+                    int,
+                    25,
+                    "noisy copies; Smilkov: 50, above it little changes",
+                    fewest,
+                    1000,
+                ),
                 Parameter(
                     "noise", float, 0.15, "sigma as a fraction of each image's range; Smilkov: 0.1 to 0.2", 0.0, 1.0
                 ),

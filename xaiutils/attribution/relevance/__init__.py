@@ -6,7 +6,7 @@ takes the relevance S = z for class 1 and S = -z for class 0, or the seed's numb
 maps are each other's negative. Units of independent sigmoids are read so too, each for itself.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,11 @@ def lrp(
     reads the pixels; "epsilon_gamma_box" gamma, epsilon and z_box at the pixels (Montavon et al. 2019,
     doi:10.1007/978-3-030-28954-6_10); "deep_taylor" z_plus and z_box (Montavon et al. 2017, arXiv:1512.02479).
     ``first`` sets another rule at the pixels. `propagation` says how every other layer is passed.
+
+    The paper's own rules are "epsilon" and "alpha_beta"; "epsilon_plus", the default, is what later work recommends for
+    convolutional networks. Where the epsilon rule holds in the last layer a constant added to all logits changes
+    nothing, for the bias takes its own share of S. Under the others the map's sign follows that of S: where S is
+    negative, the same pattern is negative.
 
     Maps sum to S but for what epsilon takes, what goes to biases (``bias=True``: also batch norm's, LayerNorm's, the
     class token's and position embeddings' share), what reaches units without a positive contribution (z_plus,
@@ -217,6 +222,11 @@ def _parameters(rule: str, bias: bool) -> tuple[Parameter, ...]:
     )
 
 
+def _starts_with_what_its_weights_give(parameters: Mapping[str, Any]) -> bool:
+    """Whether the last layer hands on x_i w_ij alone, the bias its own share of the logit, whatever the bias is."""
+    return COMPOSITES[parameters["rule"]][1] == "epsilon" and parameters["bias"] and parameters["epsilon"] <= 1e-6
+
+
 _VARIANT = Parameter(
     "variant",
     str,
@@ -234,6 +244,7 @@ METHODS.add(
         signed=True,
         cost="1 gradient (epsilon) to about 3",
         compute=lrp,
+        shift_invariant_by=_starts_with_what_its_weights_give,
         reading_by=lambda parameters: "magnitude" if parameters["rule"] == "epsilon" else "positive",
         parameters=(*_parameters("epsilon_plus", bias=True), SHARES),
     )
@@ -247,6 +258,7 @@ METHODS.add(
         signed=True,
         cost="as lrp (variant code: twice)",
         compute=clrp,
+        shift_invariant=False,  # in its scale alone, which is that of the logit
         signed_by=lambda parameters: parameters["variant"] == "published",
         parameters=(_VARIANT, *_parameters("deep_taylor", bias=False)),
     )
@@ -260,6 +272,7 @@ METHODS.add(
         signed=True,
         cost="as lrp (variant code: twice)",
         compute=sglrp,
+        shift_invariant_by=lambda parameters: not parameters["bias"],
         signed_by=lambda parameters: parameters["variant"] == "published",
         parameters=(_VARIANT, *_parameters("deep_taylor", bias=False)),
     )
