@@ -17,6 +17,7 @@ from xaiutils import widgets
 from xaiutils.datasets import ImageDataset
 from xaiutils.evaluation.localisation import iou
 from xaiutils.progress import progress
+from xaiutils.reading import read_maps
 from xaiutils.registry import Parameter
 from xaiutils.widgets import (
     Explorer,
@@ -33,7 +34,7 @@ from xaiutils.widgets import (
 )
 from xaiutils.widgets.drawing import draw_scene, overlay
 from xaiutils.widgets.picker import PER_PAGE, Filter, select
-from xaiutils.widgets.view import clip_box, read_box
+from xaiutils.widgets.view import READ_AS, clip_box, read_box
 from xaiutils.widgets.worker import Worker
 
 
@@ -246,7 +247,7 @@ def test_a_box_drawn_on_the_page_is_the_region(explorer):
     values = np.maximum(explorer.scene.maps[0].values, 0)
     numbers = explorer.scene.numbers.set_index("quantity").value
     assert numbers.region_positive == pytest.approx(values[4:24, 8:16].sum() / values.sum(), abs=1e-6)
-    assert "positive part in the region" in explorer._numbers.value
+    assert "share of the map in the region" in explorer._numbers.value
     explorer.controls["region"].value = "0, 0, 4, 32"
     explorer.wait()
     assert explorer.region.box == [0, 0, 0.125, 1]
@@ -520,7 +521,8 @@ def test_the_explained_class_is_named_under_a_transform(explorer):
 @pytest.mark.parametrize("scale", ["own", "shared"])
 @pytest.mark.parametrize("method", ["grad_cam", "gradients_x_inputs"])
 def test_a_map_of_one_value_has_no_colour_scale(networks, ds, value, scale, method):
-    shown = draw(View("cnn", 0, maps=(MethodChoice(method),), scale=scale, show_found=True), networks, ds).scene
+    view = View("cnn", 0, maps=(MethodChoice(method),), scale=scale, show_found=True, reading="signed")
+    shown = draw(view, networks, ds).scene
     flat = dataclasses.replace(shown.maps[0], values=np.full((32, 32), value, np.float32))
     said = written(draw_scene(dataclasses.replace(shown, maps=(flat,))))
     assert f"every value is {value:.3g}:" in said
@@ -584,7 +586,7 @@ def test_filters_that_leave_nothing_and_sets_of_one_image(models, ds):
 
 def test_numbers_are_those_of_the_metrics(networks, ds):
     choices = (MethodChoice("gradients_x_inputs"), MethodChoice("grad_cam"), MethodChoice("gradients_x_inputs"))
-    view = View("cnn", 1, maps=choices, threshold="top_area", area=0.2, region=(0, 0, 16, 8))
+    view = View("cnn", 1, maps=choices, threshold="top_area", area=0.2, region=(0, 0, 16, 8), reading="signed")
     shown = draw(view, networks, ds).scene
     numbers = shown.numbers.set_index(["map", "quantity"]).value
     maps = np.stack([m.values for m in shown.maps])
@@ -609,6 +611,46 @@ def test_numbers_are_those_of_the_metrics(networks, ds):
     assert nothing.numbers.empty
 
 
+def test_numbers_are_those_of_evaluate_by_every_reading(explorer, models, ds):
+    """Also the outline, the curve, the colours and the label are of what was read."""
+    explorer.columns[0].method.value = "gradients_x_inputs"
+    explorer.columns[1].method.value = "hirescam"
+    explorer.columns[2].method.value = "grad_cam"
+    one, steps = ds.select([0]), {"deletion_auc": {"n_steps": scene.DELETION_STEPS}}
+    names = ("gradients_x_inputs", "hirescam", "grad_cam")
+    raw = xai.explain_all(models["nested"], one.images, None, names)
+    for reading in ("own", "signed", "positive", "magnitude"):
+        explorer.controls["reading"].value = reading
+        explorer.wait()
+        read = explorer.scene.maps
+        numbers = explorer.scene.numbers.set_index(["map", "quantity"]).value
+        deletion = explorer.studio.deletion(explorer.scene)
+        for k, name in enumerate(names, 1):
+            asked = None if reading == "own" else reading
+            metrics = ["iou", "pointing_game", "relevance_mass", "deletion_auc"]
+            table = xai.evaluate(
+                models["nested"], one, raw[name], metrics, None, parameters=steps, method=name, reading=asked
+            ).set_index("metric")
+            for metric in metrics[:3]:
+                assert numbers[k, metric] == pytest.approx(table.value[metric], rel=1e-4, nan_ok=True), (reading, name)
+            assert deletion.areas[f"map {k}: {read[k - 1].choice.title}"] == pytest.approx(
+                table.value["deletion_auc"], abs=1e-5
+            )
+            used = table.reading["iou"]
+            assert read[k - 1].signed == (used == "signed" and name != "grad_cam")
+            np.testing.assert_allclose(read[k - 1].values, read_maps(raw[name][0], used), rtol=1e-4)
+        shown = explorer._numbers.value
+        assert shown.count("<td>no sign</td>") == 1
+        said = {"own": ("magnitude", "positive part"), "signed": ("with their sign",)}.get(reading, (READ_AS[reading],))
+        assert all(f"<td>{words}</td>" in shown for words in said)
+        assert ("against" in written(draw_scene(explorer.scene))) == (reading == "signed")
+    old = explorer.view.to_json()
+    del old["reading"]
+    assert View.from_json(old).reading == "signed"  # as it was drawn
+    with pytest.raises(ValueError, match="reading: .*own"):
+        View("cnn", 0, reading="abs").check()
+
+
 def test_deletion_curves_on_demand(explorer, models, ds):
     assert explorer._curve_picture.layout.display == "none"
     explorer.columns[1].method.value = "occlusion"
@@ -621,7 +663,7 @@ def test_deletion_curves_on_demand(explorer, models, ds):
     one = ds.select([0])
     expected = xai.evaluate(
         models["nested"], one, maps, ["deletion_auc"], parameters={"deletion_auc": {"n_steps": scene.DELETION_STEPS}}
-    )
+    )  # of what was read, as its method declares
     deletion = explorer.studio.deletion(explorer.scene)
     assert list(deletion.curves) == ["map 1: Grad-CAM", "map 2: Occlusion", "random order"]
     assert deletion.areas["map 2: Occlusion"] == pytest.approx(expected.value[0], abs=1e-5)
@@ -882,7 +924,7 @@ def test_shared_scales(networks, ds):
     choices = (MethodChoice("grad_cam"), MethodChoice("gradients_x_inputs"))
 
     def texts(scale):
-        shown = draw(View("cnn", 0, maps=choices, scale=scale), networks, ds)
+        shown = draw(View("cnn", 0, maps=choices, scale=scale, reading="signed"), networks, ds)
         numbers = [t.get_text() for t in shown.figure.axes[0].texts if t.get_fontsize() == 8.5]
         return [t for t in numbers if t not in ("against", "for", "attribution (raw)")], shown.scene.maps
 

@@ -77,7 +77,8 @@ def expected(run, model: str, image: int, transform: str, method: str, **paramet
     ds = xai.ImageDataset(
         changed.astype(np.uint8), ds.labels, ds.class_names, ds.ids, xai.TRANSFORMS[transform].apply_to_masks(ds.masks)
     )
-    table = xai.evaluate(None, ds, maps, ["iou", "relevance_mass"]).set_index("metric").value
+    table = xai.evaluate(None, ds, maps, ["iou", "relevance_mass"], method=method, method_parameters=parameters)
+    table = table.set_index("metric").value
     return {name: "undefined" if np.isnan(value) else f"{value:.2f}" for name, value in table.items()}
 
 

@@ -25,7 +25,7 @@ from xaiutils.plots import COLOURS, OUTLINE, display_range
 from xaiutils.plots.style import tidy
 from xaiutils.text import drawn
 from xaiutils.widgets.scene import Deletion, Map, Scene
-from xaiutils.widgets.view import PALETTES
+from xaiutils.widgets.view import PALETTES, READ_AS
 
 SCREEN_WIDTH, PRINT_DPI = 1000, 300
 _SIDES = (120, 360)  # the width of an image, at least and at most
@@ -251,7 +251,8 @@ def _draw_scale(
         canvas.text(left, words, "against", 8.5, ha="left")
         canvas.text(right, words, "for", 8.5, ha="right")
     else:
-        canvas.text(left + width / 2, words, "attribution (raw)", 8.5)
+        how = READ_AS.get(found.reading, "raw")
+        canvas.text(left + width / 2, words, f"attribution ({how})", 8.5)
 
 
 def _draw_probabilities(canvas: _Canvas, scene: Scene, left: float, top: float, width: float) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 import pandas as pd
 
 from xaiutils.widgets.scene import Map, Scene, box_mask
+from xaiutils.widgets.view import READ_AS
 
 _THRESHOLDS = {"mean_std": "mean + 1 SD", "otsu": "Otsu"}
 
@@ -19,8 +20,8 @@ def numbers_table(scene: Scene, areas: Mapping[str, float]) -> str:
         ("iou", f"IoU, over {threshold}", _plain),
         ("pointing_game", "maximum in the evidence", _hit),
         ("relevance_mass", "relevance mass in the evidence", _plain),
-        ("region_positive", "positive part in the region", _share),
-        ("region_negative", "negative part in the region", _share),
+        ("region_positive", "share of the map in the region", _share),
+        ("region_negative", "share of its negative part", _share),
         *((f"correlation_{k}", f"rank correlation with map {k}", _plain) for k in range(1, len(scene.maps) + 1)),
     ]
     found = scene.numbers.set_index(["quantity", "map"])
@@ -37,7 +38,10 @@ def numbers_table(scene: Scene, areas: Mapping[str, float]) -> str:
         random = f" <small>random {areas['random order']:.2f}</small>"
         cells = [f"{named[k]:.2f}{random}" if k in named else "" for k in range(1, count + 1)]
         body.append(("area under the deletion curve", cells, "deletion"))
-    body.append(("raw values from, to", [_range(m) for m in scene.maps], "range"))
+    if any(m.reading for m in scene.maps):
+        read = [READ_AS[m.reading] if m.reading else "no sign" for m in scene.maps]
+        body.insert(0, ("read", ["" if m.values is None else r for m, r in zip(scene.maps, read, strict=True)], "read"))
+    body.append(("values from, to", [_range(m) for m in scene.maps], "range"))
     head = "".join(f'<th scope="col">{k}: {html.escape(m.choice.title)}</th>' for k, m in enumerate(scene.maps, 1))
     lines = "".join(
         f'<tr data-quantity="{quantity}"><th scope="row">{html.escape(label)}</th>'

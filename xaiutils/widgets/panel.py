@@ -29,6 +29,7 @@ from xaiutils.widgets.scene import Scene, Studio
 from xaiutils.widgets.view import (
     MOST_MAPS,
     PALETTES,
+    READ_AS,
     SCALES,
     STYLES,
     MethodChoice,
@@ -125,6 +126,7 @@ class Explorer:
             "seed": widgets.BoundedIntText(min=0, max=10**6, **labelled("seed", "of the transform's random draws")),
             "style": choose("show", STYLES, "how the maps are drawn", **small),
             "palette": choose("colours", {name: name for name in PALETTES}, "all safe for any colour vision", **small),
+            "reading": choose("read maps", READ_AS, "what is drawn, outlined, measured and deleted of a sign", **small),
             "scale": choose("scale", SCALES, "maps of different methods share no unit", **small),
             "opacity": slide("opacity", 0.8, "of the overlay"),
             "threshold": choose("threshold", {name: name for name in threshold.choices}, threshold.help, **small),
@@ -167,7 +169,7 @@ class Explorer:
         source.add_class("xai-column")
         across = widgets.Layout(flex_flow="row wrap", align_items="flex-start", grid_gap="10px")
         columns = widgets.HBox([source, *(column.box for column in self.columns)], layout=across)
-        names = ("style", "opacity", "palette", "scale", "threshold", "level", "area")
+        names = ("style", "opacity", "palette", "reading", "scale", "threshold", "level", "area")
         look = widgets.HBox([*(c[name] for name in names)], layout=wrap)
         outlines = widgets.HBox([c["show_mask"], c["show_found"], c["show_grid"]], layout=wrap)
 

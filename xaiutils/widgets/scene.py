@@ -21,6 +21,7 @@ from xaiutils.datasets import ImageDataset
 from xaiutils.evaluation import METRICS
 from xaiutils.evaluation.faithfulness import perturbation_curve
 from xaiutils.evaluation.similarity import spearman
+from xaiutils.reading import read_maps
 from xaiutils.registry import check_parameters, suggest
 from xaiutils.widgets.view import Box, MethodChoice, View, check_box
 
@@ -30,7 +31,10 @@ DELETION_STEPS = 20
 
 @dataclass(frozen=True)
 class Map:
-    """One computed map: raw values ``(height, width)`` float32, or None and the ``error`` in words."""
+    """One computed map: values ``(height, width)`` float32 as they were read, or None and the ``error`` in words.
+
+    ``signed``: whether they have a sign; ``reading``: how they were read, empty where the method gives no sign.
+    """
 
     choice: MethodChoice
     signed: bool
@@ -38,6 +42,7 @@ class Map:
     error: str = ""
     seconds: float = 0.0  # that its computing took
     key: Hashable = field(default=None, repr=False)
+    reading: str = ""
 
 
 @dataclass(frozen=True)
@@ -257,7 +262,7 @@ class Studio:
         maps = []
         for choice in view.maps:
             try:
-                maps.append(self._map(view, choice, target))
+                maps.append(_read(self._map(view, choice, target), view.reading_of(choice)))
             except Exception as error:
                 if strict:
                     raise
@@ -333,6 +338,14 @@ class Studio:
         return self._kept.get(key, make)
 
 
+def _read(raw: Map, reading: str) -> Map:
+    """The map as it is drawn and measured."""
+    if not raw.signed:
+        return raw
+    values = read_maps(raw.values, reading)
+    return replace(raw, values=values, signed=reading == "signed", key=(raw.key, reading), reading=reading)
+
+
 def _before_key(view: View) -> Hashable:
     return "before", view.model, view.dataset, view.image
 
@@ -366,7 +379,7 @@ def measure(
     view: View,
     correlation: Callable[[Map, Map], float],
 ) -> pd.DataFrame:
-    """What is read from the maps: a row for each map and quantity.
+    """What the maps, as they were read, have in the evidence and in the region: a row for each map and quantity.
 
     Columns: map (1, 2, 3), method, quantity, value, chance (what a map without knowledge is expected to have, NaN where
     that is not known). Quantities: with a mask that is not empty, the metrics iou (at the view's threshold),

@@ -15,6 +15,12 @@ from xaiutils.registry import Parameter, check_parameters, suggest
 
 MOST_MAPS = 3
 STYLES = {"overlay": "overlay", "contour": "contour lines", "alone": "map alone"}
+READ_AS = {
+    "own": "as the method declares",
+    "signed": "with their sign",
+    "positive": "positive part",
+    "magnitude": "magnitude",
+}
 SCALES = {"own": "own colour scale", "shared": "shared colour scale"}
 # Colour maps by whether the map is signed; all are readable with any colour vision.
 PALETTES = {
@@ -77,6 +83,8 @@ class View:
         opacity: of an overlay, 0..1.
         scale: "own" colour limits for each map, or "shared": maps of different methods share no unit, so shared
             limits suit one method with different parameters or layers.
+        reading: "signed", "positive" or "magnitude" (`xaiutils.reading`), or "own": of each method the one that it
+            declares. What is drawn, outlined, measured and deleted is what was read, as `xaiutils.evaluate` does.
         threshold, level, area: which pixels count as found, see `xaiutils.evaluation.thresholds.binary_map`.
         show_found, show_mask, show_grid: outlines of what is found and of the known evidence; the grid of patches.
         region: left, top, right, bottom in pixels, the right and bottom ends not included; None for none.
@@ -101,12 +109,13 @@ class View:
     show_mask: bool = True
     show_grid: bool = False
     region: Box | None = None
+    reading: str = "own"
 
     def check(self) -> "View":
         """The same with all parameters filled in. Raises UnknownNameError, TypeError or ValueError in words."""
         if not 1 <= len(self.maps) <= MOST_MAPS:
             raise ValueError(f"maps holds {len(self.maps)} methods; expected 1 to {MOST_MAPS}.")
-        for name, known in (("style", STYLES), ("palette", PALETTES), ("scale", SCALES)):
+        for name, known in (("style", STYLES), ("palette", PALETTES), ("scale", SCALES), ("reading", READ_AS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}: {suggest(getattr(self, name), list(known))}")
         check_parameters("a view", _NUMBERS, {p.name: getattr(self, p.name) for p in _NUMBERS})
@@ -114,6 +123,10 @@ class View:
         transform = TRANSFORMS[self.transform]
         given = check_parameters(f"transform {self.transform!r}", transform.parameters, self.transform_parameters)
         return replace(self, transform_parameters=given, maps=tuple(choice.check() for choice in self.maps))
+
+    def reading_of(self, choice: MethodChoice) -> str:
+        """How the map of one of the methods is read."""
+        return METHODS[choice.method].own_reading(choice.parameters) if self.reading == "own" else self.reading
 
     @property
     def threshold_parameters(self) -> dict[str, Any]:
@@ -131,6 +144,7 @@ class View:
             raise ValueError(f"a view has no {', '.join(sorted(unknown))}; was it written by a later version?")
         region = values.get("region")
         maps = tuple(MethodChoice(**choice) for choice in values["maps"])
+        values = {"reading": "signed", **values}  # as views were before they said it
         return cls(**{**values, "maps": maps, "region": None if region is None else tuple(region)})
 
 
