@@ -32,9 +32,10 @@ from xaiutils.attribution import cam_grid
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset, balanced_indices
 from xaiutils.evaluation import chance, control_maps, evaluate_all, summarise
+from xaiutils.evaluation.claims import claims
 from xaiutils.evaluation.comparison import of_reading
 from xaiutils.evaluation.controls import ORACLES, is_control, random_weight_maps
-from xaiutils.evaluation.words import claims, in_words
+from xaiutils.evaluation.words import in_words
 from xaiutils.files import replace_file, write_text
 
 HERE = Path(__file__).resolve().parent

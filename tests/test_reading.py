@@ -11,10 +11,11 @@ from xaiutils.attribution.axioms import completeness_gap
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
 from xaiutils.evaluation import chance, evaluate_all, summarise
+from xaiutils.evaluation.claims import claims
 from xaiutils.evaluation.comparison import agreement, disagreements, of_reading, rank
 from xaiutils.evaluation.randomisation import Stage, chance_similarity, stage_similarity
 from xaiutils.evaluation.regression import regress
-from xaiutils.evaluation.words import claims, in_words
+from xaiutils.evaluation.words import in_words
 from xaiutils.reading import READINGS, read_maps
 
 PAIR = np.float32([[[-4, 1], [2, 3]]])  # the largest value by size is negative, and lies on the evidence
@@ -314,3 +315,16 @@ def test_a_batch_names_the_best_by_each_reading():
     shown = _as_text(scores).set_index("method")
     assert shown.loc["deep_lift", "iou, positive"].startswith("0.10 [")
     assert shown.loc["deep_lift", "iou, magnitude"].startswith("0.90 [")
+
+
+def test_an_aggregate_reads_each_layers_map(models, images):
+    model, x = models["nested"], images[:2]
+    given = {"base": "hirescam", "scale_layers": "none", "fusion": "mean"}
+    layer = xai.attribution.Network.of(model).cam_layer()
+    raw = xai.explain(model, x, 1, "hirescam", layer=layer)
+    assert raw.min() < 0
+    for reading in READINGS:
+        found = xai.explain(model, x, 1, "layer_aggregate", layers=[layer], base_reading=reading, **given)
+        read = read_maps(raw, reading)
+        low, high = (f(read, axis=(1, 2), keepdims=True) for f in (np.min, np.max))
+        np.testing.assert_allclose(found, (read - low) / (high - low), atol=1e-5)

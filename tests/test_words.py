@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from xaiutils.evaluation.claims import claims
 from xaiutils.evaluation.regression import regress
-from xaiutils.evaluation.words import claims, in_words, slopes_in_words
+from xaiutils.evaluation.words import in_words, slopes_in_words
 
 N = 40
 CHANCE = 0.1

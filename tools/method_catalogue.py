@@ -150,7 +150,13 @@ def page(methods: Mapping[str, Method] = xai.METHODS) -> str:
             1000 classes see the photograph, and a linear head that was fitted to 200 phantoms sees the phantom. Methods
             for transformers alone are drawn from a DINOv2 ViT-S/14 with linear heads, fitted to photographs of cats and
             dogs and to the phantoms. Colours: from 0 upwards for methods without a sign; red for, blue against, where a
-            map is signed; the strongest hundredth of pixels is cut off."""
+            map is signed; the strongest hundredth of pixels is cut off.
+
+            **Compared by**: a map with a sign cannot be ranked against one without. `xai.evaluate`, the explorer and
+            the sanity checks read each method's maps as it declares, unless told another `reading=`: by *magnitude*,
+            abs(map), where the sign is that of a derivative (gradients, and their products with pixels), and by the
+            *positive* part where what is negative speaks against the class. `explain` returns signed maps, unless it
+            is given a `reading` too. For maps that have no sign every reading is the same."""
         ),
         "![the two images](methods/images.png)",
         _overview(methods),
@@ -167,17 +173,19 @@ def _overview(methods: Mapping[str, Method]) -> str:
             f"[{_cell(m.title)}](#{m.name})",
             FAMILIES.get(m.family, m.family).lower(),
             "yes" if m.signed else "no",
+            m.own_reading({}) if m.signed else "",
             _cell(m.cost),
             ", ".join(m.suits),
             ", ".join(m.libraries[1:]),
         )
         for m in methods.values()
     ]
-    return _table(("method", "family", "signed", "cost", "suits", "also in"), rows)
+    return _table(("method", "family", "signed", "compared by", "cost", "suits", "also in"), rows)
 
 
 def _entry(method: Method) -> str:
-    signed = "signed: positive speaks for the class" if method.signed else "not signed"
+    own = method.own_reading({})
+    signed = f"signed: positive speaks for the class; compared by {own}" if method.signed else "not signed"
     shift = "" if method.shift_invariant else "not "
     parts = [
         f'<a id="{method.name}"></a>\n\n### {method.title}: `{method.name}`',

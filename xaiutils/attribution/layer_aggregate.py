@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from xaiutils.attribution import relevance_cam
-from xaiutils.attribution.method import METHODS, Method, base_is_shift_invariant
+from xaiutils.attribution.method import BASE_READING, METHODS, Method, base_is_shift_invariant
 from xaiutils.attribution.network import Network
 from xaiutils.attribution.passes import batches, class_scores, enlarge, forward
 from xaiutils.backend import keras, tf
+from xaiutils.reading import read_maps
 from xaiutils.registry import Parameter, check_parameters
 
 _BASES = (
@@ -37,6 +38,7 @@ def layer_aggregate(
     fusion: str,
     scale_layers: str,
     base_parameters: dict,
+    base_reading: str,
 ) -> np.ndarray:
     """Fusion of the maps that a CAM method ``base`` makes of several layers, each enlarged to the image.
 
@@ -48,7 +50,8 @@ def layer_aggregate(
     who scale the shallow layers only; here all layers are, so that they compare).
 
     ``layers`` are paths, by default those of `default_layers`; ``base_parameters`` are parameters of ``base``, without
-    ``layer``.
+    ``layer``. ``base_reading``, "signed" as in the thesis, reads each layer's map before it is scaled and fused:
+    min-max makes the smallest value 0, and so hides what speaks against the class; of the positive part 0 stays 0.
     """
     if scale_layers != "min_max" and fusion == "max":
         raise ValueError(f"scale_layers={scale_layers!r} is for fusion='mean'; fusion='max' scales every layer itself.")
@@ -66,6 +69,7 @@ def layer_aggregate(
         maps = (method.compute(network, images, targets, batch_size, layer=path, **options) for path in paths)
     fused = np.zeros(images.shape[:3], np.float32)
     for found in maps:
+        found = read_maps(found, base_reading)
         if fusion == "max":
             found = np.maximum(found, 0)
             np.maximum(fused, np.tanh(2 * _over_largest(found)), out=fused)
@@ -170,6 +174,7 @@ METHODS.add(
                 choices=tuple(_SCALINGS),
             ),
             Parameter("base_parameters", dict, {}, "parameters of the base"),
+            BASE_READING,
         ),
     )
 )

@@ -1,7 +1,6 @@
 """The comparison of maps in plain words, each sentence made from the table and carrying its numbers.
 
-A method is called better than chance, or than a control, only where a paired test over images (over patients where
-they are known) says so after Holm's correction, and the 95 % interval agrees. What is not told apart is called that.
+What is called better or worse, and what is not told apart, is what `xaiutils.evaluation.claims` says.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,22 +9,12 @@ import numpy as np
 import pandas as pd
 
 from xaiutils.attribution import METHODS
-from xaiutils.classification.comparison import holm
 from xaiutils.classification.verdict import many
-from xaiutils.evaluation.comparison import (
-    HITS,
-    against_chance,
-    agreement,
-    by_image,
-    by_reading,
-    compare,
-    concordance,
-    paired_test,
-    readings,
-)
+from xaiutils.evaluation.claims import claims
+from xaiutils.evaluation.comparison import HITS, agreement, by_reading, compare, concordance, readings
 from xaiutils.evaluation.controls import ORACLES, RANDOM_WEIGHTS, is_control
 from xaiutils.evaluation.metric import METRICS
-from xaiutils.evaluation.statistics import UNIT, check_one_reading, summarise
+from xaiutils.evaluation.statistics import UNIT
 
 _OWN = "its own map of a random-weight model"
 _TITLES = {
@@ -39,86 +28,6 @@ _TITLES = {
 _KINDS = {"masks": "To find {evidence}", "model": "To name what the model uses"}
 _VERDICTS = ("better", "not told apart", "worse")
 _BY = {"signed": "their signed values", "positive": "their positive part", "magnitude": "their magnitude"}
-
-
-# What may be said -------------------------------------------------------------------------------------------------
-
-
-def claims(table: pd.DataFrame, alpha: float = 0.05, n_resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """What may be said of each method by each metric, of one model.
-
-    ``table`` is of `evaluate_all`, with the controls of `control_maps`, the maps of `random_weight_maps` and the rows
-    of `chance` where there are any; of one reading of each method's maps (see `comparison.of_reading`). Two maps are
-    compared on the images that have a value of both.
-
-    Returns a row for each metric and method: metric, method, mean, low, high, n (images), missing; level_of ("chance",
-    where it is known, else "random", else "") and level, its mean; p_holm and verdict ("better", "worse" or "not told
-    apart") against it, corrected over the methods; better_than, beaten_by and not_told_apart_from: tuples of controls,
-    corrected over all pairs of a method and a control. Metrics that need the map alone have no level and no controls:
-    there is nothing that they show to be right.
-    """
-    found = []
-    check_one_reading(table)
-    for metric in dict.fromkeys(table["metric"]):
-        rows = table[table["metric"] == metric]
-        methods = [m for m in dict.fromkeys(rows["method"]) if not is_control(m)]
-        own = summarise(rows[rows["method"].isin(methods)], "method", seed=seed)
-        level = _against_level(rows, metric, methods, alpha, n_resamples, seed)
-        controls = _against_controls(rows, metric, methods, alpha, n_resamples, seed)
-        found.append(own.merge(level, on="method").merge(controls, on="method").assign(metric=metric))
-    return pd.concat(found, ignore_index=True)
-
-
-def _against_level(rows, metric: str, methods: list[str], alpha: float, n_resamples: int, seed: int) -> pd.DataFrame:
-    columns = ["method", "level_of", "level", "p_holm", "verdict"]
-    found = pd.DataFrame({"method": methods, "level_of": "", "level": np.nan, "p_holm": np.nan, "verdict": ""})
-    if METRICS[metric].needs == "maps":
-        return found
-    known = rows[rows["value"].notna()]
-    if (known["method"] == "chance").any():
-        tested = against_chance(rows[rows["method"].isin([*methods, "chance"])], metric, alpha, seed)
-        tested = tested.assign(level_of="chance")[columns]
-    elif (known["method"] == "random").any():
-        pairs = _tested(rows, metric, [(m, "random") for m in methods], alpha, n_resamples, seed)
-        level = known.loc[known["method"] == "random", "value"].mean()
-        tested = pairs.rename(columns={"a": "method"}).assign(level_of="random", level=level)[columns]
-    else:
-        return found
-    rest = found[~found["method"].isin(tested["method"])]  # a method without values
-    return pd.concat([tested, rest.astype(tested.dtypes)]) if len(rest) else tested
-
-
-def _against_controls(rows, metric: str, methods: list[str], alpha: float, n_resamples: int, seed: int) -> pd.DataFrame:
-    shared = [m for m in dict.fromkeys(rows["method"]) if m in _TITLES and m != "chance"]
-    pairs = [(m, c) for m in methods for c in [*shared, m + RANDOM_WEIGHTS]]
-    if METRICS[metric].needs == "maps":
-        pairs = []
-    tested = _tested(rows, metric, pairs, alpha, n_resamples, seed)
-    names = {"better": "better_than", "worse": "beaten_by", "not told apart": "not_told_apart_from"}
-    found = {
-        name: [tuple(tested.loc[(tested["a"] == m) & (tested["verdict"] == verdict), "b"]) for m in methods]
-        for verdict, name in names.items()
-    }
-    return pd.DataFrame({"method": methods, **found})
-
-
-def _tested(rows, metric: str, pairs: list[tuple[str, str]], alpha: float, n_resamples: int, seed: int) -> pd.DataFrame:
-    """a, b, p_holm and verdict on a, for each pair with values on two images at least."""
-    wide, units = by_image(rows, metric)
-    found = []
-    for a, b in pairs:
-        if a in wide and b in wide:
-            differences = (wide[a] - wide[b]).to_numpy()
-            known = np.isfinite(differences)
-            if known.sum() >= 2:
-                found.append((a, b, *paired_test(differences[known], units[known], n_resamples, seed)))
-    table = pd.DataFrame(found, columns=["a", "b", "difference", "low", "high", "effect", "p", "n"])
-    table["p_holm"] = holm(table["p"].to_numpy(float))
-    sign = 1 if METRICS[metric].higher_is_better else -1
-    above, below = (table["low"] > 0) & (table["effect"] > 0), (table["high"] < 0) & (table["effect"] < 0)
-    verdict = np.select([above, below], ["better", "worse"][::sign], "not told apart")
-    table["verdict"] = np.where(table["p_holm"] < alpha, verdict, "not told apart")
-    return table
 
 
 # The page ---------------------------------------------------------------------------------------------------------
