@@ -1,6 +1,8 @@
 """Declarations: what they accept, and what their errors say."""
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -68,3 +70,27 @@ def test_registry():
         registry["nois"]
     with pytest.raises(KeyError):
         registry[["unhashable"]]
+
+
+# Where each registry is declared, and how many names it has there.
+REGISTRIES = {
+    "xaiutils.transforms": "TRANSFORMS",
+    "xaiutils.attribution.method": "METHODS",
+    "xaiutils.evaluation.metric": "METRICS",
+    "xaiutils.datasets.catalogue": "DATASETS",
+    "xaiutils.models": "MODELS",
+    "xaiutils.training.recipes": "RECIPES",
+}
+
+
+def test_no_registry_is_completed_by_another_module():
+    """Each one is whole where it is declared, in an interpreter that has imported nothing else."""
+    import xaiutils as xai
+
+    for module, name in REGISTRIES.items():
+        code = f"from {module} import {name}; print(*{name})"
+        alone = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+        assert alone == list(getattr(xai, name)), module
+    code = "from xaiutils.transforms import TRANSFORMS; import sys; print('tensorflow' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert found.strip() == "False"  # attacks need it, when they are made

@@ -12,7 +12,7 @@ _PUBLIC = {
     "load_dataset": "xaiutils.datasets",
     "ImageDataset": "xaiutils.datasets",
     "DATASETS": "xaiutils.datasets",
-    "TRANSFORMS": "xaiutils.adversarial",  # which adds its own to those of xaiutils.transforms
+    "TRANSFORMS": "xaiutils.transforms",
     "signal_to_noise": "xaiutils.transforms",
     "build_model": "xaiutils.models",
     "MODELS": "xaiutils.models",

@@ -1,4 +1,4 @@
-"""Changes made against a model, FGSM and PGD: this module completes `TRANSFORMS`.
+"""Changes made against a model, FGSM and PGD, which `xaiutils.transforms.TRANSFORMS` declares.
 
 Both try to raise the cross-entropy L of each image's target class, by default the predicted one, without a wish for
 another class. They are L-infinity attacks: no value moves by more than ``epsilon`` grey levels, and all stay in [0,
@@ -23,10 +23,8 @@ import numpy as np
 from xaiutils.attribution import ModelError, Network, prepare
 from xaiutils.backend import keras, tf
 from xaiutils.progress import progress
-from xaiutils.registry import Parameter
-from xaiutils.transforms import TRANSFORMS, Transform
 
-__all__ = ["TRANSFORMS"]
+__all__ = ["fgsm", "pgd"]
 
 
 def _margins(network: Network, logits: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
@@ -98,12 +96,12 @@ def _ascend(
     return moved
 
 
-def _fgsm(images, rng, epsilon, model, targets, batch_size):
+def fgsm(images, rng, epsilon, model, targets, batch_size):
     """Fast gradient sign method: x + epsilon sign(dL/dx) (Goodfellow et al. 2015, arXiv:1412.6572, section 4)."""
     return _ascend(model, images, targets, batch_size, np.float32(0), epsilon, epsilon, 1, "FGSM")
 
 
-def _pgd(images, rng, epsilon, n_steps, step_size, model, targets, batch_size):
+def pgd(images, rng, epsilon, n_steps, step_size, model, targets, batch_size):
     """Projected gradient descent on -L from a random start in the ball (Madry et al. 2018, arXiv:1706.06083).
 
     Steps of ``step_size`` times epsilon along sign(dL/dx); the last point counts, without restarts. The default of
@@ -112,33 +110,3 @@ def _pgd(images, rng, epsilon, n_steps, step_size, model, targets, batch_size):
     """
     start = rng.uniform(-epsilon, epsilon, images.shape[1:]).astype(np.float32)
     return _ascend(model, images, targets, batch_size, start, epsilon, step_size * epsilon, n_steps, "PGD")
-
-
-_EPSILON = Parameter("epsilon", float, 4.0, "largest change of a value, in grey levels of 255", 0.0, 50.0)
-
-TRANSFORMS.add(
-    Transform(
-        "fgsm",
-        "FGSM attack",
-        "x + epsilon sign(dL/dx), L the cross-entropy of the predicted class",
-        _fgsm,
-        (_EPSILON,),
-        paper="Goodfellow et al. 2015, arXiv:1412.6572",
-        needs_model=True,
-    )
-)
-TRANSFORMS.add(
-    Transform(
-        "pgd",
-        "PGD attack",
-        "repeated signed gradient steps from a random start, within epsilon of the image",
-        _pgd,
-        (
-            _EPSILON,
-            Parameter("n_steps", int, 10, "gradient steps", 1, 1000),
-            Parameter("step_size", float, 0.25, "length of a step as a fraction of epsilon", 0.0, 1.0),
-        ),
-        paper="Madry et al. 2018, arXiv:1706.06083",
-        needs_model=True,
-    )
-)

@@ -131,7 +131,7 @@ def _check_names(name: str, value: Any, method_parameters: Any) -> None:
     elif name in ("method", "methods"):
         from xaiutils.attribution import METHODS as registry
     elif name in ("transform", "transforms"):
-        from xaiutils.adversarial import TRANSFORMS as registry
+        from xaiutils.transforms import TRANSFORMS as registry
     elif name == "metrics":
         from xaiutils.evaluation import METRICS as registry
     else:

@@ -4,13 +4,12 @@ Images are float32 ``(n, height, width, 3)`` in [0, 255] before and after; value
 range are clipped, and only JPEG rounds to whole grey levels, as the models take any. What is drawn depends on ``seed``
 and the image's size alone: every image of a call gets the same noise field, whatever its batch. Grey images (equal
 channels) stay grey, but for attacks.
-
-`xaiutils.adversarial` adds the changes that are made against a model; ``xaiutils.TRANSFORMS`` has them all.
 """
 
 import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -278,17 +277,25 @@ def _rotate_180(images, rng=None):
 
 _CORRUPTIONS = "Hendrycks & Dietterich 2019, arXiv:1903.12261"
 
-TRANSFORMS.add(Transform("original", "Original", "the image as it is", lambda images, rng: images))
-TRANSFORMS.add(
+
+_EPSILON = Parameter("epsilon", float, 4.0, "largest change of a value, in grey levels of 255", 0.0, 50.0)
+
+
+def _attacked(name: str, images, rng, **given):
+    from xaiutils import adversarial  # which needs TensorFlow, as the other changes do not
+
+    return getattr(adversarial, name)(images, rng, **given)
+
+
+for _declared in (
+    Transform("original", "Original", "the image as it is", lambda images, rng: images),
     Transform(
         "log",
         "Log transform",
         "s = c log(1 + r), c = 255 / log(1 + max): dark tones are spread, bright ones compressed",
         _log,
         paper="Gonzalez & Woods, Digital Image Processing, section 3.2",
-    )
-)
-TRANSFORMS.add(
+    ),
     Transform(
         "gaussian_noise",
         "Gaussian noise",
@@ -296,9 +303,7 @@ TRANSFORMS.add(
         _gaussian_noise,
         (Parameter("noise", float, 0.1, "sigma as a fraction of 255", 0.0, 1.0),),
         paper=_CORRUPTIONS,
-    )
-)
-TRANSFORMS.add(
+    ),
     Transform(
         "speckle_noise",
         "Speckle noise",
@@ -309,9 +314,7 @@ TRANSFORMS.add(
             Parameter("mean", float, 1.0, "mean of the factor: 1 as is common, 0 in the thesis' words", 0.0, 1.0),
         ),
         paper=_CORRUPTIONS,
-    )
-)
-TRANSFORMS.add(
+    ),
     Transform(
         "black_rectangle",
         "Black rectangle",
@@ -323,9 +326,7 @@ TRANSFORMS.add(
         ),
         paper="DeVries & Taylor 2017, arXiv:1708.04552",
         replaces=_rectangles,
-    )
-)
-TRANSFORMS.add(
+    ),
     Transform(
         "affine",
         "Affine warp",
@@ -339,12 +340,8 @@ TRANSFORMS.add(
         ),
         geometric=True,
         back=_affine_back,
-    )
-)
-TRANSFORMS.add(
-    Transform("rotate_180", "Rotation by 180°", "turned upside down", _rotate_180, geometric=True, back=_rotate_180)
-)
-TRANSFORMS.add(
+    ),
+    Transform("rotate_180", "Rotation by 180°", "turned upside down", _rotate_180, geometric=True, back=_rotate_180),
     Transform(
         "brightness_contrast",
         "Brightness, contrast",
@@ -355,9 +352,7 @@ TRANSFORMS.add(
             Parameter("contrast", float, 0.7, "factor of the distance to the image's mean", 0.0, 2.0),
         ),
         paper=_CORRUPTIONS,
-    )
-)
-TRANSFORMS.add(
+    ),
     Transform(
         "blur",
         "Gaussian blur",
@@ -365,9 +360,7 @@ TRANSFORMS.add(
         _blur,
         (Parameter("sigma", float, 0.01, "standard deviation as a fraction of the image's width", 0.0, 0.1),),
         paper=_CORRUPTIONS,
-    )
-)
-TRANSFORMS.add(
+    ),
     Transform(
         "jpeg",
         "JPEG",
@@ -375,5 +368,28 @@ TRANSFORMS.add(
         _jpeg,
         (Parameter("quality", int, 25, "Pillow's quality, 95 is nearly lossless", 1, 95),),
         paper=_CORRUPTIONS,
-    )
-)
+    ),
+    Transform(
+        "fgsm",
+        "FGSM attack",
+        "x + epsilon sign(dL/dx), L the cross-entropy of the predicted class",
+        partial(_attacked, "fgsm"),
+        (_EPSILON,),
+        paper="Goodfellow et al. 2015, arXiv:1412.6572",
+        needs_model=True,
+    ),
+    Transform(
+        "pgd",
+        "PGD attack",
+        "repeated signed gradient steps from a random start, within epsilon of the image",
+        partial(_attacked, "pgd"),
+        (
+            _EPSILON,
+            Parameter("n_steps", int, 10, "gradient steps", 1, 1000),
+            Parameter("step_size", float, 0.25, "length of a step as a fraction of epsilon", 0.0, 1.0),
+        ),
+        paper="Madry et al. 2018, arXiv:1706.06083",
+        needs_model=True,
+    ),
+):
+    TRANSFORMS.add(_declared)

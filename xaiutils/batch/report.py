@@ -283,7 +283,7 @@ def _own_grids(r: Outcome) -> list[Shown]:
 
 
 def _row_titles(place: Path, ids: np.ndarray) -> list[str]:
-    from xaiutils.adversarial import TRANSFORMS
+    from xaiutils.transforms import TRANSFORMS
 
     titles = {name: entry.title for name, entry in TRANSFORMS.items()}
     said = {}

@@ -7,7 +7,6 @@ maps.
 import numpy as np
 import pandas as pd
 
-from xaiutils.adversarial import TRANSFORMS
 from xaiutils.attribution import predict
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
@@ -15,6 +14,7 @@ from xaiutils.evaluation.metric import METRICS, Metric
 from xaiutils.evaluation.similarity import SIMILARITIES
 from xaiutils.progress import progress
 from xaiutils.registry import Parameter
+from xaiutils.transforms import TRANSFORMS
 
 
 def transform_consistency(

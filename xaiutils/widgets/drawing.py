@@ -19,11 +19,11 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from PIL import Image
 
-from xaiutils.adversarial import TRANSFORMS
 from xaiutils.evaluation.thresholds import binary_map
 from xaiutils.plots import COLOURS, OUTLINE, display_range
 from xaiutils.plots.style import tidy
 from xaiutils.text import drawn
+from xaiutils.transforms import TRANSFORMS
 from xaiutils.widgets.scene import Deletion, Map, Scene
 from xaiutils.widgets.view import PALETTES, READ_AS
 

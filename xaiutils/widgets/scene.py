@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xaiutils.adversarial import TRANSFORMS
 from xaiutils.attribution import METHODS, Network, cam_grid, explain, predict, prepare
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
@@ -23,6 +22,7 @@ from xaiutils.evaluation.faithfulness import perturbation_curve
 from xaiutils.evaluation.similarity import spearman
 from xaiutils.reading import read_maps
 from xaiutils.registry import check_parameters, suggest
+from xaiutils.transforms import TRANSFORMS
 from xaiutils.widgets.view import Box, MethodChoice, View, check_box
 
 _KEPT_BYTES = 256e6

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from xaiutils.adversarial import TRANSFORMS
 from xaiutils.attribution import METHODS
 from xaiutils.attribution.libraries import ADAPTERS
 from xaiutils.evaluation.thresholds import THRESHOLD
 from xaiutils.registry import Parameter, check_parameters, suggest
+from xaiutils.transforms import TRANSFORMS
 
 MOST_MAPS = 3
 STYLES = {"overlay": "overlay", "contour": "contour lines", "alone": "map alone"}
