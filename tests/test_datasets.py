@@ -238,7 +238,7 @@ def test_table_tells_files_of_one_name_apart_and_skips_unlabelled_rows(table):
 def test_unreadable_tables_are_named(table):
     for content in (b"", b"image,label\n\xe9\xff,a\n"):
         (table / "bad.csv").write_bytes(content)
-        with pytest.raises(ValueError, match=r"bad\.csv cannot be read as a CSV table"):
+        with pytest.raises(ValueError, match=r"bad\.csv: it cannot be read as a CSV table"):
             xai.load_dataset("table", split="all", data_dir=table, table="bad.csv")
 
 

@@ -4,10 +4,10 @@ A header is believed only after its numbers were compared with these limits; ass
 ``xaiutils.file_limits.MAX_PIXELS = 200_000_000``.
 """
 
+import gzip
 import stat
 import threading
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -121,26 +121,23 @@ def large_pictures() -> Iterator[None]:
             _Turn.lock.release()
 
 
-def inflate(raw: bytes, limit: int, wbits: int = zlib.MAX_WBITS) -> bytes:
-    """Unpack zlib, raw deflate (``wbits`` -15) or gzip (31) data. Raises ValueError beyond ``limit`` bytes or where the
-    data end early."""
-    unpacker = zlib.decompressobj(wbits)
-    try:
-        data = unpacker.decompress(raw, limit + 1)
-    except zlib.error as error:
-        raise ValueError(f"its packed data are damaged: {error}") from error
-    if len(data) > limit:
-        raise ValueError(f"unpacked it has more than {limit:,} bytes")
-    if not unpacker.eof:
-        raise ValueError("its packed data end too early")
-    return data
+def read_bytes(path: str | Path, limit: int) -> bytes:
+    """A file's bytes, unpacked where it is gzipped. Raises FileError where it is damaged or has more than ``limit``."""
+    check_regular(path, limit)
+    with naming(path, "it is damaged"), Path(path).open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        data = gzip.GzipFile(fileobj=file).read(limit + 1) if packed else file.read(limit + 1)
+        if len(data) > limit:
+            raise ValueError(f"unpacked it has more than {limit:,} bytes")
+        return data
 
 
 def check_zip(path: str | Path, limit: int | None = None) -> None:
     """Raise FileError where a zip file is damaged, or would take more than ``limit`` bytes (None: `MAX_FILE_BYTES`)."""
     check_regular(path)
     limit = MAX_FILE_BYTES if limit is None else limit
-    with naming(path, "it is no readable zip file"), zipfile.ZipFile(path) as file:
+    with naming(path, "it is not a readable zip file"), zipfile.ZipFile(path) as file:
         size = sum(member.file_size for member in file.infolist())
         if size > limit:
             raise ValueError(f"unpacked it has {size:,} bytes, more than {limit:,}")

@@ -15,7 +15,7 @@ _DECLARED = (
     Parameter("n_train", int, 600, "training images at most, 0 for all", 0),
     Parameter("n_val", int, 120, "validation images at most, 0 for all", 0),
     Parameter("n_test", int, 200, "test images at most, 0 for all", 0),
-    Parameter("seed", int, 0, "seed of everything random", 0),
+    Parameter("seed", int, 0, "seed of everything random", 0, 2**32 - 1),
     Parameter("run_name", str, "default", "folder of the results under runs_dir"),
     Parameter("runs_dir", str, "../runs", "folder of all runs; the environment variable XAI_RUNS overrides it"),
     Parameter("models", list, ["efficientnet_lite0", "vit_mini16"], "the models"),

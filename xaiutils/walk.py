@@ -99,6 +99,14 @@ def _typed(name: str, value: Any) -> Any:
     return parsed
 
 
+def resolve_folder(folder: str) -> str:
+    """The absolute path of ``folder``, ``~`` written out. Raises ValueError where it is no path."""
+    try:
+        return str(Path(folder).expanduser().resolve())
+    except (RuntimeError, ValueError, OSError) as error:  # no such user, a NUL, a loop of links
+        raise ValueError(f"data_dir={folder!r} is no folder: {error}") from error
+
+
 def prepare(values: Mapping[str, Any], steps: Sequence[Path]) -> dict[Path, dict[str, Any]]:
     """Check ``values`` and share them out: each notebook gets those that its parameters cell declares.
 
@@ -110,7 +118,7 @@ def prepare(values: Mapping[str, Any], steps: Sequence[Path]) -> dict[Path, dict
     if problems := dataset_problems(checked):
         raise ValueError(problems[0])
     if "data_dir" in checked:  # given from where the user is; the notebooks run in their own folder
-        checked["data_dir"] = str(Path(checked["data_dir"]).expanduser().resolve())
+        checked["data_dir"] = resolve_folder(checked["data_dir"])
     declared = {step: set(papermill.inspect_notebook(str(step))) for step in steps}
     everywhere = set().union(*declared.values())
     if "models" in checked and "model" not in checked and "model" in everywhere:

@@ -132,7 +132,14 @@ class Run:
         self._models = Path(os.environ.get("XAI_BATCH_MODELS") or self.folder / "models")
         self._started, self._clock = datetime.now(UTC), time.monotonic()
         self._items: list[dict[str, Any]] = []
-        self._write_record(finished=False)
+        try:
+            self._write_record(finished=False)
+        except (PermissionError, FileExistsError, NotADirectoryError) as error:
+            raise type(error)(
+                error.errno,
+                f"results cannot be written to {self.folder} ({error.strerror}); give another folder by runs_dir, or "
+                "by the environment variable XAI_RUNS",
+            ) from error
 
     def __repr__(self) -> str:
         e = environment()
@@ -165,7 +172,7 @@ class Run:
             except (ValueError, OSError):
                 pass  # damaged: made anew below
         dataset = load_dataset(**options)
-        if any("[Errno" in reason for _, reason in dataset.skipped):
+        if any("[Errno" in text for text in [*(reason for _, reason in dataset.skipped), *dataset.notes]):
             return dataset  # a drive that was away, a permission that was missing: the next start tries again
         return write_dataset(dataset, self._data_folder(options))  # whose name a download may have changed
 
@@ -322,5 +329,7 @@ def _shows_pictures(figure: Figure) -> bool:
 def _code_of_data() -> str:
     """Changes when the code that prepares data does, so that a copy made by older code is not used."""
     package = Path(__file__).parent
-    sources = sorted([*(package / "datasets").rglob("*.py"), package / "images.py", Path(__file__)])
+    sources = sorted(
+        [*(package / "datasets").rglob("*.py"), package / "images.py", package / "image_files.py", Path(__file__)]
+    )
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()

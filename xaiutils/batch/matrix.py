@@ -9,9 +9,11 @@ from typing import Any
 import yaml
 
 from xaiutils.datasets import DATASETS
+from xaiutils.file_limits import check_regular
 from xaiutils.parameters import PARAMETERS, check
 from xaiutils.registry import suggest
-from xaiutils.walk import NOTEBOOKS, dataset_problems
+from xaiutils.walk import NOTEBOOKS, dataset_problems, resolve_folder
+from xaiutils.yaml_text import load_yaml
 
 AXES = ("dataset", "model", "recipe", "seed", "method")
 GRAINS = ("method", "model")
@@ -117,6 +119,8 @@ _Loader.add_implicit_resolver(
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict:
     keys = [loader.construct_object(key) for key, _ in node.value]
     for key in keys:
+        if not isinstance(key, str | int | float | None):
+            raise yaml.constructor.ConstructorError(None, None, "a key that is no text or number", node.start_mark)
         if keys.count(key) > 1:
             raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
     return {key: loader.construct_object(value, deep=True) for key, (_, value) in zip(keys, node.value, strict=True)}
@@ -133,8 +137,9 @@ def read_matrix(path: str | Path) -> tuple[Matrix, list[str]]:
     """
     path = Path(path)
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        check_regular(path)
+        content = load_yaml(path.read_text(encoding="utf-8"), _Loader)
+    except (OSError, ValueError) as error:
         raise MatrixError([f"{path} cannot be read: {error}"]) from error
     if not isinstance(content, dict):
         raise MatrixError([f"{path} must hold 'name: value' lines; known names are {', '.join(_KEYS)}."])
@@ -164,8 +169,10 @@ class _Reader:
         needs_methods = any("method" in step.declared or "methods" in step.declared for step in steps)
         methods = self.methods() if needs_methods or "methods" in self.content else ()
         seeds = self.of_kind("seeds", list, [0])
-        whole = [s for s in seeds if isinstance(s, int) and not isinstance(s, bool) and s >= 0]
-        self.problems += [f"seeds: {seed!r} is not an integer from 0." for seed in seeds if seed not in whole]
+        whole = [s for s in seeds if isinstance(s, int) and not isinstance(s, bool) and 0 <= s < 2**32]
+        self.problems += [
+            f"seeds: {seed!r} is not an integer from 0 to 2**32 - 1." for seed in seeds if seed not in whole
+        ]
         if len(set(map(str, seeds))) < len(seeds) or not seeds:
             self.problems.append("seeds must name at least one seed, and none twice.")
         hours = self.content.get("cell_hours", 24)
@@ -193,7 +200,7 @@ class _Reader:
         for key in given:
             if key not in _NOTEBOOK_KEYS:
                 self.problems.append(f"notebooks: unknown key {key!r}; {suggest(key, list(_NOTEBOOK_KEYS))}")
-        folder = self.path.parent / given["folder"] if "folder" in given else NOTEBOOKS
+        folder = self.path.parent / str(given["folder"]) if "folder" in given else NOTEBOOKS
         cells = given["cells"] if isinstance(given["cells"], list) else [given["cells"]]
         found = []
         for kind, value in [("data", given["data"]), ("train", given["train"]), *(("cell", cell) for cell in cells)]:
@@ -288,7 +295,10 @@ class _Reader:
             except ValueError as error:
                 self.problems += [f"{where}: {line}" for line in str(error).split("\n- ")[1:]]
         if "data_dir" in checked:
-            checked["data_dir"] = str(Path(checked["data_dir"]).expanduser().resolve())
+            try:
+                checked["data_dir"] = resolve_folder(checked["data_dir"])
+            except ValueError as error:
+                self.problems.append(f"{where}: {error}")
         return checked
 
     def exclusions(self, datasets, models, recipes, seeds, methods, steps) -> tuple[Mapping[str, tuple], ...]:

@@ -61,9 +61,17 @@ def load_dataset(
         raise ValueError(f"image_size={image_size!r}; expected an integer of at least 8 pixels.")
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
         raise ValueError(f"limit={limit!r}; expected a positive integer, or None for all images.")
-    for option in options:
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise ValueError(f"seed={seed!r}; expected an integer from 0 to 2**32 - 1.")
+    if not isinstance(data_dir, str | Path) or "\0" in str(data_dir):
+        raise TypeError(f"data_dir={data_dir!r}; expected the path of a folder.")
+    for option, value in options.items():
         if option not in entry.options:
             raise TypeError(f"Data set {name!r} has no option {option!r}; {suggest(option, list(entry.options))}")
+        if isinstance(entry.options[option], str) and not isinstance(value, str):
+            raise TypeError(f"{option}={value!r}; expected a text.")
+        if isinstance(entry.options[option], bool) and not isinstance(value, bool):
+            raise TypeError(f"{option}={value!r}; expected true or false.")
     given = {"split": split, "image_size": image_size, "limit": limit, "seed": seed, "data_dir": Path(data_dir)}
     takes = inspect.signature(entry.load).parameters
     listing = entry.load(**{k: v for k, v in given.items() if k in takes}, **options)

@@ -49,7 +49,7 @@ def is_dicom(path: Path) -> bool:
     try:
         facts = path.stat()
         return stat.S_ISREG(facts.st_mode) and _is_dicom(str(path), facts.st_size, facts.st_mtime_ns)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a NUL in the path
         return False
 
 

@@ -1,7 +1,7 @@
 """MNIST (LeCun et al. 1998): 70,000 handwritten digits, from IDX files found in the data folder or downloaded."""
 
-import gzip
-import zlib
+import math
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from xaiutils.datasets.download import Remote, fetch
 from xaiutils.datasets.inventory import TABLE
 from xaiutils.datasets.listing import Listing, Record
 from xaiutils.datasets.tree import walk_files
+from xaiutils.file_limits import naming, read_bytes
 
 _MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/")
 _CHECKSUMS = {
@@ -22,6 +23,7 @@ _CHECKSUMS = {
 REMOTES = tuple(
     Remote(name, tuple(m + name for m in _MIRRORS), f"md5:{md5}", mb) for name, (md5, mb) in _CHECKSUMS.items()
 )
+_IDX_BYTES = 2**28  # the largest of the real ones has 47 MB
 _PREFIX = {"train": "train", "test": "t10k"}
 
 
@@ -69,18 +71,12 @@ def _find(root: Path) -> dict[tuple[str, str], Path]:
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """An IDX file of unsigned bytes, gzipped or not. Raises ValueError that names the file when it is damaged."""
-    try:
-        raw = path.read_bytes()
-        raw = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path} is damaged ({error}); remove it, and it is downloaded again.") from error
-    if len(raw) < 4 or raw[:3] != b"\0\0\x08":
-        raise ValueError(f"{path} is not an IDX file of bytes.")
-    shape = np.frombuffer(raw, ">u4", count=raw[3], offset=4) if len(raw) >= 4 + 4 * raw[3] else np.array([0])
-    start = 4 + 4 * raw[3]
-    if len(raw) - start != np.prod(shape.astype(np.int64)):
-        raise ValueError(
-            f"{path} should hold {tuple(shape.tolist())} bytes and holds {len(raw) - start}; it is damaged."
-        )
-    return np.frombuffer(raw, np.uint8, offset=start).reshape(shape)
+    """An IDX file of unsigned bytes, gzipped or not. Raises FileError when it is damaged."""
+    raw = read_bytes(path, _IDX_BYTES)
+    with naming(path, "it is damaged; remove it, and it is downloaded again"):
+        if len(raw) < 4 or raw[:3] != b"\0\0\x08" or len(raw) < 4 + 4 * raw[3]:
+            raise ValueError("it is not an IDX file of bytes")
+        shape, start = struct.unpack_from(f">{raw[3]}I", raw, 4), 4 + 4 * raw[3]
+        if len(raw) - start != math.prod(shape):
+            raise ValueError(f"it should hold {shape} bytes and holds {len(raw) - start}")
+        return np.frombuffer(raw, np.uint8, offset=start).reshape(shape)

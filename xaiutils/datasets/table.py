@@ -1,6 +1,6 @@
 """Images listed in a CSV file that names file, label, and optionally split, patient, mask or boxes."""
 
-import csv
+import io
 import re
 import warnings
 from collections.abc import Sequence
@@ -8,14 +8,16 @@ from pathlib import Path
 
 import pandas as pd
 
+from xaiutils import file_limits
 from xaiutils.datasets.evidence import Boxes, MaskFile
 from xaiutils.datasets.folder import check_mask_values, find_masks, with_headers
 from xaiutils.datasets.listing import Listing, Record, unknown_patient
 from xaiutils.datasets.picture_file import PictureFile, Preparation, read_picture_file
 from xaiutils.datasets.splits import SPLITS
+from xaiutils.file_limits import FileError, naming, read_bytes
 from xaiutils.registry import suggest
 
-_NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
+_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*(?:e[-+]?\d+)?|\.\d+|nan|inf)", re.IGNORECASE)
 
 
 def load(
@@ -115,19 +117,22 @@ def load(
 def read_csv(path: Path, **options) -> pd.DataFrame:
     """A CSV file as a table of texts, its separator found by itself, column names stripped.
 
-    Raises FileNotFoundError, or ValueError that names the file.
+    Raises FileNotFoundError, PermissionError, or FileError.
     """
+    if path.is_dir() or not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; data_dir must hold this table.")
+    reading = {"sep": None, "engine": "python", **options}
     try:
-        reading = {"sep": None, "engine": "python", **options}
-        rows = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", **reading)
-    except (FileNotFoundError, IsADirectoryError):
-        raise FileNotFoundError(f"{path} does not exist; data_dir must hold this table.") from None
+        content = io.BytesIO(read_bytes(path, file_limits.MAX_TEXT_BYTES))
     except PermissionError:
         raise PermissionError(f"{path} may not be read; ask for permission.") from None
-    except (csv.Error, pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as a CSV table in UTF-8: {error}") from error
-    rows.columns = [str(c).strip() for c in rows.columns]
-    return rows.fillna("")
+    with naming(path, "it cannot be read as a CSV table in UTF-8"):
+        rows = pd.read_csv(content, dtype=str, keep_default_na=False, encoding="utf-8-sig", **reading)
+        rows.columns = [str(c).strip() for c in rows.columns]
+        twice = rows.columns[rows.columns.duplicated()]
+        if len(twice):
+            raise ValueError(f"two of its columns are called {twice[0]!r}")
+        return rows.fillna("")
 
 
 def _fill(pattern: str, row: dict[str, str], name: str, **extra: str) -> str:
@@ -150,5 +155,5 @@ def _split_name(value: str, path: Path) -> str:
 def _boxes(cell: str, path: Path, image: str) -> list[tuple[float, ...]]:
     numbers = [float(n) for n in _NUMBER.findall(cell)]
     if len(numbers) % 4:
-        raise ValueError(f"{path}: boxes {cell!r} of {image!r} are not groups of x, y, width, height.")
+        raise FileError(path, f"its boxes {cell[:80]!r} of {image!r} are not groups of x, y, width, height")
     return [tuple(numbers[i : i + 4]) for i in range(0, len(numbers), 4)]

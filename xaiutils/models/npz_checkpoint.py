@@ -1,22 +1,41 @@
 """Weights in NumPy's ``.npz``: read without pickle, checked against what a model expects, copied into its variables."""
 
+import math
 import zipfile
-import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from xaiutils.backend import keras
+from xaiutils.file_limits import check_zip, naming
 
 
 def read_npz(path: str | Path) -> dict[str, np.ndarray]:
-    """All arrays of the file by name. Raises ValueError for a file that is damaged or holds pickled objects."""
-    try:
+    """All arrays of the file by name. Raises FileError for a file that is damaged, or holds pickled objects or more
+    than it has room for."""
+    check_zip(path)
+    with naming(path, "it is not a readable .npz checkpoint; download it again"):
+        with zipfile.ZipFile(path) as packed:
+            for member in packed.infolist():
+                _check_member(packed, member)
         with np.load(path, allow_pickle=False) as content:
             return {name: content[name] for name in content.files}
-    except (ValueError, EOFError, KeyError, AttributeError, zlib.error, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is not a readable .npz checkpoint ({error}); download it again.") from error
+
+
+def _check_member(packed: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
+    """Raise ValueError where an array says another size than its bytes have: NumPy would allocate that."""
+    formats = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    with packed.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        if version not in formats:
+            raise ValueError(f"{member.filename} is of the unknown version {version}")
+        shape, _, dtype = formats[version](file)
+        size = math.prod(shape) * dtype.itemsize
+        if dtype.hasobject or size != member.file_size - file.tell():
+            raise ValueError(
+                f"{member.filename} says {shape} of {dtype} and has {member.file_size - file.tell()} bytes"
+            )
 
 
 def check_arrays(

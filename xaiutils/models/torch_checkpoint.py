@@ -2,19 +2,26 @@
 
 A legacy file is five pickles (magic number, protocol version, system facts, the state dict, the storage keys)
 followed by the raw storages, each led by its element count as int64. The unpickler resolves four harmless names and
-refuses every other, so a tampered file cannot load an object of its own.
+refuses every other, so a tampered file cannot load an object of its own; arrays are views of the mapped file, so that a
+tampered size allocates nothing.
 """
 
+import mmap
 import pickle
+import pickletools
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from xaiutils.file_limits import check_regular, naming
+
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
+_OPERATIONS = 5_000_000  # of the pickles; a state dict takes some forty a tensor
 _STORAGES = {
     "FloatStorage": np.float32,
     "HalfStorage": np.float16,
@@ -40,14 +47,17 @@ class _Tensor:
     def numpy(self) -> np.ndarray:
         data = self.storage.data
         last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.stride, strict=True))
-        if min((self.offset, *self.stride), default=0) < 0 or (min(self.shape, default=1) > 0 and last >= len(data)):
-            raise pickle.UnpicklingError("a tensor reaches outside its storage")
+        if min((self.offset, *self.stride, *self.shape), default=0) < 0 or (all(self.shape) and last >= len(data)):
+            raise ValueError("a tensor reaches outside its storage")
+        if np.prod([float(n) for n in self.shape]) > max(len(data), 1):
+            raise ValueError("a tensor has more elements than its storage")
         strides = [s * data.itemsize for s in self.stride]
-        view = np.lib.stride_tricks.as_strided(data[self.offset :], self.shape, strides, writeable=False)
-        return view.copy()
+        return np.lib.stride_tricks.as_strided(data[self.offset :], self.shape, strides, writeable=False)
 
 
 def _rebuild_tensor(storage, offset, shape, stride, *_unused) -> _Tensor:
+    if not isinstance(storage, _Storage):
+        raise pickle.UnpicklingError("a tensor without a storage")
     return _Tensor(storage, int(offset), tuple(map(int, shape)), tuple(map(int, stride)))
 
 
@@ -67,40 +77,57 @@ class _RestrictedUnpickler(pickle.Unpickler):
 
     def persistent_load(self, pid):
         kind, dtype, key, _device, size, *view = pid
-        if kind != "storage" or not isinstance(dtype, np.dtype) or any(v is not None for v in view):
-            raise pickle.UnpicklingError(f"unknown persistent object {pid!r}")
+        known = kind == "storage" and isinstance(dtype, np.dtype) and isinstance(key, str | int)
+        if not known or not isinstance(size, int) or any(v is not None for v in view):
+            raise pickle.UnpicklingError("it asks for an unknown persistent object")
         return self._storages.setdefault(str(key), _Storage(dtype, int(size)))
 
 
 def read_torch_checkpoint(path: str | Path) -> dict[str, np.ndarray]:
-    """The state dict of a legacy ``.pth`` file as NumPy arrays by name.
+    """The state dict of a legacy ``.pth`` file as NumPy arrays by name, read-only.
 
-    Raises:
-        pickle.UnpicklingError: the file is not a legacy checkpoint, is cut, or asks for anything but tensors.
+    Raises FileError: the file is not a legacy checkpoint, is cut, or asks for anything but tensors.
     """
+    if check_regular(path) == 0:
+        with naming(path):
+            raise ValueError("it is not a legacy PyTorch checkpoint: it is empty")
+    with naming(path, "it is not a readable PyTorch checkpoint"), Path(path).open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # closed with the last array
+        return _read(mapped, np.frombuffer(mapped, np.uint8))
+
+
+def _read(file: mmap.mmap, raw: np.ndarray) -> dict[str, np.ndarray]:
     storages: dict[str, _Storage] = {}
-    with Path(path).open("rb") as file:
-
-        def load():
-            return _RestrictedUnpickler(file, storages).load()
-
-        try:
-            if load() != _MAGIC or load() != _PROTOCOL:
-                raise pickle.UnpicklingError(f"{path} is not a legacy PyTorch checkpoint")
-            load()  # byte order and integer sizes of the writer
-            state, keys = load(), load()
-        except (EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError, MemoryError) as error:
-            raise pickle.UnpicklingError(f"{path} is damaged: {error}") from error
-        for key in keys:
-            storage = storages.get(str(key))
-            count = np.fromfile(file, "<i8", 1)
-            if storage is None or len(count) != 1 or count[0] != storage.size:
-                raise pickle.UnpicklingError(f"{path} is damaged: storage {key!r} does not match its tensors")
-            storage.data = np.fromfile(file, storage.dtype, storage.size)
-            if len(storage.data) != storage.size:
-                raise pickle.UnpicklingError(f"{path} is cut off in storage {key!r}")
-    if any(storage.data is None for storage in storages.values()):
-        raise pickle.UnpicklingError(f"{path} is damaged: tensors without data")
+    if _load(file, storages) != _MAGIC or _load(file, storages) != _PROTOCOL:
+        raise ValueError("it is of another format than PyTorch's legacy one")
+    _load(file, storages)  # byte order and integer sizes of the writer
+    state, keys = _load(file, storages), _load(file, storages)
     if not isinstance(state, dict) or not all(isinstance(t, _Tensor) for t in state.values()):
-        raise pickle.UnpicklingError(f"{path} holds something other than a dict of tensors")
+        raise ValueError("it holds something other than a dict of tensors")
+    if not all(isinstance(name, str) for name in state):
+        raise ValueError("the names of its tensors are none")
+    position = file.tell()
+    for key in keys:
+        if not isinstance(key, str | int):
+            raise ValueError("the keys of its storages are none")
+        storage = storages.get(str(key))
+        count = int.from_bytes(raw[position : position + 8].tobytes(), "little")
+        if storage is None or storage.size < 0 or count != storage.size:
+            raise ValueError(f"its storage {str(key)[:40]!r} does not match its tensors")
+        start, position = position + 8, position + 8 + count * storage.dtype.itemsize
+        if position > len(raw):
+            raise ValueError(f"it is cut off in storage {str(key)[:40]!r}")
+        storage.data = raw[start:position].view(storage.dtype)
+    if any(storage.data is None for storage in storages.values()):
+        raise ValueError("it has tensors without data")
     return {name: tensor.numpy() for name, tensor in state.items()}
+
+
+def _load(file: mmap.mmap, storages: dict[str, _Storage]) -> Any:
+    """The next pickle, after a look through its operations: a memo index of four billion alone takes 32 GB."""
+    start = file.tell()
+    for n, (operation, argument, _) in enumerate(pickletools.genops(file)):
+        if n > _OPERATIONS or (operation.name in ("LONG_BINPUT", "PUT") and argument > _OPERATIONS):
+            raise ValueError("its pickles are larger than those of a state dict")
+    file.seek(start)
+    return _RestrictedUnpickler(file, storages).load()

@@ -12,6 +12,7 @@ import yaml
 from xaiutils.registry import Registry, suggest
 from xaiutils.training.augmentation import AUGMENTATIONS
 from xaiutils.training.optimisation import OPTIMIZERS, SCHEDULES
+from xaiutils.yaml_text import load_yaml
 
 MONITORS = ("val_loss", "val_accuracy", "val_auc", "loss")
 LOSSES = ("cross_entropy", "binary_cross_entropy", "focal")
@@ -372,8 +373,8 @@ def read_recipe(source: str | Path | Mapping[str, Any]) -> Recipe:
         source = Path(source).read_text(encoding="utf-8")
     if isinstance(source, str):
         try:
-            source = yaml.load(source, Loader=_Loader)
-        except yaml.YAMLError as error:
+            source = load_yaml(source, _Loader)
+        except ValueError as error:
             raise ValueError(f"the recipe is not YAML: {error}") from None
     if not isinstance(source, Mapping):
         raise TypeError(f"a recipe is a mapping of fields, got {source!r}.")

@@ -1,0 +1,49 @@
+"""YAML whose anchors, depth and length are looked at before anything is built from it.
+
+A kilobyte of anchors can stand for a billion texts, and a cycle for endlessly many.
+"""
+
+from typing import Any
+
+import yaml
+
+from xaiutils.file_limits import explain
+
+_CHARACTERS, _DEPTH = 4_000_000, 40  # with every alias written out; of the nesting
+
+
+def load_yaml(text: str, loader_class: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any:
+    """What ``text`` says. Raises ValueError for what is not YAML, stands for too much, or is nested too deeply."""
+    try:
+        if len(text) > _CHARACTERS:
+            raise ValueError(f"it has {len(text):,} characters, more than {_CHARACTERS:,}")
+        loader = loader_class(text)
+        try:
+            node = loader.get_single_node()
+            if node is None:
+                return None
+            _size(node, {}, 0)
+            return loader.construct_document(node)
+        finally:
+            loader.dispose()
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
+    except (ValueError, TypeError, OverflowError, RecursionError, KeyError, IndexError, AttributeError) as error:
+        raise ValueError(explain(error)) from error  # PyYAML's own, of dates, numbers and keys that are none
+
+
+def _size(node: yaml.Node, known: dict[int, int], depth: int) -> int:
+    """Characters and entries of a node with its aliases written out. Raises ValueError beyond the limits."""
+    if depth > _DEPTH or known.get(id(node)) == 0:
+        raise ValueError("it is nested too deeply, or in itself")
+    if id(node) in known:
+        return known[id(node)]
+    if isinstance(node, yaml.ScalarNode):
+        return 1 + len(node.value)
+    known[id(node)] = 0
+    children = node.value if isinstance(node, yaml.SequenceNode) else [n for pair in node.value for n in pair]
+    size = 1 + sum(_size(child, known, depth + 1) for child in children)
+    if size > _CHARACTERS:
+        raise ValueError(f"with its anchors written out it has more than {_CHARACTERS:,} characters")
+    known[id(node)] = size
+    return size
