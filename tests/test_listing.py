@@ -3,6 +3,7 @@ names of classes as they are written, paths of other machines."""
 
 import os
 import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -235,7 +236,7 @@ def test_photographs_in_a_folder_called_like_masks(tmp_path):
 
 def test_drawings_and_people_with_masks_are_classes(tmp_path):
     for label in ("circle", "square"):
-        for i in range(3):
+        for i in range(5):
             mask(tmp_path / "drawn" / label / f"{i}.png", i)
             photo(tmp_path / "faces" / ("with_mask" if label == "circle" else "without_mask") / f"{i}.png")
     with warnings.catch_warnings():
@@ -319,3 +320,162 @@ def test_a_class_folder_as_data_dir_is_doubted(tmp_path):
     with warnings.catch_warnings(record=True) as said:
         load(tmp_path / "two")
     assert not any("is read as" in str(w.message) for w in said)
+
+
+# Tables and COCO files of other machines, labels ---------------------------------------------------------------------
+
+
+def table_of(root: Path, rows: list[dict], name: str = "index.csv") -> Path:
+    pd.DataFrame(rows).to_csv(root / name, index=False)
+    return root
+
+
+def load_table(root: Path, **options):
+    return xai.load_dataset("table", "all", image_size=16, data_dir=root, **options)
+
+
+def test_paths_of_another_machine_are_found(tmp_path):
+    for i in range(12):
+        photo(tmp_path / "Images" / "Böse" / f"{i}.png")
+    written = [
+        r"Images\Böse\0.png", r"images\böse\1.PNG", "D:\\study\\Images\\Böse\\2.png", "Images/Böse/3.png  ",
+        "Images/Böse/4.png\n", '"Images/Böse/5.png"', r".\Images\Böse\6.png",
+        r"\\server\share\study\images\Böse\7.png", "/home/x/Images/Böse/8.png",
+        "Images/Bo\u0308se/9.png", "Images//Böse//10.png", r"Images\Böse/11.png",
+    ]  # fmt: skip
+    table_of(tmp_path, [{"image": w, "label": "ab"[i % 2]} for i, w in enumerate(written)])
+    ds = load_table(tmp_path)
+    assert len(ds) == 12
+    assert ds.skipped == []
+    assert counted(ds) == {"picture": 12, "table or annotation": 1}
+    missing = table_of(
+        tmp_path, [{"image": w, "label": "ab"[i % 2]} for i, w in enumerate([*written, "Images\\none.png"])]
+    )
+    with pytest.warns(UserWarning, match=r"1 of 13 files could not be read: none\.png"):
+        load_table(missing)
+
+
+def test_masks_and_patterns_with_backslashes(tmp_path):
+    rows = []
+    for i in range(10):
+        photo(tmp_path / "img" / f"{i}.png")
+        mask(tmp_path / "masks" / f"{i}.png")
+        rows.append({"image": str(i), "label": "ab"[i % 2], "mask": f"masks\\{i}.png"})
+    table_of(tmp_path, rows)
+    assert (load_table(tmp_path, image_pattern="img\\{image}.png", mask_column="mask").evidence == "known").all()
+    ds = load_table(tmp_path, image_pattern="img\\{image}.png", mask_pattern="masks\\{image}.png")
+    assert (ds.evidence == "known").all()
+
+
+def test_two_paths_that_end_in_one_file_are_refused(tmp_path):
+    photo(tmp_path / "1.png")
+    table_of(tmp_path, [{"image": "D:\\a\\1.png", "label": "a"}, {"image": "D:\\b\\1.png", "label": "a"}])
+    with pytest.raises(ValueError, match="are one file"):
+        load_table(tmp_path)
+
+
+def test_labels_stay_as_they_are_written(tmp_path):
+    labels = ["NA", "null", "None", "nan", "001", "1", "1.0", "yes", "no", "2020-01-01"]
+    rows = [{"image": photo(tmp_path / f"{i}.png").name, "label": labels[i % 10]} for i in range(50)]
+    table_of(tmp_path, rows)
+    with pytest.warns(UserWarning, match="'1' and '1.0' differ only in case, blanks or the form of a number"):
+        ds = load_table(tmp_path)
+    assert set(ds.class_names) == set(labels)
+    assert load_table(tmp_path, classes=["NA", "001"]).class_names == ("NA", "001")
+    for wrong in ([True, False], [1.0, 2.0], [None, "a"]):
+        with pytest.raises(TypeError, match="names are written in quotes"):
+            load_table(tmp_path, classes=wrong)
+    with pytest.raises(TypeError, match="expected a list of names"):
+        load_table(tmp_path, classes="NA,001")
+
+
+def write_xlsx(path: Path, rows: list[list]) -> None:
+    """The smallest workbook of one sheet."""
+    cells = [
+        [f"<c><v>{c}</v></c>" if isinstance(c, float) else f'<c t="inlineStr"><is><t>{c}</t></is></c>' for c in r]
+        for r in rows
+    ]
+    sheet = "".join(f"<row>{''.join(r)}</row>" for r in cells)
+    main, kind = "http://schemas.openxmlformats.org/spreadsheetml/2006/main", "application/vnd.openxmlformats-"
+    office = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+    package = "http://schemas.openxmlformats.org/package/2006"
+    parts = {
+        "[Content_Types].xml": f'<Types xmlns="{package}/content-types"><Default Extension="rels" ContentType="{kind}'
+        f'package.relationships+xml"/><Override PartName="/xl/workbook.xml" ContentType="{kind}officedocument.'
+        f'spreadsheetml.sheet.main+xml"/><Override PartName="/xl/s.xml" ContentType="{kind}officedocument.'
+        'spreadsheetml.worksheet+xml"/></Types>',
+        "_rels/.rels": f'<Relationships xmlns="{package}/relationships"><Relationship Id="r1" Type="{office}/'
+        'officeDocument" Target="xl/workbook.xml"/></Relationships>',
+        "xl/workbook.xml": f'<workbook xmlns="{main}" xmlns:r="{office}"><sheets><sheet name="s" sheetId="1" r:id="r1"/>'
+        "</sheets></workbook>",
+        "xl/_rels/workbook.xml.rels": f'<Relationships xmlns="{package}/relationships"><Relationship Id="r1" '
+        f'Type="{office}/worksheet" Target="s.xml"/></Relationships>',
+        "xl/s.xml": f'<worksheet xmlns="{main}"><sheetData>{sheet}</sheetData></worksheet>',
+    }
+    with zipfile.ZipFile(path, "w") as file:
+        for name, content in parts.items():
+            file.writestr(name, content)
+
+
+def test_an_excel_table(tmp_path):
+    rows = [["image", "label", "patient"]]
+    rows += [[photo(tmp_path / f"{i}.png").name, 1.0 + i % 2, f"00{i // 2}"] for i in range(10)]
+    write_xlsx(tmp_path / "list.xlsx", rows)
+    ds = load_table(tmp_path, table="list.xlsx", patient_column="patient")
+    assert ds.class_names == ("1", "2")
+    assert set(ds.patients) == {"000", "001", "002", "003", "004"}
+
+
+def chest(tmp_path: Path) -> Path:
+    cells = ["Atelectasis", "Effusion", "Atelectasis|Effusion", "No Finding", "Effusion | Mass"]
+    return table_of(tmp_path, [{"image": photo(tmp_path / f"{i}.png").name, "label": cells[i % 5]} for i in range(25)])
+
+
+def test_labels_joined_by_separators_are_named_and_parted(tmp_path):
+    chest(tmp_path)
+    with pytest.warns(UserWarning, match=r"2 classes look like several labels in one, such as 'Atelectasis\|Effusion'"):
+        load_table(tmp_path)
+    with pytest.warns(UserWarning, match=r"5 of 25 images have several of the classes, such as 2\.png \(Atel"):
+        ds = load_table(tmp_path, label_separator="|", classes=["Atelectasis", "Effusion", "No Finding"])
+    assert dict(zip(ds.class_names, np.bincount(ds.labels).tolist(), strict=True)) == {
+        "Atelectasis": 5, "Effusion": 10, "No Finding": 5,
+    }  # fmt: skip
+    assert counted(ds)["picture of a class not chosen"] == 5
+
+
+def test_one_label_against_the_rest(tmp_path):
+    chest(tmp_path)
+    ds = load_table(tmp_path, label_separator="|", one_vs_rest="Effusion")
+    assert ds.class_names == ("not Effusion", "Effusion")
+    assert np.bincount(ds.labels).tolist() == [10, 15]
+    with pytest.raises(ValueError, match="no class 'Efusion'; did you mean Effusion"):
+        load_table(tmp_path, label_separator="|", one_vs_rest="Efusion")
+    with pytest.raises(ValueError, match="leave classes out"):
+        load_table(tmp_path, label_separator="|", one_vs_rest="Effusion", classes=["Effusion", "Mass"])
+
+
+def test_rare_classes_are_named(tmp_path):
+    for label, n in (("a", 8), ("b", 8), ("c", 2)):
+        for i in range(n):
+            photo(tmp_path / label / f"{i}.png")
+    with pytest.warns(UserWarning, match=r"1 classes have fewer than 5 images: 'c' \(2\)"):
+        load(tmp_path)
+
+
+def test_coco_files_written_on_windows(tmp_path):
+    import json
+
+    images, marks = [], []
+    for i in range(10):
+        photo(tmp_path / "images" / f"P{i // 2}" / f"{i}.png")
+        images.append({"id": i, "file_name": f"P{i // 2}\\{i}.PNG", "height": 16, "width": 20})
+        marks += [{"id": i, "image_id": i, "category_id": 1, "bbox": [2, 2, 5, 5]}] if i % 2 else []
+    content = {"images": images, "annotations": marks, "categories": [{"id": 1, "name": "lesion"}]}
+    (tmp_path / "coco.json").write_text(json.dumps(content))
+    ds = xai.load_dataset(
+        "coco", "all", image_size=16, data_dir=tmp_path, background="normal", patient_from=r"(P\d)\\"
+    )  # fmt: skip
+    assert len(ds) == 10
+    assert set(ds.patients) == {f"P{i}" for i in range(5)}
+    assert ds.evidence.tolist() == ["empty", "known"] * 5
+    assert counted(ds) == {"picture": 10, "table or annotation": 1}

@@ -432,7 +432,10 @@ def test_coco(tmp_path):
     ds = xai.load_dataset("coco", "all", image_size=24, data_dir=tmp_path, keep_aspect=True, patient_key="patient")
     assert ds.class_names == ("cyst", "mass")
     assert len(ds) == 13
-    assert ds.notes == ["1 images have annotations of several classes and are left out."]
+    assert ds.notes == [
+        "1 images have annotations of several classes and are left out.",
+        "2 images have no annotations and are left out; background=NAME makes a class of them.",
+    ]
     expected = np.zeros((24, 24), bool)
     expected[2 + 5 : 2 + 11, 4:12] = True
     for mask, name in zip(ds.masks, ds.ids, strict=True):  # box, polygon and run lengths of one rectangle

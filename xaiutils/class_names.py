@@ -20,6 +20,7 @@ _HEALTH = (
 )  # fmt: skip
 _HEALTHY = ("normal", "health", "gesund", "sano", "sana", "sain", "saud")
 _FINDING = ("finding", "befund", "lesion", "läsion", "lésion", "tumo", "mass", "nodul", "calcif", "abnorm", "disease")
+_FEW_IMAGES = 5
 _NOT = ("no", "non", "not", "kein", "keine", "nicht", "without", "ohne", "sin", "sans", "senza", "sem")
 _NOT_BEFORE = ("free", "frei", "negative", "negativ", "neg", "absent")
 _JOINED = re.compile(r"^(?:non|not|no)(?=malign|cancer|tumou?r|lesion|disease|finding|covid|mass)")
@@ -79,6 +80,31 @@ def positive_class(names: Sequence[str], given: str = "") -> tuple[int, str]:
             return index, f"The positive class is '{names[index]}', {how}; {change}."
     index = len(names) - 1
     return index, f"The positive class is '{names[index]}', the last one, since no name tells; {change}."
+
+
+def doubtful_names(names: Sequence[str], counts: Sequence[int]) -> list[str]:
+    """Sentences on classes that were hardly meant: joined by separators, of very few images, or alike but for case,
+    blanks or a number's form."""
+    said = []
+    joined = [name for name in names if re.search(r"\S\s*[|;,/]\s*\S", name)]
+    if joined:
+        said.append(
+            f"{len(joined)} classes look like several labels in one, such as {joined[0]!r}: each combination is a "
+            "class of its own; label_separator= of a table parts them."
+        )
+    rare = [f"{name!r} ({n})" for name, n in zip(names, counts, strict=True) if n < _FEW_IMAGES]
+    if rare:
+        more = f" and {len(rare) - 5} more" if len(rare) > 5 else ""
+        said.append(
+            f"{len(rare)} classes have fewer than {_FEW_IMAGES} images: {', '.join(rare[:5])}{more}: too few to be in "
+            "every split; leave them out by classes=[...], or join them."
+        )
+    same: dict[str, str] = {}
+    for name in names:
+        key = re.sub(r"^(\d+)\.0+$", r"\1", "".join(name.casefold().split()))
+        if same.setdefault(key, name) != name:
+            said.append(f"the classes {same[key]!r} and {name!r} differ only in case, blanks or the form of a number.")
+    return said
 
 
 def check_class_names(names: Sequence[object], option: str = "classes") -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from xaiutils.class_names import doubtful_names
 from xaiutils.datasets.cache import cache_folder
 from xaiutils.datasets.image_dataset import ImageDataset, stratified_indices
 from xaiutils.datasets.inventory import (
@@ -36,6 +37,7 @@ from xaiutils.files import reserve
 from xaiutils.progress import progress
 
 IN_MEMORY_BYTES = 2**28  # a larger array lives in a temporary file
+_OWN = ("folder", "table", "coco")  # sets of the user's, of which nothing is known beforehand
 _READERS = 4  # threads: decoding and resizing release Python's lock
 
 
@@ -50,6 +52,11 @@ def assemble(listing: Listing, name: str, split: str, image_size: int, limit: in
     if not records:
         raise ValueError(f"{listing.origin} has no images for split {split!r}.")
     notes = [*listing.notes, *_unstated(listing)]
+    if name in _OWN:
+        counts = np.bincount([r.label for r in listing.records], minlength=len(listing.class_names))
+        for said in doubtful_names(listing.class_names, counts.tolist()):
+            warnings.warn(f"{listing.origin}: {said}", stacklevel=3)
+            notes.append(said[:1].upper() + said[1:])
     available = listing.available or len(records)
     if limit is not None:
         chosen = stratified_indices(np.array([r.label for r in records]), limit, seed)
@@ -139,7 +146,7 @@ def _twins(kept: list[Record], pixels: np.ndarray) -> dict[Path, str]:
 
 def _unused(files: pd.DataFrame, name: str, n_records: int) -> list[str]:
     """A note, and where they are many a warning too, of files that may have been meant. A public set has its own."""
-    said = doubtful(files) if name in ("folder", "table", "coco") else ""
+    said = doubtful(files) if name in _OWN else ""
     if said and files["files"][files["kind"].isin(DOUBTFUL)].sum() >= 0.05 * n_records:
         warnings.warn(said, stacklevel=4)
     return [said[:1].upper() + said[1:]] if said else []

@@ -1,12 +1,15 @@
 """Pictures with a COCO annotation file (Lin et al. 2014): classes and evidence from its annotations."""
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from xaiutils import file_limits
+from xaiutils.class_names import check_class_names
+from xaiutils.datasets import inventory
 from xaiutils.datasets.evidence import (
     Boxes,
     Evidence,
@@ -18,8 +21,9 @@ from xaiutils.datasets.evidence import (
     unpack_run_lengths,
 )
 from xaiutils.datasets.listing import Listing, Record
+from xaiutils.datasets.patients import FOLDER, fill_unknown, name_patients, offer
 from xaiutils.datasets.picture_file import PictureFile, Preparation, read_picture_file
-from xaiutils.datasets.tree import walk_files
+from xaiutils.datasets.tree import find_file, walk_files
 from xaiutils.file_limits import check_regular, explain, naming
 from xaiutils.registry import suggest
 
@@ -31,6 +35,7 @@ def load(
     classes: Sequence[str] = (),
     background: str = "",
     patient_key: str = "",
+    patient_from: int | str = "",
     split_key: str = "",
     keep_aspect: bool = False,
     bit_depth: int = 16,
@@ -42,13 +47,14 @@ def load(
     An image's class is the category of its annotations; images with several categories are left out and counted.
     ``classes`` keeps and orders some categories. ``background`` names the class of images without annotations (such
     as "normal"); without it they are left out. ``patient_key`` and ``split_key`` name entries of the images, where
-    the file has them. ``keep_aspect``, ``bit_depth``, ``window`` and ``frames`` as for folders. Evidence is the
-    union of polygons and run lengths (crowds too), else of the boxes; where one of them cannot be right, the evidence
-    of its image is not known, and named.
+    the file has them; ``patient_from`` finds the patient in ``file_name`` instead, as for folders. ``keep_aspect``,
+    ``bit_depth``, ``window`` and ``frames`` as for folders. Evidence is the union of polygons and run lengths (crowds
+    too), else of the boxes; where one of them cannot be right, the evidence of its image is not known, and named.
     """
     root = Path(data_dir)
     path = _annotation_file(root, annotations)
     images, found, categories = _read(path)
+    classes = check_class_names(classes)
     unknown = [c for c in classes if c not in categories.values()]
     if unknown:
         raise ValueError(f"{path} has no category {unknown[0]!r}; {suggest(unknown[0], list(categories.values()))}")
@@ -62,22 +68,26 @@ def load(
             raise ValueError(f"{path}: no image has the entry {key!r} ({option}); {suggest(key, keys)}")
     places: dict[str, list[Path]] = defaultdict(list)
     for p in walk_files(root):
-        places[p.name].append(p)
+        places[p.name.casefold()].append(p)
     how = Preparation(keep_aspect=keep_aspect, bit_depth=bit_depth, window=tuple(window), frames=frames)
-    records, skipped, several = [], [], 0
+    records, skipped, left, bare = [], [], {}, {}
     for image in images:
         marks = [a for a in found[image["id"]] if categories[a["category_id"]] in names]
         kinds = {categories[a["category_id"]] for a in marks}
         if len(kinds) > 1:
-            several += 1
+            several = _find(root, path, str(image["file_name"]), places)
+            left[several or image["id"]] = inventory.LEFT_OUT
             continue
         if not kinds and (not background or found[image["id"]]):
+            if picture := _find(root, path, str(image["file_name"]), places):
+                bare[picture] = inventory.NOT_CHOSEN if found[image["id"]] else inventory.LEFT_OUT
             continue
         name = str(image["file_name"])
         picture = _find(root, path, name, places)
         if picture is None:
             skipped.append((name, "no picture of it"))
             continue
+        below = PurePosixPath(name.replace("\\", "/")).parent.as_posix()
         records.append(
             Record(
                 id=name,
@@ -85,12 +95,20 @@ def load(
                 source=PictureFile(picture, tuple(_evidence(a, image) for a in marks) or (NoFinding(),), how),
                 split=str(image[split_key]) if split_key in image else None,
                 patient=str(image[patient_key]) if patient_key in image else None,
+                metadata={FOLDER: below} if below != "." else {},
             )
         )
     if not records:
         raise ValueError(f"{path}: no image with one of {class_names} has a picture below {root}.")
-    notes = [f"{several} images have annotations of several classes and are left out."] if several else []
-    return Listing(records, tuple(class_names), read_picture_file, str(path), skipped=skipped, notes=notes)
+    notes = [f"{len(left)} images have annotations of several classes and are left out."] if left else []
+    if n := list(bare.values()).count(inventory.LEFT_OUT):
+        notes.append(f"{n} images have no annotations and are left out; background=NAME makes a class of them.")
+    records = fill_unknown(name_patients(records, patient_from))
+    notes += offer(records, patient_from != "" or patient_key != "")
+    files = {p: kind for p, kind in left.items() if isinstance(p, Path)} | bare | {path: inventory.TABLE}
+    return Listing(
+        records, tuple(class_names), read_picture_file, str(path), skipped=skipped, notes=notes, root=root, files=files
+    )
 
 
 def boxes_by_file(paths: Sequence[Path]) -> dict[str, dict[str, tuple[tuple[float, ...], ...]]]:
@@ -109,9 +127,10 @@ def boxes_by_file(paths: Sequence[Path]) -> dict[str, dict[str, tuple[tuple[floa
 
 def _annotation_file(root: Path, name: str) -> Path:
     if name:
-        if not (root / name).is_file():
-            raise FileNotFoundError(f"{root / name} does not exist; give the COCO file by annotations=...")
-        return root / name
+        path = find_file(root, name)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} does not exist; give the COCO file by annotations=...")
+        return path
     found = [p for p in walk_files(root) if p.suffix.lower() == ".json"]
     if len(found) != 1:
         names = ", ".join(p.relative_to(root).as_posix() for p in found[:5]) or "none"
@@ -146,10 +165,10 @@ def _name(entry: dict, key: str) -> str:
 def _find(root: Path, path: Path, name: str, places: dict[str, list[Path]]) -> Path | None:
     """The picture by its stated path, else the only one of that name."""
     for folder in (root, path.parent, root / "images"):
-        candidate = (folder / name).resolve()
+        candidate = find_file(folder, name).resolve()
         if candidate.is_file() and candidate.is_relative_to(root.resolve()):
             return candidate
-    found = places.get(Path(name).name, [])
+    found = places.get(re.split(r"[\\/]", name.strip())[-1].casefold(), [])
     return found[0] if len(found) == 1 else None
 
 

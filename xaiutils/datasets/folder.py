@@ -12,7 +12,7 @@ from xaiutils.datasets import dicom, inventory
 from xaiutils.datasets.evidence import MaskFile, NoFinding
 from xaiutils.datasets.listing import Listing, Record, unknown_patient
 from xaiutils.datasets.mask_folders import IMAGE_FOLDER, MASK_ENDING, MASK_FOLDER, Sorted, sort_pictures
-from xaiutils.datasets.patients import FOLDER, doubts, fill_unknown, name_patients
+from xaiutils.datasets.patients import FOLDER, doubt_root, fill_unknown, name_patients, offer
 from xaiutils.datasets.picture_file import PictureFile, Preparation, read_picture_file
 from xaiutils.datasets.tree import PICTURE_SUFFIXES, is_hidden, is_picture, list_folder, walk_files
 
@@ -76,7 +76,7 @@ def load(
     _warn_of_masks(records, mask_pattern, root)
     records, notes = with_headers(name_patients(records, patient_from))
     records = fill_unknown(records)
-    said = [*found.warnings, *doubts(records, names, root, patient_from != "")]
+    said = [*found.warnings, *offer(records, patient_from != ""), *doubt_root(records, names, root)]
     for sentence in said:
         warnings.warn(f"{root}: {sentence}", stacklevel=3)
     left = {p: inventory.NOT_CHOSEN for (_, name), files in by_class.items() if name not in names for p in files}

@@ -1,6 +1,5 @@
 """INbreast (Moreira et al. 2012): digital mammograms as DICOM, a table of BI-RADS, and contours drawn by experts."""
 
-import json
 import plistlib
 import re
 from collections.abc import Sequence
@@ -13,13 +12,12 @@ from skimage.draw import disk
 from sklearn.model_selection import train_test_split
 
 from xaiutils.datasets import dicom
-from xaiutils.datasets.decoder_process import DECODER
 from xaiutils.datasets.evidence import Drawn, NoFinding, check_outline, fill_outline
 from xaiutils.datasets.inventory import TABLE
 from xaiutils.datasets.listing import Listing, Record, unknown_patient
 from xaiutils.datasets.options import check_choice
 from xaiutils.datasets.picture_file import PictureFile, Preparation, read_picture_file
-from xaiutils.datasets.table import read_csv
+from xaiutils.datasets.table import read_csv, read_excel
 from xaiutils.datasets.tree import is_picture, walk_files
 from xaiutils.file_limits import check_regular, naming
 from xaiutils.registry import suggest
@@ -29,7 +27,7 @@ FINDINGS = ("Mass", "Calcification", "Cluster", "Distortion", "Asimmetry", "Spic
 _FILE = re.compile(r"^(\d{8})(?:_([0-9a-f]+)_MG_([LR])_([A-Z]+)_ANON)?", re.IGNORECASE)
 _TABLES = ("inbreast.xls", "inbreast.xlsx", "inbreast.csv")
 _TEST_PATIENTS, _PATIENTS = 25, 115  # the thesis: 90 patients for training, 25 for testing
-_XML_BYTES, _EXCEL_BYTES = 2**26, 2**26  # the real ones have at most 3 MB
+_XML_BYTES = 2**26  # the real ones have at most 3 MB
 _POINT_RADIUS = 3  # pixels of 0.07 mm: a contour of one or two points is a single calcification
 
 
@@ -204,27 +202,6 @@ def _read_table(files: list[Path], root: Path) -> pd.DataFrame:
     if len(twice):
         raise ValueError(f"{path} has the image {twice[0]} in more than one row; keep one.")
     return table
-
-
-def read_excel(path: Path) -> pd.DataFrame:
-    """The first sheet of an Excel file as a table of texts; its first row names the columns. Raises FileError.
-
-    In a process of its own: the size that a damaged file claims for its sheet can end the one that believes it.
-    """
-    check_regular(path, _EXCEL_BYTES)
-    with naming(path, "it cannot be read as an Excel table"):
-        rows = json.loads(DECODER.ask("sheet", path)[1])
-        if not rows:
-            raise ValueError("its first sheet is empty")
-        names = [_text(name) or f"unnamed {i}" for i, name in enumerate(rows[0])]
-        return pd.DataFrame([[_text(cell) for cell in row] for row in rows[1:]], columns=names)
-
-
-def _text(value: object) -> str:
-    """A cell as text; Excel keeps file numbers and dates as floats, and blanks as NaN."""
-    if value is None or value != value:
-        return ""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 # Contours -----------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import hashlib
 import numpy as np
 
 from xaiutils.datasets.image_dataset import ImageDataset
+from xaiutils.datasets.patients import FOLDER
 
 
 def find_leaks(splits: dict[str, ImageDataset]) -> list[dict[str, str]]:
@@ -34,9 +35,9 @@ def _patients(dataset: ImageDataset) -> list[tuple[str, str]]:
 
 
 def _folders(dataset: ImageDataset) -> list[tuple[str, str]]:
-    if dataset.patients is not None or "folder" not in dataset.metadata:
+    if dataset.patients is not None or FOLDER not in dataset.metadata:
         return []
-    rows = zip(dataset.labels, dataset.metadata["folder"], dataset.ids, strict=True)
+    rows = zip(dataset.labels, dataset.metadata[FOLDER], dataset.ids, strict=True)
     return [(f"{dataset.class_names[label]}/{place}", image) for label, place, image in rows if isinstance(place, str)]
 
 

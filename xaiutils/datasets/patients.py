@@ -3,12 +3,12 @@
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from xaiutils.class_names import says_disease
 from xaiutils.datasets.listing import Record, unknown_patient
 
-FOLDER = "folder"  # of the metadata: the folders between a class and an image
+FOLDER = "subfolder"  # of the metadata: the folders between a class and an image
 _FEW_A_CLASS, _MANY_CLASSES = 30, 6
 
 
@@ -48,18 +48,23 @@ def fill_unknown(records: Sequence[Record]) -> list[Record]:
     return [r if r.patient else replace(r, patient=unknown_patient(r.id)) for r in records]
 
 
-def doubts(records: Sequence[Record], class_names: Sequence[str], root: Path, given: bool) -> list[str]:
-    """Sentences on folders that look like patients: below the classes, or in their place."""
-    said = []
+def offer(records: Sequence[Record], given: bool) -> list[str]:
+    """A sentence on folders between the classes and the images, which may be patients; none where patients are known or
+    ``given``."""
     nested = [r for r in records if r.metadata.get(FOLDER)]
     places = {(r.label, r.metadata[FOLDER]) for r in nested}
-    if not given and not any(r.patient for r in records) and len(nested) >= len(records) / 2 and len(places) > 2:
-        said.append(
-            f"{len(nested)} images lie in {len(places)} folders below their classes, such as "
-            f"{PurePosixPath(nested[0].id).parent.as_posix()!r}. If each is a patient, give "
-            "patient_from=1 (make run SET='data_options.patient_from=1'), or a regular expression: then a patient's "
-            "images stay in one split. As it is, images of one folder may be in several."
-        )
+    if given or any(r.patient for r in records) or len(nested) < len(records) / 2 or len(places) <= 2:
+        return []
+    return [
+        f"{len(nested)} images lie in {len(places)} folders below their classes, such as "
+        f"{nested[0].metadata[FOLDER]!r}. If each is a patient, give patient_from=1 "
+        "(make run SET='data_options.patient_from=1'), or a regular expression: then a patient's images stay in one "
+        "split. As it is, images of one folder may be in several."
+    ]
+
+
+def doubt_root(records: Sequence[Record], class_names: Sequence[str], root: Path) -> list[str]:
+    """A sentence where the folders of ``root`` are more like the patients of one class than like classes."""
     by_class: dict[int, set[str | None]] = {}
     for r in records:
         by_class.setdefault(r.label, set()).add(r.patient)
@@ -68,14 +73,13 @@ def doubts(records: Sequence[Record], class_names: Sequence[str], root: Path, gi
     alike = alike and any("0" in name for name in numbered)
     few = len(records) < _FEW_A_CLASS * len(class_names)
     single = len(class_names) > 2 and all(len(p) == 1 and None not in p for p in by_class.values())
-    if single or (few and alike) or _one_of_several(root, class_names):
-        n = f"{len(class_names)} classes"
-        why = "each class has one patient" if single else f"they are {', '.join(map(repr, class_names[:3]))}, ..."
-        said.append(
-            f"{root.name!r} is read as {n}, and {why}: is it the folder of one class, and are these its patients? Then "
-            "give the folder above it as data_dir."
-        )
-    return said
+    if not (single or (few and alike) or _one_of_several(root, class_names)):
+        return []
+    why = "each class has one patient" if single else f"they are {', '.join(map(repr, class_names[:3]))}, ..."
+    return [
+        f"{root.name!r} is read as {len(class_names)} classes, and {why}: is it the folder of one class, and are these "
+        "its patients? Then give the folder above it as data_dir."
+    ]
 
 
 def _one_of_several(root: Path, class_names: Sequence[str]) -> bool:
