@@ -391,11 +391,12 @@ def test_labels_stay_as_they_are_written(tmp_path):
 
 def write_xlsx(path: Path, rows: list[list]) -> None:
     """The smallest workbook of one sheet."""
-    cells = [
-        [f"<c><v>{c}</v></c>" if isinstance(c, float) else f'<c t="inlineStr"><is><t>{c}</t></is></c>' for c in r]
-        for r in rows
-    ]
-    sheet = "".join(f"<row>{''.join(r)}</row>" for r in cells)
+    sheet = ""
+    for row in rows:
+        number = [isinstance(c, float) for c in row]
+        text = [f'<c t="inlineStr"><is><t>{c}</t></is></c>' for c in row]
+        cells = [f"<c><v>{c}</v></c>" if n else t for c, n, t in zip(row, number, text, strict=True)]
+        sheet += f"<row>{''.join(cells)}</row>"
     main, kind = "http://schemas.openxmlformats.org/spreadsheetml/2006/main", "application/vnd.openxmlformats-"
     office = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
     package = "http://schemas.openxmlformats.org/package/2006"
@@ -406,8 +407,8 @@ def write_xlsx(path: Path, rows: list[list]) -> None:
         'spreadsheetml.worksheet+xml"/></Types>',
         "_rels/.rels": f'<Relationships xmlns="{package}/relationships"><Relationship Id="r1" Type="{office}/'
         'officeDocument" Target="xl/workbook.xml"/></Relationships>',
-        "xl/workbook.xml": f'<workbook xmlns="{main}" xmlns:r="{office}"><sheets><sheet name="s" sheetId="1" r:id="r1"/>'
-        "</sheets></workbook>",
+        "xl/workbook.xml": f'<workbook xmlns="{main}" xmlns:r="{office}"><sheets><sheet name="s" sheetId="1" r:id="r1"'
+        "/></sheets></workbook>",
         "xl/_rels/workbook.xml.rels": f'<Relationships xmlns="{package}/relationships"><Relationship Id="r1" '
         f'Type="{office}/worksheet" Target="s.xml"/></Relationships>',
         "xl/s.xml": f'<worksheet xmlns="{main}"><sheetData>{sheet}</sheetData></worksheet>',

@@ -59,27 +59,28 @@ def says_healthy(name: str) -> bool:
     return nothing and not marked and says_disease(name) is False
 
 
-def positive_class(names: Sequence[str], given: str = "") -> tuple[int, str]:
-    """The class that is looked for, of two: its number, and a sentence that says why it is that one.
+def positive_class(names: Sequence[str], given: str = "") -> tuple[int | None, str]:
+    """The class that is looked for: its number, and a sentence that says why it is that one.
 
-    ``given`` names it; else names that speak of disease decide (see `says_disease`), else it is the last. Raises
-    ValueError for a name that is no class.
+    ``given`` names it; else, of two, names that speak of disease decide (see `says_disease`), else it is the last; of
+    more there is none. Raises ValueError for a name that is no class.
     """
     if given:
         if given not in names:
             raise ValueError(f"positive_class={given!r} is not one of the classes {', '.join(map(repr, names))}.")
         return list(names).index(given), f"The positive class is '{given}', as given."
+    if len(names) != 2:
+        return None, ""
     said = [says_disease(name) for name in names]
     change = "positive_class= names another"
     for wanted, how in (
         (True, "whose name speaks of disease"),
         (False, "since the other's name speaks against disease"),
     ):
-        if said.count(wanted) == 1 and len(names) == 2:
+        if said.count(wanted) == 1:
             index = said.index(wanted) if wanted else 1 - said.index(wanted)
             return index, f"The positive class is '{names[index]}', {how}; {change}."
-    index = len(names) - 1
-    return index, f"The positive class is '{names[index]}', the last one, since no name tells; {change}."
+    return 1, f"The positive class is '{names[1]}', the last one, since no name tells; {change}."
 
 
 def doubtful_names(names: Sequence[str], counts: Sequence[int]) -> list[str]:

@@ -18,6 +18,12 @@ _DECLARED = (
     Parameter("seed", int, 0, "seed of everything random", 0, 2**32 - 1),
     Parameter("run_name", str, "default", "folder of the results under runs_dir"),
     Parameter("runs_dir", str, "../runs", "folder of all runs; the environment variable XAI_RUNS overrides it"),
+    Parameter(
+        "positive_class",
+        str,
+        "",
+        "class that is looked for; empty: of two the one whose name speaks of disease",
+    ),
     Parameter("models", list, ["efficientnet_lite0", "vit_mini16"], "the models"),
     Parameter("model", str, "efficientnet_lite0", "the model that is looked at first"),
     Parameter("weights", str, "auto", "pretrained weights where there are some, or none", choices=("auto", "none")),
@@ -56,7 +62,7 @@ _DECLARED = (
     Parameter("method_parameters", dict, {}, "parameters of methods by the method's name"),
     Parameter("transforms", list, [], "the image changes"),
     Parameter("transform", str, "original", "the image change that is looked at first"),
-    Parameter("image_index", int, -1, "position in the test split; -1 for a clear example of the last class", -1),
+    Parameter("image_index", int, -1, "position in the test split; -1 for a clear example of the positive class", -1),
     Parameter(
         "metrics",
         list,

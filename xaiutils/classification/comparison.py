@@ -128,8 +128,8 @@ def compare_models(
 ) -> pd.DataFrame:
     """Every pair of models on the same images, by AUC and by accuracy.
 
-    The AUC is that of the positive class (default: the last of two), of more classes the mean over classes, one against
-    the rest. Patients, where known, are the units of all tests but Cochran's.
+    The AUC is that of the positive class (default: see `Predictions.positive`), of more classes the mean over classes,
+    one against the rest. Patients, where known, are the units of all tests but Cochran's.
 
     Returns:
         A row a pair and quantity ("AUC", "accuracy"), and for accuracy of three or more models one for all of them:

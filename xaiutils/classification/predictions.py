@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
+from xaiutils.class_names import positive_class
+
 COMBINE = ("max", "mean")
 
 
@@ -91,10 +93,11 @@ class Predictions:
         return pd.factorize(self.groups["patient"])[0].astype(np.int64)
 
     def positive(self, positive: str | int | None = None) -> int | None:
-        """The number of the positive class: as given (name or number), else the last of two; None of more."""
+        """The number of the positive class: as given (name or number), else of two the one whose name speaks of
+        disease, or the last (`xaiutils.class_names.positive_class`); None of more."""
         k = len(self.class_names)
-        if positive is None:
-            return k - 1 if k == 2 else None
+        if positive is None or positive == "":
+            return positive_class(self.class_names)[0]
         if isinstance(positive, str):
             if positive not in self.class_names:
                 raise ValueError(f"positive={positive!r} is no class; the classes are {', '.join(self.class_names)}.")

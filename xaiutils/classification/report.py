@@ -7,6 +7,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
+from xaiutils.class_names import positive_class
 from xaiutils.classification import calibration, curves
 from xaiutils.classification.predictions import COMBINE, Predictions
 from xaiutils.classification.resampling import (
@@ -51,6 +52,7 @@ class Report:
         confidence, n_resamples, seed: of the intervals; the unit that is drawn is ``predictions.unit``.
         levels: reports of coarser levels by name, such as "patient".
         notes: what could not be measured, and why.
+        positive_said: a sentence that names the positive class, says why it is that one, and how to name another.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Report:
     seed: int
     levels: Mapping[str, "Report"] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    positive_said: str = ""
 
     @property
     def probabilities(self) -> np.ndarray:
@@ -166,8 +169,9 @@ def assess(
         predictions: of the images to be judged; its groups decide units and levels.
         validation: of other images, on which thresholds are chosen and the temperature is fitted; without them
             thresholds are chosen on the judged images themselves, and said to be optimistic.
-        positive: class that is looked for, by name or number. Default: the last of two classes; of more, none, and
-            then there are no operating points and no decision curve.
+        positive: class that is looked for, by name or number. Default: of two classes the one whose name speaks of
+            disease, or is left when the other's speaks against it, else the last, which the report says; of more, none,
+            and then there are no operating points and no decision curve.
         combine: how a group's probability is made of its images', "max" or "mean"; see `Predictions.per`.
         n_resamples: of the bootstrap, at least 1000.
         confidence: of all intervals. Proportions (accuracy, recall, precision, sensitivity, specificity) have
@@ -188,7 +192,9 @@ def assess(
     if validation is not None and validation.class_names != predictions.class_names:
         raise ValueError(f"validation has the classes {validation.class_names}, not {predictions.class_names}.")
     chosen = predictions.positive(positive)
-    settings = (chosen, n_resamples, confidence, seed, name, split)
+    given = "" if positive in (None, "") or chosen is None else predictions.class_names[chosen]
+    said = positive_class(predictions.class_names, given)[1]
+    settings = (chosen, n_resamples, confidence, seed, name, split, said)
     levels, notes = {}, []
     for level in predictions.groups:
         if len(set(predictions.groups[level])) == len(predictions):
@@ -245,6 +251,7 @@ def _assess(
     seed: int,
     name: str,
     split: str,
+    positive_said: str,
     levels: Mapping[str, Report] | None = None,
     notes: list[str] | None = None,
 ) -> Report:
@@ -299,6 +306,7 @@ def _assess(
         seed,
         levels or {},
         tuple(notes),
+        positive_said,
     )
 
 

@@ -30,7 +30,8 @@ def sentences(report: "Report") -> tuple[str, ...]:
     said = [_accuracy(report), _majority(report)]
     if len(np.unique(found.labels)) > 1:
         said.append(_chance(report))
-    said += [_errors_of_two(report) if report.positive is not None else _errors_of_many(report), _never_named(report)]
+    said += [_errors_of_two(report) if report.positive is not None else _errors_of_many(report), report.positive_said]
+    said.append(_never_named(report))
     said += [_ranking(report), _calibrated(report), _optimism(report), _few(report), *report.notes]
     return tuple(s for s in said if s)
 

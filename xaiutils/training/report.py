@@ -6,6 +6,7 @@ import numpy as np
 
 from xaiutils.attribution import predict
 from xaiutils.backend import keras
+from xaiutils.class_names import positive_class
 from xaiutils.classification import Predictions, Report, assess, mean_auc
 from xaiutils.datasets import ImageDataset
 
@@ -76,12 +77,15 @@ def _predict_all(model: keras.Model, ds: ImageDataset, batch_size: int = 32, **o
     return np.concatenate([predict(model, images, batch_size, **options) for images, _ in ds.batches(8 * batch_size)])
 
 
-def clear_example(model: keras.Model, ds: ImageDataset, label: int = -1) -> int:
-    """Position of the image of class ``label`` (-1: the last) whose logit leads the others by most.
+def clear_example(model: keras.Model, ds: ImageDataset, label: int | None = None) -> int:
+    """Position of the image of class ``label`` (-1: the last; None: the positive one, see
+    `xaiutils.class_names.positive_class`, of more than two the last) whose logit leads the others by most.
 
     Images with evidence come first where there are masks; without any image of that class, the first image.
     """
-    label = label % len(ds.class_names)
+    if label is None:
+        label = positive_class(ds.class_names)[0]
+    label = (-1 if label is None else label) % len(ds.class_names)
     members = np.flatnonzero(ds.labels == label)
     if ds.masks is not None and ds.masks[members].any():
         members = members[ds.masks[members].any(axis=(1, 2))]
