@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from xaiutils.datasets import DATASETS
+from xaiutils.reading import READINGS
 from xaiutils.registry import Parameter, suggest
 
 _DECLARED = (
@@ -80,6 +81,13 @@ _DECLARED = (
             "entropy",
         ],
         "metrics of maps; where the data has no masks, those that need them are measured on mosaics",
+    ),
+    Parameter(
+        "readings",
+        list,
+        ["magnitude", "positive"],
+        "how maps that have a sign are read before they are scored; tests and ranks use the first",
+        choices=READINGS,
     ),
     Parameter("n_images", int, 24, "test images whose maps are scored", 2),
     Parameter("n_faithfulness", int, 8, "of these, images for metrics that run the model", 2),
