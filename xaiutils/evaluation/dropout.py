@@ -18,8 +18,8 @@ import numpy as np
 import pandas as pd
 
 from xaiutils.attribution import ModelError, Network, explain_all, predict, prepare
+from xaiutils.attribution.graph import as_function
 from xaiutils.attribution.layer_aggregate import default_layers
-from xaiutils.attribution.network import _as_function
 from xaiutils.backend import keras, tf
 from xaiutils.datasets import ImageDataset
 from xaiutils.evaluation import evaluate_all
@@ -89,7 +89,7 @@ def thinned(model: keras.Model, after: Iterable[str] = (), rate: float = 0.1) ->
         return added[-1]
 
     def swap(layer):
-        inner = _as_function(layer)
+        inner = as_function(layer)
         if inner is not None:
             return rebuild(inner, layer.name)
         if isinstance(layer, keras.layers.Dropout) and layer.rate > 0:
@@ -108,7 +108,7 @@ def thinned(model: keras.Model, after: Iterable[str] = (), rate: float = 0.1) ->
         plain = keras.Model(function.inputs, function.outputs, name=name)  # not compiled, whatever its class was
         return keras.models.clone_model(plain, clone_function=swap, call_function=call)
 
-    made = rebuild(_as_function(model), model.name)
+    made = rebuild(as_function(model), model.name)
     if not added:
         raise ModelError(
             "the model has no dropout layer to switch on; name layers to put dropout behind, such as "
