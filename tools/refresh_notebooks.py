@@ -1,10 +1,15 @@
 """Execute the committed notebooks in place with their default parameters, and save them clean (``make notebooks``).
 
+Check cells compare numbers with known ones (`Run.expected`). Where a number has left its tolerance the notebook is
+saved all the same, and the command fails at the end and names it. Look for the reason; if the new number is right, run
+``python tools/refresh_notebooks.py --accept``, which writes it into the cell and executes the notebook again.
+
 Kept: outputs, figures and execution counts, which nbval compares. Dropped: widget state and timing metadata, which
 change with every run, and references to widgets that live only in a kernel.
 """
 
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -14,6 +19,7 @@ import papermill
 
 from xaiutils.walk import ROOT, notebooks, private_kernel
 
+OUTSIDE = re.compile(r"^(?P<what>.+): (?P<now>\S+), not the expected (?P<known>\S+) \+- ", re.MULTILINE)
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -50,12 +56,36 @@ def refresh(path: Path) -> None:
     temporary.replace(path)
 
 
+def unexpected(path: Path, accept: bool) -> list[str]:
+    """Lines of check cells that name a number outside its tolerance; ``accept`` puts it into the cell's source."""
+    notebook, lines = nbformat.read(path, as_version=4), []
+    for cell in notebook.cells:
+        text = "".join(o.get("text", "") for o in cell.get("outputs", []))
+        for found in OUTSIDE.finditer(text):
+            lines.append(f"{path.name}: {text[found.start() :].splitlines()[0]}")
+            start = cell.source.index(found["known"], cell.source.index(f'"{found["what"]}"'))
+            if accept:
+                cell.source = cell.source[:start] + found["now"] + cell.source[start + len(found["known"]) :]
+    if accept:
+        nbformat.write(notebook, path)
+    return lines
+
+
 if __name__ == "__main__":
     os.environ["XAI_PROGRESS"] = "off"
+    accept, left = "--accept" in sys.argv[1:], []
     for path in notebooks(ROOT / "notebooks", on_request=True):
         print(path.name, flush=True)
         refresh(path)
+        found = unexpected(path, accept)
+        if found and accept:
+            print("accepted:", *found, sep="\n  ", flush=True)
+            refresh(path)
+            found = unexpected(path, accept=False)
+        left += found
         size = path.stat().st_size
         print(f"  {size / 1e3:.0f} kB", flush=True)
         if size > 1e6:
             sys.exit(f"{path.name} is over 1 MB; show smaller figures")
+    if left:
+        sys.exit("\n".join(["outside their tolerance (right? then --accept):", *left]))

@@ -35,6 +35,8 @@ __all__ = ["Picture", "Run", "environment", "progress", "start"]
 
 _VERSIONED = ("xaiutils", "tensorflow", "keras", "numpy", "tf-explain", "tf-keras-vis", "scikit-learn", "scikit-image")
 _FIGURE_DPI = {"saved": 160, "shown": 72}
+# Parameters whose default is each notebook's own, or that decide where files are and not what is in them.
+_NOTEBOOKS_OWN = {"methods", "method_parameters", "transforms", "model", "run_name", "runs_dir", "data_dir"}
 _PNG_LIMIT = 120_000  # bytes: pictures over it are shown as JPEG, so that notebooks stay small
 
 
@@ -281,6 +283,19 @@ class Run:
     def load_maps(self, name: str) -> dict[str, np.ndarray]:
         """The maps of `save_maps` as float32, their ``ids``, and the ``images`` where they were kept."""
         return read_maps(self.folder / "maps" / f"{name}.npz")
+
+    def expected(self, what: str, value: float, known: float, tolerance: float) -> str:
+        """A line for a cell whose output is compared: what ``value`` is beside the ``known`` one of the default walk.
+
+        Within ``tolerance`` of it the line is the same on every machine; outside (or NaN) it is another. Data or models
+        made with other parameters have no known value: the line gives theirs.
+        """
+        ours = {k: v for k, v in self.parameters.items() if k not in _NOTEBOOKS_OWN}
+        if any(v != _parameters.PARAMETERS[k].default for k, v in ours.items()):
+            return f"{what}: {value:.4g}"
+        if abs(value - known) <= tolerance:
+            return f"{what}: {known:g} +- {tolerance:g}, as expected"
+        return f"{what}: {value:.4g}, not the expected {known:g} +- {tolerance:g}"
 
     def finish(self) -> str:
         """Close the notebook's record; returns a line that says what was written where."""
