@@ -19,6 +19,7 @@ own (notebooks, batch jobs) is not mutated there.
 
 import argparse
 import csv
+import ctypes
 import hashlib
 import importlib.machinery
 import importlib.util
@@ -49,8 +50,9 @@ RESULTS, TESTS = FOLDER / "results.csv", FOLDER / "tests.json"
 EQUIVALENT = ROOT / "tools" / "equivalent_mutants.yml"
 COLUMNS = ["key", "outcome", "line", "seconds", "by"]
 OPTIONS = ["-q", "--no-header", "--tb=line", "-p", "no:cacheprovider", "-p", "no:xdist"]
-# Tests of the interface and of what runs in processes of its own: slow, and they compare no values of PACKAGES.
-LEFT_OUT = ("test_notebooks", "test_batch", "test_widgets", "test_walk", "test_pack", "test_project", "test_training")
+# Tests of the interface, of training, and of what runs in processes of its own: slow, and not about PACKAGES.
+LEFT_OUT = ("test_notebook", "test_batch", "test_widgets", "test_walk", "test_pack", "test_project", "test_training")
+LEFT_OUT += ("test_recipes", "test_optimisation", "test_callbacks", "test_models", "test_vit_weights", "test_app")
 WALL = 900  # seconds; the limit in processor time, which other work on the machine does not change, comes first
 
 
@@ -68,6 +70,8 @@ def in_fork(work: Callable[[], int], cpu_seconds: float) -> tuple[int, bool]:
     child = os.fork()
     if not child:
         os.setsid()
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no test outlives this command
         resource.setrlimit(resource.RLIMIT_CPU, (int(cpu_seconds), int(cpu_seconds) + 5))
         null = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
