@@ -9,8 +9,9 @@ from xaiutils.attribution import rules
 from xaiutils.attribution.gradients import BASELINES, baseline_total, start_images
 from xaiutils.attribution.method import METHODS, REDUCTION, SHARES, Method
 from xaiutils.attribution.network import ModelError, Network, Step
+from xaiutils.attribution.norms import Norm
 from xaiutils.attribution.passes import batches, folding, reduce_channels
-from xaiutils.backend import tf
+from xaiutils.backend import keras, tf
 from xaiutils.registry import Parameter
 
 # Guided backpropagation and deconvolution -----------------------------------------------------------------------------
@@ -40,6 +41,10 @@ def deconvolution(network, images, targets, batch_size, *, activations: str, red
     return reduce_channels(found, reduction)
 
 
+layers = keras.layers
+_OPAQUE = (keras.Model, layers.Lambda, layers.TFSMLayer, layers.JaxLayer, layers.FlaxLayer)
+
+
 def rectified_gradients(
     network: Network, images: np.ndarray, targets: np.ndarray, batch_size: int, method: str, activations: str = "relu"
 ) -> np.ndarray:
@@ -49,10 +54,10 @@ def rectified_gradients(
     _check_rectifiers(network, title, activations)
 
     def rule(step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
-        function = _rectifier_of(network, step)
+        function, _ = _rectifier_of(network, step)
         if function is None:
             return compute(inputs)
-        (z,) = inputs
+        z = tf.cast(inputs[0], tf.float32)
         for part in rules.linear_parts(step.operation) or ():
             z = part()(z)
 
@@ -66,20 +71,33 @@ def rectified_gradients(
     return np.concatenate([run(images[b], targets[b]) for b in batches(len(images), batch_size, title)])
 
 
-def _rectifier_of(network: Network, step: Step) -> Callable | None:
-    if rules.kind_of(network, step) not in (rules.LINEAR, rules.ACTIVATION):
-        return None
-    function = rules.applied_activation(network, step)
-    return function if function is not None and rules.rectifier(function) else None
+def _rectifier_of(network: Network, step: Step) -> tuple[Callable | None, str]:
+    """The rectifier that a step applies, and `rules.rectifier`'s name of it; (None, "") where there is none.
+
+    What stands before the first learned layer prepares pixels and is no activation, even where it cuts values off.
+    """
+    found = network.compiled("rectifiers", dict)
+    if step not in found:
+        found[step] = None, ""
+        kind, known = rules.kind_of(network, step), {s: rules.kind_of(network, s) for s in network.steps_to_logits}
+        behind = kind == rules.LINEAR or rules.is_learned_before(network, known, step)
+        if kind in (rules.LINEAR, rules.ACTIVATION) and behind:
+            function, shape = rules.applied_activation(network, step), network.shapes[step.outputs[0]][1:]
+            if function is not None and rules.is_elementwise(function, shape):
+                name = rules.rectifier(function, shape)
+                found[step] = (function, name) if name else (None, "")
+    return found[step]
 
 
 def _check_rectifiers(network: Network, title: str, activations: str) -> None:
-    """The rule is the paper's for ReLUs alone; layers that may hide activations are refused."""
+    """The rule is the paper's for ReLUs alone; layers that may hide activations are refused, others need no rule."""
 
     def check():
-        rules.kinds(network, title)
-        functions = [(s.path, _rectifier_of(network, s)) for s in network.steps_to_logits]
-        return [path for path, function in functions if function is not None and rules.rectifier(function) == "smooth"]
+        with network.in_float32():
+            for step in network.steps_to_logits:
+                if rules.kind_of(network, step) is None and _may_hide_a_rectifier(step.operation):
+                    raise rules.no_rule(title, step, ", inside of which there may be activations")
+            return [s.path for s in network.steps_to_logits if _rectifier_of(network, s)[1] == "smooth"]
 
     smooth = network.compiled(("smooth rectifiers",), check)
     if smooth and activations == "relu":
@@ -88,6 +106,15 @@ def _check_rectifiers(network: Network, title: str, activations: str) -> None:
             'activation (SiLU, GELU, ...). Use activations="all" for its generalisation to them, or a method on '
             "gradients, such as smoothgrad."
         )
+
+
+def _may_hide_a_rectifier(operation: Any) -> bool:
+    """Whether an operation that is not known could apply a rectifier: Keras' own have none but what they declare."""
+    if type(operation).__module__.split(".")[0] != "keras" or isinstance(operation, _OPAQUE):
+        return True
+    parts = operation._flatten_layers() if isinstance(operation, layers.Layer) else ()
+    functions = [getattr(part, "activation", None) for part in parts]
+    return any(callable(f) and rules.is_elementwise(f, (8,)) and rules.rectifier(f) for f in functions)
 
 
 # DeepLIFT -------------------------------------------------------------------------------------------------------------
@@ -163,6 +190,7 @@ class _Reference:
         self.linear: dict[Step, tuple[Any, Any]] = {}  # its input and its result
 
     def __call__(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
+        inputs = [tf.cast(x, tf.float32) for x in inputs]
         self.inputs[step] = inputs
         if self._known[step] != rules.LINEAR:
             return compute(inputs)
@@ -182,6 +210,7 @@ class _DeepLift:
         self._linear: dict[Step, tuple[Any, Any, rules.Linear]] = {}  # input, its baseline's, operation
 
     def __call__(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
+        inputs = [tf.cast(x, tf.float32) for x in inputs]
         kind, references = self._known[step], self._reference.inputs[step]
         if kind == rules.LINEAR:
             return [self._linear_layer(step, inputs[0])]
@@ -189,13 +218,12 @@ class _DeepLift:
             function = rules.applied_activation(self._network, step)
             return [self._activation(function, inputs[0], references[0], self._source(step))]
         if kind == rules.SOFTMAX:
-            if getattr(step.operation, "axis", -1) not in (-1, len(inputs[0].shape) - 1):
-                raise rules.no_rule("deep_lift", step, " on an axis that is not the last")
-            return [_softmax(inputs[0], references[0])]
+            return [_softmax(inputs[0], references[0], rules.softmax_axis(self._network, step))]
         if kind == rules.LAYER_NORM:
-            return [_layer_norm(step, inputs[0], references[0], compute)]
-        if kind == rules.MAX_POOL:
-            return [_max_pool(lambda x: compute([x])[0], inputs[0], references[0])]
+            norm = rules.norm_of(self._network, step)
+            return [_normalised(norm, inputs[0], references[0], lambda x: compute([x])[0])]
+        if kind in (rules.MAX_POOL, rules.LARGEST, rules.SMALLEST):
+            return _extreme(compute, inputs, references, largest=kind != rules.SMALLEST)
         if kind == rules.MATMUL or (kind == rules.PRODUCT and len(inputs) == 2):
             return [_product(lambda a, b: compute([a, b])[0], *inputs, *references)]
         if kind == rules.PRODUCT:
@@ -219,7 +247,7 @@ class _DeepLift:
         function = rules.applied_activation(self._network, step)
         if function is None:
             return z
-        if not rules.is_elementwise(function):
+        if not rules.is_elementwise(function, z.shape[1:]):
             return _softmax(z, z0)
         return self._activation(function, z, z0, (x, x0, part))
 
@@ -291,7 +319,7 @@ def _mean_slope(function: Callable[..., Any], inputs: Sequence[Any], references:
     ]
 
 
-def _softmax(s: Any, s0: Any) -> Any:
+def _softmax(s: Any, s0: Any, axis: Any = -1) -> Any:
     """exp(s_i - L), L = log sum exp(s): the rescale rule at the two exponentials and the logarithm.
 
     Every slope is a logarithmic mean (u - v) / (log u - log v), which is taken in logarithms, so nothing overflows.
@@ -303,50 +331,59 @@ def _softmax(s: Any, s0: Any) -> Any:
         ratio = -tf.math.expm1(-gap) / tf.where(near, tf.ones_like(gap), gap)
         return tf.maximum(u, v) + tf.where(near, -gap / 2, tf.math.log(tf.where(near, tf.ones_like(gap), ratio)))
 
-    L, L0 = (tf.reduce_logsumexp(v, axis=-1, keepdims=True) for v in (s, s0))
+    L, L0 = (tf.reduce_logsumexp(v, axis=axis, keepdims=True) for v in (s, s0))
 
     def backward(m):
         m_exp = m * tf.exp(log_mean(s - L, s0 - L0))
         share = tf.exp(log_mean(s, s0) - log_mean(L, L0))
-        return [m_exp - share * tf.reduce_sum(m_exp, axis=-1, keepdims=True)]
+        return [m_exp - share * tf.reduce_sum(m_exp, axis=axis, keepdims=True)]
 
     return rules.relay([s], [tf.exp(s - L)], backward)[0]
 
 
-def _layer_norm(step: Step, x: Any, x0: Any, compute: Callable) -> Any:
-    """gamma * c * r + beta, c = x - mean and r = rsqrt(mean(c^2) + epsilon): the product rule for c * r, and for c^2;
-    the slope of rsqrt is -(r r0)^2 / (r + r0)."""
-    layer = step.operation
-    if list(layer.axis if isinstance(layer.axis, list | tuple) else [layer.axis]) not in ([-1], [len(x.shape) - 1]):
-        raise rules.no_rule("deep_lift", step, " on axes that are not the last one")
-    if getattr(layer, "rms_scaling", False):
-        raise rules.no_rule("deep_lift", step, " with rms_scaling")
-
-    def centred(v):
-        c = v - tf.reduce_mean(v, axis=-1, keepdims=True)
-        return c, tf.math.rsqrt(tf.reduce_mean(c * c, axis=-1, keepdims=True) + layer.epsilon)
+def _normalised(norm: Norm, x: Any, x0: Any, function: Callable[[Any], Any]) -> Any:
+    """gamma * c * r + beta, r a function of the mean square v: the product rule for c * r, and for the squares in v;
+    the slope of r is Dr / Dv."""
+    y = function(x)
 
     def backward(m):
-        if layer.gamma is not None:
-            m = m * tf.cast(layer.gamma, m.dtype)
-        (c, r), (c0, r0) = centred(x), centred(x0)
-        middle, slope = (c + c0) / 2, -((r * r0) ** 2) / (r + r0)
-        m_c = m * (r + r0) / 2 + 2 * middle * slope * tf.reduce_mean(m * middle, axis=-1, keepdims=True)
-        return [m_c - tf.reduce_mean(m_c, axis=-1, keepdims=True)]
-
-    return rules.relay([x], compute([x]), backward)[0]
-
-
-def _max_pool(function: Callable[[Any], Any], x: Any, x0: Any) -> Any:
-    y, y0 = function(x), function(x0)
-
-    def backward(m):
-        dy = y - y0
-        rise = rules.back(function, [x], m * tf.nn.relu(dy))[0]
-        fall = rules.back(function, [x0 + tf.zeros_like(x)], m * -tf.nn.relu(-dy))[0]
-        return [tf.math.divide_no_nan(rise + fall, x - x0)]
+        m = m * norm.gamma
+        x0_ = x0 + tf.zeros_like(x)
+        (c, d, r), (c0, d0, r0) = (
+            (norm.centre(v), norm.deviation(v), norm.rate(v, w)) for v, w in ((x, y), (x0_, function(x0_)))
+        )
+        v, v0 = norm.average(d * d), norm.average(d0 * d0)
+        if norm.epsilon is not None:
+            slope = -((r * r0) ** 2) / (r + r0)  # of rsqrt(v + epsilon)
+        else:
+            near = tf.abs(v - v0) <= 1e-4 * (v + v0)
+            slope = tf.math.divide_no_nan(tf.where(near, -r / 2, r - r0), tf.where(near, v, v - v0))
+        of_spread = (d + d0) * slope * norm.average(m * (c + c0) / 2)
+        m_c = m * (r + r0) / 2
+        m_c = m_c - norm.average(m_c) if norm.centred else m_c
+        return [m_c + (of_spread - norm.average(of_spread) if norm.by_deviation else of_spread)]
 
     return rules.relay([x], [y], backward)[0]
+
+
+def _extreme(compute: Callable, inputs: Sequence[Any], references: Sequence[Any], largest: bool) -> list[Any]:
+    """The largest (smallest) of some values: a rise goes to the largest value of the image (the smallest of the
+    baseline), a fall to that of the baseline (of the image)."""
+
+    def function(*xs):
+        return compute(list(xs))[0]
+
+    y = function(*inputs)
+
+    def backward(m):
+        wide = [x0 + tf.zeros_like(x) for x, x0 in zip(inputs, references, strict=True)]
+        dy = y - function(*wide)
+        rise, fall = (inputs, wide) if largest else (wide, inputs)
+        up, down = rules.back(function, rise, m * tf.nn.relu(dy)), rules.back(function, fall, m * -tf.nn.relu(-dy))
+        pairs = zip(up, down, inputs, wide, strict=True)
+        return [tf.math.divide_no_nan(a + b, x - x0) for a, b, x, x0 in pairs]
+
+    return rules.relay(inputs, [y], backward)
 
 
 def _pair(function: Callable[[Any], Any], pair: Sequence[Any]) -> tuple[Any, Any]:

@@ -291,10 +291,10 @@ class Network:
 
     @contextmanager
     def in_float32(self) -> Iterator[None]:
-        """Within the block, layers that compute in half precision are traced in float32, for passes that take them
-        apart; their variables are float32 anyway."""
+        """Within the block all layers are traced in float32, whatever their precision, for passes that take them
+        apart: layers cast their variables and inputs to the precision that they compute in."""
         parts = [p for s in self.steps if isinstance(s.operation, keras.Layer) for p in s.operation._flatten_layers()]
-        before = [(part, part.dtype_policy) for part in parts if part.compute_dtype in ("float16", "bfloat16")]
+        before = [(part, part.dtype_policy) for part in parts if part.compute_dtype != "float32"]
         try:
             for part, _ in before:
                 part.dtype_policy = "float32"

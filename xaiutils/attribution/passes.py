@@ -103,12 +103,18 @@ def _is_plain_norm(layer: object) -> bool:
 
 def convolution_with_norm(convolution: keras.Layer, norm: keras.Layer, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """The output of both, and the bias ``(channels,)`` that it has in all."""
-    scale = tf.math.rsqrt(tf.convert_to_tensor(norm.moving_variance) + norm.epsilon)
+
+    def read(variable: keras.Variable) -> tf.Tensor:
+        return tf.cast(variable, x.dtype)
+
+    scale = tf.math.rsqrt(read(norm.moving_variance) + norm.epsilon)
     if norm.scale:
-        scale *= norm.gamma
-    shift = convolution.bias - norm.moving_mean if convolution.use_bias else -norm.moving_mean
-    bias = shift * scale + norm.beta if norm.center else shift * scale
-    kernel = tf.convert_to_tensor(convolution.kernel)
+        scale *= read(norm.gamma)
+    shift = -read(norm.moving_mean)
+    if convolution.use_bias:
+        shift += read(convolution.bias)
+    bias = shift * scale + read(norm.beta) if norm.center else shift * scale
+    kernel = read(convolution.kernel)
     depthwise = type(convolution) is keras.layers.DepthwiseConv2D
     convolve = keras.ops.depthwise_conv if depthwise else keras.ops.conv
     y = convolve(

@@ -7,12 +7,14 @@ What is not a learned linear layer has one rule, whatever rule the linear layers
 - batch norm right behind a linear layer: one linear operation with it; elsewhere an affine function;
 - other affine functions (average pooling, addition, position embedding, LayerScale, ...): epsilon rule with a tiny
   epsilon; before the first learned layer (scaling of pixels) relevance passes, so a black pixel may have some;
-- max pooling: all to the largest input; reshaping, padding, cropping, concatenation: with the values;
+- max pooling, the largest or smallest of several tensors: all to that input; reshaping, padding, cropping,
+  concatenation: with the values;
 - gates (squeeze and excitation: the smaller factor, or the one out of a sigmoid or softmax): constants, the other
   factor takes all; products of equals: half each;
-- LayerNorm: its standard deviation taken as a constant, then epsilon rule (Ali et al. 2022, arXiv:2202.07304);
-- matrix products of attention: epsilon rule with half for each factor, softmax p of s: R(s_i) = s_i (R(p_i) - p_i
-  sum_k R(p_k)) (AttnLRP, Achtibat et al. 2024, arXiv:2402.05602);
+- LayerNorm and its kin (groups, RMS, unit length, a Lambda that standardises images): the standard deviation taken as
+  a constant, then epsilon rule (Ali et al. 2022, arXiv:2202.07304); before the first learned layer relevance passes;
+- matrix products of attention, and other functions linear in each of two tensors: epsilon rule with half for each
+  factor, softmax p of s: R(s_i) = s_i (R(p_i) - p_i sum_k R(p_k)) (AttnLRP, Achtibat et al. 2024, arXiv:2402.05602);
 - the logarithm of a probability that members make together: to the logits of the same class, by each member's part
   of the probability; their softmaxes' and sigmoids' normalisers are constants, so that one member's relevance is that
   of its logit.
@@ -43,7 +45,6 @@ COMPOSITES = {
     "deep_taylor": ("z_plus", "z_plus", "z_box"),
 }
 _DENSE = (keras.layers.Dense, keras.layers.EinsumDense)
-_LEARNED = (rules.LINEAR, rules.ATTENTION, rules.LAYER_NORM)
 _IGNORE_INPUT = ("flat", "w2")  # rules that give relevance to inputs that are 0
 
 
@@ -68,7 +69,6 @@ class Propagation:
         self._conv, self._dense, self._first = COMPOSITES[composite]
         self._first = first or self._first
         self._held: dict[Step, tuple[Any, rules.Linear, str, Settings]] = {}
-        self._learned: dict[Step | None, bool] = {None: False}
         self._handlers = {
             rules.LINEAR: self._linear_layer,
             rules.BATCH_NORM: self._batch_norm,
@@ -112,7 +112,7 @@ class Propagation:
             if step not in self._kept:
                 self._held[step] = x, part, rule, settings
             return [z]
-        return [passed(z, function(z)) if rules.is_elementwise(function) else self._softmax(z)]
+        return [passed(z, function(z)) if rules.is_elementwise(function, z.shape[1:]) else self._softmax(z)]
 
     def _batch_norm(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
         source = rules.folded_source(self._network, self._known, step)
@@ -129,14 +129,8 @@ class Propagation:
         ends = [self._network.inputs_at(step, image)[0] for image in (black, black + 255)]
         return tf.minimum(*ends), tf.maximum(*ends)
 
-    def _is_learned_before(self, step: Step | None) -> bool:
-        """Whether a learned layer stands between the image and a step."""
-        if step not in self._learned:
-            self._learned[step] = any(
-                producer is not None and (self._known[producer] in _LEARNED or self._is_learned_before(producer))
-                for producer in self._network.producers(step)
-            )
-        return self._learned[step]
+    def _is_learned_before(self, step: Step) -> bool:
+        return rules.is_learned_before(self._network, self._known, step)
 
     def _is_nonnegative(self, step: Step | None) -> bool:
         """Whether a step's result has no negative values, whatever the image."""
@@ -147,9 +141,11 @@ class Propagation:
             function = rules.applied_activation(self._network, step)
             if function is None:
                 return False
-            return not rules.is_elementwise(function) or rules.is_nonnegative(function)
+            shape = self._network.shapes[step.outputs[0]][1:]
+            return not rules.is_elementwise(function, shape) or rules.is_nonnegative(function, shape)
         name = type(step.operation).__name__
-        moves = kind in (rules.SELECT, rules.MAX_POOL) and name not in ("Pad", "ClassToken")
+        moves = kind in (rules.SELECT, rules.MAX_POOL, rules.LARGEST, rules.SMALLEST)
+        moves = moves and name not in ("Pad", "ClassToken")
         if moves or name == "Add" or "AveragePooling" in name:
             return all(self._is_nonnegative(producer) for producer in self._network.producers(step))
         return False
@@ -191,42 +187,39 @@ class Propagation:
         return self._conv in _IGNORE_INPUT or (scales and not self._is_learned_before(step))
 
     def _layer_norm(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
-        layer, (x,) = step.operation, inputs
-        if getattr(layer, "rms_scaling", False):
-            raise rules.no_rule("LRP", step, " with rms_scaling")
-        axes = list(layer.axis) if isinstance(layer.axis, list | tuple) else [layer.axis]
+        norm, (x,) = rules.norm_of(self._network, step), inputs
         (y,) = compute(inputs)
-        mean = tf.reduce_mean(x, axis=axes, keepdims=True)
-        deviation = tf.sqrt(tf.reduce_mean((x - mean) ** 2, axis=axes, keepdims=True) + layer.epsilon)
+        if not getattr(step.operation, "weights", None) and not self._is_learned_before(step):
+            return [passed(x, y)]  # the scaling of pixels
+        rate = norm.rate(x, y)
 
-        def with_fixed_deviation(v):
-            c = (v - tf.reduce_mean(v, axis=axes, keepdims=True)) / deviation
-            return c if layer.gamma is None else c * _along(layer.gamma, axes, x)
+        def with_fixed_rate(v):
+            return norm.gamma * rate * norm.centre(v)
 
         def backward(R):
-            constant = 0.0 if self._settings.bias or layer.beta is None else _along(layer.beta, axes, x)
-            s = R / stabilised(y - constant)
-            return [x * rules.back(with_fixed_deviation, [x], s)[0]]
+            s = R / stabilised(y - (0.0 if self._settings.bias else norm.beta))
+            return [x * rules.back(with_fixed_rate, [x], s)[0]]
 
         return rules.relay([x], [y], backward)
 
     def _product(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
         gates = [rules.is_gate(self._network, self._known, step, i) for i in range(len(inputs))]
-        factors = gates.count(False)
-        return rules.relay(inputs, compute(inputs), lambda R: [None if gate else R / factors for gate in gates])
+        factors, outputs = gates.count(False), compute(inputs)
+        spread = any(x.shape[1:] != outputs[0].shape[1:] for x, gate in zip(inputs, gates, strict=True) if not gate)
+        if spread and len(inputs) == 2:  # an outer product
+            return self._matmul_layer(step, inputs, compute)
+        return rules.relay(inputs, outputs, lambda R: [None if gate else R / factors for gate in gates])
 
     def _matmul_layer(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
         return [_matmul(*inputs, lambda a, b: compute([a, b])[0])]
 
     @staticmethod
-    def _softmax(s: Any) -> Any:
-        p = tf.nn.softmax(s)
-        return rules.relay([s], [p], lambda R: [s * (R - p * tf.reduce_sum(R, axis=-1, keepdims=True))])[0]
+    def _softmax(s: Any, axis: Any = -1) -> Any:
+        p = keras.ops.softmax(s, axis=axis)
+        return rules.relay([s], [p], lambda R: [s * (R - p * tf.reduce_sum(R, axis=axis, keepdims=True))])[0]
 
     def _softmax_layer(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
-        if getattr(step.operation, "axis", -1) not in (-1, len(inputs[0].shape) - 1):
-            raise rules.no_rule("LRP", step, " on an axis that is not the last")
-        return [self._softmax(inputs[0])]
+        return [self._softmax(inputs[0], rules.softmax_axis(self._network, step))]
 
     def _log_probability(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
         return rules.relay(inputs, compute(inputs), lambda R: rules.back(step.operation.shares, inputs, R))
@@ -265,10 +258,3 @@ def _matmul(a: Any, b: Any, function: Callable[[Any, Any], Any] = tf.matmul) -> 
         return [a * by_a, b * by_b]
 
     return rules.relay([a, b], [y], backward)[0]
-
-
-def _along(weights: Any, axes: list[int], x: Any) -> Any:
-    """A norm's weights, in the shape that they have along its axes."""
-    rank = len(x.shape)
-    kept = sorted(axis % rank for axis in axes)
-    return tf.reshape(tf.cast(weights, tf.float32), [x.shape[i] if i in kept else 1 for i in range(rank)])

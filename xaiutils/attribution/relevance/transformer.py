@@ -7,7 +7,7 @@ from xaiutils.attribution import rules
 from xaiutils.attribution.network import Network, Step
 from xaiutils.attribution.relevance.linear_rules import Settings, stabilised
 from xaiutils.attribution.relevance.propagation import Propagation, passed
-from xaiutils.backend import tf
+from xaiutils.backend import keras, tf
 
 
 class TransformerPropagation(Propagation):
@@ -26,8 +26,8 @@ class TransformerPropagation(Propagation):
         self._handlers[rules.LAYER_NORM] = self._unchanged
 
     @staticmethod
-    def _softmax(s: Any) -> Any:
-        return passed(s, tf.nn.softmax(s))
+    def _softmax(s: Any, axis: Any = -1) -> Any:
+        return passed(s, keras.ops.softmax(s, axis=axis))
 
     def _unchanged(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
         return [passed(inputs[0], compute(inputs)[0])]
