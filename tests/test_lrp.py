@@ -209,7 +209,7 @@ def test_attention_is_conserved_by_its_published_rules(models, images):
     """AttnLRP: half of what a product has goes to each factor; softmax keeps p_i (s_i - sum_k p_k s_k) R_i / p_i."""
     rng = np.random.default_rng(0)
     a, b, R = (rng.normal(size=s).astype(np.float32) for s in ((2, 3, 4), (2, 4, 5), (2, 3, 5)))
-    from xaiutils.attribution.relevance.propagation import _matmul, _softmax
+    from xaiutils.attribution.relevance.propagation import Propagation, _matmul
 
     with tf.GradientTape() as tape:
         ta, tb = tf.constant(a), tf.constant(b)
@@ -229,7 +229,7 @@ def test_attention_is_conserved_by_its_published_rules(models, images):
     np.testing.assert_allclose(tf.reduce_sum(Rb), R.sum() / 2, rtol=1e-3)
     with tf.GradientTape() as tape:
         tape.watch(ta)
-        p = _softmax(ta)
+        p = Propagation._softmax(ta)
     signal = rng.normal(size=p.shape).astype(np.float32)
     Rs = tape.gradient(p, ta, output_gradients=tf.constant(signal))
     np.testing.assert_allclose(Rs, a * (signal - p * signal.sum(-1, keepdims=True)), atol=1e-5)
