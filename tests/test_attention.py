@@ -503,7 +503,7 @@ def test_other_refusals_say_why(vit, images):
     model = keras.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling1D()(plain)))
     with pytest.raises(ModelError, match="no residual addition .* follows layer 'plain'"):
         xai.explain(model, images, 0, "legrad")
-    pooled = layers.MaxPooling1D(2)(plain)
+    pooled = layers.MaxPooling1D(3)(plain)
     mixed = layers.MultiHeadAttention(2, 8)(pooled, pooled)
     model = keras.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling1D()(mixed)))
     with pytest.raises(ModelError, match="cannot be laid on a grid"):

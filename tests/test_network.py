@@ -212,7 +212,8 @@ def token_model(height, width, patch, class_token):
     x = keras.layers.Conv2D(8, patch, strides=patch, name="patches")(inputs)
     x = keras.layers.Reshape((-1, 8), name="tokens")(x)
     x = ClassToken()(x) if class_token else x
-    x = keras.layers.MultiHeadAttention(2, 4, name="attention")(keras.layers.LayerNormalization(name="before")(x), x)
+    x = keras.layers.LayerNormalization(name="before")(x)
+    x = keras.layers.MultiHeadAttention(2, 4, name="attention")(x, x)
     return keras.Model(inputs, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling1D()(x)))
 
 

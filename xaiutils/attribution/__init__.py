@@ -5,6 +5,7 @@ passes), one module for each family of methods, `libraries` (the same methods fr
 """
 
 import functools
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -139,15 +140,15 @@ def explain_all(
     readings = {name: (parameters or {}).get(name, {}).get("reading", reading) for name in chosen}
     network, images, targets = prepare(model, images, targets, batch_size)
     maps: dict[str, np.ndarray] = {}
-    by_layer: dict[str, list[str]] = {}
+    by_layer: dict[tuple[str, ...], list[str]] = {}
     for name, (method, given) in chosen.items():
         if method.combine is None:
             maps[name] = method.compute(network, images, targets, batch_size, **given)
         else:
-            by_layer.setdefault(network.cam_layer(given["layer"]), []).append(name)
-    for layer, names in by_layer.items():
+            by_layer.setdefault(tuple(network.cam_layers(given["layer"])), []).append(name)
+    for layers, names in by_layer.items():
         combines = [functools.partial(chosen[name][0].combine, **_without(chosen[name][1], "layer")) for name in names]
-        maps.update(zip(names, cam.from_one_pass(network, images, targets, batch_size, combines, layer), strict=True))
+        maps.update(zip(names, cam.from_one_pass(network, images, targets, batch_size, combines, layers), strict=True))
     return {name: read_maps(_finite(maps[name], name, images), readings[name]) for name in chosen}
 
 
@@ -220,4 +221,20 @@ def _finite(maps: np.ndarray, method: str, images: np.ndarray) -> np.ndarray:
             "for these images are not finite, or overflow."
         )
     assert maps.shape == images.shape[:3]
+    empty = np.flatnonzero(~maps.any(axis=(1, 2)))
+    if empty.size:
+        warnings.warn(
+            f"{method}: the maps of {empty.size} of {len(maps)} images are 0 everywhere (images "
+            f"{', '.join(map(str, empty[:10]))}). {_why_empty(METHODS.get(method))}",
+            stacklevel=3,
+        )
     return maps
+
+
+def _why_empty(method: Method | None) -> str:
+    if method is not None and method.family == "cam" and not method.signed:
+        return (
+            "Its ReLU removed all values, where the layer has evidence against the class alone, or the score does not "
+            "depend on the layer; hirescam and relu=False keep negative evidence."
+        )
+    return "The score does not depend on what the method reads: a saturated or dead layer, or weights of 0."

@@ -7,20 +7,23 @@ the class token and the registers, laid on the grid of patches and enlarged bili
 Which row: the class token's where the model's head reads that token alone, otherwise the mean of the patch tokens' rows
 (a head that pools the patches).
 
-The layers are found in the model: ours (`xaiutils.models.vit.SelfAttention`), any other that returns tokens and
-probabilities, and Keras' own (``MultiHeadAttention``, ``GroupQueryAttention``, ``Attention``), which are called with
+The layers are found in the model (`xaiutils.attribution.attention_layers`); Keras' own are called with
 ``return_attention_scores=True``. Memory is some (2 layers heads tokens^2) numbers an image of the batch.
 """
 
 import dataclasses
 import functools
 import inspect
+import itertools
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from xaiutils.attribution import rules
+from xaiutils.attribution.attention_layers import attention_steps
+from xaiutils.attribution.cam_layers import ancestors, cuts
 from xaiutils.attribution.method import METHODS, Method
 from xaiutils.attribution.network import ModelError, Network, Rule, Step
 from xaiutils.attribution.passes import batches, class_scores, enlarge
@@ -40,7 +43,7 @@ def attention_layers(network: Network) -> list[Step]:
     Raises ModelError where there are none, where they cannot be seen, or where one attends to other tokens than its
     own (cross-attention).
     """
-    found = [step for step in network.steps if _is_attention(network, step) and network._before_logits(step)]
+    found = attention_steps(network)
     if not found:
         raise ModelError(
             "attention methods need self-attention layers, and none was found. For a CNN use grad_cam, a gradient "
@@ -54,28 +57,13 @@ def attention_layers(network: Network) -> list[Step]:
                 f"layer {step.path!r} takes its queries and its keys from different tensors (cross-attention): its "
                 "rows are not the tokens of its columns. Use grad_cam with a layer, or a gradient method."
             )
-        if network.grid(step.path) is None:
+        if network.field_of(step) is None:
             raise ModelError(
                 f"the tokens of layer {step.path!r}, {network.shapes[step.outputs[0]]}, cannot be laid on a grid of "
                 "patches, so its attention is no map of the image (windows? a pooled sequence?). Use a gradient "
                 "method."
             )
     return found
-
-
-def _is_attention(network: Network, step: Step) -> bool:
-    shapes = [network.shapes[key] for key in step.outputs]
-    if len(shapes[0]) != 3:
-        return False
-    if len(shapes) > 1:  # tokens (n, tokens, width), and probabilities (n, heads, tokens, tokens)
-        return len(shapes[1]) in (3, 4) and shapes[1][-2:] == (shapes[0][1],) * 2
-    return _can_return_probabilities(step)
-
-
-def _can_return_probabilities(step: Step) -> bool:
-    if not isinstance(step.operation, keras.Layer):
-        return False
-    return "return_attention_scores" in inspect.signature(step.operation.call).parameters
 
 
 def _attends_elsewhere(step: Step) -> bool:
@@ -90,6 +78,31 @@ def _same_tokens(network: Network, steps: Sequence[Step]) -> list[Step]:
         raise ModelError(
             f"the attention layers have {counts} tokens; a product or sum over layers needs the same tokens in all. "
             "Use raw_attention with layer=, or grad_cam."
+        )
+    return _one_stream(network, steps)
+
+
+def _one_stream(network: Network, steps: Sequence[Step]) -> list[Step]:
+    """The layers, if each follows from the one before; a warning where part of the score does not go through them."""
+    before = ancestors(network)
+    for one, next_one in itertools.pairwise(steps):
+        if one not in before[next_one]:
+            raise ModelError(
+                f"attention layers {one.path!r} and {next_one.path!r} lie side by side (branches, or a backbone that "
+                "is called several times), and their attention has no common rows. Use raw_attention with layer=, "
+                "grad_cam, or a gradient method."
+            )
+    shape = network.shapes[steps[-1].outputs[0]]
+    tokens = [
+        s for s in network.steps_to_logits if network.field_of(s) and network.shapes[s.outputs[0]][1:2] == shape[1:2]
+    ]
+    told = network.compiled(("warned of a way around attention",), set)
+    if not told and not cuts(network, tokens):
+        told.add(True)
+        warnings.warn(
+            f"part of the score goes around the tokens of the attention layers (the last is {steps[-1].path!r}); their "
+            "attention does not show it.",
+            stacklevel=2,
         )
     return list(steps)
 
@@ -163,23 +176,27 @@ def _by_head(probabilities: Any) -> Any:
 
 def _start(network: Network, drawn: Step, last: Step, images: np.ndarray, query: str) -> np.ndarray:
     """Weights of the rows of layer ``drawn``, float32 ``(tokens,)``: the class token's, or all patches' alike."""
-    rows, columns = network.grid(drawn.path)
-    tokens = network.shapes[drawn.outputs[0]][1]
-    leading = tokens - rows * columns
-    if query == "class_token" and not leading:
+    token, patches = _class_token(network, drawn), network.field(drawn.path).order
+    if query == "class_token" and token is None:
         raise ModelError("query='class_token': the model has patch tokens only; use query='patches' or 'auto'.")
-    start = np.zeros(tokens, np.float32)
-    if query == "class_token" or (query == "auto" and leading and _reads_first_token_alone(network, last, images)):
-        start[0] = 1
+    start = np.zeros(network.shapes[drawn.outputs[0]][1], np.float32)
+    if query != "patches" and token is not None and (query != "auto" or _reads_alone(network, last, token, images)):
+        start[token] = 1
     else:
-        start[leading:] = 1 / (rows * columns)
+        start[patches] = 1 / len(patches)
     return start
 
 
-def _reads_first_token_alone(network: Network, last: Step, images: np.ndarray) -> bool:
-    """Whether the head reads the class token and no other. Behind the last attention layer tokens do not mix, so the
+def _class_token(network: Network, step: Step) -> int | None:
+    """The first token that is no patch."""
+    others = np.setdiff1d(np.arange(network.shapes[step.outputs[0]][1]), network.field(step.path).order)
+    return int(others[0]) if others.size else None
+
+
+def _reads_alone(network: Network, last: Step, token: int, images: np.ndarray) -> bool:
+    """Whether the head reads this (class) token and no other. Behind the last attention layer tokens do not mix, so the
     gradient of a score by that layer's tokens shows it; it is kept with the network once it is not all zero."""
-    known = network.compiled(("the head reads the first token alone", last.path), dict)
+    known = network.compiled(("the head reads one token alone", last.path), dict)
     if "answer" in known:
         return known["answer"]
     with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -188,7 +205,7 @@ def _reads_first_token_alone(network: Network, last: Step, images: np.ndarray) -
     size = tf.reduce_max(tf.abs(tape.gradient(total, tokens)), axis=(0, 2)).numpy()
     if not size.any():  # a head of zeros, not trained yet
         return True
-    known["answer"] = bool(size[0] > 0 and not size[1:].any())
+    known["answer"] = bool(size[token] > 0 and not np.delete(size, token).any())
     return known["answer"]
 
 
@@ -213,9 +230,9 @@ def _maps(
 
         return run
 
-    run = network.compiled((*key, path, network.grid(path)), build)
+    run = network.compiled((*key, path, network.field(path).stored), build)
     small = [run(images[b], targets[b]).numpy() for b in batches(len(images), batch_size, title)]
-    return enlarge(np.concatenate(small), *images.shape[1:3])
+    return enlarge(np.concatenate(small), *images.shape[1:3], network.place(path))
 
 
 def _times(row: Any, matrix: Any) -> Any:
@@ -251,7 +268,7 @@ def raw_attention(network, images, targets, batch_size, *, layer: str, fusion: s
 
 def _layer_named(network: Network, steps: list[Step], layer: str) -> Step:
     if not layer:
-        return steps[-1]
+        return _one_stream(network, steps)[-1]
     found = [step for step in steps if layer in (step.path, step.path.split("/")[-1])]
     if len(found) != 1:
         paths = [step.path for step in steps]
@@ -354,7 +371,8 @@ def legrad(network, images, targets, batch_size, *, pooling: str) -> np.ndarray:
     """
     steps = _same_tokens(network, attention_layers(network))
     ends = _block_ends(network, steps)
-    averaged = pooling == "mean" and _reads_first_token_alone(network, steps[-1], images)
+    token = _class_token(network, steps[-1])
+    averaged = pooling == "mean" and token is not None and _reads_alone(network, steps[-1], token, images)
 
     def relevance(batch, chosen):
         with tf.GradientTape(watch_accessed_variables=False) as tape:

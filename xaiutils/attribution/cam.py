@@ -1,7 +1,9 @@
 """Class activation maps: weighted sums of a layer's channels.
 
-A is the layer's activation ``(n, rows, columns, channels)`` (of a transformer the patch tokens on their grid) and
-g = dS/dA the gradient of the target's logit S. Maps are enlarged to the image bilinearly.
+A is a layer's activation ``(n, rows, columns, channels)`` (of a transformer the patch tokens on their grid) and
+g = dS/dA the gradient of the target's logit S. Maps are enlarged bilinearly, to where the layer's grid lies in the
+image (`xaiutils.attribution.places`). Where the whole score goes through several layers together, their maps are
+added (`xaiutils.attribution.cam_layers`).
 
 Methods that need no more than A and g are functions ``combine(A, g, **options)`` to maps ``(n, rows, columns)``; they
 share one pass (`from_one_pass`). With the channels of A pooled by their mean into one linear layer, CAM, Grad-CAM
@@ -92,18 +94,19 @@ def from_one_pass(
     targets: np.ndarray,
     batch_size: int,
     combines: Sequence[Callable],
-    layer: str = "",
+    layers: Sequence[str] = (),
 ) -> list[np.ndarray]:
-    """Maps of several methods from one forward and backward pass over each batch."""
-    layer = network.cam_layer(layer)
-    run = activation_and_gradient(network, layer)
+    """Maps of several methods, each the sum of those of ``layers`` (by default those that a CAM reads), from one
+    forward and backward pass over each batch and layer."""
     height, width = images.shape[1:3]
-    maps: list[list[np.ndarray]] = [[] for _ in combines]
-    for batch in batches(len(images), batch_size, "class activation maps"):
-        A, g = run(images[batch], targets[batch])
-        for found, combine in zip(maps, combines, strict=True):
-            found.append(enlarge(combine(A, g), height, width))
-    return [np.concatenate(found) for found in maps]
+    maps = np.zeros((len(combines), *images.shape[:3]), np.float32)
+    for layer in layers or network.cam_layers():
+        run, place = activation_and_gradient(network, layer), network.place(layer)
+        for batch in batches(len(images), batch_size, "class activation maps"):
+            A, g = run(images[batch], targets[batch])
+            for found, combine in zip(maps, combines, strict=True):
+                found[batch] += enlarge(combine(A, g), height, width, place)
+    return list(maps)
 
 
 # From the head's weights ------------------------------------------------------------------------------------------
@@ -131,10 +134,10 @@ def cam(network: Network, images: np.ndarray, targets: np.ndarray, batch_size: i
 
         return run
 
-    run = network.compiled(("cam", path, network.grid(path)), build)
+    run = network.compiled(("cam", path, network.field(path).stored), build)
     height, width = images.shape[1:3]
     maps = [run(images[b], kernel.T[targets[b]]) for b in batches(len(images), batch_size, "class activation maps")]
-    return np.concatenate([enlarge(found, height, width) for found in maps])
+    return np.concatenate([enlarge(found, height, width, network.place(path)) for found in maps])
 
 
 def _pooled_head(network: Network, layer: str) -> tuple[str, keras.layers.Dense]:
@@ -147,7 +150,7 @@ def _pooled_head(network: Network, layer: str) -> tuple[str, keras.layers.Dense]
     if type(dense.operation) is keras.layers.Dense and pooling is not None and type(pooling.operation) in _POOLINGS:
         pooled = network._producer.get(network._inputs_of(pooling)[0])
     linear = network._head is not None or getattr(dense.operation, "activation", None) is keras.activations.linear
-    if pooled is None or network.grid(pooled.path) is None or not linear:
+    if pooled is None or network.field_of(pooled) is None or not linear:
         raise ModelError(
             "CAM is made for models that end in global average pooling and one linear layer, which this one does not; "
             "use grad_cam, its generalisation to any head, or hirescam."
@@ -186,24 +189,37 @@ def score_cam(
 
     ``max_channels`` > 0 keeps each image's channels of largest spatial standard deviation (Faster Score-CAM).
     """
-    path = network.cam_layer(layer)
+    paths = network.cam_layers(layer)
+    options = {"max_channels": max_channels, "weighting": weighting}
+    return sum(_score_cam_of(network, images, targets, batch_size, path, **options) for path in paths)
+
+
+def _score_cam_of(
+    network: Network,
+    images: np.ndarray,
+    targets: np.ndarray,
+    batch_size: int,
+    path: str,
+    max_channels: int,
+    weighting: str,
+) -> np.ndarray:
     maps = []
     for chunk in _chunks(len(images), batch_size):  # so that the activations of few images are held at once
         A = activation(network, path, images[chunk], batch_size)
         kept = min(max_channels or A.shape[-1], A.shape[-1])
         chosen = np.argsort(-A.std(axis=(1, 2)), axis=1, kind="stable")[:, :kept]
         A = np.take_along_axis(A, chosen[:, None, None], axis=3)
-        weights = score_cam_weights(network, images[chunk], targets[chunk], A, batch_size, weighting)
+        weights = score_cam_weights(network, images[chunk], targets[chunk], A, batch_size, weighting, path)
         maps.append(np.maximum(np.einsum("nk,nrck->nrc", weights, A), 0))
-    return enlarge(np.concatenate(maps), *images.shape[1:3])
+    return enlarge(np.concatenate(maps), *images.shape[1:3], network.place(path))
 
 
 def score_cam_weights(
-    network: Network, images: np.ndarray, targets: np.ndarray, A: np.ndarray, batch_size: int, weighting: str
+    network: Network, images: np.ndarray, targets: np.ndarray, A: np.ndarray, batch_size: int, weighting: str, path: str
 ) -> np.ndarray:
-    """Weights ``(n, channels)`` of the channels of ``A``; see `score_cam`."""
+    """Weights ``(n, channels)`` of the channels of ``A``, the activation of layer ``path``; see `score_cam`."""
     score = "logit" if weighting == "softmax" else "probability"
-    weights = scores_under_channels(network, images, targets, A, batch_size, score)
+    weights = scores_under_channels(network, images, targets, A, batch_size, score, path)
     if weighting == "probability":
         weights = weights - black_scores(network, images, targets, score)[:, None]
     if weighting == "softmax":
@@ -217,16 +233,18 @@ def _chunks(n: int, batch_size: int) -> list[slice]:
 
 
 def scores_under_channels(
-    network: Network, images: np.ndarray, targets: np.ndarray, A: np.ndarray, batch_size: int, score: str
+    network: Network, images: np.ndarray, targets: np.ndarray, A: np.ndarray, batch_size: int, score: str, path: str
 ) -> np.ndarray:
-    """Score of every image under every channel of its ``A``, ``(n, channels)`` float32."""
+    """Score of every image under every channel of its ``A``, the activation of layer ``path``, ``(n, channels)``
+    float32."""
     members, channels = np.divmod(np.arange(A.shape[0] * A.shape[-1]), A.shape[-1])
 
     def masks(batch: slice) -> np.ndarray:
         return A[members[batch], :, :, channels[batch]]
 
     black = np.zeros((1, 1, 1, 1), np.float32)
-    masked = masked_scores(network, images, black, targets, members, masks, batch_size, score, "Score-CAM", scale=True)
+    how = {"score": score, "title": "Score-CAM", "scale": True, "place": network.place(path)}
+    masked = masked_scores(network, images, black, targets, members, masks, batch_size, **how)
     return masked.reshape(len(images), -1)
 
 
@@ -246,7 +264,13 @@ def ablation_cam(
     ``relative=True`` divides by S, as published: the same map but for its scale where S > 0, and all weights turned
     around where S is negative (a constant added to all logits can do that), so it is not the default.
     """
-    path = network.cam_layer(layer)
+    paths = network.cam_layers(layer)
+    return sum(_ablation_cam_of(network, images, targets, batch_size, path, relative) for path in paths)
+
+
+def _ablation_cam_of(
+    network: Network, images: np.ndarray, targets: np.ndarray, batch_size: int, path: str, relative: bool
+) -> np.ndarray:
     start, ablate = ablation(network, path)
     copies = batch_size * network.lightness_behind(path)
     maps = []
@@ -261,7 +285,7 @@ def ablation_cam(
         weights = scores[:, None] - tf.reshape(tf.concat(found, axis=0), (n, channels))
         weights = tf.math.divide_no_nan(weights, scores[:, None]) if relative else weights
         maps.append(tf.nn.relu(tf.einsum("nk,nrck->nrc", weights, A)).numpy())
-    return enlarge(np.concatenate(maps), *images.shape[1:3])
+    return enlarge(np.concatenate(maps), *images.shape[1:3], network.place(path))
 
 
 def ablation(network: Network, path: str) -> tuple[Callable, Callable]:
@@ -272,7 +296,7 @@ def ablation(network: Network, path: str) -> tuple[Callable, Callable]:
     ``ablate(target, channels, *state)`` returns one image's logits without each of ``channels``; ``state`` is of this
     image alone, so that no copy of it is made but the changed one.
     """
-    keys = network.cut(path)
+    keys, field = network.cut(path), network.field(path)
 
     def build():
         @tf.function(input_signature=[network.image_spec, tf.TensorSpec([None], tf.int32)], autograph=False)
@@ -283,20 +307,16 @@ def ablation(network: Network, path: str) -> tuple[Callable, Callable]:
 
         @tf.function(reduce_retracing=True, autograph=False)
         def ablate(target, channels, whole, *others):
-            off = tf.one_hot(channels, whole.shape[-1], on_value=True, off_value=False, dtype=tf.bool)
-            if len(whole.shape) == 4:
-                off = off[:, None, None]
-            else:
-                rows, columns = network.grid(path)
-                is_patch = tf.range(whole.shape[1]) >= whole.shape[1] - rows * columns
-                off = off[:, None] & is_patch[:, None]
-            without = tf.where(off, tf.zeros([], whole.dtype), whole)
+            depth = field.shape[field.channels]
+            off = tf.one_hot(channels, depth, on_value=True, off_value=False, dtype=tf.bool)
+            off = tf.reshape(off, [-1, *(depth if a == field.channels else 1 for a in range(len(field.shape)))])
+            without = tf.where(off & field.mask, tf.zeros([], whole.dtype), whole)
             copies = [tf.repeat(tensor, tf.shape(channels)[0], axis=0) for tensor in others]
             return network.from_cut(keys, [without, *copies])[:, target]
 
         return start, ablate
 
-    return network.compiled(("ablation", path, network.grid(path)), build)
+    return network.compiled(("ablation", path, field.stored), build)
 
 
 # Declarations -----------------------------------------------------------------------------------------------------
@@ -310,7 +330,8 @@ def _gradient_cam(
     name: str, title: str, paper: str, combine: Callable, options: tuple[Parameter, ...] = (), signed: bool = False
 ) -> None:
     def compute(network, images, targets, batch_size, *, layer: str, **options) -> np.ndarray:
-        return from_one_pass(network, images, targets, batch_size, [functools.partial(combine, **options)], layer)[0]
+        combine_so, paths = functools.partial(combine, **options), network.cam_layers(layer)
+        return from_one_pass(network, images, targets, batch_size, [combine_so], paths)[0]
 
     compute.__doc__ = combine.__doc__
     METHODS.add(

@@ -15,6 +15,7 @@ import numpy as np
 from xaiutils.attribution.method import METHODS, Method
 from xaiutils.attribution.network import ModelError, Network, Step
 from xaiutils.attribution.passes import batches, class_scores, convolution_with_norm, foldable_norms
+from xaiutils.attribution.places import enlarged
 from xaiutils.backend import keras, tf
 from xaiutils.registry import Parameter
 
@@ -78,15 +79,14 @@ def full_grad(network: Network, images: np.ndarray, targets: np.ndarray, batch_s
         @tf.function(input_signature=[network.image_spec, tf.TensorSpec([None], tf.int32)], autograph=False)
         def run(batch, target):
             _, of_input, found = _decompose(network, batch, target, biases)
-            size = tf.shape(batch)[1:3]
-            by_grid: dict[tuple[int, int], tf.Tensor] = {}
+            by_place: dict[tuple, tf.Tensor] = {}
             for step, output, share in found:
-                grid = network.grid(step.path) if output == 0 else None
-                if grid is not None:
-                    part = _psi(network.to_grid(step.path, share))
-                    by_grid[grid] = by_grid[grid] + part if grid in by_grid else part
-            enlarged = [tf.image.resize(part[..., None], size)[..., 0] for part in by_grid.values()]
-            return tf.add_n([_psi(of_input), *enlarged])
+                field = network.field_of(step) if output == 0 else None
+                if field is not None:
+                    part, at = _psi(field.to_grid(share)), (field.grid, field.place)
+                    by_place[at] = by_place[at] + part if at in by_place else part
+            parts = [enlarged(part, images.shape[1:3], place) for (_, place), part in by_place.items()]
+            return tf.add_n([_psi(of_input), *parts])
 
         return run
 

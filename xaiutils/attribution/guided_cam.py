@@ -17,7 +17,7 @@ def guided_grad_cam(
     Grad-CAM is not negative, so the product may be taken after the colour channels have become one.
     """
     fine = guided_backprop(network, images, targets, batch_size, **guided)
-    (coarse,) = from_one_pass(network, images, targets, batch_size, [grad_cam], layer)
+    (coarse,) = from_one_pass(network, images, targets, batch_size, [grad_cam], network.cam_layers(layer))
     return coarse * fine
 
 

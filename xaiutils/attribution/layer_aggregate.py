@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from xaiutils.attribution import relevance_cam
+from xaiutils.attribution.attention_layers import attention_steps
+from xaiutils.attribution.cam_layers import cuts
 from xaiutils.attribution.method import BASE_READING, METHODS, Method, base_is_shift_invariant
 from xaiutils.attribution.network import Network
 from xaiutils.attribution.passes import batches, class_scores, enlarge, forward
@@ -58,7 +60,8 @@ def layer_aggregate(
     method = METHODS[base]
     known = tuple(p for p in method.parameters if p.name != "layer")
     options = check_parameters(f"base_parameters of {base!r}", known, base_parameters)
-    paths = list(dict.fromkeys(network.cam_layer(path) for path in layers)) or default_layers(network)
+    paths = list(dict.fromkeys(path for name in layers for path in network.cam_layers(name)))
+    paths = paths or default_layers(network)
     if method.combine is not None:
         combine = functools.partial(method.combine, **options)
         key = (base, *sorted(options.items()))
@@ -79,29 +82,30 @@ def layer_aggregate(
 
 
 def default_layers(network: Network) -> list[str]:
-    """The last layer of each resolution of a CNN, from the first convolution on, or what enters the attention of each
-    block of a transformer; in order."""
-    tokens = []
-    for step in network.steps:
-        if "attention" in type(step.operation).__name__.lower() and len(network.shapes[step.outputs[0]]) == 3:
-            producer = network._producer.get(network._inputs_of(step)[0])
-            if producer is not None and network.grid(producer.path) and network._before_logits(producer):
-                tokens.append(producer.path)
+    """The last layer of each resolution of a CNN that the whole score goes through, from the first convolution on, or
+    what enters the attention of each block of a transformer; in order."""
+    return network.compiled(("default layers", network.size_traced), lambda: _find_layers(network))
+
+
+def _find_layers(network: Network) -> list[str]:
+    entering = [network.producers(step)[0] for step in attention_steps(network)]
+    tokens = [step.path for step in entering if step is not None and network.field_of(step)]
     if tokens:
         return tokens
-    last = network.cam_layer()
+    last = network.cam_layers()
     stages: dict[tuple[int, int], str] = {}
     started = False
-    for step in network.steps:
+    for step in network.steps_to_logits:
         operation = step.operation
         started |= bool(getattr(operation, "weights", None)) and not isinstance(operation, keras.layers.Normalization)
-        is_map = len(network.shapes[step.outputs[0]]) == 4 and network._before_logits(step)
+        is_map = len(network.shapes[step.outputs[0]]) == 4 and network.field_of(step)
         # Padding before a convolution makes a resolution of its own, without being a stage.
-        if started and is_map and network.grid(step.path) and not isinstance(operation, keras.layers.ZeroPadding2D):
+        is_stage = started and is_map and not isinstance(operation, keras.layers.ZeroPadding2D)
+        if is_stage and cuts(network, {step}):
             stages[network.grid(step.path)] = step.path
-        if step.path == last:
+        if step.path in last:
             break
-    return list(stages.values())
+    return list(dict.fromkeys([*stages.values(), *last]))
 
 
 def _from_one_pass(
@@ -129,12 +133,12 @@ def _from_one_pass(
 
         return run
 
-    grids = tuple(network.grid(layer) for layer in layers)
-    run = network.compiled(("layer aggregate", key, tuple(layers), grids), build)
+    stored = tuple(network.field(layer).stored for layer in layers)
+    run = network.compiled(("layer aggregate", key, tuple(layers), stored), build)
     parts = [run(images[b], targets[b]) for b in batches(len(images), batch_size, "class activation maps")]
     height, width = images.shape[1:3]
-    for of_layer in zip(*parts, strict=True):  # one layer's maps at a time are as large as the images
-        yield np.concatenate([enlarge(part, height, width) for part in of_layer])
+    for layer, *of_layer in zip(layers, *parts, strict=True):  # one layer's maps at a time are as large as the images
+        yield np.concatenate([enlarge(part, height, width, network.place(layer)) for part in of_layer])
 
 
 def _over_largest(maps: np.ndarray) -> np.ndarray:

@@ -86,7 +86,14 @@ def flat_copy(network: Network, layer: str = "") -> FlatCopy:
 
 
 def _cam_copy(network: Network, layer: str) -> FlatCopy:
-    return flat_copy(network, network.cam_layer(layer))  # raises where the model has no such layer
+    path = network.cam_layer(layer)  # raises where the model has no such layer
+    field = network.field(path)
+    if not field.stretched.covers(field.grid, network.size_traced) or not field.is_plain:
+        raise ModelError(
+            f"libraries stretch the map of a layer over the whole image and read it as rows, columns, channels; layer "
+            f"{path!r} lies elsewhere or is stored otherwise. Use library='xaiutils'."
+        )
+    return flat_copy(network, path)
 
 
 def _cam_layer_or_none(network: Network, layer: str) -> str | None:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from xaiutils.attribution import cam_layers, places
 from xaiutils.attribution.changes import Watch
 from xaiutils.attribution.graph import ModelError, Rule, Step, as_function
 from xaiutils.attribution.head import Head, find_head
@@ -63,6 +64,8 @@ class Network:
             self.activation = "binary"
         self.n_classes = 2 if self.activation == "binary" else units
         self._traced_size: tuple[int, int] | None = None
+        self._layouts: dict[int, places.Layout | str] = {}  # of the images' size; see `field_of`
+        self._fields: dict[Step, places.Field | str] = {}
         if None not in self.image_size:
             self.trace_shapes(self.image_size)
         self._check_logits(model)
@@ -153,6 +156,7 @@ class Network:
         self.shapes.update({k: (None, *v.shape[1:]) for k, v in zip(keys, values, strict=True)})
         self.shapes[self._input] = (None, *size, 3)
         self._traced_size = tuple(size)
+        self._layouts, self._fields = {}, {}
 
     def _inputs_of(self, step: Step) -> list[int]:
         return step.reads
@@ -311,9 +315,9 @@ class Network:
     # Layers --------------------------------------------------------------------------------------------------------
 
     def spatial_layers(self) -> list[str]:
-        """Paths of the layers whose output is a feature map ``(n, h, w, channels)`` or tokens ``(n, tokens, width)``
-        that the logits depend on, in order."""
-        return [step.path for step in self.steps if self._grid(step) is not None and self._before_logits(step)]
+        """Paths of the layers whose output is a map of the image, channels at each place or tokens of patches, that
+        the logits depend on, in order."""
+        return [step.path for step in self.steps_to_logits if self.field_of(step) is not None]
 
     def _before_logits(self, step: Step) -> bool:
         if not hasattr(self, "_ancestors"):
@@ -337,77 +341,56 @@ class Network:
     def _key(self, path: str, output: int = 0) -> int:
         return self._step(path).outputs[output]
 
+    def field_of(self, step: Step) -> places.Field | None:
+        """Where the output of a layer lies in the image and how it is stored; None where it is no map of the image."""
+        if step not in self._fields:
+            if not self._layouts and None not in self.shapes[self._input][1:]:
+                with tf.init_scope():  # now, though a function may be in the making
+                    self._layouts = places.follow(self)
+            layout = self._layouts.get(step.outputs[0], "")
+            is_map = isinstance(layout, places.Layout)
+            self._fields[step] = places.field(layout, self.shapes[step.outputs[0]]) if is_map else layout
+        found = self._fields[step]
+        return found if isinstance(found, places.Field) else None
+
+    def why_no_field(self, step: Step) -> str:
+        """What took the places of a layer's output away; "" where nothing did but a pooling, or where it has them."""
+        found = None if self.field_of(step) else self._fields[step]
+        return found or ""
+
+    @property
+    def size_traced(self) -> tuple[int | None, int | None]:
+        """(height, width) of the images that shapes and places are those of."""
+        return tuple(self.shapes[self._input][1:3])
+
+    def field(self, path: str) -> places.Field:
+        """The `field_of` of a layer that has one."""
+        return self.field_of(self._step(path))
+
     def grid(self, path: str) -> tuple[int, int] | None:
         """(rows, columns) of a layer's output: of its feature map, or of its patch tokens; None where it has none."""
-        return self._grid(self._step(path))
+        found = self.field_of(self._step(path))
+        return found and found.grid
 
-    def _grid(self, step: Step) -> tuple[int, int] | None:
-        shape = self.shapes[step.outputs[0]]
-        if len(shape) == 4 and None not in shape[1:] and shape[1] * shape[2] > 1:
-            return shape[1], shape[2]
-        if len(shape) == 3 and shape[1] is not None and shape[1] > 3:
-            return self._token_grid(step, shape[1])
-        return None
-
-    def _token_grid(self, step: Step, tokens: int) -> tuple[int, int] | None:
-        """Rows and columns of patch tokens that follow up to 8 class and register tokens: those of the feature map
-        that the tokens were made from, or else the one grid in the image's aspect that fits."""
-        open_keys, seen = self._inputs_of(step), set()
-        while open_keys:
-            key = open_keys.pop(0)
-            shape = self.shapes[key]
-            if len(shape) == 4 and key != self._input and None not in shape[1:]:
-                return shape[1:3] if 0 <= tokens - shape[1] * shape[2] <= 8 else None
-            if key in self._producer and key not in seen:
-                seen.add(key)
-                open_keys += self._inputs_of(self._producer[key])
-        height, width = (n or 1 for n in self._traced_size or self.image_size)
-        fits = []
-        for leading in (0, 1, 2, 5):
-            rows = round(math.sqrt(max(tokens - leading, 0) * height / width))
-            if rows and (tokens - leading) % rows == 0 and rows * width == (tokens - leading) // rows * height:
-                fits.append((rows, (tokens - leading) // rows))
-        return fits[0] if len(fits) == 1 else None
+    def place(self, path: str) -> places.Place:
+        """Where the grid of a layer lies in the image."""
+        return self.field(path).place
 
     def to_grid(self, path: str, activation: Any) -> Any:
-        """A layer's output as ``(n, rows, columns, channels)``; class and register tokens are dropped."""
-        rows, columns = self.grid(path)
-        if len(activation.shape) == 4:
-            return activation
-        patches = activation[:, -rows * columns :]
-        return tf.reshape(patches, [-1, rows, columns, activation.shape[-1]])
+        """A layer's output as ``(n, rows, columns, channels)``, rows from the image's top and columns from its left;
+        class and register tokens are dropped."""
+        return self.field(path).to_grid(activation)
+
+    def cam_layers(self, name: str = "") -> list[str]:
+        """Paths of the layers that a CAM reads; see `xaiutils.attribution.cam_layers`."""
+        return cam_layers.cam_layers(self, name)
 
     def cam_layer(self, name: str = "") -> str:
-        """Path of the layer that a CAM reads: ``name``, or by default the last feature map of a CNN, or the tokens
-        that enter the last attention layer of a transformer (its last block's first LayerNorm)."""
-        if name:
-            step = self._step(name)
-            if self._grid(step) is None or not self._before_logits(step):
-                raise ModelError(
-                    f"layer {step.path!r} has the output shape {self.shapes[step.outputs[0]]}, or the logits do not "
-                    f"depend on it: it has no map. Choose one of {', '.join(self.spatial_layers()[-12:])}."
-                )
-            return step.path
-        for step in reversed(self.steps):  # a transformer: the input of its last attention layer
-            if "attention" in type(step.operation).__name__.lower() and len(self.shapes[step.outputs[0]]) == 3:
-                producer = self._producer.get(self._inputs_of(step)[0])
-                if producer is not None and self._grid(producer) is not None and self._before_logits(step):
-                    return producer.path
-        learned = [i for i, step in enumerate(self.steps) if getattr(step.operation, "weights", None)]
-        found = [s for s in self.steps[learned[0] if learned else 0 :] if self._grid(s) and self._before_logits(s)]
-        maps = [step for step in found if len(self.shapes[step.outputs[0]]) == 4]
-        if not maps:
-            raise ModelError(
-                "the model has no layer with a feature map (n, h, w, channels): class activation maps have no meaning "
-                "for it; use a gradient method or occlusion."
-            )
-        tokens = [step.path for step in found[found.index(maps[-1]) + 1 :] if step.operation.weights]
-        if len(tokens) > 2:  # a transformer whose attention lies hidden in block layers
-            raise ModelError(
-                "the model goes on with tokens after its last feature map, and it cannot be told which layer's tokens "
-                f"a class activation map should read; give layer=, one of {', '.join(tokens[-12:])}."
-            )
-        return maps[-1].path
+        """The path of the one layer that a CAM reads; ModelError where the score takes several ways."""
+        paths = self.cam_layers(name)
+        if len(paths) > 1:
+            raise ModelError(f"the score goes through several layers, {', '.join(paths)}; give layer=, one of them.")
+        return paths[0]
 
 
 def _output_error(function: Any) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from xaiutils.attribution.network import ModelError, Network, Rule, Step
+from xaiutils.attribution.places import Place, enlarged, extended
 from xaiutils.backend import keras, tf
 from xaiutils.progress import progress
 
@@ -221,7 +222,7 @@ def activation_and_gradient(
 
         return run
 
-    return network.compiled(("activation and gradient", layer, network.grid(layer)), build)
+    return network.compiled(("activation and gradient", layer, network.field(layer).stored), build)
 
 
 def activation(network: Network, layer: str, images: np.ndarray, batch_size: int) -> np.ndarray:
@@ -234,7 +235,7 @@ def activation(network: Network, layer: str, images: np.ndarray, batch_size: int
 
         return run
 
-    run = network.compiled(("activation", layer, network.grid(layer)), build)
+    run = network.compiled(("activation", layer, network.field(layer).stored), build)
     return np.concatenate([run(images[b]).numpy() for b in batches(len(images), batch_size, "activations")])
 
 
@@ -249,30 +250,41 @@ def masked_scores(
     score: str = "logit",
     title: str = "masking",
     scale: bool = False,
+    place: Place | None = None,
 ) -> np.ndarray:
     """Score of image ``members[k]`` mixed with its fill by mask k: ``mask * image + (1 - mask) * fill``.
 
     ``masks(batch)`` makes the masks ``(batch, rows, columns)`` of a slice of k, of any resolution; smaller ones are
-    enlarged bilinearly. ``scale``: each is then scaled to [0, 1], a constant one to 0. ``fills`` is ``(n, height,
+    enlarged bilinearly, to their ``place`` or else to the whole image. ``scale``: each is then scaled to [0, 1], a
+    constant one to 0. Outside of its place a mask is 0. ``fills`` is ``(n, height,
     width, 3)`` or broadcastable to it. Returns float32 ``(len(members),)``.
     """
     height, width = images.shape[1:3]
+    at, grid = None, [None, None]
+    if place is not None:
+        grid = list(masks(slice(0, 1)).shape[1:])
+        at = None if place.covers(tuple(grid), (height, width)) else place
 
     def build():
-        image, any_size = network.image_spec, tf.TensorSpec([None, None, None], tf.float32)
+        image, any_size = network.image_spec, tf.TensorSpec([None, *(grid if at else (None, None))], tf.float32)
 
         @tf.function(input_signature=[image, image, _TARGETS, _TARGETS, any_size], autograph=False)
         def run(image, fill, target, member, mask):
-            mask = tf.image.resize(mask[..., None], tf.shape(image)[1:3])
+            if at is None:
+                mask, inside = tf.image.resize(mask[..., None], tf.shape(image)[1:3])[..., 0], 1.0
+            else:
+                mask, inside = extended(mask, (height, width), at)
             if scale:
                 low = tf.reduce_min(mask, axis=(1, 2), keepdims=True)
                 mask = tf.math.divide_no_nan(mask - low, tf.reduce_max(mask, axis=(1, 2), keepdims=True) - low)
+            mask = (mask * inside)[..., None]
             mixed = tf.gather(fill, member) + mask * tf.gather(image - fill, member)
             return class_scores(network, folded_logits(network, mixed), tf.gather(target, member), score)
 
         return run
 
-    run = network.compiled(("masked scores", score, scale), build)
+    key = ("masked scores", score, scale) if at is None else ("masked scores", score, scale, at, *grid, height, width)
+    run = network.compiled(key, build)
     fills = np.broadcast_to(fills, (len(images), height, width, 3))
     result = np.empty(len(members), np.float32)
     for batch in batches(len(members), batch_size, title):
@@ -308,9 +320,10 @@ def scores_of(
     return np.concatenate(found)
 
 
-def enlarge(maps: np.ndarray | tf.Tensor, height: int, width: int) -> np.ndarray:
-    """Bilinear resize of ``(n, rows, columns)`` to ``(n, height, width)`` float32, half-pixel centres."""
-    return tf.image.resize(tf.convert_to_tensor(maps, tf.float32)[..., None], (height, width))[..., 0].numpy()
+def enlarge(maps: np.ndarray | tf.Tensor, height: int, width: int, place: Place | None = None) -> np.ndarray:
+    """Bilinear resize of ``(n, rows, columns)`` to ``(n, height, width)`` float32, half-pixel centres; with ``place``,
+    `Network.place` of the layer, laid where the layer's grid lies in the image, and 0 outside of it."""
+    return enlarged(tf.convert_to_tensor(maps, tf.float32), (height, width), place).numpy()
 
 
 def reduce_channels(gradients: np.ndarray, reduction: str) -> np.ndarray:

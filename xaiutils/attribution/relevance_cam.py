@@ -32,7 +32,7 @@ def relevance_cam(network, images, targets, batch_size, *, layer: str) -> np.nda
     Relevance starts with 1 at the target and -1 / N at each other class, N the number of classes, as in the published
     code. A one-unit sigmoid has 1 for class 1 and -1 for class 0.
     """
-    return next(maps_of_layers(network, images, targets, batch_size, [layer], "relevance_cam"))
+    return sum(maps_of_layers(network, images, targets, batch_size, network.cam_layers(layer), "relevance_cam"))
 
 
 def xrelevance_cam(network, images, targets, batch_size, *, layer: str) -> np.ndarray:
@@ -43,7 +43,7 @@ def xrelevance_cam(network, images, targets, batch_size, *, layer: str) -> np.nd
     negative. The denominator is kept from 0 by 1e-9 with its own sign. A map, before it is enlarged, sums to the
     layer's relevance (conservation).
     """
-    return next(maps_of_layers(network, images, targets, batch_size, [layer], "xrelevance_cam"))
+    return sum(maps_of_layers(network, images, targets, batch_size, network.cam_layers(layer), "xrelevance_cam"))
 
 
 def contrasted_seed(network: Network, logits: Any, targets: Any) -> Any:
@@ -78,8 +78,8 @@ def activation_and_relevance(
 
         return run
 
-    grids = tuple(network.grid(path) for path in layers)
-    return network.compiled(("activation and relevance", tuple(layers), grids), build)
+    stored = tuple(network.field(path).stored for path in layers)
+    return network.compiled(("activation and relevance", tuple(layers), stored), build)
 
 
 def maps_of_layers(
@@ -88,12 +88,12 @@ def maps_of_layers(
     """Maps float32 ``(n, height, width)`` of "relevance_cam" or "xrelevance_cam", layer by layer; all share one pass
     over each batch."""
     weights = WEIGHTED[method]
-    run = activation_and_relevance(network, [network.cam_layer(layer) for layer in layers])
+    run = activation_and_relevance(network, layers)
     parts = []
     for b in batches(len(images), batch_size, "relevance"):
         parts.append([tf.reduce_sum(weights(A, R) * A, axis=-1) for A, R in run(images[b], targets[b])])
-    for of_layer in zip(*parts, strict=True):  # one layer's maps at a time are as large as the images
-        yield enlarge(tf.concat(of_layer, axis=0), *images.shape[1:3])
+    for path, *of_layer in zip(layers, *parts, strict=True):  # one layer's maps at a time are as large as the images
+        yield enlarge(tf.concat(of_layer, axis=0), *images.shape[1:3], network.place(path))
 
 
 def mean_weights(A: tf.Tensor, R: tf.Tensor) -> tf.Tensor:

@@ -210,7 +210,8 @@ def _channel_sums(
     total = tf.reduce_sum(A, axis=(1, 2)).numpy()
     if "score_cam" in methods:
         weighting = check_parameters("score_cam", METHODS["score_cam"].parameters, {})["weighting"]
-        sums["score_cam"] = total * cam.score_cam_weights(network, images, classes, A.numpy(), batch_size, weighting)
+        found = cam.score_cam_weights(network, images, classes, A.numpy(), batch_size, weighting, path)
+        sums["score_cam"] = total * found
     if "ablation_cam" in methods:
         sums["ablation_cam"] = total * drops
     return {m: np.asarray(value, np.float64) for m, value in sums.items()}
