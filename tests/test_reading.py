@@ -10,13 +10,15 @@ import xaiutils as xai
 from xaiutils.attribution.axioms import completeness_gap
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
-from xaiutils.evaluation import chance, evaluate_all, summarise
+from xaiutils.evaluation import chance, control_maps, evaluate_all, summarise
 from xaiutils.evaluation.claims import claims
 from xaiutils.evaluation.comparison import agreement, disagreements, of_reading, rank
 from xaiutils.evaluation.randomisation import Stage, chance_similarity, stage_similarity
 from xaiutils.evaluation.regression import regress
+from xaiutils.evaluation.retraining import map_similarity
 from xaiutils.evaluation.words import in_words
 from xaiutils.reading import READINGS, read_maps
+from xaiutils.segmentation import segment_from_saliency
 
 PAIR = np.float32([[[-4, 1], [2, 3]]])  # the largest value by size is negative, and lies on the evidence
 EVIDENCE = np.array([[[True, False], [False, False]]])
@@ -328,3 +330,51 @@ def test_an_aggregate_reads_each_layers_map(models, images):
         read = read_maps(raw, reading)
         low, high = (f(read, axis=(1, 2), keepdims=True) for f in (np.min, np.max))
         np.testing.assert_allclose(found, (read - low) / (high - low), atol=1e-5)
+
+
+def test_controls_have_no_sign():
+    masks = np.zeros((2, 16, 16), bool)
+    masks[:, 3:9, 4:8] = True
+    ds = replace(data(masks), pixels=np.random.default_rng(0).integers(0, 255, (2, 16, 16, 3)).astype(np.uint8))
+    for name, maps in control_maps(ds).items():
+        assert maps.min() >= 0, name
+
+
+def test_an_outline_of_dark_evidence():
+    """All of a map's large values are negative: read as they are, the square would be background."""
+    image = np.full((32, 32, 3), 200, np.float32)
+    image[8:16, 8:16] = 20
+    image += np.random.default_rng(0).integers(0, 10, image.shape)
+    saliency = np.zeros((32, 32), np.float32)
+    saliency[8:16, 8:16] = -1
+    expected = np.abs(saliency) > 0
+    np.testing.assert_array_equal(segment_from_saliency(image, saliency, 0.9, method="gmm"), expected)
+    assert not segment_from_saliency(image, saliency, 0.9, method="gmm", reading="positive").any()
+
+
+def test_libraries_maps_are_read_and_reduced_too(linear, images):
+    pytest.importorskip("tf_explain")
+    x, shares = images[:2], images[:2] * linear[1][..., 1]
+    given = {"method": "gradients_x_inputs", "library": "tf-explain"}
+    found = xai.explain(linear[0], x, 1, **given, reading="magnitude")
+    np.testing.assert_allclose(found, np.abs(shares.sum(-1)), atol=2e-4)
+    found = xai.explain(linear[0], x, 1, **given, reduction="sum_abs")
+    np.testing.assert_allclose(found, np.abs(shares).sum(-1), atol=2e-4)
+    path = xai.explain(linear[0], x, 1, "integrated_gradients", "tf-explain", n_steps=3, reduction="sum_abs")
+    assert path.min() >= 0
+
+
+def test_maps_of_two_models_are_compared_by_their_own_reading(linear):
+    """The same weights with the other sign: gradients x inputs turn, and name the same pixels."""
+    model, w = linear
+    other = keras.models.clone_model(model)
+    other.set_weights([-v for v in model.get_weights()])
+    rng = np.random.default_rng(0)
+    ds = replace(
+        data(np.ones((2, *w.shape[:2]), bool)), pixels=rng.integers(1, 255, (2, *w.shape[:3])).astype(np.uint8)
+    )
+    names = {"a": {"method": "gradients_x_inputs"}, "b": {"method": "gradients_x_inputs", "reading": "signed"}}
+    table = map_similarity(model, {"turned": other}, ds, ["a", "b"], 1, ["spearman"], parameters=names)
+    found = table.groupby("method")[["reading", "value"]].first()
+    assert found.loc["a"].tolist() == ["magnitude", pytest.approx(1)]
+    assert found.loc["b"].tolist() == ["signed", pytest.approx(-1)]

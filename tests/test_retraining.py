@@ -71,10 +71,12 @@ def trainings(monkeypatch):
 def test_removing_the_evidence_ends_learning_and_keeping_it_is_enough(model):
     """The square is 64 of 1024 pixels: the brightest tenth holds all of it, and so does the top of the model's map.
 
-    But that map is of the predicted class: on red images it also takes the reddest pixels of the noise, on green ones
-    the greenest. What is left tells the class by what is missing, as Rong et al. 2022 found of ROAR.
+    But that map, read with its sign, is of the predicted class: on red images it also takes the reddest pixels of the
+    noise, on green ones the greenest. What is left tells the class by what is missing, as Rong et al. 2022 found of
+    ROAR.
     """
-    how = {"controls": ["random", "intensity"], "recipe": QUICK}
+    signed = {"gradients_x_inputs": {"reading": "signed"}}
+    how = {"controls": ["random", "intensity"], "recipe": QUICK, "parameters": signed}
     methods, fractions = ["gradients_x_inputs"], [0.1]
     table = remove_and_retrain(model, build, SPLITS, methods, fractions, [0], **how)
     kept = remove_and_retrain(model, build, SPLITS, methods, fractions, [0], mode="keep", **how)
@@ -98,7 +100,8 @@ def test_each_image_loses_the_top_of_its_own_map_to_the_training_mean(model, tra
     mean = SPLITS[0].pixels.mean(axis=(0, 1, 2)).round()
     for before, after in zip(SPLITS[:2], trainings[0][:2], strict=True):
         assert after is before
-    maps = [xai.explain(model, ds.images, None, "gradients_x_inputs") for ds in SPLITS[:2]]
+    how_read = {"method": "gradients_x_inputs", "reading": "magnitude"}  # as it declares
+    maps = [xai.explain(model, ds.images, None, **how_read) for ds in SPLITS[:2]]
     for fraction, (*changed, seed, _) in zip(fractions, trainings[3:5], strict=True):
         assert seed == 3
         for before, after, found in zip(SPLITS, changed, maps, strict=False):
@@ -129,6 +132,7 @@ def test_the_class_that_is_explained(model, trainings):
     """With two linear classes, the map of the other class is the negative."""
     wrong = ImageDataset(SPLITS[0].pixels, 1 - SPLITS[0].labels, SPLITS[0].class_names, SPLITS[0].ids)
     splits, how = (wrong, *SPLITS[1:]), {"controls": [], "methods": ["gradients_x_inputs"], "fractions": [0.1]}
+    how["parameters"] = {"gradients_x_inputs": {"reading": "signed"}}
     found = {}
     for explained in ("predicted", "label"):
         trainings.clear()
@@ -253,7 +257,7 @@ def test_permuted_labels_are_fitted_and_change_the_maps(tmp_path, monkeypatch):
 
     methods, similarities = ["vanilla_gradients", "gradients_x_inputs"], ["spearman", "top_intersection"]
     table = map_similarity(model, models | {"itself": model}, SPLITS[2], methods, 0, similarities)
-    assert list(table) == ["method", "model", "image_id", "similarity", "value", "p"]
+    assert list(table) == ["method", "model", "image_id", "reading", "similarity", "value", "p"]
     assert len(table) == 2 * 3 * 40 * 2
     means = table.groupby(["similarity", "method", "model"])["value"].mean()
     for similarity in similarities:

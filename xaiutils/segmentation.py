@@ -10,6 +10,7 @@ from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 
 from xaiutils.images import check_images, check_maps
+from xaiutils.reading import read_maps
 
 COMPONENTS = 5  # Gaussians of each colour model; OpenCV's GrabCut has the same number
 _FITTED = 3000  # pixels at most, drawn by seed, that a colour model is fitted to
@@ -24,6 +25,7 @@ def segment_from_saliency(
     method: str = "graph_cut",
     largest_component: bool = True,
     seed: int = 0,
+    reading: str = "magnitude",
 ) -> np.ndarray:
     """Segment the object that a saliency map points at.
 
@@ -33,13 +35,14 @@ def segment_from_saliency(
 
     Args:
         image: ``(height, width, 3)`` in [0, 255].
-        saliency: ``(height, width)``; the raw values are ranked, so large values mean the object. Where much of the map
-            is equal, as after a ReLU, all pixels at the background quantile count as background.
+        saliency: ``(height, width)``; its values, as ``reading`` has them, are ranked: large ones mean the object.
+            Where much of the map is equal, as after a ReLU, all pixels at the background quantile count as background.
         foreground, background: quantiles, 0 <= background <= foreground < 1. The paper: 0.95 and 0.30.
         method: "graph_cut" (the paper): one cut between neighbouring pixels, by OpenCV's GrabCut with the colour models
             held fixed and its own contrast term. "gmm": each pixel by itself, by the likelier of the two models.
         largest_component: keep the largest connected part alone, as in the paper (pixels that touch by a side).
         seed: of the mixtures' initial centres, and of the pixels that they are fitted to (3000 at most).
+        reading: of a map that has a sign, see `xaiutils.reading`. The paper's saliency is a magnitude.
 
     Returns:
         bool ``(height, width)``. Empty where nothing lies over the foreground quantile: a constant map.
@@ -52,7 +55,7 @@ def segment_from_saliency(
     if not 0 <= background <= foreground < 1:
         raise ValueError(f"background={background!r}, foreground={foreground!r}; expected 0 <= b <= f < 1.")
     pixels = np.rint(check_images(np.asarray(image)[None])[0]).astype(np.uint8)
-    saliency = check_maps(np.asarray(saliency)[None], (1, *pixels.shape[:2]))[0]
+    saliency = read_maps(check_maps(np.asarray(saliency)[None], (1, *pixels.shape[:2]))[0], reading)
     is_object = saliency > np.quantile(saliency, foreground)
     is_rest = (saliency <= np.quantile(saliency, background)) & ~is_object
     if not is_object.any():

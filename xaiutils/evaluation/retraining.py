@@ -341,8 +341,8 @@ def map_similarity(
     ``others`` by name, such as `label_models` returns; ``similarities`` of `xaiutils.evaluation.similarity`;
     ``methods`` and ``parameters`` as `xaiutils.explain_all` takes them.
 
-    Returns a row for each method, model, image and similarity: method, model, image_id, similarity, value (NaN where a
-    map is constant), p (what the other model says of the class).
+    Returns a row for each method, model, image and similarity: method, model, image_id, reading, similarity, value (NaN
+    where a map is constant), p (what the other model says of the class).
     """
     measures = {name: SIMILARITIES[name] for name in similarities}
     methods, images = list(methods), ds.images
@@ -355,7 +355,7 @@ def map_similarity(
     for name, other in others.items():
         p = predict(other, images, batch_size, probabilities=True)[np.arange(len(images)), targets]
         for method, found in explain_all(other, images, targets, methods, batch_size, parameters).items():
-            columns = {"method": method, "model": name, "image_id": ds.ids}
+            columns = {"method": method, "model": name, "image_id": ds.ids, "reading": parameters[method]["reading"]}
             tables += [
                 pd.DataFrame({**columns, "similarity": s, "value": measure(maps[method], found), "p": p})
                 for s, measure in measures.items()

@@ -62,8 +62,9 @@ def tune_level(
 ) -> float:
     """The ``level`` of threshold "fixed" with the highest mean IoU on these maps, the lowest of equals.
 
-    For maps of validation images, so that the test images do not choose their own threshold (Saporta et al. 2022 tune
-    it from 0.2 to 0.8 for each class). Images with an empty mask are left out. Raises ValueError where none is left.
+    For maps of validation images, read as those of the test images will be, so that the test images do not choose their
+    own threshold (Saporta et al. 2022 tune it from 0.2 to 0.8 for each class). Images with an empty mask are left out.
+    Raises ValueError where none is left.
     """
     known = [i for i, mask in enumerate(masks) if mask.any()]
     if not known:
