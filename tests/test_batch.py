@@ -549,3 +549,14 @@ def test_a_notebook_of_a_batch_uses_the_data_and_models_of_the_stages(tmp_path, 
     np.testing.assert_array_equal(kept["images"], np.clip(ds.images, 0, 255).astype(np.uint8))
     np.testing.assert_allclose(kept["grad_cam"], maps["grad_cam"], atol=1e-3)
     assert sorted(p.name for p in run.folder.iterdir()) == ["maps", "record"]
+
+
+def test_names_of_classes_in_a_matrix_are_texts(tmp_path):
+    from xaiutils.batch.matrix import read_matrix
+
+    (tmp_path / "m.yml").write_text(
+        "name: m\ndatasets:\n- {name: d, dataset: folder, data_dir: ., data_options: {classes: [no, yes, 1.0, null]}}\n"
+        "models: [efficientnet_lite0]\nrecipes: [modern]\nmethods: [grad_cam]\n"
+    )
+    matrix, _ = read_matrix(tmp_path / "m.yml")
+    assert matrix.datasets[0].parameters["data_options"]["classes"] == ["no", "yes", "1.0", "null"]

@@ -311,3 +311,47 @@ def test_notebook_01_on_mammograms_in_their_true_layout(tmp_path, name, make, op
     splits = pd.read_csv(run / "tables" / "splits.csv").set_index("split")
     assert splits["images"].sum() == (80 if name == "cbis_ddsm" else 64)
     assert splits["patients"].astype(int).sum() == 32
+
+
+NAMES = [
+    "no",
+    "yes",
+    "on",
+    "off",
+    "1",
+    "1.0",
+    "001",
+    "null",
+    "~",
+    "NA",
+    "2020-01-01",
+    "1e3",
+    "0x1F",
+    "true",
+    "1_000",
+    "12:30",
+]
+
+
+def test_names_of_classes_are_texts_in_every_way_in(tmp_path):
+    """YAML alone makes booleans, numbers, dates and nothing of them."""
+    listed = f"[{', '.join(NAMES)}]"
+    file = tmp_path / "p.yml"
+    file.write_text(
+        f"positive_class: no\nrun_name: 007\nn_train: 0x10\ndata_options:\n  classes: {listed}\n  keep_aspect: yes\n"
+        "  mask_values: [1, 3]\n"
+    )
+    expected = {"classes": NAMES, "keep_aspect": True, "mask_values": [1, 3]}
+    assert read_arguments([], file) == {
+        "positive_class": "no", "run_name": "007", "n_train": 16, "data_options": expected,
+    }  # fmt: skip
+    for text in (
+        f"data_options.classes={listed}",
+        f"data_options={{classes: {listed}}}",
+        f"data_options.classes={','.join(NAMES)}",
+    ):
+        assert read_arguments([text])["data_options"]["classes"] == NAMES
+    assert read_arguments(["positive_class=1.0", "data_options.background=off", "data_options.patient_from=1"]) == {
+        "positive_class": "1.0", "data_options": {"background": "off", "patient_from": "1"},
+    }  # fmt: skip
+    assert read_arguments(["data_options.keep_aspect=true"])["data_options"]["keep_aspect"] is True

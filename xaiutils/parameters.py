@@ -1,7 +1,9 @@
 """The notebooks' parameters, declared once: checked when a notebook starts and before a walk starts any."""
 
+import inspect
 import re
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from xaiutils.datasets import DATASETS
@@ -106,6 +108,20 @@ _DECLARED = (
     Parameter("fit_epochs", int, 100, "epochs to fit permuted labels", 1, 100_000),
 )
 PARAMETERS = {p.name: p for p in _DECLARED}
+
+
+@cache
+def text_names() -> dict[str, bool]:
+    """Parameters and data set options whose values are texts, by name, and whether a list of them: YAML must not make
+    booleans, numbers or dates of them."""
+    found = {p.name: False for p in PARAMETERS.values() if p.kind is str}
+    for entry in DATASETS.values():
+        for name, option in inspect.signature(entry.load).parameters.items():
+            if option.kind is option.KEYWORD_ONLY and "str" in str(option.annotation):
+                found[name] = not isinstance(option.default, str)
+    return found
+
+
 _RUN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 

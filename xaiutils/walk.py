@@ -12,13 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from xaiutils.datasets import DATASETS
 from xaiutils.execute import NotebookError as WalkError
 from xaiutils.execute import execute, private_kernel
-from xaiutils.parameters import PARAMETERS, check
+from xaiutils.parameters import PARAMETERS, check, text_names
 from xaiutils.registry import suggest
+from xaiutils.yaml_text import load_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
@@ -47,8 +46,8 @@ def read_arguments(assignments: Sequence[str], parameter_file: Path | None = Non
     values: dict[str, Any] = {}
     if parameter_file is not None:
         try:
-            loaded = yaml.safe_load(Path(parameter_file).read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
+            loaded = load_yaml(Path(parameter_file).read_text(encoding="utf-8"), texts=text_names())
+        except (OSError, ValueError) as error:
             raise ValueError(f"the parameter file cannot be read: {error}") from error
         if not isinstance(loaded, dict):
             raise ValueError(f"{parameter_file} must hold 'name: value' lines.")
@@ -67,10 +66,13 @@ def read_arguments(assignments: Sequence[str], parameter_file: Path | None = Non
 
 def _put(values: dict[str, Any], path: list[str], text: str) -> None:
     """Set an entry of a dict in a dict ..., making those that are not there."""
+    is_text = path[-1] in text_names()
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = load_yaml(text, texts=text_names(), is_text=is_text)
+    except ValueError:
         raise ValueError(f"{'.'.join(path)}={text!r} cannot be read as YAML.") from None
+    if is_text and text_names()[path[-1]] and isinstance(value, str):
+        value = [part.strip() for part in value.split(",") if part.strip()]
     for name in path[:-1]:
         values = values.setdefault(name, {})
         if not isinstance(values, dict):
@@ -86,8 +88,8 @@ def _typed(name: str, value: Any) -> Any:
     if kind is list and not value.lstrip().startswith("["):
         return [part.strip() for part in value.split(",") if part.strip()]
     try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
+        parsed = load_yaml(value, texts=text_names())
+    except ValueError:
         raise ValueError(f"{name}={value!r} cannot be read as YAML; expected {PARAMETERS[name].allowed()}.") from None
     if kind is float and isinstance(parsed, str):  # YAML reads 1e-3 as a text
         try:

@@ -3,6 +3,7 @@
 A kilobyte of anchors can stand for a billion texts, and a cycle for endlessly many.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 import yaml
@@ -12,8 +13,14 @@ from xaiutils.file_limits import explain
 _CHARACTERS, _DEPTH = 4_000_000, 40  # with every alias written out; of the nesting
 
 
-def load_yaml(text: str, loader_class: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any:
-    """What ``text`` says. Raises ValueError for what is not YAML, stands for too much, or is nested too deeply."""
+def load_yaml(
+    text: str, loader_class: type[yaml.SafeLoader] = yaml.SafeLoader, texts: Collection[str] = (), is_text: bool = False
+) -> Any:
+    """What ``text`` says. Raises ValueError for what is not YAML, stands for too much, or is nested too deeply.
+
+    The values of the keys in ``texts``, and with ``is_text`` all of it, stay as they are written: classes called no,
+    1.0, 001 or null are called so.
+    """
     try:
         if len(text) > _CHARACTERS:
             raise ValueError(f"it has {len(text):,} characters, more than {_CHARACTERS:,}")
@@ -23,6 +30,7 @@ def load_yaml(text: str, loader_class: type[yaml.SafeLoader] = yaml.SafeLoader) 
             if node is None:
                 return None
             _size(node, {}, 0)
+            _keep_texts(node, texts, is_text)
             return loader.construct_document(node)
         finally:
             loader.dispose()
@@ -30,6 +38,18 @@ def load_yaml(text: str, loader_class: type[yaml.SafeLoader] = yaml.SafeLoader) 
         raise ValueError(str(error)) from error
     except (ValueError, TypeError, OverflowError, RecursionError, KeyError, IndexError, AttributeError) as error:
         raise ValueError(explain(error)) from error  # PyYAML's own, of dates, numbers and keys that are none
+
+
+def _keep_texts(node: yaml.Node, texts: Collection[str], is_text: bool) -> None:
+    if isinstance(node, yaml.ScalarNode):
+        if is_text and (node.value or node.style):  # a key without a value has none
+            node.tag = "tag:yaml.org,2002:str"
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _keep_texts(item, texts, is_text)
+    else:
+        for key, value in node.value:
+            _keep_texts(value, texts, is_text or (isinstance(key, yaml.ScalarNode) and key.value in texts))
 
 
 def _size(node: yaml.Node, known: dict[int, int], depth: int) -> int:

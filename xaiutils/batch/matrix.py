@@ -10,7 +10,7 @@ import yaml
 
 from xaiutils.datasets import DATASETS
 from xaiutils.file_limits import check_regular
-from xaiutils.parameters import PARAMETERS, check
+from xaiutils.parameters import PARAMETERS, check, text_names
 from xaiutils.registry import suggest
 from xaiutils.walk import NOTEBOOKS, dataset_problems, resolve_folder
 from xaiutils.yaml_text import load_yaml
@@ -138,7 +138,7 @@ def read_matrix(path: str | Path) -> tuple[Matrix, list[str]]:
     path = Path(path)
     try:
         check_regular(path)
-        content = load_yaml(path.read_text(encoding="utf-8"), _Loader)
+        content = load_yaml(path.read_text(encoding="utf-8"), _Loader, text_names())
     except (OSError, ValueError) as error:
         raise MatrixError([f"{path} cannot be read: {error}"]) from error
     if not isinstance(content, dict):

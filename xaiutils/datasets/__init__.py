@@ -65,14 +65,15 @@ def load_dataset(
         raise ValueError(f"seed={seed!r}; expected an integer from 0 to 2**32 - 1.")
     if not isinstance(data_dir, str | Path) or "\0" in str(data_dir):
         raise TypeError(f"data_dir={data_dir!r}; expected the path of a folder.")
+    takes = inspect.signature(entry.load).parameters
     for option, value in options.items():
         if option not in entry.options:
             raise TypeError(f"Data set {name!r} has no option {option!r}; {suggest(option, list(entry.options))}")
-        if isinstance(entry.options[option], str) and not isinstance(value, str):
+        kinds = str | int if "int" in str(takes[option].annotation) else str
+        if isinstance(entry.options[option], str) and not isinstance(value, kinds):
             raise TypeError(f"{option}={value!r}; expected a text.")
         if isinstance(entry.options[option], bool) and not isinstance(value, bool):
             raise TypeError(f"{option}={value!r}; expected true or false.")
     given = {"split": split, "image_size": image_size, "limit": limit, "seed": seed, "data_dir": Path(data_dir)}
-    takes = inspect.signature(entry.load).parameters
     listing = entry.load(**{k: v for k, v in given.items() if k in takes}, **options)
     return assemble(listing, name, split, image_size, limit, seed)
