@@ -102,21 +102,22 @@ PITFALLS = {
     "xgrad_cam": "Divides by a channel's sum of activation, which is near 0 or negative after SiLU and LayerNorm.",
     "hirescam": "Faithful where the head is linear behind the layer; coarse.",
     "layer_cam": "Early layers give fine but noisy maps.",
-    "score_cam": "One forward pass for each channel. Maps change with the weighting (probability or softmax over "
-    "channels) and with the black image that surrounds what a mask keeps.",
+    "score_cam": "One forward pass for each channel. The paper's softmax of logits can leave nearly all weight to "
+    "a few channels; its authors' code weights by probability and shows more of them. Maps also change with the black "
+    "that surrounds what a mask keeps.",
     "faster_score_cam": "Keeps the channels that vary most, which need not be those that matter.",
-    "ablation_cam": "The relative form divides by the score and has no meaning for a logit near or below 0.",
+    "ablation_cam": "The paper's relative form divides by the score: near 0 it has no meaning, below 0 it turns over.",
     "guided_grad_cam": "Inherits guided backpropagation's blindness to the class within the region of Grad-CAM.",
-    "layer_aggregate": "Deep layers are smooth and early ones are noisy; without scaling the layer with the largest "
-    "numbers decides.",
+    "layer_aggregate": "Deep layers are smooth and early ones noisy; at one scale a layer that finds nothing counts "
+    "as much as the others, without scaling the layer with the largest numbers decides.",
     "relevance_cam": "As coarse as the layer, and only as good as the propagation rules for the layers behind it.",
     "xrelevance_cam": "As Relevance-CAM; the sum of a channel's activation, by which it divides, can be near 0.",
     "lrp": "A family, not one method: state rule, stabiliser and how norms, gates and attention are passed. alpha-beta "
     "and z+ on every layer hardly depend on the class; the epsilon rule alone is as noisy as gradients x inputs.",
     "clrp": "A difference of two maps: what both classes share cancels, and so does shared evidence. With two classes "
-    "whose logits are each other's negative, nothing is left.",
+    "whose logits are each other's negative, the epsilon rule in the last layer leaves nothing.",
     "sglrp": "Weights come from the softmax: for a prediction with probability near 1 they all but vanish. With two "
-    "classes whose logits are each other's negative, nothing is left.",
+    "classes whose logits are each other's negative, the epsilon rule in the last layer leaves nothing.",
     "raw_attention": "The same map for every class. One layer's attention is not what flows through the whole "
     "network, and single tokens can collect attention without meaning.",
     "attention_rollout": "The same map for every class; it ignores values, MLPs and signs. Deep models tend to a "

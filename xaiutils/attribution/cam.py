@@ -417,7 +417,7 @@ _score_cam(
     "score_cam",
     "Score-CAM",
     "Wang et al. 2020, arXiv:1910.01279",
-    "1 forward for each channel, + 2",
+    "1 forward for each channel, + 1",
     Parameter(
         "max_channels", int, 0, "channels scored for each image, those that vary most; 0: all", low=0, high=100_000
     ),
@@ -427,7 +427,7 @@ _score_cam(
     "faster_score_cam",
     "Faster Score-CAM",
     "github.com/tabayashi0117/Score-CAM, after Wang et al. 2020, arXiv:1910.01279",
-    "max_channels forwards, + 2",
+    "max_channels forwards, + 1",
     Parameter("max_channels", int, 10, "channels scored for each image, those that vary most", low=1, high=100_000),
     "authors",
 )

@@ -100,12 +100,19 @@ def _declare(name: str, title: str, higher: bool, paper: str, compute: Callable,
 _BLACK = Parameter("fill", str, "black", _FILL, choices=FILLS)
 _MEAN = Parameter("fill", str, "mean", _FILL, choices=FILLS)
 _CHATTOPADHAY = "Chattopadhay et al. 2018, Grad-CAM++, arXiv:1710.11063, section 4.1"
-_declare("average_drop", "Average drop", False, _CHATTOPADHAY, _of_kept(average_drop, "average drop"), (_BLACK,))
+_declare(
+    "average_drop",
+    "Average drop",
+    False,
+    _CHATTOPADHAY + "; there in percent",
+    _of_kept(average_drop, "average drop"),
+    (_BLACK,),
+)
 _declare(
     "average_increase",
     "Increase in confidence",
     True,
-    _CHATTOPADHAY,
+    _CHATTOPADHAY + "; there in percent",
     _of_kept(average_increase, "increase in confidence"),
     (_BLACK,),
 )

@@ -14,7 +14,7 @@ from xaiutils.evaluation.metric import METRICS, Metric
 from xaiutils.evaluation.thresholds import THRESHOLD, binary_map, top_pixels
 from xaiutils.registry import Parameter
 
-_TOLERANCE = Parameter("tolerance", int, 0, "pixels around the mask that count as hit", 0, 200)
+_TOLERANCE = Parameter("tolerance", int, 0, "pixels around the mask that count as hit; the paper: 15", 0, 200)
 
 
 def _per_image(score: Callable, maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
