@@ -32,7 +32,8 @@ def data(masks, pixels=None):
 
 
 def score(metric, maps=MAP, masks=MASK, **parameters):
-    return xai.evaluate(None, data(masks), maps, [metric], parameters={metric: parameters})["value"].to_numpy()[0]
+    how = {"parameters": {metric: parameters}, "reading": "signed"}
+    return xai.evaluate(None, data(masks), maps, [metric], **how)["value"].to_numpy()[0]
 
 
 def table(**columns):
