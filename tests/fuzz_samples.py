@@ -140,13 +140,12 @@ def coco() -> Iterator[tuple[str, bytes]]:
 
 
 def tables() -> Iterator[tuple[str, bytes]]:
-    """Tables of the same pictures."""
-    rows = [f'{i}.png,{"ab"[i % 2]},"2,3,{4 + i},5",p{i}' for i in range(6)]
+    """Tables of the same pictures, as two programs write them."""
+    labels = "ababab"
+    rows = [f'{i}.png,{label},"2,3,{4 + i},5",p{i}' for i, label in enumerate(labels)]
     yield "index.csv", "\n".join(["image,label,boxes,patient", *rows]).encode()
-    yield (
-        "index.csv",
-        "\r\n".join(["image;label;boxes;patient", *(r.replace('"', "") for r in rows)]).encode("utf-8-sig"),
-    )
+    rows = [f"{i}.png;{label};2|3|{4 + i}|5;p{i}" for i, label in enumerate(labels)]
+    yield "index.csv", "\r\n".join(["image;label;boxes;patient", *rows]).encode("utf-8-sig")
 
 
 def sheets() -> Iterator[tuple[str, bytes]]:
