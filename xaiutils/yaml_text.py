@@ -6,11 +6,13 @@ A kilobyte of anchors can stand for a billion texts, and a cycle for endlessly m
 from collections.abc import Collection
 from typing import Any
 
+import numpy as np
 import yaml
 
 from xaiutils.file_limits import explain
 
-_CHARACTERS, _DEPTH = 4_000_000, 40  # with every alias written out; of the nesting
+_CHARACTERS, _DEPTH = 1_000_000, 40  # with every alias written out; of the nesting
+_BRACKETS = 200  # open at once: PyYAML's time grows with their square
 
 
 def load_yaml(
@@ -24,6 +26,10 @@ def load_yaml(
     try:
         if len(text) > _CHARACTERS:
             raise ValueError(f"it has {len(text):,} characters, more than {_CHARACTERS:,}")
+        steps = np.frombuffer(text.encode("utf-8", "replace"), np.uint8)
+        opened = np.isin(steps, list(b"[{")).astype(np.int32) - np.isin(steps, list(b"]}"))
+        if opened.size and np.cumsum(opened).max() > _BRACKETS:
+            raise ValueError(f"it is nested too deeply: more than {_BRACKETS} open brackets")
         loader = loader_class(text)
         try:
             node = loader.get_single_node()

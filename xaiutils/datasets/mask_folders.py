@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from xaiutils.datasets import dicom
+from xaiutils.image_files import open_image
 
 _WORD = (
     "masks?|maske|masken|masques?|m[aá]scaras?|labels?|annotations?|segmentations?|segmentierung(?:en)?|segs?|segm|gt|"
@@ -119,7 +120,7 @@ def _thumbnail(path: Path) -> np.ndarray | None:
         return grey[:: max(1, grey.shape[0] // _SIDE), :: max(1, grey.shape[1] // _SIDE)].astype(float)
     if not path.is_file():
         return None
-    with Image.open(path) as image:
+    with open_image(path, frames="first") as image:
         if image.width * image.height > _MOST_PIXELS:
             return None
         size = min(image.width, _SIDE), min(image.height, _SIDE)
