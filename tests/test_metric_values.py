@@ -15,6 +15,9 @@ from xaiutils.datasets import ImageDataset
 from xaiutils.evaluation import chance, control_maps, summarise
 from xaiutils.evaluation.comparison import against_chance, compare
 from xaiutils.evaluation.faithfulness import perturbation_curve
+from xaiutils.evaluation.localisation import area_chance
+from xaiutils.evaluation.planted import Mark, plant
+from xaiutils.evaluation.regression import regress
 from xaiutils.evaluation.robustness import max_sensitivity
 from xaiutils.evaluation.similarity import SIMILARITIES, hog_correlation, spearman, ssim, top_intersection
 from xaiutils.evaluation.thresholds import binary_map, pixel_ranks, top_pixels, tune_level
@@ -336,3 +339,45 @@ def test_rank_biserial_effect_by_hand():
     assert row["p"] == pytest.approx(0.75)  # 6 of the 8 signs of three ranks are as far from the middle
     assert (row["n"], row["verdict"]) == (4, "not told apart")
     assert row["difference"] == pytest.approx(0.05)
+
+
+# Regression, marks ------------------------------------------------------------------------------------------------
+
+
+def test_regression_by_hand():
+    """Of one column the coefficient is Pearson's r; the slope is in the units of both."""
+    x, y = np.array([1.0, 2, 3, 4, 5, 6]), np.array([1.0, 3, 2, 5, 4, 6])
+    rows = pd.DataFrame({"method": "m", "value": y, "size": x, "image_id": list("abcdef")})
+    found = regress(rows, ["size"], "method", n_resamples=2000).iloc[0]
+    r = np.corrcoef(x, y)[0, 1]
+    assert found["coefficient"] == pytest.approx(r)
+    assert found["r2"] == pytest.approx(r**2)
+    assert found["slope"] == pytest.approx(r * y.std() / x.std())
+    assert (found["n"], found["units"]) == (6, 6)
+    drawn = np.random.default_rng(0).multinomial(6, np.full(6, 1 / 6), size=2000)
+    draws = [np.corrcoef(np.repeat(x, d), np.repeat(y, d))[0, 1] for d in drawn if (d > 0).sum() > 1]
+    assert [found["low"], found["high"]] == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=0.01)
+    pairs = rows.assign(patient_id=list("aabbcc"))
+    assert np.isnan(regress(pairs, ["size"], "method")["coefficient"]).all()  # three patients, of at least four
+    assert regress(pairs.assign(patient_id=list("aabbcd")), ["size"], "method")["units"].tolist() == [4]
+
+
+def test_a_planted_mark_by_hand():
+    """A square of a tenth of the height, half of white and half of the image, a twentieth from the edges."""
+    pixels = np.full((1, 40, 60, 3), 101, np.uint8)
+    ds = ImageDataset(pixels, [0], ("a", "b"), ["i"])
+    for place, rows, columns in (("top_left", (2, 6), (2, 6)), ("bottom_right", (34, 38), (54, 58))):
+        mark = Mark(text="", place=place, height=0.1, margin=0.05, brightness=1.0, opacity=0.5)
+        found = plant(ds, mark)
+        box = np.zeros((40, 60), bool)
+        box[slice(*rows), slice(*columns)] = True
+        np.testing.assert_array_equal(found.masks[0], box)
+        assert (found.pixels[0][box] == 178).all()  # 101 + (255 - 101) / 2
+        assert (found.pixels[0][~box] == 101).all()
+
+
+def test_random_evidence_is_the_mean_of_the_masks():
+    masks = np.zeros((2, 4, 4), bool)
+    masks[0, :2] = masks[1, 0] = True
+    assert area_chance(masks).tolist() == [0.5, 0.25]
+    assert np.isnan(area_chance(np.zeros((1, 4, 4), bool))).all()

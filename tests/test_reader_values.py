@@ -5,10 +5,12 @@ import pytest
 from PIL import Image
 from trees import write_dicom
 
+from xaiutils.datasets import mammogram
 from xaiutils.datasets.coco import Polygons, RunLengths
 from xaiutils.datasets.dicom import read_dicom
 from xaiutils.datasets.image_dataset import largest_extent
 from xaiutils.datasets.picture_file import Boxes, MaskFile, PictureFile, Preparation, read_picture_file
+from xaiutils.datasets.splits import split_indices
 from xaiutils.images import boxes_to_mask, fit_image, fit_mask, load_mask, load_picture, to_rgb
 
 FLAT = np.full((20, 40), 1000, np.uint16)
@@ -189,3 +191,51 @@ def test_mask_values_by_hand(tmp_path):
     )
     assert load_mask(tmp_path / "a.jpg")[:, [0, -1]].all(axis=0).tolist() == [False, True]
     assert MaskFile(tmp_path / "a.png", (2,)).draw((1, 6)).tolist() == [[False, False, True, False, False, False]]
+
+
+# Splits -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n", "val", "test"), [(10, 1, 2), (24, 2, 5), (25, 2, 5), (40, 4, 8), (3, 1, 1)])
+def test_splits_are_a_tenth_and_a_fifth(n, val, test):
+    labels, names = np.arange(n) % 2, [str(i) for i in range(n)]
+    found = {s: split_indices(labels, names, s) for s in ("train", "val", "test")}
+    assert {s: len(i) for s, i in found.items()} == {"train": n - val - test, "val": val, "test": test}
+    assert sorted(np.concatenate(list(found.values()))) == list(range(n))
+
+
+@pytest.mark.parametrize(("patients", "val", "test"), [(10, 1, 2), (20, 2, 4), (4, 1, 1), (3, 1, 1)])
+def test_splits_of_patients_are_a_tenth_and_a_fifth(patients, val, test):
+    groups = [f"p{i // 2}" for i in range(2 * patients)]
+    labels = np.repeat(np.arange(patients) % 2, 2)
+    parts = {s: {groups[i] for i in split_indices(labels, groups, s)} for s in ("train", "val", "test")}
+    assert (len(parts["val"]), len(parts["test"])) == (val, test)
+    assert len(set.union(*parts.values())) == sum(map(len, parts.values())) == patients
+
+
+# Mammograms -------------------------------------------------------------------------------------------------------
+
+
+def test_boxes_of_a_breast_by_hand():
+    mask = np.zeros((20, 30), bool)
+    mask[4:10, 12:22] = True
+    assert mammogram.box_of(mask) == (4, 10, 12, 22)
+    assert mammogram.square_around(mask, 0) == (2, 12, 12, 22)  # 10 x 10 about (7, 17)
+    assert mammogram.square_around(mask, 0.25) == (-1, 14, 9, 24)  # 15: 7 and a half to each side
+    assert mammogram.lies_right(mask)
+    assert not mammogram.lies_right(mask[:, ::-1])
+    assert not mammogram.lies_right(np.ones((4, 5), bool))
+
+
+def test_thin_marks_are_no_breast():
+    """A label's lines and specks are opened away, holes are filled, and the largest region is kept."""
+    pixels = np.zeros((200, 160), np.uint8)
+    pixels[40:160, 2:90] = 200
+    pixels[80:90, 40:50] = 0  # a hole
+    pixels[20:24, 100:150] = 255  # a line
+    pixels[100:130, 110:140] = 255  # a label
+    found = mammogram.segment_breast(pixels)
+    assert found[80:90, 40:50].all()
+    assert not found[:, 96:].any()
+    assert found[44:156, 6:86].all()
+    assert found.sum() < 1.05 * 120 * 88
