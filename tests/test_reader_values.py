@@ -6,12 +6,13 @@ from PIL import Image
 from trees import write_dicom
 
 from xaiutils.datasets import mammogram
-from xaiutils.datasets.coco import Polygons, RunLengths
 from xaiutils.datasets.dicom import read_dicom
+from xaiutils.datasets.evidence import Boxes, MaskFile, Polygons, RunLengths
 from xaiutils.datasets.image_dataset import largest_extent
-from xaiutils.datasets.picture_file import Boxes, MaskFile, PictureFile, Preparation, read_picture_file
+from xaiutils.datasets.picture_file import PictureFile, Preparation, read_picture_file
 from xaiutils.datasets.splits import split_indices
-from xaiutils.images import boxes_to_mask, fit_image, fit_mask, load_mask, load_picture, to_rgb
+from xaiutils.image_files import load_mask, load_picture, to_rgb
+from xaiutils.images import boxes_to_mask, fit_image, fit_mask
 
 FLAT = np.full((20, 40), 1000, np.uint16)
 
@@ -47,29 +48,29 @@ def test_boxes_are_united():
 
 def test_evidence_of_a_larger_frame_is_sampled_at_the_pixels_centres():
     """6 x 6 on 3 x 3: the centres of the small pixels are the odd rows and columns of the large ones."""
-    assert places(Boxes(((1, 3, 1, 1),), frame=(6, 6)).draw((3, 3))) == [(1, 0)]
-    assert places(Boxes(((0, 0, 1, 1), (2, 2, 1, 1), (4, 4, 1, 1)), frame=(6, 6)).draw((3, 3))) == []
-    assert places(Boxes(((1, 0, 1, 2),), frame=(2, 2)).draw((4, 4))) == [(r, c) for r in range(4) for c in (2, 3)]
+    assert places(Boxes(((1, 3, 1, 1),), frame=(6, 6)).draw((3, 3)).mask) == [(1, 0)]
+    assert places(Boxes(((0, 0, 1, 1), (2, 2, 1, 1), (4, 4, 1, 1)), frame=(6, 6)).draw((3, 3)).mask) == []
+    assert places(Boxes(((1, 0, 1, 2),), frame=(2, 2)).draw((4, 4)).mask) == [(r, c) for r in range(4) for c in (2, 3)]
     fine = np.random.default_rng(0).random((15, 25)) > 0.5
     runs = np.flatnonzero(np.diff(np.concatenate([[0], fine.T.ravel(), [0]]).astype(int)))
     counts = np.diff(np.concatenate([[0], runs, [fine.size]]))
-    found = RunLengths(tuple(int(c) for c in counts), (15, 25)).draw((6, 10))
+    found = RunLengths(tuple(int(c) for c in counts), (15, 25)).draw((6, 10)).mask
     nearest = Image.fromarray(fine.astype(np.uint8) * 255).resize((10, 6), Image.Resampling.NEAREST)
     np.testing.assert_array_equal(found, np.asarray(nearest) > 0)
 
 
 def test_outlines_and_run_lengths_by_hand():
     """Run lengths go down the columns and begin with what is not evidence."""
-    assert places(RunLengths((1, 2, 3), (3, 2)).draw((3, 2))) == [(1, 0), (2, 0)]
-    assert places(RunLengths((0, 1, 4, 1), (3, 2)).draw((3, 2))) == [(0, 0), (2, 1)]
-    triangle = Polygons(((1, 1, 4, 1, 1, 4),)).draw((6, 6))  # x before y
+    assert places(RunLengths((1, 2, 3), (3, 2)).draw((3, 2)).mask) == [(1, 0), (2, 0)]
+    assert places(RunLengths((0, 1, 4, 1), (3, 2)).draw((3, 2)).mask) == [(0, 0), (2, 1)]
+    triangle = Polygons(((1, 1, 4, 1, 1, 4),)).draw((6, 6)).mask  # x before y
     assert places(triangle) == [(1, 1), (1, 2), (1, 3), (1, 4), (2, 1), (2, 2), (2, 3), (3, 1), (3, 2), (4, 1)]
-    wide = Polygons(((1, 1, 4, 1, 4, 2, 1, 2),)).draw((6, 6))
+    wide = Polygons(((1, 1, 4, 1, 4, 2, 1, 2),)).draw((6, 6)).mask
     assert places(wide) == [(r, c) for r in (1, 2) for c in (1, 2, 3, 4)]
 
 
 def test_proportions_may_differ_by_a_twentieth():
-    assert Boxes(((0, 0, 100, 96),), frame=(96, 100)).draw((50, 50)).all()
+    assert Boxes(((0, 0, 100, 96),), frame=(96, 100)).draw((50, 50)).mask.all()
     for frame in ((94, 100), (100, 94)):
         with pytest.raises(ValueError, match="pixels"):
             Boxes(((0, 0, 5, 5),), frame=frame).draw((50, 50))
@@ -91,7 +92,6 @@ def test_the_calibrated_spacing_comes_before_that_of_the_detector(tmp_path):
     both = {"PixelSpacing": [0.1, 0.2], "ImagerPixelSpacing": [0.3, 0.4]}
     assert read_dicom(write_dicom(tmp_path / "a.dcm", FLAT, 12, **both)).spacing_mm == (0.1, 0.2)
     assert read_dicom(write_dicom(tmp_path / "b.dcm", FLAT, 12, ImagerPixelSpacing=[0.3, 0.4])).spacing_mm == (0.3, 0.4)
-    assert read_dicom(write_dicom(tmp_path / "c.dcm", FLAT, 12, PixelSpacing=[0, 0.2])).spacing_mm is None
     assert read_dicom(write_dicom(tmp_path / "d.dcm", FLAT, 12)).spacing_mm is None
 
 
@@ -190,7 +190,7 @@ def test_mask_values_by_hand(tmp_path):
         tmp_path / "a.jpg", quality=100
     )
     assert load_mask(tmp_path / "a.jpg")[:, [0, -1]].all(axis=0).tolist() == [False, True]
-    assert MaskFile(tmp_path / "a.png", (2,)).draw((1, 6)).tolist() == [[False, False, True, False, False, False]]
+    assert MaskFile(tmp_path / "a.png", (2,)).draw((1, 6)).mask.tolist() == [[False, False, True, False, False, False]]
 
 
 # Splits -----------------------------------------------------------------------------------------------------------
@@ -232,10 +232,10 @@ def test_thin_marks_are_no_breast():
     pixels = np.zeros((200, 160), np.uint8)
     pixels[40:160, 2:90] = 200
     pixels[80:90, 40:50] = 0  # a hole
-    pixels[20:24, 100:150] = 255  # a line
-    pixels[100:130, 110:140] = 255  # a label
+    pixels[100:102, 90:108] = 200  # a line that sticks out
+    pixels[50:80, 110:140] = 255  # a label
     found = mammogram.segment_breast(pixels)
     assert found[80:90, 40:50].all()
-    assert not found[:, 96:].any()
+    assert not found[:, 98:].any()
     assert found[44:156, 6:86].all()
-    assert found.sum() < 1.05 * 120 * 88
+    assert found.sum() < 1.1 * 120 * 88

@@ -44,7 +44,7 @@ sys.dont_write_bytecode = True
 from mutants import Mutant, sample  # noqa: E402
 
 PACKAGES = [f"xaiutils/{name}" for name in ("attribution", "evaluation", "classification", "datasets")]
-PACKAGES += ["xaiutils/transforms.py", "xaiutils/images.py"]
+PACKAGES += ["xaiutils/transforms.py", "xaiutils/images.py", "xaiutils/image_files.py"]
 FOLDER = ROOT / "runs" / "mutation"
 RESULTS, TESTS = FOLDER / "results.csv", FOLDER / "tests.json"
 EQUIVALENT = ROOT / "tools" / "equivalent_mutants.yml"
