@@ -9,7 +9,8 @@ import re
 import unicodedata
 
 _TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u2028\u2029")
-_EVERYWHERE = re.compile(r"([\\`*\[\]|$~])")
+# Brackets mean something before others, and a backslash before what it could hide.
+_EVERYWHERE = re.compile(r"([\\`*|$]|~(?=~)|\](?=[(\[:]))")
 _AT_AN_EDGE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")  # within a word, as in vit_mini16, it means nothing
 _AT_THE_START = re.compile(r"^(\d+)([.)])(?=\s)|^([#>=]|[+-](?=\s)|-(?=--))")
 _HELD = "\u2060"  # word joiner: no width
@@ -35,7 +36,7 @@ def markdown(text: object) -> str:
     said = _EVERYWHERE.sub(r"\\\1", one_line(text))
     said = _AT_AN_EDGE.sub(r"\\_", said)
     said = _AT_THE_START.sub(lambda m: f"{m[1]}\\{m[2]}" if m[1] else f"\\{m[3]}", said)
-    return said.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", re.sub(r"&(?=#?\w+;)", "&amp;", said))
 
 
 def html(text: object) -> str:

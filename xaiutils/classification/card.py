@@ -10,6 +10,7 @@ import pandas as pd
 from xaiutils.classification.report import Report
 from xaiutils.classification.verdict import many, p_value
 from xaiutils.datasets import DATASETS, ImageDataset
+from xaiutils.text import markdown
 
 _BY_HAND = "not stated; complete by hand"
 
@@ -48,7 +49,7 @@ def model_card(
     What is not given is said to be not stated.
     """
     first = next(iter(splits.values()))
-    parts = [f"# Model card: {_text(report.name)}", "", *_quote(report), "", "## Model", ""]
+    parts = [f"# Model card: {markdown(report.name)}", "", *_quote(report), "", "## Model", ""]
     parts += _bullets(_model(report, first, architecture, paper, n_weights, weights, weights_licence))
     parts += ["## Intended use and limits", "", *_bullets(_use(report, first))]
     parts += ["## Data", "", *_data(splits, options or {})]
@@ -74,7 +75,7 @@ def kept_epoch(history: pd.DataFrame) -> int:
 
 
 def _quote(report: Report) -> list[str]:
-    verdict = [f"> {_text(sentence)}" for sentence in report.sentences]
+    verdict = [f"> {markdown(sentence)}" for sentence in report.sentences]
     return [line for sentence in verdict for line in (sentence, ">")][:-1]
 
 
@@ -175,7 +176,7 @@ def _results(report: Report) -> list[str]:
     if np.isfinite(report.temperature):
         parts += [f"Temperature fitted on the validation images: {report.temperature:.3g} (over 1: too sure).", ""]
     for level, one in report.levels.items():
-        parts += [f"In words, per {level}: {_text(one.verdict)}", ""]
+        parts += [f"In words, per {level}: {markdown(one.verdict)}", ""]
     return parts
 
 
@@ -214,11 +215,7 @@ def _unmeasured(report: Report, splits: Mapping[str, ImageDataset], history: pd.
 
 
 def _bullets(lines: Sequence[str]) -> list[str]:
-    return [*(f"- {_text(line)}" for line in lines), ""]
-
-
-def _text(text: str) -> str:
-    return " ".join(str(text).split())
+    return [*(f"- {markdown(line)}" for line in lines), ""]
 
 
 def _table(table: pd.DataFrame, index: bool = True) -> list[str]:
@@ -232,7 +229,7 @@ def _table(table: pd.DataFrame, index: bool = True) -> list[str]:
 def _cell(value: Any) -> str:
     if isinstance(value, float | np.floating):
         value = _number(value)
-    return _text(value).replace("|", "\\|")
+    return markdown(value)
 
 
 def _number(value: float) -> str:

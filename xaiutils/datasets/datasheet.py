@@ -7,6 +7,7 @@ import numpy as np
 from xaiutils.datasets.catalogue import DATASETS
 from xaiutils.datasets.image_dataset import ImageDataset
 from xaiutils.datasets.leaks import find_leaks
+from xaiutils.text import markdown
 
 
 def datasheet(
@@ -22,9 +23,10 @@ def datasheet(
     first = next(iter(splits.values()))
     entry = DATASETS.get(first.name)
     title = entry.title if entry else first.name or "Data set"
-    parts = [f"# Datasheet: {title}", "", "## Composition", "", _table(splits), ""]
-    parts += [f"- {line}" for line in _composition(splits, find_leaks(dict(splits)) if leaks is None else leaks)]
-    parts += ["", "## Preparation", ""] + [f"- {line}" for line in _preparation(splits, entry, options or {})]
+    parts = [f"# Datasheet: {markdown(title)}", "", "## Composition", "", _table(splits), ""]
+    found = find_leaks(dict(splits)) if leaks is None else leaks
+    parts += [f"- {markdown(line)}" for line in _composition(splits, found)]
+    parts += ["", "## Preparation", ""] + [f"- {markdown(line)}" for line in _preparation(splits, entry, options or {})]
     parts += ["", "## Origin, licence, use", ""]
     if entry:
         parts += [f"- Origin: {entry.citation}.", f"- Licence: {entry.licence}.", f"- Access: {entry.access}."]
@@ -38,12 +40,12 @@ def _table(splits: Mapping[str, ImageDataset]) -> str:
     names = next(iter(splits.values())).class_names
     known = all(d.patients is not None for d in splits.values())
     head = ["split", "images", "of", *names, *(["patients"] if known else []), "with evidence"]
-    rows = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    rows = ["| " + " | ".join(map(markdown, head)) + " |", "|" + " --- |" * len(head)]
     for split, d in splits.items():
         counts = np.bincount(d.labels, minlength=len(names))
         evidence = "-" if d.masks is None else int(d.masks.any(axis=(1, 2)).sum())
         patients = [len(set(d.patients))] if known else []
-        rows.append("| " + " | ".join(map(str, [split, len(d), d.available, *counts, *patients, evidence])) + " |")
+        rows.append("| " + " | ".join(map(markdown, [split, len(d), d.available, *counts, *patients, evidence])) + " |")
     return "\n".join(rows)
 
 

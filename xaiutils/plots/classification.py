@@ -13,6 +13,7 @@ from xaiutils.classification import SCREENING, Report
 from xaiutils.classification.curves import threshold_table
 from xaiutils.classification.verdict import interval, many, score
 from xaiutils.plots.style import COLOURS, tidy
+from xaiutils.text import drawn
 
 _LINES = ("-", "--", "-.", ":")
 _MARKS = {"specificity": "o", "sensitivity": "s"}  # by what was held
@@ -32,9 +33,9 @@ def confusion_matrices(confusions: Mapping[str, pd.DataFrame]) -> Figure:
         axes.imshow(part, cmap="Blues", vmin=0, vmax=1)
         for (i, j), count in np.ndenumerate(counts):
             axes.text(j, i, count, ha="center", va="center", color="white" if part[i, j] > 0.5 else "black", fontsize=9)
-        axes.set_xticks(np.arange(len(confusion.columns)), confusion.columns, rotation=45 if n > 3 else 0)
-        axes.set_yticks(np.arange(len(confusion)), confusion.index)
-        axes.set(title=name, xlabel="predicted", ylabel="true")
+        axes.set_xticks(np.arange(n), list(map(drawn, confusion.columns)), rotation=45 if n > 3 else 0)
+        axes.set_yticks(np.arange(len(confusion)), list(map(drawn, confusion.index)))
+        axes.set(title=drawn(name), xlabel="predicted", ylabel="true")
     return figure
 
 
@@ -97,11 +98,11 @@ def reliability(reports: Mapping[str, Report]) -> Figure:
         upper.errorbar(bins["probability"], bins["frequency"], errors, fmt="o-", color=colour, markersize=4, capsize=2)
         slope = f", slope {row['slope']:.2f}" if np.isfinite(row["slope"]) else ""
         error = f"ECE {row['ECE']:.3f} ({row['ECE if calibrated']:.3f} if calibrated){slope}"
-        upper.set_title(f"{name}, {report.split} split, per {report.level}\n{error}", fontsize=9)
+        upper.set_title(f"{drawn(name)}, {report.split} split, per {report.level}\n{error}", fontsize=9)
         upper.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), ylabel="frequency")
         happened, p = report.event
         edges = np.linspace(0, 1, 21)
-        stated = report.calibration.index[0].removeprefix("probability of ")
+        stated = drawn(report.calibration.index[0].removeprefix("probability of "))
         what = "right" if stated == "the top class" else stated
         lower.hist(
             [p[happened], p[~happened]], edges, stacked=True, color=(colour, "0.75"), label=(what, f"not {what}")
@@ -126,7 +127,11 @@ def decision_curves(reports: Mapping[str, Report]) -> Figure:
     for i, (name, report) in enumerate(shown.items()):
         table = report.decision
         axes.plot(
-            table["threshold"], table["model"], color=COLOURS[i % len(COLOURS)], linestyle=_LINES[i % 4], label=name
+            table["threshold"],
+            table["model"],
+            color=COLOURS[i % len(COLOURS)],
+            linestyle=_LINES[i % 4],
+            label=drawn(name),
         )
     first = next(iter(shown.values()))
     axes.plot(first.decision["threshold"], first.decision["treat all"], color="0.35", linewidth=1, label="treat all")
@@ -160,11 +165,17 @@ def _curves(
             if together:
                 p, labels = report.probabilities, report.predictions.labels
                 table = threshold_table(labels == report.positive, p[:, report.positive])
-                draw(axes, table, color=COLOURS[i % len(COLOURS)], linestyle=_LINES[i % 4], label=f"{name}: {said}")
+                draw(
+                    axes,
+                    table,
+                    color=COLOURS[i % len(COLOURS)],
+                    linestyle=_LINES[i % 4],
+                    label=drawn(f"{name}: {said}"),
+                )
                 axes.set_title(_title(title, report), fontsize=10)
             else:
                 _classes(axes, report, what, draw)
-                axes.set_title(f"{name}, {report.split} split, per {report.level}\nmean {said}", fontsize=10)
+                axes.set_title(drawn(f"{name}, {report.split} split, per {report.level}\nmean {said}"), fontsize=10)
         axes.set_aspect("equal")
         tidy(axes)
         axes.legend(*_models_first(axes), frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16))
@@ -187,7 +198,7 @@ def _classes(axes: Axes, report: Report, what: str, draw: Callable[..., None]) -
         c = names.index(name)
         table = threshold_table(report.predictions.labels == c, report.probabilities[:, c])
         if i < _MOST_CLASSES:
-            style = {"color": COLOURS[i], "linestyle": _LINES[i % 4], "label": f"{name}: {what} {score(value)}"}
+            style = {"color": COLOURS[i], "linestyle": _LINES[i % 4], "label": drawn(f"{name}: {what} {score(value)}")}
         else:
             style = {"color": "0.8", "linewidth": 0.8, "label": "the other classes" if i == _MOST_CLASSES else None}
         draw(axes, table, zorder=2 if i < _MOST_CLASSES else 1, **style)
@@ -211,6 +222,6 @@ def _mark_points(axes: Axes, report: Report, colour: str) -> None:
 
 def _title(what: str, report: Report) -> str:
     labels = report.predictions.labels
-    name = report.predictions.class_names[report.positive]
+    name = drawn(report.predictions.class_names[report.positive])
     n = int((labels == report.positive).sum())
     return f"{what}, {report.split} split, per {report.level}\n{n} of {len(labels)} are '{name}'"

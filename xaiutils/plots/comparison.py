@@ -14,6 +14,7 @@ from xaiutils.evaluation.metric import METRICS
 from xaiutils.evaluation.statistics import check_one_reading
 from xaiutils.plots.maps import attribution_grid
 from xaiutils.plots.style import COLOURS, tidy
+from xaiutils.text import drawn
 
 
 def critical_difference(ranking: Ranking, titles: Mapping[str, str] = MappingProxyType({})) -> Figure:
@@ -44,7 +45,7 @@ def critical_difference(ranking: Ranking, titles: Mapping[str, str] = MappingPro
         level = depth + 0.45 * (i if on_left else k - 1 - i)
         end = 1 - 0.06 * (k - 1) if on_left else k + 0.06 * (k - 1)
         axes.plot([value, value, end], [0, level, level], color="0.4", linewidth=1)
-        words = [titles.get(name, name), f"{value:.2f}"]
+        words = [drawn(titles.get(name, name)), f"{value:.2f}"]
         axes.text(
             end,
             level,
@@ -67,7 +68,7 @@ def rank_heatmap(
     """Mean ranks (1 is best) of methods (rows) by metrics (columns), as `mean_ranks` gives them; controls in grey
     letters. Rows keep their order."""
     names = [f"{METRICS[m].title}\n({'higher' if METRICS[m].higher_is_better else 'lower'} is better)" for m in ranks]
-    rows = [titles.get(m, m) for m in ranks.index]
+    rows = [drawn(titles.get(m, m)) for m in ranks.index]
     figure = _heatmap(ranks.to_numpy(float), rows, names, (1, len(ranks)), "viridis_r", "mean rank (1: best)", "{:.1f}")
     for label, method in zip(figure.axes[0].get_yticklabels(), ranks.index, strict=True):
         label.set_color("0.5" if method in controls else "black")
@@ -128,13 +129,21 @@ def scatter_pair(
     axes = figure.subplots()
     groups = wide.groupby(colour_by, sort=True) if colour_by in wide else [("", wide)]
     for i, (name, group) in enumerate(groups):
-        said = f"{colour_by}: {name}" if colour_by in wide else None
-        axes.scatter(group[a], group[b], s=22, color=COLOURS[i % len(COLOURS)], alpha=0.75, linewidths=0, label=said)
+        said = drawn(f"{colour_by}: {name}") if colour_by in wide else None
+        axes.scatter(
+            group[a],
+            group[b],
+            s=22,
+            color=COLOURS[i % len(COLOURS)],
+            alpha=0.75,
+            linewidths=0,
+            label=said and drawn(said),
+        )
     low, high = (float(f(wide[[a, b]].to_numpy(), initial=0)) for f in (np.min, np.max))
     axes.plot([low, high], [low, high], color="0.5", linewidth=1, linestyle=":")
     more = int((wide[a] > wide[b]).sum()), int((wide[a] < wide[b]).sum())
-    axes.set_xlabel(f"{titles.get(a, a)} (larger on {more[0]})")
-    axes.set_ylabel(f"{titles.get(b, b)} (larger on {more[1]})")
+    axes.set_xlabel(f"{drawn(titles.get(a, a))} (larger on {more[0]})")
+    axes.set_ylabel(f"{drawn(titles.get(b, b))} (larger on {more[1]})")
     axes.set_title(f"{METRICS[metric].title} of {len(wide)} images", fontsize=10)
     if colour_by in wide:
         axes.legend(frameon=False, fontsize=8)
@@ -181,9 +190,9 @@ def against(
             slope, offset = np.polyfit(x, y, 1)
             ends = np.array([x.min(), x.max()])
             axes.plot(ends, slope * ends + offset, color=COLOURS[1], linewidth=1.5)
-        axes.set_title(titles.get(method, method), fontsize=9)
+        axes.set_title(drawn(titles.get(method, method)), fontsize=9)
         tidy(axes)
-    figure.supxlabel(label or column, fontsize=9)
+    figure.supxlabel(drawn(label or column), fontsize=9)
     figure.supylabel(METRICS[metric].title, fontsize=9)
     return figure
 

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from xaiutils.datasets import ImageDataset
 from xaiutils.datasets.phantom import Phantom
 from xaiutils.plots.style import COLOURS, MAP_COLOURS, outline, tidy
+from xaiutils.text import drawn
 
 COMPOSITION = ("view", "side", "density", "abnormality", "tag")  # columns of the metadata that are shown
 
@@ -26,11 +27,11 @@ def class_balance(splits: Mapping[str, ImageDataset]) -> Figure:
         if len(names) <= 12:
             axes.bar_label(bars, fontsize=7 if lying else 8)
     if lying:
-        axes.set_yticks(np.arange(len(names)), names, fontsize=8)
+        axes.set_yticks(np.arange(len(names)), list(map(drawn, names)), fontsize=8)
         axes.invert_yaxis()
         axes.set_xlabel("images")
     else:
-        axes.set_xticks(np.arange(len(names)), names)
+        axes.set_xticks(np.arange(len(names)), list(map(drawn, names)))
         axes.set_ylabel("images")
         axes.margins(y=0.15)
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
@@ -43,7 +44,7 @@ def _bars(axes: Axes, values: np.ndarray, i: int, n: int, label: str, lying: boo
     width = 0.8 / n
     places = np.arange(len(values)) + (i - (n - 1) / 2) * width
     draw = axes.barh if lying else axes.bar
-    return draw(places, values, width, label=label, color=COLOURS[i % len(COLOURS)])
+    return draw(places, values, width, label=drawn(label), color=COLOURS[i % len(COLOURS)])
 
 
 def composition(splits: Mapping[str, ImageDataset], columns: Sequence[str] = COMPOSITION) -> Figure | None:
@@ -70,8 +71,10 @@ def composition(splits: Mapping[str, ImageDataset], columns: Sequence[str] = COM
             for label, said in found:
                 parts = np.array([(said == v).mean() if len(said) else 0 for v in values])
                 _bars(axes, parts, list(order).index(label), len(order), label)
-            axes.set_xticks(np.arange(len(values)), values, rotation=35 if max(map(len, values)) > 5 else 0)
-            axes.set_title(name, fontsize=10)
+            axes.set_xticks(
+                np.arange(len(values)), list(map(drawn, values)), rotation=35 if max(map(len, values)) > 5 else 0
+            )
+            axes.set_title(drawn(name), fontsize=10)
             tidy(axes)
     for axes, what in zip(grid[:, 0], ("part of the split", "part of the class"), strict=False):
         axes.set_ylabel(what)
@@ -100,7 +103,7 @@ def intensities(ds: ImageDataset, most: int = 300) -> Figure:
         parts /= parts.sum(axis=1, keepdims=True)
         low, high = np.percentile(parts, [25, 75], axis=0)
         axes.fill_between(edges[:-1] + 4, low, high, color=COLOURS[i], alpha=0.2, linewidth=0)
-        axes.plot(edges[:-1] + 4, parts.mean(axis=0), color=COLOURS[i], label=name)
+        axes.plot(edges[:-1] + 4, parts.mean(axis=0), color=COLOURS[i], label=drawn(name))
     axes.set(xlabel="grey value", ylabel="part of the pixels", xlim=(0, 255), yscale="log")
     axes.set_ylim(bottom=1e-5)
     axes.legend(frameon=False, fontsize=8)
@@ -122,7 +125,7 @@ def lesion_lengths(lengths: Mapping[str, np.ndarray], image_size: int) -> Figure
     figure = Figure(figsize=(6.5, 3))
     axes = figure.subplots()
     for i, (name, values) in enumerate(found.items()):
-        axes.hist(values, edges, histtype="step", linewidth=1.6, color=COLOURS[i], label=name)
+        axes.hist(values, edges, histtype="step", linewidth=1.6, color=COLOURS[i], label=drawn(name))
         axes.axvline(float(np.median(values)), color=COLOURS[i], linewidth=1, linestyle="--")
     axes.set_xscale("log", base=2)
     for side in (16, 32):
@@ -147,7 +150,7 @@ def twins(phantoms: Sequence[Phantom], others: Sequence[Phantom], names: Sequenc
     for column, (one, other) in enumerate(zip(phantoms, others, strict=True)):
         for axes, shown in zip(grid[:, column], (one, other), strict=False):
             axes.imshow(shown.image, cmap="gray", vmin=0, vmax=1)
-            axes.set_title(names[shown.label], fontsize=9)
+            axes.set_title(drawn(names[shown.label]), fontsize=9)
         found = grid[2, column].imshow(one.evidence, cmap=MAP_COLOURS[False], vmin=0, vmax=top)
     for axes, text in zip(grid[:, 0], ("image", "twin", "evidence"), strict=True):
         axes.set_ylabel(text)
@@ -167,7 +170,7 @@ def patch_grid(ds: ImageDataset, patch_sizes: Sequence[int] = (16, 32)) -> Figur
             for k in range(n + 1):
                 axes.plot([k * patch - 0.5] * 2, [-0.5, n * patch - 0.5], color=COLOURS[5], linewidth=0.5)
                 axes.plot([-0.5, n * patch - 0.5], [k * patch - 0.5] * 2, color=COLOURS[5], linewidth=0.5)
-            name = ds.class_names[ds.labels[row]]
+            name = drawn(ds.class_names[ds.labels[row]])
             axes.set_title(f"{name}: {n} x {n} = {n * n} patches of {patch}", fontsize=9)
     return figure
 
@@ -188,5 +191,5 @@ def pictures(images: np.ndarray, titles: Sequence[str], columns: int = 6, masks:
         if i < len(images):
             axes.imshow(np.clip(images[i], 0, 255).astype(np.uint8))
             outline(axes, None if masks is None else masks[i])
-            axes.set_title(titles[i], fontsize=9)
+            axes.set_title(drawn(titles[i]), fontsize=9)
     return figure

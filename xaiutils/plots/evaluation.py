@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from xaiutils.evaluation.controls import RANDOM_WEIGHTS
 from xaiutils.plots.style import COLOURS, tidy
+from xaiutils.text import drawn
 
 
 def forest(
@@ -48,10 +49,10 @@ def forest(
         axes.set_title(metric_titles[metric], fontsize=9)
         tidy(axes)
     first = figure.axes[0]
-    first.set_yticks(np.arange(len(methods)), methods, fontsize=9)
+    first.set_yticks(np.arange(len(methods)), list(map(drawn, methods)), fontsize=9)
     first.invert_yaxis()
     for i, model in enumerate(models):
-        first.plot([], [], "os^D"[i % 4], color=COLOURS[i], label=model)
+        first.plot([], [], "os^D"[i % 4], color=COLOURS[i], label=drawn(model))
     if any(m.endswith(RANDOM_WEIGHTS) for m in summary["method"]):
         first.plot([], [], "o", color="0.55", markerfacecolor="white", label="same method, random weights")
     figure.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncols=len(models) + 1, frameon=False)

@@ -9,6 +9,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from xaiutils.plots.style import COLOURS, MAP_COLOURS, outline, tidy
+from xaiutils.text import drawn
 
 CLIP_PERCENTILE = 99.0  # the strongest hundredth of the pixels would else hide the rest
 
@@ -65,12 +66,13 @@ def explanation(
     left.imshow(np.clip(image, 0, 255).astype(np.uint8))
     outline(left, mask)
     left.set_axis_off()
-    left.set_title(image_title, fontsize=10)
+    left.set_title(drawn(image_title), fontsize=10)
     shown = draw_map(middle, image, attribution, signed, mask, opacity)
-    middle.set_title(title, fontsize=10)
+    middle.set_title(drawn(title), fontsize=10)
     figure.colorbar(shown, ax=middle, shrink=0.85, label="attribution (raw)")
     top = np.argsort(-probabilities, kind="stable")[:10][::-1]
-    bars = right.barh([str(class_names[i]) for i in top], probabilities[top], color=COLOURS[0])
+    bars = right.barh(np.arange(len(top)), probabilities[top], color=COLOURS[0])
+    right.set_yticks(np.arange(len(top)), [drawn(class_names[i]) for i in top])
     right.bar_label(bars, fmt="%.2f", fontsize=9, padding=2)
     right.set_xlim(0, 1.2)
     right.set_xticks([0, 0.5, 1])
@@ -103,11 +105,11 @@ def attribution_grid(
         outline(first, mask)
         first.set_xticks([])
         first.set_yticks([])
-        first.set_ylabel(row_titles[row], fontsize=8)
+        first.set_ylabel(drawn(row_titles[row]), fontsize=8)
         for axes, (name, found) in zip(grid[row, 1:], maps.items(), strict=True):
             draw_map(axes, images[row], found[row], signed[name], mask, opacity=0.9, outline_width=0.35)
     grid[0, 0].set_title("input", fontsize=9)
     for axes, name in zip(grid[0, 1:], maps, strict=True):
-        axes.set_title(column_titles[name], fontsize=9)
-    figure.suptitle(title, fontsize=11)
+        axes.set_title(drawn(column_titles[name]), fontsize=9)
+    figure.suptitle(drawn(title), fontsize=11)
     return figure

@@ -6,6 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from xaiutils.plots.style import COLOURS, tidy
+from xaiutils.text import drawn
 
 
 def retraining_curves(table: pd.DataFrame, controls: Sequence[str] = (), majority: float | None = None) -> Figure:
@@ -40,7 +41,7 @@ def retraining_curves(table: pd.DataFrame, controls: Sequence[str] = (), majorit
                 colour = ("0.45", "0.6", "0.7", "0.3", "0.8")[number % 5] if grey else COLOURS[number % len(COLOURS)]
                 marker = "sv<>d"[number % 5] if grey else "o^DPX*ph"[number % 8]
                 style = {"color": colour, "marker": marker, "markersize": 5}
-                axes.plot(means.index, means, linestyle="--" if grey else "-", label=name, **style)
+                axes.plot(means.index, means, linestyle="--" if grey else "-", label=drawn(name), **style)
                 axes.plot(own["fraction"], own[score], linestyle="", alpha=0.35, **style | {"markersize": 3.5})
             axes.set_ylabel(words[score] if column == 0 else "")
             tidy(axes)

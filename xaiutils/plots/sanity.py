@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from xaiutils.plots.maps import draw_map
 from xaiutils.plots.style import COLOURS, tidy
+from xaiutils.text import drawn
 
 _MODES = {"cascading": ("o-", COLOURS[0]), "independent": ("s--", COLOURS[1])}
 
@@ -38,7 +39,7 @@ def randomisation_curves(
             axes.fill_between(part["depth"], part["low"], part["high"], color=colour, alpha=0.15, linewidth=0)
         if np.isfinite(chance.get(method, np.nan)):
             axes.axhline(chance[method], color="0.35", linestyle=":", linewidth=1.2, label="pairs of other images")
-        axes.set_title(titles.get(method, method), fontsize=9)
+        axes.set_title(drawn(titles.get(method, method)), fontsize=9)
         axes.set_xticks(range(len(stages)))
         axes.tick_params(labelsize=8, labelbottom=True)
         tidy(axes)
@@ -77,7 +78,7 @@ def randomisation_grid(
 
 
 def _row_title(axes: Axes, text: str) -> None:
-    axes.text(-0.06, 0.5, text, transform=axes.transAxes, rotation=90, ha="right", va="center", fontsize=8)
+    axes.text(-0.06, 0.5, drawn(text), transform=axes.transAxes, rotation=90, ha="right", va="center", fontsize=8)
 
 
 def consistency_matrix(table: pd.DataFrame, change: pd.Series, titles: Mapping[str, str], label: str) -> Figure:
@@ -91,8 +92,10 @@ def consistency_matrix(table: pd.DataFrame, change: pd.Series, titles: Mapping[s
     above, below = figure.subplots(2, 1, height_ratios=(1, rows), sharex=True)
     top = change.reindex(table.columns).to_numpy(float)[None]
     _cells(above, top, "Reds", (0, 1), ["change of probability"])
-    image = _cells(below, table.to_numpy(float), "viridis", (0, 1), [titles.get(m, m) for m in table.index])
-    below.set_xticks(range(columns), table.columns, rotation=40, ha="right", rotation_mode="anchor", fontsize=9)
+    image = _cells(below, table.to_numpy(float), "viridis", (0, 1), [drawn(titles.get(m, m)) for m in table.index])
+    below.set_xticks(
+        range(columns), list(map(drawn, table.columns)), rotation=40, ha="right", rotation_mode="anchor", fontsize=9
+    )
     above.tick_params(axis="x", length=0, labelbottom=False)
     figure.colorbar(image, ax=below, shrink=0.9, extend="min", label=label)
     return figure

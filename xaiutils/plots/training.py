@@ -9,6 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from xaiutils.classification.card import kept_epoch
 from xaiutils.plots.style import COLOURS, tidy
+from xaiutils.text import drawn
 
 
 def training_curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
@@ -37,9 +38,9 @@ def training_curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
             _part_stages(axes, history, named=what == "accuracy")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             tidy(axes)
-        grid[0, column].set_title(name)
-        drawn = [a for a in grid[:, column] if a.axison]
-        drawn[-1].set_xlabel("epoch")
+        grid[0, column].set_title(drawn(name))
+        used = [a for a in grid[:, column] if a.axison]
+        used[-1].set_xlabel("epoch")
     grid[0, 0].legend(frameon=False)
     return figure
 
