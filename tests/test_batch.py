@@ -3,6 +3,7 @@ played by a function here; `test_batch_survives` runs real ones and kills them."
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from fake_study import NOTEBOOKS, write_matrix, write_notebook, write_study
 
 from xaiutils.backend import keras
 from xaiutils.batch import __main__ as command
-from xaiutils.batch import digest, engine, job, plan, room, store
+from xaiutils.batch import digest, engine, job, outcome, plan, room, store
 from xaiutils.batch.matrix import read_matrix
 from xaiutils.execute import NotebookError
 from xaiutils.walk import ROOT
@@ -330,6 +331,85 @@ def test_too_little_disk_is_told_before(study, capsys, monkeypatch):
     monkeypatch.setattr(room.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 3_000_000}))
     assert study.run() == (2, set())
     assert "MB are needed below" in capsys.readouterr().err
+
+
+def test_a_finished_batch_needs_no_disk(study, capsys, monkeypatch):
+    study.run()
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
+    capsys.readouterr()
+    assert study.run("--dry-run") == (0, set())
+    assert "8 jobs, 8 done, 0 to do" in capsys.readouterr().out
+    assert study.run() == (0, set())
+    (study.runs / "05_cell/phantom.vit_mini16.auto.s0.grad_cam/tables/x.csv").unlink()
+    assert study.run("--dry-run") == (2, set()), "what is done anew lies beside what it replaces"
+    assert "to spare" in capsys.readouterr().err
+
+
+MARKS = {
+    "no object": lambda _: 7,
+    "parameters": lambda m: m | {"parameters": [1]},
+    "seconds": lambda m: m | {"seconds": "3"},
+    "nan": lambda m: m | {"seconds": float("nan")},
+    "inputs": lambda m: m | {"inputs": None},
+    "files": lambda m: m | {"files": ["tables/x.csv"]},
+    "entry": lambda m: m | {"files": {"tables/x.csv": 3}},
+    "sizes": lambda m: m | {"files": {"tables/x.csv": ["3", "a"]}},
+    "above": lambda m: m | {"files": {"../../../../m.yml": [3, "a"]}},
+    "absolute": lambda m: m | {"files": {"/etc/passwd": [3, "a"]}},
+    "NUL": lambda m: m | {"files": {"a\0b": [3, "a"]}},
+    "digest": lambda m: m | {"notebook_digest": {}},
+}
+
+
+@pytest.mark.parametrize("name", [*MARKS, "deep", "bytes", "folder", "pipe", "a file in its place"])
+def test_a_marker_that_is_none_is_named_and_its_cell_made_anew(study, capsys, name):
+    study.run()
+    cell = "05_cell/phantom.vit_mini16.auto.s0.grad_cam"
+    path = study.runs / cell / "done.json"
+    held = json.loads(path.read_text())
+    path.unlink()
+    if name in MARKS:
+        path.write_text(json.dumps(MARKS[name](held)))
+    elif name in ("deep", "bytes"):
+        path.write_bytes({"deep": b"[" * 200_000, "bytes": b"\xff\x00"}[name])
+    elif name == "folder":
+        (path / "in it").mkdir(parents=True)
+    elif name == "pipe":
+        os.mkfifo(path)
+    else:
+        shutil.rmtree(path.parent)
+        path.parent.write_text("")
+    capsys.readouterr()
+    assert study.run() == (0, {cell})
+    out = capsys.readouterr().out
+    assert ("new" if name.startswith("a file") else "the marker is damaged") in out
+    assert study.run() == (0, set())
+
+
+def test_a_failure_that_cannot_be_read_stops_nothing(study, capsys):
+    study.fail["05_cell/phantom.vit_mini16.auto.s0.grad_cam"] = NotebookError("no", "ValueError", "no")
+    assert study.run()[0] == 1
+    jobs = plan.jobs(read_matrix(study.matrix)[0])
+    path = next((study.runs / "failed").rglob("failed.json"))
+    for text in ("[]", "{}", '{"error": 3}', '{"error": null, "log": {}}', "[" * 100_000, "\0"):
+        path.write_text(text)
+        assert [r.status for r in outcome.outcomes(study.runs, jobs)].count("done") == 7
+
+
+def test_a_place_that_cannot_be_written_is_told(study, capsys):
+    (study.folder / "full").write_text("a file")
+    given = [str(study.matrix), "--engine", "plain", "--runs", str(study.folder / "full" / "runs")]
+    assert command.main(given) == 2
+    assert "cannot be written (Not a directory); give another place by --runs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["plan", "Failed", "report", "attempts", "lock", ".hidden", "two\nlines"])
+def test_notebooks_whose_folder_would_be_the_batchs_own(study, capsys, name):
+    write_notebook(study.folder / f"{name}.ipynb", *NOTEBOOKS["05_cell"])
+    notebooks = {"folder": ".", "data": "01_data", "train": "02_train", "cells": [name]}
+    write_matrix(study.folder, notebooks=notebooks)
+    assert study.run() == (2, set())
+    assert "cannot be a folder of the batch" in capsys.readouterr().err
 
 
 def test_the_estimate_is_a_bound_for_what_is_left(study):

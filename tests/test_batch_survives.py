@@ -12,6 +12,7 @@ import zipfile
 import pandas as pd
 import psutil
 import pytest
+import yaml
 from fake_study import ALONE, NOTEBOOKS, write_notebook, write_study
 
 from xaiutils.batch import __main__ as command
@@ -103,6 +104,44 @@ def test_a_killed_kernel_a_second_batch_and_a_killed_batch(study, capsys):
     assert before.items() <= times(study).items(), "something was done twice"
     assert not store.damage(study / "runs/m" / CELL, store.read_marker(study / "runs/m" / CELL))
     assert not list((study / "runs/m/attempts").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("kind", "number"),
+    [("plain", signal.SIGTERM), ("plain", signal.SIGHUP), pytest.param("snakemake", signal.SIGTERM, marks=snakemake)],
+)
+def test_a_batch_that_is_told_to_end_says_so_and_can_go_on(study, capsys, kind, number):
+    (study / "wait").touch()
+    process = begin(study, kind)
+    wait_for(lambda: at_work(study))
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(number)
+    assert process.wait(90) == 128 + number
+    _, alive = psutil.wait_procs(family, timeout=30)
+    assert not alive, f"still at work: {alive}"
+    out = (study / "out.txt").read_text()
+    assert f"ended by {number.name}; the same command goes on from here" in out
+    assert "1 of 2 jobs done" in out
+    assert "Traceback" not in out
+    with store.lock(study / "runs/m/lock", "the batch"):
+        pass
+    assert set(times(study)) == {DATA}
+    (study / "wait").unlink()
+    assert command.main(arguments(study, "plain")) == command.DONE
+    assert "2 jobs, 1 done, 1 to do" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["plain", pytest.param("snakemake", marks=snakemake)])
+def test_a_notebooks_name_is_no_command(study, capfd, kind):
+    """Nor a pattern, nor two words."""
+    name = '6 it\'s $(touch pwned) `touch pwned`; touch pwned & "{x} {wildcards.point}" #'
+    (study / "06_alone.ipynb").rename(study / f"{name}.ipynb")
+    matrix = yaml.safe_load((study / "m.yml").read_text())
+    matrix["notebooks"]["cells"] = [name]
+    (study / "m.yml").write_text(yaml.safe_dump(matrix))
+    assert command.main(arguments(study, kind)) == command.DONE, capfd.readouterr()
+    assert len(times(study)) == 2
+    assert not list(study.rglob("pwned"))
 
 
 @snakemake

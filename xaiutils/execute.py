@@ -54,8 +54,8 @@ def execute(
     ):
         try:
             papermill.execute_notebook(
-                str(step),
-                str(part),
+                literal(step),
+                literal(part),
                 parameters=dict(parameters),
                 cwd=str(step.parent),
                 kernel_name="python3",
@@ -91,6 +91,11 @@ def execute(
             ) from error
     part.replace(finished)
     return finished
+
+
+def literal(path: Path) -> str:
+    """A path as papermill takes it, which would put parameters in the place of {braces}."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def private_kernel(folder: str) -> Any:

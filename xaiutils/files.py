@@ -29,6 +29,18 @@ def write_text(path: str | Path, text: str) -> Path:
     return replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
+def inside(folder: Path, name: str | Path) -> Path | None:
+    """The path of ``name`` in ``folder``; None where it leads out of it, by ``..``, as an absolute path or by a link.
+
+    What a record names may be written by anybody: a report must not show the rest of the disk.
+    """
+    try:
+        path = (folder / name).resolve()
+        return path if path.is_relative_to(folder.resolve()) else None
+    except (OSError, ValueError, RuntimeError):  # a NUL, a loop of links
+        return None
+
+
 def reserve(descriptor: int, n_bytes: int) -> None:
     """Take ``n_bytes`` of disk for an open file. Raises OSError when there are not so many.
 

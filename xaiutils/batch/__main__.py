@@ -18,6 +18,7 @@ from xaiutils.batch.plan import Job, State, cores_here, jobs, survey, sweep, wri
 from xaiutils.batch.report import write_report
 from xaiutils.batch.room import in_words, missing_data, needed, too_little_disk, unfit_models
 from xaiutils.batch.store import LockedError, lock
+from xaiutils.batch.watch import Ended, ended_by_signals
 from xaiutils.walk import ROOT
 
 DONE, FAILED, INVALID, LOCKED, INTERRUPTED = 0, 1, 2, 3, 130
@@ -25,27 +26,45 @@ DONE, FAILED, INVALID, LOCKED, INTERRUPTED = 0, 1, 2, 3, 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a matrix; returns the exit status: 0 all is done, 1 something failed, 2 the matrix cannot be run and nothing
-    was started, 3 another batch is at work in the same folder, 130 interrupted."""
+    was started, 3 another batch is at work in the same folder, 130 interrupted, 128 + n ended by the signal n."""
     options = _options(arguments)
+    with ended_by_signals():
+        try:
+            return _main(options)
+        except MatrixError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return INVALID
+        except LockedError as error:
+            print(f"error: {error} Wait for it (--wait), or use another name or --runs.", file=sys.stderr)
+            return LOCKED
+        except KeyboardInterrupt as error:  # before anything was started
+            return _interrupted(error)
+
+
+def _main(options: argparse.Namespace) -> int:
+    matrix, problems = read_matrix(options.matrix)
+    folder = options.runs.resolve() / matrix.name
+    problems += missing_data(matrix) + unfit_models(matrix)
+    plan = jobs(matrix)
+    if not plan and not problems:
+        problems.append("nothing is left to run: exclude takes everything away.")
+    if problems or options.dry_run:
+        _check_and_tell(folder, plan, problems, options)
+        return DONE
+    with _locked(folder, options.wait):
+        state = _check_and_tell(folder, plan, problems, options)
+        return _run(folder, plan, state, matrix.cell_hours, options)
+
+
+def _interrupted(error: KeyboardInterrupt) -> int:
+    """Say so; returns the exit status. A terminal that has closed takes no words any more."""
     try:
-        matrix, problems = read_matrix(options.matrix)
-        folder = options.runs.resolve() / matrix.name
-        problems += missing_data(matrix) + unfit_models(matrix)
-        plan = jobs(matrix)
-        if not plan and not problems:
-            problems.append("nothing is left to run: exclude takes everything away.")
-        if problems or options.dry_run:
-            _check_and_tell(folder, plan, problems, options)
-            return DONE
-        with _locked(folder, options.wait):
-            state = _check_and_tell(folder, plan, problems, options)
-            return _run(folder, plan, state, matrix.cell_hours, options)
-    except MatrixError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return INVALID
-    except LockedError as error:
-        print(f"error: {error} Wait for it (--wait), or use another name or --runs.", file=sys.stderr)
-        return LOCKED
+        sys.stdout.flush()
+        print(f"{str(error) or 'interrupted'}; the same command goes on from here")
+        sys.stdout.flush()
+    except OSError:
+        sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
+    return 128 + error.number if isinstance(error, Ended) else INTERRUPTED
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -96,6 +115,9 @@ def _locked(folder: Path, wait: bool) -> Iterator[None]:
             try:
                 stack.enter_context(lock(folder / "lock", str(folder)))
                 break
+            except OSError as error:
+                problem = f"{folder} cannot be written ({error.strerror}); give another place by --runs."
+                raise MatrixError([problem]) from error
             except LockedError as error:
                 if not wait:
                     raise
@@ -110,7 +132,7 @@ def _check_and_tell(folder: Path, plan: Sequence[Job], problems: list[str], opti
     """Look at what is done, print what is to be done and why; MatrixError with all problems, the disk's included."""
     state = survey(folder, plan, options.quick, options.any_code)
     size = needed(plan, state) if not problems else 0
-    if problems := [*problems, *too_little_disk(folder, size)]:
+    if problems := [*problems, *(too_little_disk(folder, size) if state.why else ())]:
         raise MatrixError(problems)
     print(f"{folder}: {len(plan)} jobs, {len(plan) - len(state.why)} done, {len(state.why)} to do")
     for notebook, why in Counter((name.split("/")[0], reason) for name, reason in state.why.items()).items():
@@ -143,9 +165,8 @@ def _run(folder: Path, plan: Sequence[Job], state: State, cell_hours: float, opt
                 engine.run_plain(folder, plan, state)
             else:
                 engine.run_snakemake(folder, cores, gpus, options.profile, options.snakemake)
-        except KeyboardInterrupt:
-            print("interrupted; the same command goes on from here", flush=True)
-            status = INTERRUPTED
+        except KeyboardInterrupt as error:
+            status = _interrupted(error)
     results = outcomes(folder, plan)
     try:
         page: object = write_report(folder, plan, results)

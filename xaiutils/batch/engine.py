@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from xaiutils.batch.plan import PACKAGE, Job, State
 from xaiutils.batch.store import DONE
+from xaiutils.batch.watch import Ended
 
 ENGINES = ("auto", "snakemake", "plain")
 _SNAKEMAKE = """
@@ -58,12 +60,14 @@ def run_snakemake(
 
 
 def _run(command: Sequence[str]) -> None:
-    """Run a process to its end. Ctrl-C reaches it as well: it is given a minute to end its own jobs (on a cluster:
-    to cancel them)."""
+    """Run a process to its end. Interrupted, it is given a minute to end its own jobs (on a cluster: to cancel them);
+    Ctrl-C reaches it by itself, what other signals ask for is handed on."""
     process = subprocess.Popen(command, env=_environment())
     try:
         process.wait()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        if isinstance(error, Ended):
+            process.send_signal(signal.SIGINT)  # at SIGTERM Snakemake would wait until its jobs are done
         try:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(60)

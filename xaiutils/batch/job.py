@@ -228,7 +228,10 @@ def _first_line(error: Exception) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     end_with_parent()
     batch, name = (sys.argv[1:] if arguments is None else arguments)[:2]
-    return 0 if run_job(Path(batch).resolve(), name) else 1
+    try:
+        return 0 if run_job(Path(batch).resolve(), name) else 1
+    except KeyboardInterrupt:  # its attempt is gone already; the batch says why
+        return 130
 
 
 if __name__ == "__main__":

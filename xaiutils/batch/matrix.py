@@ -9,9 +9,11 @@ from typing import Any
 import yaml
 
 from xaiutils.datasets import DATASETS
+from xaiutils.execute import literal
 from xaiutils.file_limits import check_regular
 from xaiutils.parameters import PARAMETERS, check, text_names
 from xaiutils.registry import suggest
+from xaiutils.text import one_line
 from xaiutils.walk import NOTEBOOKS, dataset_problems, resolve_folder
 from xaiutils.yaml_text import load_yaml
 
@@ -27,6 +29,7 @@ _DEFAULT_NOTEBOOKS = {
 }
 _AXIS_PARAMETERS = {"dataset", "model", "models", "recipe", "seed", "method", "methods"}
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_OWN_FOLDERS = {"plan", "attempts", "failed", "report", "lock"}  # of every batch: a notebook's would be swept away
 _RUN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
@@ -171,7 +174,9 @@ class _Reader:
         seeds = self.of_kind("seeds", list, [0])
         whole = [s for s in seeds if isinstance(s, int) and not isinstance(s, bool) and 0 <= s < 2**32]
         self.problems += [
-            f"seeds: {seed!r} is not an integer from 0 to 2**32 - 1." for seed in seeds if seed not in whole
+            f"seeds: {seed!r} is not an integer from 0 to 2**32 - 1."
+            for seed in seeds
+            if not any(seed is known for known in whole)
         ]
         if len(set(map(str, seeds))) < len(seeds) or not seeds:
             self.problems.append("seeds must name at least one seed, and none twice.")
@@ -215,12 +220,17 @@ class _Reader:
                 known = sorted(p.stem for p in folder.glob("*.ipynb"))
                 self.problems.append(f"{where}: there is no {path}; {suggest(entry.name, known)}")
                 continue
+            if path.stem.casefold() in _OWN_FOLDERS or path.stem.startswith(".") or one_line(path.stem) != path.stem:
+                self.problems.append(
+                    f"{where}: {path.stem!r} cannot be a folder of the batch; give the notebook another name."
+                )
+                continue
             own = dict(entry.parameters)
             grain = own.pop("grain", self.content.get("grain", "method"))
             if grain not in GRAINS:
                 self.problems.append(f"grain={grain!r} is unknown; {suggest(grain, list(GRAINS))}")
             own = self.parameters(f"{where}/{entry.name}", own)
-            found.append(Step(kind, path, frozenset(papermill.inspect_notebook(str(path))), grain, own))
+            found.append(Step(kind, path, frozenset(papermill.inspect_notebook(literal(path))), grain, own))
         names = [step.name for step in found]
         if len(set(names)) < len(names):
             self.problems.append("notebooks: one of them is named twice.")

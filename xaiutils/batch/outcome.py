@@ -1,6 +1,5 @@
 """How the jobs of a batch ended."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from xaiutils.batch.job import FAILURE
 from xaiutils.batch.plan import Job
-from xaiutils.batch.store import DONE, read_marker
+from xaiutils.batch.store import DONE, read_facts, read_marker
 
 
 @dataclass(frozen=True)
@@ -30,9 +29,8 @@ def outcomes(folder: Path, plan: Sequence[Job]) -> list[Outcome]:
 def _outcome(folder: Path, job: Job) -> Outcome:
     if marker := read_marker(folder / job.name):
         return Outcome(job, "done", marker=marker)
-    try:
-        failure = json.loads((folder / "failed" / job.name / FAILURE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    failure = read_facts(folder / "failed" / job.name / FAILURE)
+    if not failure:
         missing = [name for name in job.after if not (folder / name / DONE).exists()]
         if missing:
             return Outcome(job, "not run", f"{missing[0]} is not done")
@@ -40,4 +38,4 @@ def _outcome(folder: Path, job: Job) -> Outcome:
         if kept.exists():
             return Outcome(job, "failed", "its error could not be written down: was the disk full?", str(kept))
         return Outcome(job, "not run", "its process was ended, or was never started")
-    return Outcome(job, "failed", failure["error"], failure["log"])
+    return Outcome(job, "failed", str(failure.get("error", "")), str(failure.get("log", "")))

@@ -1,5 +1,6 @@
 """From a matrix to jobs, and which of them are still to be done, and why."""
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -230,8 +231,8 @@ def write_plan(folder: Path, plan: Sequence[Job], state: State, settings: Mappin
         place = folder / job.name
         if job.name in state.why:
             if job.name not in state.waiting:
-                (place / DONE).unlink(missing_ok=True)
-                (place / PERHAPS).unlink(missing_ok=True)
+                _remove(place / DONE)
+                _remove(place / PERHAPS)
             elif (place / DONE).exists():
                 (place / DONE).replace(place / PERHAPS)
             spool_file = spool / f"{job.name}.json"
@@ -247,6 +248,12 @@ def write_plan(folder: Path, plan: Sequence[Job], state: State, settings: Mappin
         "threads": settings["threads"],
     }
     write_text(spool / "plan.json", json.dumps(facts))
+
+
+def _remove(path: Path) -> None:
+    """Take away what is there, whatever it is."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def sweep(folder: Path) -> None:

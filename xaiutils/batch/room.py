@@ -88,8 +88,9 @@ def _images_below(folder: str, dataset: str) -> float:
 
 
 def needed(plan: Sequence[Job], state: State) -> float:
-    """Bytes that the jobs to be done will take. Where jobs of the same notebook are done, theirs is the measure."""
-    total = 0.0
+    """Bytes that the jobs to be done will take. Where jobs of the same notebook are done, theirs is the measure; what
+    is done anew lies beside what it replaces until it is whole."""
+    total = max((state.bytes[name] for name in state.why if name in state.bytes), default=0.0)
     known: dict[str, list[int]] = {}
     for name, size in state.bytes.items():
         known.setdefault(name.split("/")[0], []).append(size)
@@ -101,14 +102,15 @@ def needed(plan: Sequence[Job], state: State) -> float:
 
 
 def too_little_disk(folder: Path, bytes_needed: float) -> list[str]:
-    """A sentence where the disk of ``folder`` has not so much room."""
+    """A sentence where the disk of ``folder`` has not so much room, and some to spare."""
     there = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
     free = shutil.disk_usage(there).free
     if bytes_needed + _RESERVE <= free:
         return []
     return [
-        f"about {in_words(bytes_needed)} are needed below {folder}, and {in_words(free)} are free. Free some, give "
-        "another disk with --runs, or lower n_images, n_train or image_size."
+        f"about {in_words(bytes_needed)} are needed below {folder}, and {in_words(_RESERVE)} to spare; "
+        f"{in_words(free)} are free. Free some, give another disk with --runs, or lower n_images, n_train or "
+        "image_size."
     ]
 
 

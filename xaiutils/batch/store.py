@@ -5,6 +5,7 @@ in its place is whole, or it is not there; what a kill leaves lies in ``attempts
 """
 
 import json
+import math
 import os
 import socket
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from xaiutils.batch.digest import sha256
+from xaiutils.files import inside
 
 try:
     import fcntl
@@ -21,7 +23,9 @@ except ImportError:  # Windows has none: two batches on one folder are then not 
     fcntl = None
 
 DONE = "done.json"
-_NEEDED = {"parameters", "notebook_digest", "code", "inputs", "product", "data_files", "seconds", "files"}
+_KINDS = {"parameters": dict, "notebook_digest": str, "code": str, "inputs": dict, "product": str, "data_files": str,
+          "seconds": int | float, "files": dict}  # fmt: skip
+_MOST_BYTES = 100_000_000  # of a marker: a million files
 PERHAPS = "perhaps.json"  # a marker that holds if what the job was made from turns out the same once it is made anew
 
 
@@ -30,12 +34,31 @@ class LockedError(RuntimeError):
 
 
 def read_marker(folder: Path, name: str = DONE) -> dict[str, Any] | None:
-    """The marker of a job's folder; None where there is none, or one that cannot be read."""
-    try:
-        marker = json.loads((folder / name).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    """The marker of a job's folder; None where there is none, or one that cannot be read or is not as it should be."""
+    marker = read_facts(folder / name)
+    if any(not isinstance(marker.get(key), kind) for key, kind in _KINDS.items()) or isinstance(
+        marker["seconds"], bool
+    ):
         return None
-    return marker if isinstance(marker, dict) and set(marker) >= _NEEDED else None
+    whole = math.isfinite(marker["seconds"]) and all(map(_is_file_entry, marker["files"].items()))
+    return marker if whole and all(isinstance(v, str) for v in marker["inputs"].values()) else None
+
+
+def _is_file_entry(entry: tuple[str, Any]) -> bool:
+    name, facts = entry
+    inner = not Path(name).is_absolute() and ".." not in Path(name).parts and "\0" not in name
+    return inner and isinstance(facts, list) and list(map(type, facts)) == [int, str]
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """A file of ``name: value`` in JSON; empty where it cannot be read or is none."""
+    try:
+        if not path.is_file() or path.stat().st_size > _MOST_BYTES:  # a pipe would never end
+            return {}
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
 
 
 def checksums(folder: Path) -> dict[str, list]:
@@ -51,7 +74,7 @@ def damage(folder: Path, marker: Mapping[str, Any], quick: bool = False) -> str:
     """The first file that is not as the marker says, in words, or "". ``quick`` compares sizes alone."""
     for name, (size, digest) in marker["files"].items():
         path = folder / name
-        if not path.is_file():
+        if not path.is_file() or inside(folder, name) is None:
             return f"{name} is missing"
         if path.stat().st_size != size or not (quick or sha256(path) == digest):
             return f"{name} is damaged"
