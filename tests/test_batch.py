@@ -403,7 +403,7 @@ def test_a_place_that_cannot_be_written_is_told(study, capsys):
     assert "cannot be written (Not a directory); give another place by --runs" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["plan", "Failed", "report", "attempts", "lock", ".hidden", "two\nlines"])
+@pytest.mark.parametrize("name", ["plan", "Failed", "report", "attempts", "lock", ".hidden", "two\nlines", "a{b}"])
 def test_notebooks_whose_folder_would_be_the_batchs_own(study, capsys, name):
     write_notebook(study.folder / f"{name}.ipynb", *NOTEBOOKS["05_cell"])
     notebooks = {"folder": ".", "data": "01_data", "train": "02_train", "cells": [name]}

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from fake_study import write_study
+from PIL import Image
 
 from xaiutils.batch import plan, store
 from xaiutils.batch.matrix import read_matrix
@@ -33,8 +34,8 @@ def finished(tmp_path_factory):
         place = batch / one.name
         write_text(place / "notebooks" / f"{one.name.split('/')[0]}.ipynb", "{}")
         {"train": leave_model, "cell": leave_scores}.get(one.kind, lambda *_: None)(place, one)
-        marker = dict.fromkeys(("parameters", "notebook_digest", "code", "inputs", "product", "data_files"), "")
-        marker |= {"files": store.checksums(place), "seconds": 3.0, "peak_mb": 900}
+        marker = dict.fromkeys(("notebook_digest", "code", "product", "data_files"), "")
+        marker |= {"parameters": {}, "inputs": {}, "files": store.checksums(place), "seconds": 3.0, "peak_mb": 900}
         write_text(place / store.DONE, json.dumps(marker))
     failure = '{"error": "ValueError: <no> luck", "log": "/logs/x.log", "message": "", "at": ""}'
     write_text(batch / "failed" / jobs[-2].name / "failed.json", failure)
@@ -122,14 +123,54 @@ def test_grids_hold_the_methods_of_all_cells(finished):
 def test_the_markdown_file_shows_the_same(finished):
     batch, _, _ = finished
     text = (batch / "report.md").read_text()
-    for part in ("## Models", "## Best methods by metric", "## Scores", "## Not done", "ValueError: <no> luck", "0.55"):
+    for part in (
+        "## Models",
+        "## Best methods by metric",
+        "## Scores",
+        "## Not done",
+        "ValueError: &lt;no&gt; luck",
+        "0.55",
+    ):
         assert part in text, part
-    for target in re.findall(r"\]\(<([^>]+)>\)", text):
+    for target in re.findall(r"\]\(([^)]+)\)", text):
         assert (batch / target).exists(), target
     widths = {
         line.count(" | ") for line in text.split("## Scores")[1].split("##")[0].splitlines() if line.startswith("|")
     }
     assert len(widths) <= 2, "rows of different lengths"
+
+
+def test_strange_text_and_files_of_others_in_the_report(finished, tmp_path):
+    """Ids of digits and names that look like nothing; a log's words; a job's files that are links to somebody's."""
+    batch, jobs, _ = finished
+    copy = tmp_path / "m"
+    shutil.copytree(batch, copy)
+    place = copy / next(one.name for one in jobs if one.kind == "train")
+    secret = tmp_path / "secret.csv"
+    secret.write_text("model,level,n,accuracy\nvit_mini16,image,1,0.123\n")
+    (place / "tables" / "classification.csv").unlink()
+    (place / "tables" / "classification.csv").symlink_to(secret)
+    cell = copy / next(one.name for one in jobs if one.kind == "cell")
+    shutil.rmtree(cell / "maps")
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "grid_secret.png")
+    marker = json.loads((cell / store.DONE).read_text())
+    (cell / "figures").mkdir()
+    (cell / "figures" / "grid_x.png").symlink_to(tmp_path / "grid_secret.png")
+    marker["files"] |= {"figures/grid_x.png": [1, "a"]}
+    (cell / store.DONE).write_text(json.dumps(marker))
+    error = "<b>|`$x_{$`\n# no [link](javascript:alert(1))"
+    (copy / "failed" / jobs[-2].name / "failed.json").write_text(json.dumps({"error": error, "log": "<i>"}))
+    write_report(copy, jobs, outcomes(copy, jobs))
+    page, text = (copy / "report.html").read_text(), (copy / "report.md").read_text()
+    assert "0.123" not in page
+    assert "grid_x" not in page
+    assert "<b>" not in page.replace("<body>", "")
+    assert "<b>" not in text
+    assert "<i>" not in text
+    (row,) = [line for line in text.splitlines() if "no \\[link" in line]
+    assert len(re.findall(r"(?<!\\)\|", row)) == 5
+    assert "\\$x" in row
+    assert "\\`" in row
 
 
 def test_without_pictures_no_image_is_shown(finished, tmp_path):

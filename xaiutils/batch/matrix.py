@@ -30,6 +30,7 @@ _DEFAULT_NOTEBOOKS = {
 _AXIS_PARAMETERS = {"dataset", "model", "models", "recipe", "seed", "method", "methods"}
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _OWN_FOLDERS = {"plan", "attempts", "failed", "report", "lock"}  # of every batch: a notebook's would be swept away
+_NO_FOLDER = re.compile(r"^\.|[{}]")  # braces are patterns to Snakemake
 _RUN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
@@ -220,9 +221,9 @@ class _Reader:
                 known = sorted(p.stem for p in folder.glob("*.ipynb"))
                 self.problems.append(f"{where}: there is no {path}; {suggest(entry.name, known)}")
                 continue
-            if path.stem.casefold() in _OWN_FOLDERS or path.stem.startswith(".") or one_line(path.stem) != path.stem:
+            if path.stem.casefold() in _OWN_FOLDERS or _NO_FOLDER.search(path.stem) or one_line(path.stem) != path.stem:
                 self.problems.append(
-                    f"{where}: {path.stem!r} cannot be a folder of the batch; give the notebook another name."
+                    f"{where}: {path.stem!r} cannot be a folder of the batch; give the notebook a plain name."
                 )
                 continue
             own = dict(entry.parameters)

@@ -21,7 +21,7 @@ from typing import Any
 import nbformat
 import pandas as pd
 
-from xaiutils.files import replace_file
+from xaiutils.files import inside, replace_file
 
 WITHOUT_PATIENTS = ("phantom", "digits", "mnist", "cats_vs_dogs", "oxford_pets")
 INCLUDE = ("pictures", "names", "maps", "models", "data")
@@ -107,6 +107,9 @@ class Packer:
                 continue
             if len(parts) > 2 and not any(parent in self.runs for parent in path.parents):
                 continue  # of a job of a batch that is to be done anew
+            if inside(self.folder, path.relative_to(self.folder)) is None:
+                self._leave("links out of the folder")
+                continue
             content = self._content(path)
             if content is not None:
                 yield "/".join(parts), content

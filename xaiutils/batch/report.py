@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
 import numpy as np
@@ -17,7 +18,10 @@ from matplotlib.figure import Figure
 
 from xaiutils.batch.outcome import Outcome
 from xaiutils.batch.plan import Job
-from xaiutils.files import replace_file, write_text
+from xaiutils.files import inside, replace_file, write_text
+from xaiutils.report import cells, for_screen, in_words
+from xaiutils.saved_tables import read_saved_table
+from xaiutils.text import markdown
 
 _KEYS = ["dataset", "model", "recipe", "seed"]
 _ROWS_SHOWN = 4000  # of the scores; all are in the table
@@ -45,7 +49,7 @@ def write_report(folder: Path, plan: Sequence[Job], results: Sequence[Outcome], 
     from xaiutils.plots import rank_heatmap
 
     done = [r for r in results if r.status == "done"]
-    cells = _cells(results)
+    jobs = _jobs(results)
     models = _models(folder, done)
     scores = _collect(folder, done, "metrics_summary.csv")
     images = _collect(folder, done, "metrics.csv")
@@ -60,7 +64,7 @@ def write_report(folder: Path, plan: Sequence[Job], results: Sequence[Outcome], 
             caption = f"Mean ranks over images, 1 is best: {_name(key)}. Controls in grey letters."
             figures.append(_save(folder, figure, f"ranks_{_file(key)}", caption, key, ranks.index))
     grids = _grids(folder, done) if pictures else []
-    for name, table in (("cells", cells), ("models", models), ("scores", scores), ("best", best)):
+    for name, table in (("cells", jobs), ("models", models), ("scores", scores), ("best", best)):
         replace_file(folder / "report" / f"{name}.csv", lambda path, t=table: t.to_csv(path, index=False))
     missing = [r for r in results if r.status != "done"]
     facts = {
@@ -83,19 +87,25 @@ def write_report(folder: Path, plan: Sequence[Job], results: Sequence[Outcome], 
         best=_rows(best),
         scores=_rows(_as_text(scores).head(_ROWS_SHOWN)),
         n_scores=len(_as_text(scores)),
-        cells=_rows(cells.drop(columns=["job"], errors="ignore")),
+        cells=_rows(jobs.drop(columns=["job"], errors="ignore")),
         ranks=_embedded(folder, figures),
         grids=_embedded(folder, grids),
     )
-    text = _markdown(facts, _models_as_text(models), best, _as_text(scores), cells, [*figures, *grids])
+    text = _markdown(facts, _models_as_text(models), best, _as_text(scores), jobs, [*figures, *grids])
     write_text(folder / "report.md", text)
     return write_text(folder / "report.html", page)
+
+
+def _table_of(folder: Path, r: Outcome, name: str) -> pd.DataFrame | None:
+    """A table of a job; None where there is none, or where it is a link out of the batch's folder."""
+    path = inside(folder, f"{r.job.name}/tables/{name}")
+    return read_saved_table(path) if path is not None and path.is_file() else None
 
 
 # Tables ---------------------------------------------------------------------------------------------------------------
 
 
-def _cells(results: Sequence[Outcome]) -> pd.DataFrame:
+def _jobs(results: Sequence[Outcome]) -> pd.DataFrame:
     rows = []
     for r in results:
         notebook = Path(r.job.notebook).stem
@@ -110,10 +120,9 @@ def _models(folder: Path, done: Sequence[Outcome]) -> pd.DataFrame:
     """Accuracy and AUC of the test split with their intervals, and the accuracy of always naming one class."""
     rows = []
     for r in done:
-        path = folder / r.job.name / "tables" / "classification.csv"
-        if r.job.kind != "train" or not path.exists():
+        table = _table_of(folder, r, "classification.csv") if r.job.kind == "train" else None
+        if table is None or not {"model", "n", "accuracy"} <= set(table):
             continue
-        table = pd.read_csv(path)
         always = table[table["model"].astype(str).str.startswith("always")]
         for row in table[table["model"].isin(r.job.parameters.get("models", []))].to_dict("records"):
             facts = {axis: r.job.point[axis] for axis in _KEYS} | {"by": row.get("level", "image"), "n": row["n"]}
@@ -145,12 +154,10 @@ def _collect(folder: Path, done: Sequence[Outcome], name: str) -> pd.DataFrame:
     on the same images, are taken once."""
     tables = []
     for r in done:
-        path = folder / r.job.name / "tables" / name
-        if r.job.kind == "cell" and path.exists():
-            table = pd.read_csv(path)
-            if {"model", "method", "metric"} <= set(table):
-                point = {axis: r.job.point[axis] for axis in _KEYS if axis in r.job.point}
-                tables.append(table.assign(notebook=Path(r.job.notebook).stem, **point))
+        table = _table_of(folder, r, name) if r.job.kind == "cell" else None
+        if table is not None and {"model", "method", "metric"} <= set(table):
+            point = {axis: r.job.point[axis] for axis in _KEYS if axis in r.job.point}
+            tables.append(table.assign(notebook=Path(r.job.notebook).stem, **point))
     if not tables:
         return pd.DataFrame(columns=[*_KEYS, "method", "metric"])
     found = pd.concat(tables, ignore_index=True)
@@ -226,14 +233,8 @@ def _rows(table: pd.DataFrame) -> dict[str, Any]:
     rows = []
     for record in table.to_dict("records"):
         filters = {axis: str(record.get(axis, "")) for axis in ("dataset", "model", "method")}
-        rows.append({"filters": filters, "values": [_short(record[c]) for c in table.columns]})
-    return {"columns": list(table.columns), "rows": rows}
-
-
-def _short(value: Any) -> str:
-    if value is None or (isinstance(value, float) and not np.isfinite(value)):
-        return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+        rows.append({"filters": filters, "values": [in_words(record[c]) for c in table.columns]})
+    return {"columns": cells(table, 0)["columns"], "rows": rows}
 
 
 # Figures --------------------------------------------------------------------------------------------------------------
@@ -247,7 +248,7 @@ def _grids(folder: Path, done: Sequence[Outcome]) -> list[Shown]:
 
     groups: dict[str, list[Outcome]] = {}
     for r in done:
-        if r.job.kind == "cell" and any((folder / r.job.name).glob("maps/grid_*.npz")):
+        if r.job.kind == "cell" and _grid_file(folder, r) is not None:
             key = {axis: r.job.point[axis] for axis in _KEYS if axis in r.job.point}
             groups.setdefault(json.dumps(key), []).append(r)
     shown = []
@@ -255,8 +256,7 @@ def _grids(folder: Path, done: Sequence[Outcome]) -> list[Shown]:
         key = json.loads(text)
         images, maps, signed, columns, rows = None, {}, {}, {}, []
         for r in members:
-            path = next((folder / r.job.name).glob("maps/grid_*.npz"))
-            stored = read_maps(path)
+            stored = read_maps(_grid_file(folder, r))
             if "images" not in stored or (images is not None and stored["images"].shape != images.shape):
                 continue
             images = stored["images"] if images is None else images
@@ -265,15 +265,21 @@ def _grids(folder: Path, done: Sequence[Outcome]) -> list[Shown]:
                 if name not in ("ids", "images"):
                     maps[name], signed[name], columns[name] = values, *_of_method(r.job, name)
         if images is None:
-            shown += [figure for r in members for figure in _own_grids(r)]
+            shown += [figure for r in members for figure in _own_grids(folder, r)]
             continue
         figure = attribution_grid(images, maps, signed, rows, columns, title=_name(key))
         shown.append(_save(folder, figure, f"grid_{_file(key)}", f"{_name(key)}: {len(maps)} methods.", key, maps))
     return shown
 
 
-def _own_grids(r: Outcome) -> list[Shown]:
+def _grid_file(folder: Path, r: Outcome) -> Path | None:
+    found = sorted((folder / r.job.name).glob("maps/grid_*.npz"))
+    return inside(folder, found[0].relative_to(folder)) if found else None
+
+
+def _own_grids(folder: Path, r: Outcome) -> list[Shown]:
     files = sorted(name for name in r.marker["files"] if name.startswith("figures/grid_"))
+    files = [name for name in files if inside(folder, f"{r.job.name}/{name}") is not None]
     return [
         Shown(
             f"../{r.job.name}/{name}", f"{_name(r.job.point)}", r.job.point, tuple(r.job.parameters.get("methods", ()))
@@ -287,9 +293,9 @@ def _row_titles(place: Path, ids: np.ndarray) -> list[str]:
 
     titles = {name: entry.title for name, entry in TRANSFORMS.items()}
     said = {}
-    path = place / "tables" / "grid_predictions.csv"
-    if path.exists():
-        table = pd.read_csv(path)
+    path = inside(place, "tables/grid_predictions.csv")
+    if path is not None and path.exists():
+        table = read_saved_table(path)
         if {"transform", "p of the original's class"} <= set(table):
             said = dict(zip(table["transform"], table["p of the original's class"], strict=True))
     return [titles.get(i, i) + (f"\np = {said[i]:.2f}" if i in said else "") for i in map(str, ids)]
@@ -318,12 +324,10 @@ def _save(folder: Path, figure: Figure, name: str, caption: str, key: Mapping[st
 
 def _embedded(folder: Path, figures: Sequence[Shown]) -> list[dict[str, Any]]:
     """For the page: the first ones inside it, so that it can be sent alone, the others as links."""
-    from xaiutils.report import for_screen
-
     found = []
     for number, figure in enumerate(figures):
         path = folder / "report" / figure.file
-        link = Path(os.path.relpath(path, folder)).as_posix()
+        link = quote(Path(os.path.relpath(path, folder)).as_posix())
         shown = {"caption": figure.caption, "link": link, "source": link}
         if number < _FIGURES_SHOWN:
             mime, data = for_screen(path)
@@ -348,8 +352,8 @@ def _file(key: Mapping[str, Any]) -> str:
 # Markdown -------------------------------------------------------------------------------------------------------------
 
 
-def _markdown(facts, models, best, scores, cells, figures: Sequence[Shown]) -> str:
-    parts = [f"# {facts['name']}", f"{facts['counts']}. Written {facts['written']}."]
+def _markdown(facts, models, best, scores, jobs, figures: Sequence[Shown]) -> str:
+    parts = [f"# {markdown(facts['name'])}", f"{facts['counts']}. Written {facts['written']}."]
     if facts["missing"]:
         rows = [{"job": r.job.name, "status": r.status, "error": r.error, "log": r.log} for r in facts["missing"]]
         parts += ["## Not done", _table(pd.DataFrame(rows))]
@@ -358,15 +362,24 @@ def _markdown(facts, models, best, scores, cells, figures: Sequence[Shown]) -> s
         if len(table):
             parts += [f"## {title}", _table(table)]
     if figures:
-        parts += ["## Figures", *(f"![{f.caption}](<{os.path.normpath(f'report/{f.file}')}>)" for f in figures)]
-    linked = cells.assign(executed=[f"[notebook](<{link}>)" if link else "" for link in cells["executed"]])
-    parts += ["## Jobs", _table(linked.drop(columns="job"))]
+        parts += [
+            "## Figures",
+            *(f"![{markdown(f.caption)}]({quote(os.path.normpath(f'report/{f.file}'))})" for f in figures),
+        ]
+    parts += ["## Jobs", _table(jobs.drop(columns="job"), links="executed")]
     return "\n\n".join(parts) + "\n"
 
 
-def _table(table: pd.DataFrame) -> str:
-    def line(values) -> str:
-        return "| " + " | ".join(_short(v).replace("|", "\\|").replace("\n", " ") for v in values) + " |"
+def _table(table: pd.DataFrame, links: str = "") -> str:
+    """``links``: a column of paths, of each of which a link is made."""
 
-    head = [line(table.columns), "|" + " --- |" * len(table.columns)]
-    return "\n".join([*head, *(line(row) for row in table.itertuples(index=False))])
+    def cell(name: str, value: Any) -> str:
+        if name == links and value:
+            return f"[notebook]({quote(value)})"
+        return markdown(in_words(value))
+
+    numbers = [number for _, number in cells(table, 0)["columns"]]
+    lines = [[markdown(name) for name in table.columns], [" ---: " if n else " --- " for n in numbers]]
+    rows = table.itertuples(index=False, name=None)
+    lines += [[cell(name, value) for name, value in zip(table.columns, row, strict=True)] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" if k != 1 else f"|{'|'.join(line)}|" for k, line in enumerate(lines))
