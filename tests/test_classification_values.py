@@ -256,3 +256,13 @@ def test_delong_by_hand():
     v10, v01 = np.array([1, (0 + 0.5 + 1) / 3]), np.array([1 / 2, (1 + 0.5) / 2, 1])
     assert aucs[0] == pytest.approx(4.5 / 6)
     assert covariance[0, 0] == pytest.approx(v10.var(ddof=1) / 2 + v01.var(ddof=1) / 3)
+
+
+# Words --------------------------------------------------------------------------------------------------------------
+
+
+def test_one_answer_is_told_where_there_are_several_truths():
+    p = np.tile([0.9, 0.1], (6, 1))
+    told = "It gives one answer to every image"
+    assert told in str(assess(Predictions([0, 0, 0, 1, 1, 1], p, ("a", "b"))).verdict)
+    assert told not in str(assess(Predictions([0] * 6, p, ("a", "b"))).verdict)

@@ -7,6 +7,7 @@ from scipy import stats
 from skimage.feature import hog
 
 import xaiutils as xai
+from xaiutils.attribution import cam
 from xaiutils.attribution.gradients import baseline_images
 from xaiutils.attribution.network import Network
 from xaiutils.attribution.rise import RandomMasks
@@ -381,3 +382,30 @@ def test_random_evidence_is_the_mean_of_the_masks():
     masks[0, :2] = masks[1, 0] = True
     assert area_chance(masks).tolist() == [0.5, 0.25]
     assert np.isnan(area_chance(np.zeros((1, 4, 4), bool))).all()
+
+
+def test_sensitivity_n_naive():
+    """Three of nine pixels at a time go black; the drop of the probability against the map's sum in the set."""
+    model, weights = tiny()
+    pixels = np.random.default_rng(1).integers(0, 256, (1, 3, 3, 3)).astype(np.uint8)
+    maps = np.random.default_rng(2).normal(size=(1, 3, 3)).astype(np.float32)
+
+    def p(image):
+        return 1 / (1 + np.exp(-(image * weights).sum()))
+
+    sums, drops = [], []
+    for sample in range(40):
+        chosen = np.random.default_rng([5, sample]).permutation(9)[:3]  # 0.3 of 9 is 2.7
+        kept = np.ones(9)
+        kept[chosen] = 0
+        sums.append(maps[0].ravel()[chosen].sum())
+        drops.append(p(pixels[0]) - p(pixels[0] * kept.reshape(3, 3, 1)))
+    how = {"area": 0.3, "n_samples": 40, "fill": "black", "score": "probability", "seed": 5}
+    ds = data(np.ones((1, 3, 3)), pixels)
+    found = xai.evaluate(model, ds, maps, ["sensitivity_n"], 1, parameters={"sensitivity_n": how}, reading="signed")
+    assert found["value"].tolist() == [pytest.approx(np.corrcoef(sums, drops)[0, 1], abs=1e-4)]
+
+
+def test_xgrad_cam_adds_a_millionth_to_an_empty_sum():
+    A, g = tf.constant([[[[1.0], [-1.0]]]]), tf.constant([[[[1.0], [0.0]]]])
+    np.testing.assert_allclose(cam.xgrad_cam(A, g, relu=False)[0, 0], [1e6, -1e6], rtol=1e-5)

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 from trees import write_dicom
 
+import xaiutils as xai
 from xaiutils.datasets import mammogram
 from xaiutils.datasets.dicom import read_dicom
 from xaiutils.datasets.evidence import Boxes, MaskFile, Polygons, RunLengths
@@ -239,3 +240,25 @@ def test_thin_marks_are_no_breast():
     assert not found[:, 98:].any()
     assert found[44:156, 6:86].all()
     assert found.sum() < 1.1 * 120 * 88
+
+
+# Options ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        ("busi", "task"), ("cbis_ddsm", "abnormality"), ("cbis_ddsm", "task"), ("cbis_ddsm", "overlapping_patients"),
+        ("cbis_ddsm", "mixed_images"), ("inbreast", "task"), ("phantom", "task"), ("phantom", "difficulty"),
+        ("phantom", "tags"),
+    ],
+)  # fmt: skip
+def test_a_mistyped_option_is_named_before_anything_is_read(name, option, tmp_path):
+    with pytest.raises(ValueError, match=f"{option}='nonsens' is unknown"):
+        xai.load_dataset(name, data_dir=tmp_path, **{option: "nonsens"})
+
+
+def test_images_have_eight_pixels_a_side_at_least():
+    assert xai.load_dataset("phantom", image_size=8, limit=2).pixels.shape == (2, 8, 8, 3)
+    with pytest.raises(ValueError, match="image_size=7"):
+        xai.load_dataset("phantom", image_size=7, limit=2)
