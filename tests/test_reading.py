@@ -378,3 +378,20 @@ def test_maps_of_two_models_are_compared_by_their_own_reading(linear):
     found = table.groupby("method")[["reading", "value"]].first()
     assert found.loc["a"].tolist() == ["magnitude", pytest.approx(1)]
     assert found.loc["b"].tolist() == ["signed", pytest.approx(-1)]
+
+
+def test_maps_explained_anew_are_read_as_the_first(models, images):
+    model, ds = models["nested"], data(np.ones((2, *images.shape[1:3]), bool))
+    ds = replace(ds, pixels=images[:2].astype(np.uint8))
+    maps = xai.explain(model, ds.images, 1, "gradients_x_inputs")
+    same = {"transform_consistency": {"transform": "original"}}
+    for reading in (None, *READINGS):
+        found = xai.evaluate(
+            model, ds, maps, list(same), 1, parameters=same, method="gradients_x_inputs", reading=reading
+        )
+        assert set(found["reading"]) == {reading or "magnitude"}
+        np.testing.assert_allclose(found["value"], 1, atol=1e-6)
+    noise = {"max_sensitivity": {"n_samples": 1, "noise": 0.0}}
+    found = xai.evaluate(model, ds, maps, list(noise), 1, parameters=noise, method="gradients_x_inputs")
+    assert set(found["reading"]) == {"signed"}
+    np.testing.assert_allclose(found["value"], 0, atol=1e-6)
