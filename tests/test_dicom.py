@@ -14,6 +14,7 @@ from trees import write_dicom
 import xaiutils as xai
 from xaiutils.datasets import dicom, find_leaks
 from xaiutils.datasets.dicom import is_dicom, read_dicom
+from xaiutils.file_limits import FileError
 
 RAMP = np.arange(0, 4096, 16, dtype=np.uint16).reshape(16, 16)
 
@@ -169,7 +170,7 @@ def test_patients_of_dicom_headers_stay_in_one_split(tmp_path):
     def write(patients, folder):
         for i in range(40):
             tags = {"PatientID": patients[i // 2], "ViewPosition": "CC", "ImageLaterality": "LR"[i % 2]}
-            write_dicom(folder / "ab"[i // 2 % 2] / f"{i}.dcm", RAMP + i, 12, **tags)
+            write_dicom(folder / "ab"[i // 2 % 2] / f"{i}.dcm", RAMP + i, 13, **tags)
         return {s: xai.load_dataset("folder", s, image_size=16, data_dir=folder) for s in ("train", "val", "test")}
 
     known = write([f"P{i}" for i in range(20)], tmp_path / "known")
@@ -233,3 +234,165 @@ def test_dicom_is_known_by_its_content(tmp_path, name, preamble):
     for content in (b"", b"\x08\0", b"\x08\0\x10\0" + b"x" * 200, raw[:100], b"\x89PNG" + raw[4:100]):
         other.write_bytes(content)
         assert not dicom.is_dicom(other)
+
+
+# Windows and slopes: PS3.3 C.11.2.1 ----------------------------------------------------------------------------------
+
+VALUES = np.arange(16, dtype=np.uint16).reshape(4, 4)
+
+
+@pytest.mark.parametrize(
+    ("tags", "expected"),
+    [
+        # LINEAR: x <= c - .5 - (w - 1) / 2 is black, x > c - .5 + (w - 1) / 2 white, ((x - (c - .5)) / (w - 1) + .5)
+        ({"WindowCenter": 8, "WindowWidth": 5}, lambda x: np.clip((x - 7.5) / 4 + 0.5, 0, 1)),
+        ({"WindowCenter": 8, "WindowWidth": 1}, lambda x: x > 7.5),
+        ({"WindowCenter": [8, 3], "WindowWidth": [5, 2]}, lambda x: np.clip((x - 7.5) / 4 + 0.5, 0, 1)),
+        (
+            {"WindowCenter": 8, "WindowWidth": 5, "VOILUTFunction": "LINEAR_EXACT"},
+            lambda x: np.clip((x - 8) / 5 + 0.5, 0, 1),
+        ),
+        (
+            {"WindowCenter": 8, "WindowWidth": 5, "VOILUTFunction": "SIGMOID"},
+            lambda x: 1 / (1 + np.exp(-4 * (x - 8) / 5)),
+        ),
+        (
+            {"WindowCenter": 1.0, "WindowWidth": 0.8, "VOILUTFunction": "LINEAR_EXACT", "RescaleSlope": 0.1,
+             "RescaleIntercept": 0},
+            lambda x: np.clip((x / 10 - 1) / 0.8 + 0.5, 0, 1),
+        ),
+        (
+            {"WindowCenter": 1.0, "WindowWidth": 0.8, "VOILUTFunction": "SIGMOID", "RescaleSlope": 0.1,
+             "RescaleIntercept": 0},
+            lambda x: 1 / (1 + np.exp(-4 * (x / 10 - 1) / 0.8)),
+        ),
+        (  # a negative slope turns values over, and nothing else
+            {"WindowCenter": -8, "WindowWidth": 5, "VOILUTFunction": "LINEAR_EXACT", "RescaleSlope": -1,
+             "RescaleIntercept": 0},
+            lambda x: np.clip((8 - x) / 5 + 0.5, 0, 1),
+        ),
+        (
+            {"WindowCenter": 8, "WindowWidth": 5, "PhotometricInterpretation": "MONOCHROME1"},
+            lambda x: 1 - np.clip((x - 7.5) / 4 + 0.5, 0, 1),
+        ),
+    ],
+)  # fmt: skip
+def test_windows_by_the_standard(tmp_path, tags, expected):
+    frame = read_dicom(write_dicom(tmp_path / "a.dcm", VALUES, 12, **tags))
+    np.testing.assert_allclose(frame.pixels / frame.top, expected(VALUES.astype(float)), atol=1e-6)
+
+
+def test_the_callers_window_goes_before_the_files(tmp_path):
+    path = write_dicom(
+        tmp_path / "a.dcm", VALUES, 12, WindowCenter=1, WindowWidth=-3, RescaleSlope=2, RescaleIntercept=-10
+    )
+    frame = read_dicom(path, window=(0, 8))
+    np.testing.assert_allclose(frame.pixels / frame.top, np.clip((2.0 * VALUES - 10) / 8 + 0.5, 0, 1), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"RescaleSlope": "0", "RescaleIntercept": "0"},
+        {"RescaleSlope": "nan", "RescaleIntercept": "0"},
+        {"RescaleSlope": "inf", "RescaleIntercept": "0"},
+        {"RescaleSlope": "1e308", "RescaleIntercept": "0"},
+        {"RescaleSlope": "1e-30", "RescaleIntercept": "1"},
+        {"RescaleSlope": "1", "RescaleIntercept": "1e300"},
+        {"RescaleSlope": "1", "RescaleIntercept": "nan"},
+        {"WindowCenter": "100", "WindowWidth": "inf"},
+        {"WindowCenter": "100", "WindowWidth": "nan"},
+        {"WindowCenter": "100", "WindowWidth": "-10"},
+        {"WindowCenter": "100", "WindowWidth": "0.8"},
+        {"WindowWidth": "10", "WindowCenter": "nan"},
+        {"WindowWidth": "10"},
+        {"WindowCenter": "1", "WindowWidth": "-0.8", "VOILUTFunction": "LINEAR_EXACT"},
+        {"WindowCenter": "1", "WindowWidth": "10", "VOILUTFunction": "CUBIC"},
+        {"BitsStored": 17},
+        {"BitsStored": 0},
+        {"BitsAllocated": 12},
+        {"PixelRepresentation": 3},
+        {"SamplesPerPixel": 2},
+        {"SamplesPerPixel": 3},
+        {"PixelSpacing": ["nan", "0.1"]},
+        {"PixelSpacing": ["inf", "0.1"]},
+        {"PixelSpacing": ["-0.1", "0.1"]},
+        {"ImagerPixelSpacing": ["0.1"]},
+    ],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
+def test_a_broken_header_is_refused_by_name(tmp_path, tags):
+    path = write_dicom(tmp_path / "a.dcm", RAMP, 12)
+    with pydicom.config.disable_value_validation():
+        ds = pydicom.dcmread(path)
+        for name, value in tags.items():
+            setattr(ds, name, value)
+        pydicom.dcmwrite(path, ds)
+    wrong = list(tags)[-1] if "VOILUTFunction" not in tags and "RescaleSlope" not in tags else ""
+    with pytest.raises(FileError, match=rf"a\.dcm: its header says .*{wrong}"):
+        read_dicom(path)
+
+
+def test_more_bits_than_the_header_states(tmp_path):
+    """All that are allocated count then, in every such file, and the set says so."""
+    path = write_dicom(tmp_path / "a" / "0.dcm", RAMP * 4, 12)
+    frame = read_dicom(path)
+    assert (frame.top, frame.bits_exceeded) == (65535.0, True)
+    for label in "ab":
+        for i in range(1, 4):
+            write_dicom(tmp_path / label / f"{i}.dcm", RAMP, 12)
+    ds = xai.load_dataset("folder", "all", image_size=16, data_dir=tmp_path)
+    assert (
+        "1 DICOM files have values beyond the bits that they state; all that are allocated count: a/0.dcm." in ds.notes
+    )
+
+
+def test_a_modality_table_has_its_own_range(tmp_path):
+    path = write_dicom(tmp_path / "a.dcm", RAMP, 12)
+    ds, lut = pydicom.dcmread(path), pydicom.Dataset()
+    lut.LUTDescriptor, lut.LUTData = [4096, 0, 8], (np.arange(4096) // 16).astype("<u2").tobytes()
+    lut.ModalityLUTType = "US"
+    ds.ModalityLUTSequence = Sequence([lut])
+    ds.save_as(path)
+    frame = read_dicom(path)
+    assert frame.top == 255
+    np.testing.assert_array_equal(frame.pixels, RAMP // 16)
+    ds.ModalityLUTSequence[0].LUTDescriptor = [4096, 0, 200]
+    ds.save_as(path)
+    with pytest.raises(FileError, match="LUTDescriptor"):
+        read_dicom(path)
+
+
+def test_several_frames(tmp_path):
+    path = write_dicom(tmp_path / "a.dcm", RAMP, 12)
+    _with(path, NumberOfFrames=2, Rows=8)
+    with pytest.raises(FileError, match="it holds 2 pictures"):
+        read_dicom(path)
+    np.testing.assert_array_equal(read_dicom(path, frames="first").pixels, RAMP[:8])
+
+
+def test_an_enhanced_file_says_it_in_its_groups(tmp_path):
+    path = write_dicom(tmp_path / "a.dcm", RAMP, 12)
+    ds, group = pydicom.dcmread(path), pydicom.Dataset()
+    for macro, tags in (
+        ("PixelValueTransformationSequence", {"RescaleSlope": 2, "RescaleIntercept": -1000}),
+        ("PixelMeasuresSequence", {"PixelSpacing": [0.2, 0.3]}),
+    ):
+        item = pydicom.Dataset()
+        for name, value in tags.items():
+            setattr(item, name, value)
+        setattr(group, macro, Sequence([item]))
+    ds.SharedFunctionalGroupsSequence = Sequence([group])
+    ds.save_as(path)
+    frame = read_dicom(path)
+    assert (frame.top, frame.spacing_mm) == (8190.0, (0.2, 0.3))
+
+
+def test_an_overlay_in_the_unused_bits_is_no_part_of_the_values(tmp_path):
+    path = write_dicom(tmp_path / "a.dcm", RAMP + 4096, 12)
+    ds = pydicom.dcmread(path)
+    ds.add_new((0x6000, 0x0102), "US", 12)
+    ds.save_as(path)
+    frame = read_dicom(path)
+    assert (frame.top, frame.bits_exceeded) == (4095.0, False)
+    np.testing.assert_array_equal(frame.pixels, RAMP)

@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
+import xaiutils as xai
 from xaiutils.file_limits import FileError
-from xaiutils.image_files import load_mask, read_image, read_mask
+from xaiutils.image_files import load_mask, read_image, read_mask, read_picture
 from xaiutils.images import boxes_to_mask, check_images, check_maps, fit_mask
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -153,3 +155,98 @@ def test_masks_of_every_kind_say_the_same(tmp_path):
     for name, image in kinds.items():
         image.save(tmp_path / name)
         np.testing.assert_array_equal(load_mask(tmp_path / name), disc, err_msg=name)
+
+
+# Several pictures, and values without a range of their own ------------------------------------------------------------
+
+
+def test_several_pictures_in_a_file_are_refused_with_their_number(tmp_path):
+    one = Image.fromarray(np.stack([RAMP] * 3, axis=-1))
+    others = [Image.fromarray(np.stack([RAMP + i] * 3, axis=-1)) for i in (1, 2)]
+    for name, kind in (("a.tif", "TIFF"), ("b.gif", "GIF"), ("c.webp", "WEBP"), ("d.png", "PNG"), ("e.jpg", "MPO")):
+        one.save(tmp_path / name, kind, save_all=True, append_images=others)
+        for read in (read_picture, load_mask):
+            with pytest.raises(FileError, match=rf"{name}: it holds 3 pictures .* frames='first'"):
+                read(tmp_path / name)
+        found = read_picture(tmp_path / name, frames="first").pixels
+        assert np.abs(found[..., 0].astype(int) - RAMP).mean() < 4
+
+
+def test_smaller_copies_in_a_tiff_file_are_no_pictures_of_their_own(tmp_path):
+    small = Image.fromarray(RAMP[::2, ::2])
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[254] = 1  # a reduced copy
+    small.encoderinfo = {"tiffinfo": tags}
+    Image.fromarray(RAMP).save(tmp_path / "a.tif", save_all=True, append_images=[small])
+    with Image.open(tmp_path / "a.tif") as image:
+        image.seek(1)
+        assert image.tag_v2[254] == 1
+    np.testing.assert_array_equal(read_picture(tmp_path / "a.tif").pixels[..., 0], RAMP)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (RAMP * np.float32(15) - 1000, "float32, here from -1000 to 2825"),
+        (RAMP / np.float32(255), "float32, here from 0 to 1"),
+        (RAMP.astype(np.float32) * 16, "float32, here from 0 to 4080"),
+        (RAMP.astype(np.int32) * 1000, "int32, here from 0 to 255000"),
+        (RAMP.astype(np.int16) - 100, "int16, here from -100 to 155"),
+        (RAMP.astype(np.int8), "int8, here from -128 to 127"),
+        (RAMP.astype(np.uint32) * 16_000_000, "uint32, here from 0 to 4.08e\\+09"),
+    ],
+)
+def test_values_without_a_range_need_a_window(tmp_path, values, kind):
+    tifffile.imwrite(tmp_path / "a.tif", values)
+    with pytest.raises(FileError, match=rf"a\.tif: its values are {kind}, .*window=\[centre, width\]"):
+        read_picture(tmp_path / "a.tif")
+    low, high = float(values.min()), float(values.max())
+    frame = read_picture(tmp_path / "a.tif", window=((low + high) / 2, high - low))
+    np.testing.assert_allclose(frame.pixels / frame.top, (values - low) / (high - low), atol=1e-4)
+
+
+def test_values_that_are_not_finite(tmp_path):
+    values = RAMP.astype(np.float32)
+    values[0, 0] = np.nan
+    tifffile.imwrite(tmp_path / "a.tif", values)
+    for read in (lambda p: read_picture(p, window=(100, 100)), load_mask):
+        with pytest.raises(FileError, match="not finite"):
+            read(tmp_path / "a.tif")
+
+
+def test_white_may_be_zero(tmp_path):
+    deep = RAMP.astype(np.uint16) * 257
+    for name, values in (("8.tif", RAMP), ("16.tif", deep)):
+        tifffile.imwrite(tmp_path / name, values, photometric="miniswhite")
+        np.testing.assert_array_equal(read_image(tmp_path / name, 16)[..., 0], 255 - RAMP)
+
+
+def test_values_over_the_bits_are_counted(tmp_path):
+    for label in "ab":
+        (tmp_path / label).mkdir()
+        for i in range(3):
+            values = np.full((16, 16), 3000, np.uint16)
+            values[:2, :3] = 5000 if (label, i) == ("b", 1) else 3000
+            save(tmp_path / label / f"{i}.png", values)
+    assert read_picture(tmp_path / "b" / "1.png", bit_depth=12).clipped == 6
+    ds = xai.load_dataset("folder", "all", image_size=16, data_dir=tmp_path, bit_depth=12)
+    assert any("1 images have values over the range of their bits" in n and "b/1.png" in n for n in ds.notes)
+
+
+def test_a_window_is_for_grey_values(tmp_path):
+    for label in "ab":
+        (tmp_path / label).mkdir()
+        for i in range(3):
+            tifffile.imwrite(tmp_path / label / f"{i}.tif", RAMP * np.float32(15) - 1000)
+    save(tmp_path / "a" / "c.png", np.stack([RAMP, RAMP.T, RAMP], axis=-1))
+    with pytest.warns(UserWarning, match=r"c\.png \(it is in colour, and a window is for grey values\)"):
+        ds = xai.load_dataset("folder", "all", image_size=16, data_dir=tmp_path, window=[0, 2000])
+    expected = np.rint(255 * np.clip((RAMP * 15.0 - 1000) / 2000 + 0.5, 0, 1))
+    assert len(ds) == 6
+    np.testing.assert_allclose(ds.pixels[0, ..., 0], expected, atol=1)
+
+
+def test_a_file_that_would_run_a_program_is_not_opened(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")
+    with pytest.raises(FileError, match=r"a\.png: .*cannot identify"):
+        read_picture(tmp_path / "a.png")

@@ -234,7 +234,10 @@ def _pixels(ds: pydicom.Dataset, path: Path, syntax: str, n: int, size: tuple[in
             if syntax in _JPEG:
                 raise
             return _by_gdcm(path)  # more than 8 bits in colour
-    return pixel_array(ds, index=0)
+    # The bits above those that are stored hold an overlay, the sign, or what sloppy exports write there: values.
+    overlaid = any((group, 0x0102) in ds and ds[group, 0x0102].value for group in range(0x6000, 0x6020, 2))
+    signed = bool(_whole(ds, "PixelRepresentation", 0))
+    return pixel_array(ds, index=0, correct_unused_bits=overlaid or signed)
 
 
 def _by_gdcm(path: Path) -> np.ndarray:
@@ -288,7 +291,8 @@ def _modality(ds: pydicom.Dataset, pixels: np.ndarray) -> tuple[np.ndarray, floa
     """Values in the modality's unit (float64), the lowest and highest that the bits can mean, and whether the file has
     values beyond the bits it states (then those that are allocated count)."""
     if ds.get("ModalityLUTSequence"):
-        return apply_modality_lut(pixels, ds).astype(np.float64), 0.0, _lut_top(ds.ModalityLUTSequence), False
+        top = _lut_top(ds.ModalityLUTSequence)
+        return apply_modality_lut(pixels, ds).astype(np.float64), 0.0, top, False
     slope = (_numbers(ds, "RescaleSlope") or [1.0])[0]
     intercept = (_numbers(ds, "RescaleIntercept") or [0.0])[0]
     if slope == 0:
