@@ -123,30 +123,31 @@ class Watch:
         return {"tests": tests, "failed": self.failed}
 
 
-def map_tests() -> dict[str, dict]:
-    """By test file what `Watch` saw, from runs/mutation/tests.json; files that are new or changed are run."""
+def map_tests(part: str) -> dict[str, dict]:
+    """By test file with ``part`` in its name what `Watch` saw, from runs/mutation/tests.json; files that are new or
+    changed are run."""
     import pytest
 
     known = json.loads(TESTS.read_text()) if TESTS.exists() else {}
-    files = sorted(f for f in (ROOT / "tests").glob("test_*.py") if not f.stem.startswith(LEFT_OUT))
+    files = sorted(f for f in (ROOT / "tests").glob("test_*.py") if part in f.name and not f.stem.startswith(LEFT_OUT))
     for file in files:
         digest = hashlib.sha1(file.read_bytes()).hexdigest()
         if known.get(file.name, {}).get("digest") == digest:
             continue
-        part = FOLDER / f"{file.name}.json"
+        seen = FOLDER / f"{file.name}.json"
 
-        def work(file=file, part=part) -> int:
+        def work(file=file, seen=seen) -> int:
             watch = Watch()
             threading.settrace(watch.trace)
             sys.settrace(watch.trace)
             pytest.main([f"tests/{file.name}", "-m", "not slow", *OPTIONS], plugins=[watch])
             sys.settrace(None)
-            part.write_text(json.dumps(watch.as_dict()))
+            seen.write_text(json.dumps(watch.as_dict()))
             return 0
 
         in_fork(work, 600)
-        known[file.name] = {"digest": digest, **(json.loads(part.read_text()) if part.exists() else {"tests": {}})}
-        part.unlink(missing_ok=True)
+        known[file.name] = {"digest": digest, **(json.loads(seen.read_text()) if seen.exists() else {"tests": {}})}
+        seen.unlink(missing_ok=True)
         failed = known[file.name].get("failed", [])
         print(
             f"mapped {file.name}: {len(known[file.name]['tests'])} tests", *(f"FAILED {t}" for t in failed), flush=True
@@ -253,15 +254,16 @@ def main() -> None:
     parser.add_argument("--only", action="append", help="a folder or file instead of all, as often as wished")
     parser.add_argument("--budget", type=float, default=60, help="seconds of tests for one mutant")
     parser.add_argument("--again", action="store_true", help="judge the survivors once more")
+    parser.add_argument("--tests", default="", help="only test files with this in their name, such as values")
     parser.add_argument("--report", action="store_true", help="run nothing")
     options = parser.parse_args()
     FOLDER.mkdir(parents=True, exist_ok=True)
     mutants, results = sample(ROOT, options.only or PACKAGES, options.seed)[: options.n], read_results()
     if not options.report:
         warm()
-        tests = map_tests()
-        open_outcomes = ("survived", "no test") if options.again else ()
-        to_do = [m for m in mutants if m.key not in results or results[m.key]["outcome"] in open_outcomes]
+        tests = map_tests(options.tests)
+        wanted = ("survived", "no test") if options.again else (None,)
+        to_do = [m for m in mutants if results.get(m.key, {}).get("outcome") in wanted]
         new = not RESULTS.exists()
         with RESULTS.open("a", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)
