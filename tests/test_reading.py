@@ -81,6 +81,11 @@ def test_evaluate_never_ranks_a_map_by_having_a_sign():
         assert (row["reading"], row["value"]) == (expected, expected == "magnitude"), method
     asked = xai.evaluate(None, ds, PAIR, ["roc_auc"], method="hirescam", reading="magnitude")
     assert (asked["reading"].item(), asked["value"].item()) == ("magnitude", 1)
+    read_before = {"method": "deep_lift", "method_parameters": {"reading": "magnitude"}}
+    row = xai.evaluate(None, ds, np.abs(PAIR), ["roc_auc"], **read_before, reading="signed").iloc[0]
+    assert (row["reading"], row["value"]) == ("magnitude", 1)  # no sign comes back
+    with pytest.raises(KeyError, match="did you mean hirescam"):
+        xai.evaluate(None, ds, PAIR, ["roc_auc"], method="hires_cam")
     with pytest.raises(ValueError, match="reading='abs' is unknown"):
         xai.evaluate(None, ds, PAIR, reading="abs")
     with pytest.raises(ValueError, match="reading is an empty list"):

@@ -66,7 +66,10 @@ def evaluate(
         UnknownNameError, TypeError, ValueError: a name, a parameter or an array is not as needed.
     """
     raw = check_maps(maps, ds.pixels.shape[:3])
+    if method is not None:
+        METHODS[method]  # an unknown name raises with its neighbours
     reading = own_reading(method, method_parameters) if reading is None else check_reading(reading)
+    made = (method_parameters or {}).get("reading", "signed")  # of maps that were read before, no sign comes back
     chosen = _chosen(metrics, parameters, ds, model is not None, method)
     prepared = None
     columns = []
@@ -90,7 +93,8 @@ def evaluate(
                     return read_maps(explain(model, images, classes, method, batch_size=batch_size, **options), read)
 
                 scores = metric.compute(model, images, maps, classes, batch_size, again, **values)
-        found = {"image_id": ds.ids, "metric": name, "reading": read, "value": np.asarray(scores, np.float64)}
+        said = made if read == "signed" else read
+        found = {"image_id": ds.ids, "metric": name, "reading": said, "value": np.asarray(scores, np.float64)}
         columns.append(pd.DataFrame(found))
     return pd.concat(columns, ignore_index=True)
 
