@@ -1,5 +1,7 @@
 """Metrics: one contract, then constructions whose value is known exactly."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -366,3 +368,14 @@ def test_summarise():
     empty = summarise(table.assign(value=np.nan), ["method"])
     assert empty["mean"].isna().all()
     assert empty["missing"].tolist() == [200, 3, 1]
+
+
+def test_a_model_of_other_classes_is_refused():
+    ds = xai.load_dataset("phantom", limit=4, image_size=32)
+    inputs = keras.Input((32, 32, 3))
+    model = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Flatten()(inputs)))
+    with pytest.raises(ValueError, match=r"answers with 3 classes and the data have 2 \(benign, malignant\)"):
+        xai.evaluate(model, ds, np.ones((4, 32, 32), np.float32), ["iou"])
+    unknown = dataclasses.replace(ds, masks=np.zeros_like(ds.masks), evidence=["unknown"] * 4)
+    table = xai.evaluate(None, unknown, np.ones((4, 32, 32), np.float32), ["iou", "roc_auc", "pointing_game"])
+    assert table["value"].isna().all()

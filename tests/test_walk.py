@@ -18,7 +18,7 @@ from trees import make_cbis, make_inbreast
 from xaiutils.datasets import DATASETS
 from xaiutils.parameters import PARAMETERS
 from xaiutils.report import write_report
-from xaiutils.walk import ROOT, WalkError, main, notebooks, prepare, read_arguments, run_walk
+from xaiutils.walk import ROOT, WalkError, check_data, main, notebooks, prepare, read_arguments, run_walk
 
 PATHS = notebooks(ROOT / "notebooks")
 TINY = {
@@ -355,3 +355,32 @@ def test_names_of_classes_are_texts_in_every_way_in(tmp_path):
         "positive_class": "1.0", "data_options": {"background": "off", "patient_from": "1"},
     }  # fmt: skip
     assert read_arguments(["data_options.keep_aspect=true"])["data_options"]["keep_aspect"] is True
+
+
+def test_a_wrong_folder_is_refused_before_a_notebook_starts(tmp_path, capsys):
+    for place, words in (
+        ("nowhere", "does not exist; give the folder"),
+        ("one", "1 folders with images (only)"),
+        ("file", "is a file"),
+    ):
+        (tmp_path / "one" / "only").mkdir(parents=True, exist_ok=True)
+        Image.new("L", (9, 9)).save(tmp_path / "one" / "only" / "a.png")
+        (tmp_path / "file").write_text("")
+        values = {"dataset": "folder", "data_dir": str(tmp_path / place)}
+        with pytest.raises(ValueError, match=re.escape(words)):
+            run_walk(values, tmp_path / "runs")
+    with pytest.raises(ValueError, match="It holds only/"):
+        run_walk({"dataset": "folder", "data_dir": str(tmp_path / "one")}, tmp_path / "runs")
+    with pytest.raises(ValueError, match="no images of class"):
+        run_walk(
+            {**values, "data_dir": str(tmp_path / "one"), "data_options": {"classes": ["x", "y"]}}, tmp_path / "runs"
+        )
+    assert not (tmp_path / "runs").exists()
+    for p in range(8):
+        for label in "ab":
+            (tmp_path / "two" / label / f"p{p}").mkdir(parents=True)
+            Image.new("L", (9, 9), p).save(tmp_path / "two" / label / f"p{p}" / "a.png")
+    check_data({"dataset": "folder", "data_dir": str(tmp_path / "two")})
+    said = capsys.readouterr()
+    assert "16 images of 2 classes" in said.out
+    assert "patient_from=1" in said.err

@@ -10,7 +10,7 @@ import unicodedata
 
 _TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u2028\u2029")
 # Brackets mean something before others, and a backslash before what it could hide.
-_EVERYWHERE = re.compile(r"([\\`*|$]|~(?=~)|\](?=[(\[:]))")
+_EVERYWHERE = re.compile(r"([\\`*|$]|~(?=~)|\](?=[(\[]))")
 _AT_AN_EDGE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")  # within a word, as in vit_mini16, it means nothing
 _AT_THE_START = re.compile(r"^(\d+)([.)])(?=\s)|^([#>=]|[+-](?=\s)|-(?=--))")
 _HELD = "\u2060"  # word joiner: no width

@@ -5,9 +5,11 @@ maps in ``runs/<run_name>/``; at the end ``report.html`` shows them together.
 """
 
 import argparse
+import inspect
 import json
 import sys
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -148,6 +150,29 @@ def dataset_problems(checked: Mapping[str, Any]) -> list[str]:
     return problems
 
 
+def check_data(parameters: Mapping[str, Any]) -> None:
+    """List the images of a data set that is not downloaded, and print what there is to warn of, before anything starts.
+
+    Raises ValueError that says what is wrong with ``data_dir`` or the options.
+    """
+    name = parameters.get("dataset", PARAMETERS["dataset"].default)
+    entry = DATASETS[name]
+    if not entry.reads_files or "downloaded" in entry.access:
+        return
+    place = Path(parameters.get("data_dir") or NOTEBOOKS / PARAMETERS["data_dir"].default)
+    given = {"data_dir": place.resolve(), "seed": parameters.get("seed", 0)}
+    takes = inspect.signature(entry.load).parameters
+    try:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            listing = entry.load(**{k: v for k, v in given.items() if k in takes}, **parameters.get("data_options", {}))
+    except (ValueError, TypeError, OSError) as error:
+        raise ValueError(f"dataset={name!r}: {error}") from error
+    for warning in said:
+        print(f"warning: {warning.message}", file=sys.stderr)
+    print(f"{len(listing.records)} images of {len(listing.class_names)} classes in {place}", flush=True)
+
+
 def run_walk(values: Mapping[str, Any], runs_dir: Path = ROOT / "runs", steps: Sequence[Path] | None = None) -> Path:
     """Execute the notebooks with the given parameters and write the report; returns the run folder.
 
@@ -158,6 +183,7 @@ def run_walk(values: Mapping[str, Any], runs_dir: Path = ROOT / "runs", steps: S
 
     steps = notebooks() if steps is None else list(steps)
     shared = prepare({"run_name": "default", **values, "runs_dir": str(Path(runs_dir).resolve())}, steps)
+    check_data(shared[steps[0]])
     folder = Path(runs_dir).resolve() / shared[steps[0]]["run_name"]
     folder.mkdir(parents=True, exist_ok=True)
     _forget(folder, steps)

@@ -57,6 +57,7 @@ def start(notebook: str, namespace: Mapping[str, Any]) -> "Run":
         given |= {k: v for k, v in namespace.items() if _looks_like_parameter(k, v)}
     checked = _parameters.check(given)
     keras.utils.set_random_seed(checked.get("seed", 0))
+    pd.set_option("display.html.use_mathjax", False)  # dollars in names of the data are no mathematics
     return Run(notebook, checked)
 
 

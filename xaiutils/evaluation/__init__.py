@@ -25,6 +25,7 @@ from xaiutils.evaluation.controls import RANDOM_WEIGHTS, control_maps
 from xaiutils.evaluation.metric import METRICS, Metric
 from xaiutils.evaluation.statistics import summarise
 from xaiutils.images import check_maps
+from xaiutils.progress import progress
 from xaiutils.reading import check_reading, read_maps
 from xaiutils.registry import check_parameters
 
@@ -65,6 +66,7 @@ def evaluate(
     Raises:
         UnknownNameError, TypeError, ValueError: a name, a parameter or an array is not as needed.
     """
+    check_classes(model, ds)
     raw = check_maps(maps, ds.pixels.shape[:3])
     if method is not None:
         METHODS[method]  # an unknown name raises with its neighbours
@@ -73,7 +75,7 @@ def evaluate(
     chosen = _chosen(metrics, parameters, ds, model is not None, method)
     prepared = None
     columns = []
-    for name, values in chosen.items():
+    for name, values in progress(list(chosen.items()), title="metrics"):
         metric = METRICS[name]
         read = metric.reading or reading
         maps = read_maps(raw, read)
@@ -97,6 +99,20 @@ def evaluate(
         found = {"image_id": ds.ids, "metric": name, "reading": said, "value": np.asarray(scores, np.float64)}
         columns.append(pd.DataFrame(found))
     return pd.concat(columns, ignore_index=True)
+
+
+def check_classes(model: keras.Model | None, ds: ImageDataset) -> None:
+    """Raise ValueError where the model answers with another number of classes than the data have: labels would name the
+    wrong outputs. One output stands for two classes."""
+    shape = getattr(model, "output_shape", None)
+    if not isinstance(shape, tuple) or len(shape) != 2 or shape[-1] is None:
+        return
+    outputs = max(2, shape[-1])
+    if outputs != len(ds.class_names):
+        raise ValueError(
+            f"the model answers with {outputs} classes and the data have {len(ds.class_names)} "
+            f"({', '.join(ds.class_names[:5])}): they do not belong together. Load the data that the model learnt."
+        )
 
 
 def chance(
