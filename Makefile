@@ -17,7 +17,7 @@ given = $(if $(findstring command line,$(origin $(1))),$(2)=$(call quoted,$(1)))
 WALK = $(call given,DATASET,dataset) $(call given,DATA_DIR,data_dir) $(call given,MODEL,models) $(call given,NAME,run_name) \
        $(SET) $(if $(PARAMETERS),--parameters $(call quoted,PARAMETERS))
 
-.PHONY: help setup run lab app batch pack test mutation notebooks bench lock clean
+.PHONY: help setup run lab app batch pack test fuzz mutation notebooks bench lock clean
 
 help:
 	@echo "make run        execute the notebooks but 07; results and report.html under runs/default"
@@ -28,6 +28,7 @@ help:
 	@echo "make batch      a matrix of runs, resumable: make batch MATRIX=matrices/smoke.yml BATCH='--cores 2 --gpus 1'"
 	@echo "make pack       a run or a batch as one archive, without patients' data: make pack RUN=runs/smoke INCLUDE='maps'"
 	@echo "make test       the whole test suite"
+	@echo "make fuzz       10,000 damaged files against all readers, some ten minutes: make fuzz FUZZ='--n 500 --reader dicom'"
 	@echo "make mutation   which small faults no test notices, some hours on two cores: make mutation MUTATION='--n 150 --again'"
 	@echo "make bench      speed against the thesis' libraries; the table goes to benchmarks/"
 	@echo "make notebooks  execute the notebooks and save them in place"
@@ -71,6 +72,9 @@ test: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 # Two test processes share the cores: threads that wait in OpenMP's or BLAS' barriers would only take time from them.
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+fuzz: $(READY)
+	$(BIN)/python tests/fuzz.py $(FUZZ)
 
 mutation: $(READY)
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python tools/mutation.py $(MUTATION)

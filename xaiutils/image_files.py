@@ -110,7 +110,8 @@ def read_picture(path: str | Path, bit_depth: int = 16, window: Sequence[float] 
         image.load()
         kind = _kind(image)
         if not kind and not window:
-            return Frame(np.asarray(to_rgb(ImageOps.exif_transpose(image))), 255.0)
+            ImageOps.exif_transpose(image, in_place=True)
+            return Frame(np.asarray(to_rgb(image)), 255.0)
         if image.mode not in ("L", "1", "F") and not image.mode.startswith("I"):
             raise ValueError("it is in colour, and a window is for grey values")
         grey = _values(image)
@@ -171,11 +172,11 @@ def read_image(path: str | Path, image_size: int, keep_aspect: bool = False, bit
 def to_rgb(image: Image.Image) -> Image.Image:
     """Any 8-bit Pillow mode to RGB."""
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
+        rgba = image if image.mode == "RGBA" else image.convert("RGBA")
         black = Image.new("RGB", rgba.size)
         black.paste(rgba, mask=rgba.getchannel("A"))
         return black
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def load_mask(path: str | Path, values: Sequence[int] = (), frames: str = "refuse") -> np.ndarray:
