@@ -1,5 +1,7 @@
 """The axioms of class activation maps: models for which they hold exactly, and what each method adds up to."""
 
+import warnings
+
 import numpy as np
 import pytest
 from conftest import SIZE
@@ -193,3 +195,19 @@ def test_completeness_of_named_methods(linear, ds):
     assert table["relative_gap"].max() < 1e-4  # the gradient is the same on the whole path
     with pytest.raises(ValueError, match="need not sum to anything"):
         completeness_table(model, ds, ["vanilla_gradients"], 0)
+
+
+def test_a_miss_of_completeness_is_told_once(linear, images, monkeypatch):
+    """Two steps of a strongly curved function miss a large part; a linear model misses nothing."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((32, 32, 3))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(2)(keras.ops.exp(12 * x)))
+    with pytest.warns(RuntimeWarning, match=r"integrated_gradients promises maps that sum to .* % are missing"):
+        xai.explain(model, images, 1, "integrated_gradients", n_steps=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        xai.explain(model, images, 1, "integrated_gradients", n_steps=1)  # once
+        xai.explain(linear[0], images, 1, "integrated_gradients", n_steps=1)
+        xai.explain(linear[0], images, 1, "deep_lift")
+        xai.explain(model, images, 1, "deep_lift")

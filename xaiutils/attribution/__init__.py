@@ -30,6 +30,7 @@ from xaiutils.attribution import attention  # noqa: F401
 from xaiutils.attribution import regions  # noqa: F401
 
 # isort: on
+from xaiutils.attribution.completeness import warn_once_of_a_miss
 from xaiutils.attribution.libraries import ADAPTERS
 from xaiutils.attribution.method import METHODS, Method, own_reading
 from xaiutils.attribution.network import ModelError, Network
@@ -110,6 +111,7 @@ def explain(
     if library == "xaiutils":
         chosen = check_parameters(f"method {method!r}", declared.parameters, params)
         maps = declared.compute(network, images, targets, batch_size, **chosen)
+        warn_once_of_a_miss(network, declared, images, targets, batch_size, chosen, maps)
     elif library in declared.libraries:
         adapter = ADAPTERS[library, method]
         taken = tuple(p for p in declared.parameters if p.name in adapter.parameters)
@@ -144,6 +146,7 @@ def explain_all(
     for name, (method, given) in chosen.items():
         if method.combine is None:
             maps[name] = method.compute(network, images, targets, batch_size, **given)
+            warn_once_of_a_miss(network, method, images, targets, batch_size, given, maps[name])
         else:
             by_layer.setdefault(tuple(network.cam_layers(given["layer"])), []).append(name)
     for layers, names in by_layer.items():

@@ -61,11 +61,14 @@ def rectified_gradients(
         for part in rules.linear_parts(step.operation) or ():
             z = part()(z)
 
+        def narrow(x):
+            return tf.cast(function(x), tf.float32)
+
         def backward(g):
             g = tf.nn.relu(g)
-            return rules.back(function, [z], g) if method == "guided" else [g]
+            return rules.back(narrow, [z], g) if method == "guided" else [g]
 
-        return rules.relay([z], [function(z)], backward)
+        return rules.relay([z], [narrow(z)], backward)
 
     run = rules.input_signal(network, ("rectified", method), lambda _: folding(network, rule), rules.target_logit)
     return np.concatenate([run(images[b], targets[b]) for b in batches(len(images), batch_size, title)])
@@ -190,7 +193,7 @@ class _Reference:
         self.linear: dict[Step, tuple[Any, Any]] = {}  # its input and its result
 
     def __call__(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
-        inputs = [tf.cast(x, tf.float32) for x in inputs]
+        inputs, compute = [tf.cast(x, tf.float32) for x in inputs], rules.narrow(compute)
         self.inputs[step] = inputs
         if self._known[step] != rules.LINEAR:
             return compute(inputs)
@@ -210,7 +213,7 @@ class _DeepLift:
         self._linear: dict[Step, tuple[Any, Any, rules.Linear]] = {}  # input, its baseline's, operation
 
     def __call__(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
-        inputs = [tf.cast(x, tf.float32) for x in inputs]
+        inputs, compute = [tf.cast(x, tf.float32) for x in inputs], rules.narrow(compute)
         kind, references = self._known[step], self._reference.inputs[step]
         if kind == rules.LINEAR:
             return [self._linear_layer(step, inputs[0])]
@@ -263,7 +266,10 @@ class _DeepLift:
         x, x0, part = self._linear[producer]
         return x, x0, part if norm is None else rules.with_batch_norm(part, norm.operation)
 
-    def _activation(self, function: Callable, z: Any, z0: Any, source: tuple | None) -> Any:
+    def _activation(self, applied: Callable, z: Any, z0: Any, source: tuple | None) -> Any:
+        def function(x):
+            return tf.cast(applied(x), tf.float32)
+
         if self._reveal and source is not None:
             return _reveal_cancel(function, z, z0, *source)
         y = function(z)

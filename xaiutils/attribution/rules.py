@@ -83,6 +83,7 @@ __all__ = [
     "kind_of",
     "kinds",
     "linear_parts",
+    "narrow",
     "no_rule",
     "norm_of",
     "rectifier",
@@ -95,6 +96,11 @@ __all__ = [
 layers, ops = keras.layers, keras.ops
 
 # Replacing a backward pass ------------------------------------------------------------------------------------------
+
+
+def narrow(compute: Callable[[list[Any]], list[Any]]) -> Callable[[list[Any]], list[Any]]:
+    """What ``compute`` gives, in float32: a layer of float64 casts what it is given itself."""
+    return lambda inputs: [tf.cast(y, tf.float32) for y in compute(inputs)]
 
 
 def relay(inputs: Sequence[Any], outputs: Sequence[Any], backward: Callable[..., Sequence[Any]]) -> list[Any]:

@@ -85,8 +85,8 @@ class Propagation:
     def __call__(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
         inputs = [tf.cast(x, tf.float32) for x in inputs]
         handler = self._handlers.get(self._known[step])
-        outputs = compute(inputs) if handler is None else handler(step, inputs, compute)  # no handler: values move
-        return [tf.cast(y, tf.float32) for y in outputs]
+        compute = rules.narrow(compute)
+        return compute(inputs) if handler is None else handler(step, inputs, compute)  # no handler: values move
 
     # Linear layers -------------------------------------------------------------------------------------------------
 
@@ -126,7 +126,7 @@ class Propagation:
 
     def _bounds(self, step: Step) -> tuple[Any, Any]:
         black = tf.zeros_like(self._images[:1])
-        ends = [self._network.inputs_at(step, image)[0] for image in (black, black + 255)]
+        ends = [tf.cast(self._network.inputs_at(step, image)[0], tf.float32) for image in (black, black + 255)]
         return tf.minimum(*ends), tf.maximum(*ends)
 
     def _is_learned_before(self, step: Step) -> bool:
