@@ -295,11 +295,11 @@ class Network:
 
     @contextmanager
     def in_float32(self) -> Iterator[None]:
-        """Within the block, layers of float32 variables that compute in half precision are traced in float32, for
-        passes that take them apart. Layers whose variables have another precision compute in that."""
+        """Within the block, layers that compute in half precision, from float32 variables or none, are traced in
+        float32, for passes that take them apart. Layers whose variables have another precision compute in that."""
         parts = [p for s in self.steps if isinstance(s.operation, keras.Layer) for p in s.operation._flatten_layers()]
         half = [part for part in parts if part.compute_dtype in ("float16", "bfloat16")]
-        before = [(part, part.dtype_policy) for part in half if part.variable_dtype == "float32"]
+        before = [(part, part.dtype_policy) for part in half if part.variable_dtype == "float32" or not part.variables]
         try:
             for part, _ in before:
                 part.dtype_policy = "float32"

@@ -237,14 +237,14 @@ def _is_elementwise(run: Callable[[np.ndarray], np.ndarray], shape: Sequence[int
         found = run((sign * np.concatenate([x, changed])).reshape(-1, *shape))
         if found.shape != (len(changed) + 1, *shape):
             return False
-        if not np.isfinite(found).all():
+        found = found.reshape(len(found), -1)
+        change = np.abs(found[1:] - found[0])
+        change[rows, np.tile(places, 2)] = 0  # which may overflow
+        if not np.isfinite(found[0]).all():
             if sign < 0:  # it takes no negative numbers
                 continue
             return False
-        found = found.reshape(len(found), -1)
-        others = np.abs(found[1:] - found[0])
-        others[rows, np.tile(places, 2)] = 0
-        if others.max() > 1e-6 * max(1.0, np.abs(found[0]).max()):
+        if not change.max() <= 1e-6 * max(1.0, np.abs(found[0]).max()):
             return False
         order = rng.permutation(size)
         moved = run((sign * x)[:, order].reshape(1, *shape)).reshape(-1)
