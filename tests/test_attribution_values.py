@@ -5,8 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import xaiutils as xai
 from xaiutils.attribution import cam, relevance
-from xaiutils.backend import tf
+from xaiutils.backend import keras, tf
 
 LOGITS = tf.constant([[2.0, -1.0, 0.5], [0.0, 3.0, 1.0]])
 TARGETS = tf.constant([0, 2])
@@ -77,3 +78,16 @@ def test_grad_cam_plus_plus_by_hand():
     np.testing.assert_allclose(
         cam.grad_cam_plus_plus(A, G)[0, 0], np.maximum([first + 2 * second, 3 * first - second], 0), rtol=1e-5
     )
+
+
+def test_an_even_map_is_scaled_to_zeros():
+    """An image of one colour under a convolution of one pixel: no value is the smallest."""
+    inputs = keras.Input((16, 16, 3))
+    x = keras.layers.Conv2D(2, 1, activation="relu", kernel_initializer="ones", name="even")(inputs)
+    outputs = keras.layers.Dense(2, kernel_initializer="ones")(keras.layers.GlobalAveragePooling2D()(x))
+    model = keras.Model(inputs, outputs)
+    image = np.full((1, 16, 16, 3), 80, np.float32)
+    options = {"base": "grad_cam", "layers": ["even"], "scale_layers": "min_max"}
+    with pytest.warns(UserWarning, match="0 everywhere"):
+        found = xai.explain(model, image, 1, "layer_aggregate", **options)
+    assert (found == 0).all()
