@@ -92,7 +92,7 @@ class Field:
         start, cells = int(self.order[0]), len(self.order)
         in_order = np.array_equal(self.order, np.arange(start, start + cells))
         if in_order and tuple(sizes) == self.grid:
-            return tensor
+            return tf.ensure_shape(tensor, [None, *self.grid, None])  # known, though the model takes any size
         tensor = tf.reshape(tensor, [-1, int(np.prod(sizes)), depth])
         tensor = tensor[:, start : start + cells] if in_order else tf.gather(tensor, self.order, axis=1)
         return tf.reshape(tensor, [-1, *self.grid, depth])
