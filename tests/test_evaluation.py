@@ -33,11 +33,11 @@ OPEN = {
 }
 
 
-def data(masks, pixels=None):
+def data(masks, pixels=None, names=("a", "b", "c")):
     masks = np.asarray(masks, bool)
     n, height, width = masks.shape
     pixels = np.full((n, height, width, 3), 100, np.uint8) if pixels is None else pixels
-    return ImageDataset(pixels, [0] * n, ("a", "b"), [f"i{k}" for k in range(n)], masks)
+    return ImageDataset(pixels, [0] * n, names, [f"i{k}" for k in range(n)], masks)
 
 
 def score(metric, maps, masks, **parameters):
@@ -239,7 +239,7 @@ def counting():
 
 def test_deletion_and_insertion_of_a_linear_probability(counting):
     """White image, black fill. Best order: the left half first. p falls from 1 to 0 over the first half: AUC 1/4."""
-    white = data(np.ones((1, SIZE, SIZE)), np.full((1, SIZE, SIZE, 3), 255, np.uint8))
+    white = data(np.ones((1, SIZE, SIZE)), np.full((1, SIZE, SIZE, 3), 255, np.uint8), names=("a", "b"))
     best = np.zeros((1, SIZE, SIZE), np.float32)
     best[:, :, : SIZE // 2] = 1
     black = {m: {"n_steps": 64, "fill": "black"} for m in FAITHFUL}
@@ -267,7 +267,7 @@ def test_curves_start_and_end_at_the_image_and_the_fill(models, images):
 
 def test_confidence_of_a_linear_probability(counting):
     """White image: p = 1. A map of half the left half keeps, or hides, half of the score."""
-    white = data(np.ones((1, SIZE, SIZE)), np.full((1, SIZE, SIZE, 3), 255, np.uint8))
+    white = data(np.ones((1, SIZE, SIZE)), np.full((1, SIZE, SIZE, 3), 255, np.uint8), names=("a", "b"))
     quarter = np.zeros((1, SIZE, SIZE), np.float32)
     quarter[:, :, : SIZE // 4] = 7.0
     quarter[:, :, SIZE // 2 :] = -1.0
@@ -279,7 +279,7 @@ def test_confidence_of_a_linear_probability(counting):
         assert found[metric] == pytest.approx(0.5, abs=1e-4), metric
     assert found["pixel_perturbation"] == pytest.approx(0, abs=1e-4)  # the bottom quarter lies in the right half
     assert found["average_increase"] == 0
-    grey = data(np.ones((1, SIZE, SIZE)), np.full((1, SIZE, SIZE, 3), 51, np.uint8))
+    grey = data(np.ones((1, SIZE, SIZE)), np.full((1, SIZE, SIZE, 3), 51, np.uint8), names=("a", "b"))
     white_fill = {m: {"fill": "white"} for m in chosen[:3]}
     found = xai.evaluate(counting, grey, quarter, chosen[:3], 1, parameters=white_fill).set_index("metric")["value"]
     assert found["average_gain"] == pytest.approx(0.5, abs=1e-4)  # p from 0.2 to 0.6
@@ -295,7 +295,7 @@ def test_sensitivity_n_of_the_true_contributions():
     kernel = rng.normal(size=(SIZE * SIZE * 3, 2)).astype(np.float32) / 100
     model.layers[-1].set_weights([kernel, np.zeros(2)])
     pixels = rng.integers(0, 256, (2, SIZE, SIZE, 3)).astype(np.uint8)
-    ds = data(np.ones((2, SIZE, SIZE)), pixels)
+    ds = data(np.ones((2, SIZE, SIZE)), pixels, names=("a", "b"))
     maps = (pixels * kernel[:, 1].reshape(SIZE, SIZE, 3)).sum(-1)
     options = {"sensitivity_n": {"fill": "black", "n_samples": 30, "seed": 2}}
     for sign in (1, -1):

@@ -203,7 +203,7 @@ def test_the_mean_of_correct_is_the_papers_accuracy(square_model, square_data):
 
 def test_a_constant_map_has_no_order(models, images):
     """MoRF and LeRF take its pixels by position alike, so that the difference says nothing either way."""
-    ds = ImageDataset(images.astype(np.uint8), [0] * 5, ("a", "b"), list("vwxyz"))
+    ds = ImageDataset(images.astype(np.uint8), [0] * 5, ("a", "b", "c"), list("vwxyz"))
     found = scores(models["nested"], ds, np.full((5, SIZE, SIZE), 2.5, np.float32))
     np.testing.assert_array_equal(found["road_morf"], found["road_lerf"])
     assert (found["road"] == 0).all()
@@ -253,7 +253,7 @@ def test_noise_is_a_part_of_the_range_on_imputed_pixels_alone():
     ],
 )
 def test_percentages_are_refused_in_words(models, images, percentages, error, words):
-    ds = ImageDataset(images.astype(np.uint8), [0] * 5, ("a", "b"), list("vwxyz"))
+    ds = ImageDataset(images.astype(np.uint8), [0] * 5, ("a", "b", "c"), list("vwxyz"))
     with pytest.raises(error, match=words):
         xai.evaluate(
             models["nested"], ds, images[..., 0], ["road"], 1, parameters={"road": {"percentages": percentages}}

@@ -66,13 +66,13 @@ def evaluate(
     Raises:
         UnknownNameError, TypeError, ValueError: a name, a parameter or an array is not as needed.
     """
-    check_classes(model, ds)
     raw = check_maps(maps, ds.pixels.shape[:3])
     if method is not None:
         METHODS[method]  # an unknown name raises with its neighbours
     reading = own_reading(method, method_parameters) if reading is None else check_reading(reading)
     made = (method_parameters or {}).get("reading", "signed")  # of maps that were read before, no sign comes back
     chosen = _chosen(metrics, parameters, ds, model is not None, method)
+    check_classes(model, ds)
     prepared = None
     columns = []
     for name, values in progress(list(chosen.items()), title="metrics"):
