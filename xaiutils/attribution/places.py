@@ -92,7 +92,8 @@ class Field:
         start, cells = int(self.order[0]), len(self.order)
         in_order = np.array_equal(self.order, np.arange(start, start + cells))
         if in_order and tuple(sizes) == self.grid:
-            return tf.ensure_shape(tensor, [None, *self.grid, None])  # known, though the model takes any size
+            is_open = None in tensor.shape[1:]  # in a trace of a model that takes any size
+            return tf.ensure_shape(tensor, [None, *self.grid, None]) if is_open else tensor
         tensor = tf.reshape(tensor, [-1, int(np.prod(sizes)), depth])
         tensor = tensor[:, start : start + cells] if in_order else tf.gather(tensor, self.order, axis=1)
         return tf.reshape(tensor, [-1, *self.grid, depth])
