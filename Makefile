@@ -9,7 +9,7 @@ SHELL := /bin/bash
 
 # Variables given on the command line become notebook parameters; those of the caller's environment do not. A name that
 # means nothing here is refused: make would ignore a mistyped DATASET and run the default.
-KNOWN := DATASET DATA_DIR MODEL NAME PARAMETERS SET PYTHON LOCK MATRIX BATCH RUN INCLUDE MUTATION
+KNOWN := DATASET DATA_DIR MODEL NAME PARAMETERS SET PYTHON LOCK MATRIX BATCH RUN INCLUDE MUTATION FUZZ
 UNKNOWN := $(filter-out $(KNOWN) -% MAKE%,$(foreach v,$(.VARIABLES),$(if $(findstring command line,$(origin $v)),$v)))
 $(if $(strip $(UNKNOWN)),$(error unknown: $(UNKNOWN). Known: $(KNOWN); other notebook parameters go into SET='name=value ...' or PARAMETERS=file.yml))
 quoted = '$(subst ','\'',$(value $(1)))'
