@@ -70,7 +70,7 @@ CHANGES = {
     "max pooling in a function": lambda x: of_function(lambda v: tf.nn.max_pool2d(v, 3, 2, "SAME"), (32, 24, 3))(x),
     "standardised": lambda x: of_function(tf.image.per_image_standardization, (H, W, 3))(x),
     "pipeline": lambda x: L.Pipeline([L.CenterCrop(40, 40), L.Resizing(20, 20)])(x),
-    "random layers": lambda x: L.RandomCrop(48, 40)(L.RandomRotation(0.3)(L.RandomFlip()(x))),
+    "random layers": lambda x: L.RandomRotation(0.3)(L.RandomFlip()(x)),
     "space to depth": lambda x: of_function(lambda v: tf.nn.space_to_depth(v, 2), (H // 2, W // 2, 12))(x),
 }
 
@@ -236,6 +236,8 @@ def test_what_cannot_be_placed_is_refused_by_name():
     turned = behind(lambda x: ops.image.affine_transform(x, np.array([0.8, -0.6, 8, 0.6, 0.8, -6, 0, 0], np.float32)))
     with pytest.raises(ModelError, match=r"cannot be placed.*affine_transform"):
         xai.explain(turned, IMAGE, 1)
+    with pytest.raises(ModelError, match="random_crop"):  # declares a crop, and returns the whole image when it rests
+        xai.explain(behind(lambda x: L.RandomCrop(48, 40)(x)), IMAGE, 1)
     mosaic = behind(lambda x: L.Concatenate(axis=2, name="mosaic")([x, ops.flip(x, 2)]))
     with pytest.raises(ModelError, match="do not fill a grid"):
         xai.explain(mosaic, IMAGE, 1)

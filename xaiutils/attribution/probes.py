@@ -58,6 +58,8 @@ class _Trial:
         y = tf.cast(y, tf.float32).numpy()
         if len(y) != len(changed):
             raise ValueError("the operation changes the number of images")
+        if y.shape[1:] != tuple(self.network.shapes[self.step.outputs[output]][1:]):
+            raise ValueError("the operation returns another shape than it declares")  # keras.layers.RandomCrop, at rest
         return y
 
     def run(self, x: Any) -> list[Any]:
