@@ -88,4 +88,6 @@ def test_strokes_of_digits_by_hand():
     assert (found.pixels.min(), found.pixels.max()) == (0, 255)
     half = np.full((8, 8), 0.5)
     half[0, 0] = 1
-    assert np.argwhere(read_strokes(half, 8).mask).tolist() == [[0, 0]]  # a half is not over a half
+    found = read_strokes(half, 8)
+    assert np.argwhere(found.mask).tolist() == [[0, 0]]  # a half is not over a half
+    assert found.metadata["lesion_pixels"] == 1
