@@ -128,7 +128,7 @@ def test_the_markdown_file_shows_the_same(finished):
         "## Best methods by metric",
         "## Scores",
         "## Not done",
-        "ValueError: &lt;no&gt; luck",
+        "ValueError: &lt;no> luck",
         "0.55",
     ):
         assert part in text, part
@@ -167,10 +167,38 @@ def test_strange_text_and_files_of_others_in_the_report(finished, tmp_path):
     assert "<b>" not in page.replace("<body>", "")
     assert "<b>" not in text
     assert "<i>" not in text
-    (row,) = [line for line in text.splitlines() if "no \\[link" in line]
+    (row,) = [line for line in text.splitlines() if "no [link\\](" in line]
     assert len(re.findall(r"(?<!\\)\|", row)) == 5
     assert "\\$x" in row
     assert "\\`" in row
+
+
+@pytest.mark.parametrize(
+    ("kind", "file", "content"),
+    [
+        ("cell", "tables/metrics.csv", b"\xff\x00\x9f"),
+        ("cell", "tables/metrics.csv", b""),
+        ("cell", "tables/metrics.csv", b"model,method,metric,image_id,value\nm,grad_cam,iou,a,many\n"),
+        ("cell", "tables/metrics_summary.csv", b"model,method,metric\nm,grad_cam,iou\n"),
+        ("train", "tables/classification.csv", b"model,n,accuracy\nvit_mini16,20,good\n"),
+        ("cell", "maps/grid_vit_mini16.npz", b"PK\x03\x04"),
+    ],
+)
+def test_a_damaged_file_costs_the_report_that_job_alone(finished, tmp_path, kind, file, content):
+    batch, jobs, _ = finished
+    copy = tmp_path / "m"
+    shutil.copytree(batch, copy)
+    one = next(job for job in jobs if job.kind == kind and (copy / job.name / file).exists())
+    (copy / one.name / file).write_bytes(content)
+    results = outcomes(copy, jobs)
+    write_report(copy, jobs, results)
+    (hurt,) = [r for r in results if r.status == "damaged"]
+    assert hurt.job is one
+    assert file in hurt.error
+    page, text = (copy / "report.html").read_text(), (copy / "report.md").read_text()
+    assert f"{len(jobs) - 3} of {len(jobs)} jobs done" in page
+    assert f"{file} is damaged" in page
+    assert "is damaged" in text
 
 
 def test_without_pictures_no_image_is_shown(finished, tmp_path):

@@ -63,7 +63,7 @@ def test_every_kind_of_file_is_counted(tmp_path):
     mask(tmp_path / "a" / "0_mask.png")
     (tmp_path / "b" / "twice.png").write_bytes((tmp_path / "b" / "0.PNG").read_bytes())
     (tmp_path / "b" / "damaged.png").write_bytes(b"no picture")
-    for name in ("a/x.jp2", "a/x.tga", "b/volume.nii", "b/array.npy", "b/noname"):
+    for name in ("a/x.jp2", "a/x.tga", "b/volume.nii", "b/volume.nii.gz", "b/array.npy", "b/noname"):
         (tmp_path / name).write_bytes(b"something")
     for name in (".hidden/x.png", "__MACOSX/._x.png", "a/.DS_Store", "a/Thumbs.db"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -73,11 +73,11 @@ def test_every_kind_of_file_is_counted(tmp_path):
     photo(tmp_path / "outside.png")
     os.mkfifo(tmp_path / "a" / "pipe.png")
     (tmp_path / "a" / "round").symlink_to(tmp_path, target_is_directory=True)
-    with pytest.warns(UserWarning, match=r"not all files below the data folder are used: .*5 not understood \(such as"):
+    with pytest.warns(UserWarning, match=r"not all files below the data folder are used: .*6 not understood \(such as"):
         ds = load(tmp_path, classes=["a", "b"])
     expected = {
         "picture": 8, "picture, twice": 1, "picture of a class not chosen": 4, "picture not used": 1, "mask": 1,
-        "damaged": 1, "empty file": 1, "not understood": 5, "table or text not used": 1, "hidden": 4, "not a file": 2,
+        "damaged": 1, "empty file": 1, "not understood": 6, "table or text not used": 1, "hidden": 4, "not a file": 2,
     }  # fmt: skip
     assert counted(ds) == expected
     assert any(note.startswith("Not all files below the data folder are used") for note in ds.notes)

@@ -185,6 +185,16 @@ def test_explanation_and_grid(ds, images):
     assert figure.axes[1].get_title() == "Method"
 
 
+@pytest.mark.parametrize(("value", "words"), [(0.0, "all 0"), (0.3, "all 0.3"), (-2.0, "all -2")])
+def test_an_even_map_has_no_colours(images, value, words):
+    for signed in (True, False):
+        even = np.full(images.shape[1:3], value, np.float32)
+        figure = drawn(plots.explanation(images[0], even, signed, "t", np.array([0.2, 0.8]), ["a", "b"]))
+        assert len(figure.axes) == 3, "a colour bar of a range that is not there"
+        assert [t.get_text() for t in figure.axes[1].texts] == [words]
+        assert figure.axes[1].images[1].get_alpha() == 0
+
+
 def test_forest_shows_means_chance_and_gaps():
     summary = pd.DataFrame(
         {"method": ["g", "random"] * 2, "metric": ["iou"] * 4, "model": ["m", "m", "n", "n"],

@@ -357,6 +357,15 @@ def test_names_of_classes_are_texts_in_every_way_in(tmp_path):
     assert read_arguments(["data_options.keep_aspect=true"])["data_options"]["keep_aspect"] is True
 
 
+@pytest.mark.parametrize(("variable", "parameter"), [("runs", ""), ("", "runs"), ("runs", "elsewhere")])
+def test_results_go_where_they_are_asked_for(tmp_path, monkeypatch, variable, parameter):
+    monkeypatch.setenv("XAI_RUNS", variable and str(tmp_path / variable))
+    step = write_notebook(tmp_path / "01_a.ipynb", "1 / 0")
+    with pytest.raises(WalkError):
+        run_walk({"run_name": "x", "runs_dir": str(tmp_path / parameter)}, steps=[step])
+    assert (tmp_path / "runs" / "x" / "notebooks" / "01_a.failed.ipynb").exists()
+
+
 def test_a_wrong_folder_is_refused_before_a_notebook_starts(tmp_path, capsys):
     for place, words in (
         ("nowhere", "does not exist; give the folder"),
@@ -375,11 +384,14 @@ def test_a_wrong_folder_is_refused_before_a_notebook_starts(tmp_path, capsys):
         run_walk(
             {**values, "data_dir": str(tmp_path / "one"), "data_options": {"classes": ["x", "y"]}}, tmp_path / "runs"
         )
-    assert not (tmp_path / "runs").exists()
     for p in range(8):
         for label in "ab":
             (tmp_path / "two" / label / f"p{p}").mkdir(parents=True)
             Image.new("L", (9, 9), p).save(tmp_path / "two" / label / f"p{p}" / "a.png")
+    with pytest.raises(ValueError, match="positive_class='A' is not one of the classes 'a', 'b'"):
+        run_walk({**values, "data_dir": str(tmp_path / "two"), "positive_class": "A"}, tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+    capsys.readouterr()
     check_data({"dataset": "folder", "data_dir": str(tmp_path / "two")})
     said = capsys.readouterr()
     assert "16 images of 2 classes" in said.out

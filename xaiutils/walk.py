@@ -7,6 +7,7 @@ maps in ``runs/<run_name>/``; at the end ``report.html`` shows them together.
 import argparse
 import inspect
 import json
+import os
 import sys
 import time
 import warnings
@@ -14,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from xaiutils.class_names import positive_class
 from xaiutils.datasets import DATASETS
 from xaiutils.execute import NotebookError as WalkError
 from xaiutils.execute import execute, private_kernel
@@ -150,10 +152,15 @@ def dataset_problems(checked: Mapping[str, Any]) -> list[str]:
     return problems
 
 
+def runs_folder() -> Path:
+    """The folder of all runs, where nothing else is said: the environment variable XAI_RUNS, or ``runs``."""
+    return Path(os.environ.get("XAI_RUNS") or ROOT / "runs")
+
+
 def check_data(parameters: Mapping[str, Any]) -> None:
     """List the images of a data set that is not downloaded, and print what there is to warn of, before anything starts.
 
-    Raises ValueError that says what is wrong with ``data_dir`` or the options.
+    Raises ValueError that says what is wrong with ``data_dir``, the options, or ``positive_class``.
     """
     name = parameters.get("dataset", PARAMETERS["dataset"].default)
     entry = DATASETS[name]
@@ -166,6 +173,7 @@ def check_data(parameters: Mapping[str, Any]) -> None:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             listing = entry.load(**{k: v for k, v in given.items() if k in takes}, **parameters.get("data_options", {}))
+        positive_class(listing.class_names, parameters.get("positive_class", ""))
     except (ValueError, TypeError, OSError) as error:
         raise ValueError(f"dataset={name!r}: {error}") from error
     for warning in said:
@@ -173,8 +181,10 @@ def check_data(parameters: Mapping[str, Any]) -> None:
     print(f"{len(listing.records)} images of {len(listing.class_names)} classes in {place}", flush=True)
 
 
-def run_walk(values: Mapping[str, Any], runs_dir: Path = ROOT / "runs", steps: Sequence[Path] | None = None) -> Path:
+def run_walk(values: Mapping[str, Any], runs_dir: Path | None = None, steps: Sequence[Path] | None = None) -> Path:
     """Execute the notebooks with the given parameters and write the report; returns the run folder.
+
+    ``runs_dir``: None for XAI_RUNS, else the parameter of that name, else ``runs`` of the workbook.
 
     Prints a line for each notebook. Raises ValueError before anything runs when a parameter is not valid, WalkError
     when a notebook fails: its copy with the error is kept as ``NAME.failed.ipynb``, and the later ones are not run.
@@ -182,8 +192,10 @@ def run_walk(values: Mapping[str, Any], runs_dir: Path = ROOT / "runs", steps: S
     from xaiutils.report import write_report
 
     steps = notebooks() if steps is None else list(steps)
+    if runs_dir is None:
+        runs_dir = runs_folder() if os.environ.get("XAI_RUNS") else Path(values.get("runs_dir") or runs_folder())
     shared = prepare({"run_name": "default", **values, "runs_dir": str(Path(runs_dir).resolve())}, steps)
-    check_data(shared[steps[0]])
+    check_data({**shared[steps[0]], "positive_class": values.get("positive_class", "")})
     folder = Path(runs_dir).resolve() / shared[steps[0]]["run_name"]
     folder.mkdir(parents=True, exist_ok=True)
     _forget(folder, steps)
@@ -218,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m xaiutils.walk", description=__doc__.split("\n\n")[0])
     parser.add_argument("assignments", nargs="*", metavar="name=value", help="a notebook parameter")
     parser.add_argument("--parameters", type=Path, metavar="FILE.yml", help="notebook parameters as YAML")
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs", metavar="FOLDER", help="folder of all runs")
+    parser.add_argument("--runs", type=Path, metavar="FOLDER", help="folder of all runs; default: XAI_RUNS, or runs")
     parser.add_argument("--list", action="store_true", help="list the parameters and stop")
     options = parser.parse_args(arguments)
     if options.list:

@@ -19,7 +19,7 @@ from xaiutils.batch.report import write_report
 from xaiutils.batch.room import in_words, missing_data, needed, too_little_disk, unfit_models
 from xaiutils.batch.store import LockedError, lock
 from xaiutils.batch.watch import Ended, ended_by_signals
-from xaiutils.walk import ROOT
+from xaiutils.walk import runs_folder
 
 DONE, FAILED, INVALID, LOCKED, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -75,7 +75,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("matrix", type=Path, metavar="matrix.yml")
-    add("--runs", type=Path, default=ROOT / "runs", metavar="FOLDER", help="results go to FOLDER/<name of the matrix>")
+    add("--runs", type=Path, default=runs_folder(), metavar="FOLDER", help="results go to FOLDER/<name of the matrix>")
     add("--cores", type=int, metavar="N", help="CPU cores to use; default: all of the machine")
     add("--gpus", type=int, metavar="N", help="GPUs to use, one for a job; default: those that nvidia-smi lists")
     add(

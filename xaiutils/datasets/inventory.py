@@ -125,7 +125,8 @@ def _kind(path: Path) -> str:
         return LOCKED
     if is_picture(path):
         return UNUSED
-    return UNUSED_TEXT if path.suffix.lower() in _TEXTS else STRANGE
+    is_volume = path.name.lower().endswith(".nii.gz")
+    return UNUSED_TEXT if path.suffix.lower() in _TEXTS and not is_volume else STRANGE
 
 
 def _key(path: Path) -> str:

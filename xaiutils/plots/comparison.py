@@ -137,7 +137,7 @@ def scatter_pair(
             color=COLOURS[i % len(COLOURS)],
             alpha=0.75,
             linewidths=0,
-            label=said and drawn(said),
+            label=said,
         )
     low, high = (float(f(wide[[a, b]].to_numpy(), initial=0)) for f in (np.min, np.max))
     axes.plot([low, high], [low, high], color="0.5", linewidth=1, linestyle=":")

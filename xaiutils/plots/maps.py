@@ -24,6 +24,11 @@ def display_range(maps: np.ndarray, signed: bool) -> Normalize:
     return Normalize(low, top if top > low else low + 1.0)
 
 
+def is_even(attribution: np.ndarray) -> bool:
+    """Whether a map has one value everywhere: no range of colours stands for it."""
+    return bool(attribution.min() == attribution.max())
+
+
 def draw_map(
     axes: Axes,
     image: np.ndarray,
@@ -34,17 +39,23 @@ def draw_map(
     limits: Normalize | None = None,
     outline_width: float = 0.8,
 ) -> ScalarMappable:
-    """Lay a map over its image (grey, so that colour means attribution only); returns what a colour bar needs."""
+    """Lay a map over its image (grey, so that colour means attribution only); returns what a colour bar needs.
+
+    A map that is the same everywhere has no colours of its own, unless ``limits`` give it some: its value is written.
+    """
+    even = limits is None and is_even(attribution)
     limits = limits or display_range(attribution, signed)
     # Signed maps lie on a lightened image: their colours meet in white, which grey would hide.
     grey = np.asarray(image, np.float32).mean(axis=-1)
-    axes.imshow(grey, cmap="gray", vmin=-1000 if signed else 0, vmax=255)
+    axes.imshow(grey, cmap="gray", vmin=-1000 if signed and not even else 0, vmax=255)
     # Weak attribution is nearly transparent, so that the image shows where the map says nothing.
     strength = np.clip(np.abs(limits(attribution) - 0.5) * 2 if signed else limits(attribution), 0, 1)
-    axes.imshow(attribution, cmap=MAP_COLOURS[signed], norm=limits, alpha=opacity * (0.25 + 0.75 * np.sqrt(strength)))
+    alpha = 0.0 if even else opacity * (0.25 + 0.75 * np.sqrt(strength))
+    axes.imshow(attribution, cmap=MAP_COLOURS[signed], norm=limits, alpha=alpha)
     outline(axes, mask, outline_width)
-    if not np.any(attribution):
-        axes.text(0.5, 0.5, "all 0", transform=axes.transAxes, ha="center", va="center", color="#D55E00")
+    if is_even(attribution):
+        words = f"all {float(np.ravel(attribution)[0]):.3g}"
+        axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", va="center", color="#D55E00")
     axes.set_axis_off()
     return ScalarMappable(limits, MAP_COLOURS[signed])
 
@@ -69,7 +80,8 @@ def explanation(
     left.set_title(drawn(image_title), fontsize=10)
     shown = draw_map(middle, image, attribution, signed, mask, opacity)
     middle.set_title(drawn(title), fontsize=10)
-    figure.colorbar(shown, ax=middle, shrink=0.85, label="attribution (raw)")
+    if not is_even(attribution):
+        figure.colorbar(shown, ax=middle, shrink=0.85, label="attribution (raw)")
     top = np.argsort(-probabilities, kind="stable")[:10][::-1]
     bars = right.barh(np.arange(len(top)), probabilities[top], color=COLOURS[0])
     right.set_yticks(np.arange(len(top)), [drawn(class_names[i]) for i in top])

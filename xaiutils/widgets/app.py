@@ -15,7 +15,7 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from xaiutils.walk import NOTEBOOKS, ROOT
+from xaiutils.walk import NOTEBOOKS, ROOT, runs_folder
 from xaiutils.widgets.panel import Explorer
 from xaiutils.workbook import Run
 
@@ -58,7 +58,7 @@ def read_run(name: str, runs: Path) -> Run:
 
 def show() -> widgets.Widget:
     """The panel for the run that the environment names; words where it cannot be shown. For the page's notebook."""
-    name, runs = os.environ.get(_NAME, "default"), Path(os.environ.get(_RUNS, ROOT / "runs"))
+    name, runs = os.environ.get(_NAME, "default"), runs_folder()
     try:
         run = read_run(name, runs)
         parameters = run.parameters
@@ -104,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns only when the page cannot be served."""
     parser = argparse.ArgumentParser(prog="python -m xaiutils.widgets.app", description=__doc__)
     parser.add_argument("--run", default="default", metavar="NAME", help="the run to show")
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs", metavar="FOLDER", help="folder of all runs")
+    parser.add_argument("--runs", type=Path, default=runs_folder(), metavar="FOLDER", help="folder of all runs")
     parser.add_argument("--port", type=int, default=PORT)
     own = f"what the page asks for; default: drawn anew at each start. {_TOKEN} in the environment shows it to nobody"
     parser.add_argument("--token", default="", help=own)

@@ -21,6 +21,7 @@ from PIL import Image
 
 from xaiutils.evaluation.thresholds import binary_map
 from xaiutils.plots import COLOURS, OUTLINE, display_range
+from xaiutils.plots.maps import is_even
 from xaiutils.plots.style import tidy
 from xaiutils.text import drawn
 from xaiutils.transforms import TRANSFORMS
@@ -138,7 +139,7 @@ def _limits(scene: Scene) -> list[Normalize | None]:
 
 
 def _range(values: np.ndarray, signed: bool) -> Normalize | None:
-    return display_range(values, signed) if values.max() > values.min() else None
+    return None if is_even(values) else display_range(values, signed)
 
 
 def _short(text: str, most: float) -> str:
@@ -191,7 +192,7 @@ def _draw_attribution(
             lines = _contours(values, limits.vmin + part * (limits.vmax - limits.vmin))
             halo = "black" if signed else "white"
             canvas.lines(place, lines, values.shape, halo, colors=[colormaps[colours](part)], linewidths=1.3)
-    if found.values.max() == found.values.min():
+    if is_even(found.values):
         words = f"all {float(found.values.flat[0]):.3g}"
         canvas.text(place[0] + place[2] / 2, place[1] + place[3] / 2, words, 10, color=COLOURS[1])
     if view.show_found:
