@@ -1,5 +1,7 @@
 """Training: that it learns, keeps the best epoch, repeats itself, and reports honestly."""
 
+import json
+
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
@@ -7,8 +9,10 @@ from sklearn.metrics import roc_auc_score
 import xaiutils as xai
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
+from xaiutils.file_limits import FileError
 from xaiutils.models.scaling import standardised, with_z_norm
 from xaiutils.training import RECIPES, classification_report, clear_example
+from xaiutils.training.state import Variables, load_state, load_variables
 
 
 def colours(n, seed, n_classes=2):
@@ -233,3 +237,19 @@ def test_clear_example():
     masks[1] = True
     assert clear_example(Fixed(), ImageDataset(pixels, [0, 1, 1, 1], ("a", "b"), list("wxyz"), masks)) == 1
     assert clear_example(Fixed(), ds.select([0])) == 0
+
+
+def test_a_damaged_state_is_named(tmp_path):
+    path = tmp_path / "state.npz"
+    rng = np.random.default_rng(0)
+    text = {"about": {}, "rng": rng.bit_generator.state, "stage": 0, "epoch": 1, "rows": [], "kept": {"auc": [0.5, 1]}}
+    for wrong in (b"", b"PK\x03\x04", {**text, "about": 3}, {**text, "kept": {"auc": 1}}, {"stage": 0}):
+        if isinstance(wrong, bytes):
+            path.write_bytes(wrong)
+        else:
+            np.savez(path, text=json.dumps(wrong), probe=np.zeros(2))
+        with pytest.raises(FileError, match="state.npz: it is no readable state of a run; delete it"):
+            load_state(path, {})
+    np.savez(path, text=json.dumps({**text, "rng": 1}), probe=np.zeros(2))
+    with pytest.raises(FileError, match="no readable state"):
+        load_variables(path, Variables(rng, [], np.zeros(2)))

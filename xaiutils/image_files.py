@@ -121,10 +121,10 @@ def read_picture(path: str | Path, bit_depth: int = 16, window: Sequence[float] 
             return Frame(apply_window(grey, *window), 1.0)
         if kind != "uint16" and not (kind == "uint32" and bit_depth > 16):
             low, high = float(grey.min()), float(grey.max())
+            centre, width = (0.5, 1) if low >= 0 and high <= 1 else ((low + high) / 2, high - low or 1)
             raise ValueError(
                 f"its values are {kind}, here from {low:g} to {high:g}, and which of them are black and white is not "
-                f"known; say so for all files by window=[centre, width], such as "
-                f"[{(low + high) / 2:g}, {high - low or 1:g}]"
+                f"known; say so for all files by window=[centre, width], such as [{centre:g}, {width:g}]"
             )
         top = 2.0**bit_depth - 1  # never from the image's own maximum: brightness must compare between images
         return Frame(np.minimum(grey, top).astype(np.float32), top, clipped=int((grey > top).sum()))

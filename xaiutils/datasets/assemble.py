@@ -38,6 +38,7 @@ from xaiutils.progress import progress
 
 IN_MEMORY_BYTES = 2**28  # a larger array lives in a temporary file
 _OWN = ("folder", "table", "coco")  # sets of the user's, of which nothing is known beforehand
+_MOST = 0.75  # of a picture; evidence is a part of it
 _READERS = 4  # threads: decoding and resizing release Python's lock
 
 
@@ -84,11 +85,16 @@ def assemble(listing: Listing, name: str, split: str, image_size: int, limit: in
         warnings.warn(f"{len(unread)} of {len(records)} files could not be read: {first}", stacklevel=3)
     if not kept:
         raise ValueError(f"none of {len(records)} images of {listing.origin} could be read; first: {unread[0]}")
-    notes += (remarked := remark_notes(remarks))
-    if any("evidence" in said for said in remarks.values()):
-        warnings.warn(remarked[0], stacklevel=3)
+    remarked = remark_notes(remarks)
+    notes += remarked.values()
+    for remark, share in (("evidence", 0), ("even", 0.5)):
+        if sum(remark in said for said in remarks.values()) > share * len(kept):
+            warnings.warn(remarked[remark], stacklevel=3)
     unmarked = states.count("unknown")
     with_masks = unmarked < len(kept)
+    if name in _OWN and (said := _mostly_marked(masks.rows(), np.array(states) == "known")):
+        warnings.warn(said, stacklevel=3)
+        notes.append(said)
     if with_masks and unmarked:
         notes.append(
             f"{unmarked} of {len(kept)} images of {split} have no mask: where their evidence is, is not known."
@@ -157,6 +163,17 @@ def _state(found: Picture) -> str:
     if found.mask is None:
         return "unknown"
     return "known" if found.mask.any() or found.metadata.get("lesion_lost") else "empty"
+
+
+def _mostly_marked(masks: np.ndarray, known: np.ndarray) -> str:
+    """A sentence where the evidence is most of most pictures; empty elsewhere."""
+    share = float(np.median([mask.mean() for mask in masks[known]])) if known.any() else 0.0
+    if share < _MOST:
+        return ""
+    return (
+        f"The evidence is {share:.0%} of an image (median): are the masks inverted, or is another grey value the "
+        "evidence (mask_values=[...])?"
+    )
 
 
 def _unstated(listing: Listing) -> list[str]:

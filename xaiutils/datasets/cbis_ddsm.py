@@ -154,7 +154,7 @@ def _read_tables(files: list[Path], kinds: Sequence[str], root: Path) -> pd.Data
 
 
 def _read_table(path: Path, kind: str, split: str) -> pd.DataFrame:
-    rows = read_csv(path, sep=",", engine="c")
+    rows = read_csv(path, ",")
     rows.columns = [" ".join(c.lower().replace("_", " ").split()) for c in rows.columns]
     lacking = [c for c in _COLUMNS if c not in rows.columns]
     if lacking:

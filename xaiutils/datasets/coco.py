@@ -21,8 +21,9 @@ from xaiutils.datasets.evidence import (
     unpack_run_lengths,
 )
 from xaiutils.datasets.listing import Listing, Record
-from xaiutils.datasets.patients import FOLDER, fill_unknown, name_patients, offer
+from xaiutils.datasets.patients import between, fill_unknown, name_patients, offer
 from xaiutils.datasets.picture_file import PictureFile, Preparation, read_picture_file
+from xaiutils.datasets.splits import split_called
 from xaiutils.datasets.tree import find_file, walk_files
 from xaiutils.file_limits import check_regular, explain, naming
 from xaiutils.registry import suggest
@@ -87,15 +88,15 @@ def load(
         if picture is None:
             skipped.append((name, "no picture of it"))
             continue
-        below = PurePosixPath(name.replace("\\", "/")).parent.as_posix()
+        label = class_names.index(kinds.pop()) if kinds else 0
         records.append(
             Record(
                 id=name,
-                label=class_names.index(kinds.pop()) if kinds else 0,
+                label=label,
                 source=PictureFile(picture, tuple(_evidence(a, image) for a in marks) or (NoFinding(),), how),
-                split=str(image[split_key]) if split_key in image else None,
+                split=split_called(str(image[split_key])) or str(image[split_key]) if split_key in image else None,
                 patient=str(image[patient_key]) if patient_key in image else None,
-                metadata={FOLDER: below} if below != "." else {},
+                metadata=between(PurePosixPath(name.replace("\\", "/")).parts[:-1], class_names[label]),
             )
         )
     if not records:

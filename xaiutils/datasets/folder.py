@@ -11,21 +11,13 @@ from xaiutils.class_names import check_class_names, says_healthy
 from xaiutils.datasets import dicom, inventory
 from xaiutils.datasets.evidence import MaskFile, NoFinding
 from xaiutils.datasets.listing import Listing, Record, unknown_patient
-from xaiutils.datasets.mask_folders import IMAGE_FOLDER, MASK_ENDING, MASK_FOLDER, Sorted, sort_pictures
-from xaiutils.datasets.patients import FOLDER, doubt_root, fill_unknown, name_patients, offer
+from xaiutils.datasets.mask_folders import IMAGE_FOLDER, MASK_BEGINNING, MASK_ENDING, MASK_FOLDER, Sorted, sort_pictures
+from xaiutils.datasets.patients import between, doubt_root, fill_unknown, name_patients, offer
 from xaiutils.datasets.picture_file import PictureFile, Preparation, read_picture_file
+from xaiutils.datasets.splits import split_called
 from xaiutils.datasets.tree import PICTURE_SUFFIXES, is_hidden, is_picture, list_folder, walk_files
 
 DEFAULT_MASKS = "{stem}_mask*"
-_SPLIT_FOLDERS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
 
 
 def load(
@@ -40,7 +32,7 @@ def load(
     window: Sequence[float] = (),
     frames: str = "refuse",
 ) -> Listing:
-    """``data_dir/CLASS/*`` or ``data_dir/SPLIT/CLASS/*``; also ``images/CLASS`` beside ``labels`` or ``masks``.
+    """``data_dir/CLASS/*``, ``SPLIT/CLASS/*`` or ``CLASS/SPLIT/*``; ``images/CLASS`` beside ``labels`` or ``masks``.
 
     ``classes`` keeps and orders some of the folders (default: all, sorted). ``mask_pattern`` names the mask files of an
     image, beside it or by a relative path, with ``{stem}`` for its name and ``*`` as a wildcard; several masks are
@@ -91,7 +83,7 @@ def load(
 def _parents(root: Path) -> dict[Path, str | None]:
     """Folders that hold the folders of classes, with the split that they state."""
     here = _within_images(root)
-    splits = {p: _SPLIT_FOLDERS[p.name.lower()] for p in _folders(here) if p.name.lower() in _SPLIT_FOLDERS}
+    splits = {p: split for p in _folders(here) if (split := split_called(p.name))}
     return {_within_images(p): split for p, split in splits.items()} or {here: None}
 
 
@@ -188,7 +180,10 @@ def _warn_of_masks(records: list[Record], mask_pattern: str, root: Path) -> None
     paths = [r.source.path for r in records]
     stems = {(p.parent, p.stem) for p in paths}
     suspects = [
-        p.name for p in paths if (match := MASK_ENDING.search(p.stem)) and (p.parent, p.stem[: match.start()]) in stems
+        p.name
+        for p in paths
+        for bare in {MASK_ENDING.sub("", p.stem), MASK_BEGINNING.sub("", p.stem)} - {p.stem}
+        if (p.parent, bare) in stems
     ]
     if suspects:
         warnings.warn(
@@ -210,14 +205,14 @@ def _records(
         if path in used_as_mask:
             continue
         own = dict.fromkeys([*masks[path], *found.masks.get(path, ())])
-        between = [part for part in path.relative_to(folder).parts[:-1] if not IMAGE_FOLDER.fullmatch(part)]
+        parts = path.relative_to(folder).parts[:-1]
         records.append(
             Record(
                 id=path.relative_to(root).as_posix(),
                 label=label,
                 source=PictureFile(path, tuple(MaskFile(mask, values) for mask in own), how),
-                split=split,
-                metadata={FOLDER: "/".join(between)} if between else {},
+                split=split or next(filter(None, map(split_called, parts)), None),
+                metadata=between(parts),
             )
         )
     return records

@@ -171,7 +171,7 @@ def _read_table(files: list[Path], root: Path) -> pd.DataFrame:
     path = next((named[n] for n in _TABLES if n in named), None)
     if path is None:
         raise FileNotFoundError(f"{root} lacks INbreast.xls or INbreast.csv, which hold the BI-RADS.")
-    rows = read_csv(path, sep=";", engine="c") if path.suffix.lower() == ".csv" else read_excel(path)
+    rows = read_csv(path, ";") if path.suffix.lower() == ".csv" else read_excel(path)
     rows.columns = [" ".join(str(c).split()).lower() for c in rows.columns]
     lacking = [c for c in ("file name", "bi-rads", "laterality", "view", "acr") if c not in rows.columns]
     if lacking:

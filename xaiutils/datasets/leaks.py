@@ -3,6 +3,7 @@
 import hashlib
 
 import numpy as np
+import pandas as pd
 
 from xaiutils.datasets.image_dataset import ImageDataset
 from xaiutils.datasets.patients import FOLDER
@@ -17,7 +18,10 @@ def find_leaks(splits: dict[str, ImageDataset]) -> list[dict[str, str]]:
     patient's.
     """
     findings = []
+    folders = {place for d in splits.values() for place in d.metadata.get(FOLDER, pd.Series(dtype=str)).dropna()}
     for kind, key in (("patient", _patients), ("folder", _folders), ("same image", _hashes)):
+        if kind == "folder" and len(folders) == 1:  # of all images
+            continue
         places: dict[str, list[tuple[str, str]]] = {}
         for split, dataset in splits.items():
             for value, image_id in key(dataset):

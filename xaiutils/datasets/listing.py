@@ -34,7 +34,7 @@ class Picture:
     evidence; None: where it is, is not known), and what was seen on the way.
 
     ``remarks`` are told for the whole set (`remark_notes`): ``evidence`` (why it cannot be right), ``outlines_clipped``
-    (number), ``clipped`` (number of pixels over the range), ``bits_exceeded``.
+    (number), ``clipped`` (number of pixels over the range), ``even`` (hardly any contrast), ``bits_exceeded``.
     """
 
     pixels: np.ndarray
@@ -43,19 +43,24 @@ class Picture:
     remarks: Mapping[str, Any] = field(default_factory=dict)
 
 
-def remark_notes(remarks: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What pictures' remarks (by image id) say of the whole set, in sentences that count and name."""
-    notes = []
+def remark_notes(remarks: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """What pictures' remarks (by image id) say of the whole set, in sentences that count and name, by remark."""
+    notes = {}
     for key, words in (
         ("evidence", "images have evidence that cannot be read or cannot be right, so that it is not known"),
         ("outlines_clipped", "images have outlines that reach a little over the edge and are cut off there"),
         ("clipped", "images have values over the range of their bits (bit_depth), which are shown as white"),
+        (
+            "even",
+            "images of more than 8 bits use less than an eighth of the greys from black to white, so that little is to "
+            "be seen; give window=[centre, width], or bit_depth (12 for many detectors)",
+        ),
         ("bits_exceeded", "DICOM files have values beyond the bits that they state; all that are allocated count"),
     ):
         found = {name: said[key] for name, said in remarks.items() if key in said}
         if found:
             first = [f"{name} ({said})" if isinstance(said, str) else name for name, said in list(found.items())[:3]]
-            notes.append(f"{len(found)} {words}: {'; '.join(first)}{' ...' if len(found) > 3 else '.'}")
+            notes[key] = f"{len(found)} {words}: {'; '.join(first)}{' ...' if len(found) > 3 else '.'}"
     return notes
 
 

@@ -19,7 +19,7 @@ _WORD = (
 MASK_FOLDER = re.compile(rf"(?:(?:lesion|tumou?r|binary|roi|image|img)s?[ _-]?)?(?:{_WORD})", re.IGNORECASE)
 IMAGE_FOLDER = re.compile(r"images?|imgs?|pictures?|photos?|bilder|im[aá]genes|scans?", re.IGNORECASE)
 MASK_ENDING = re.compile(rf"[ _-](?:{_WORD})[ _-]?\d*$", re.IGNORECASE)
-_MASK_BEGINNING = re.compile(rf"^(?:{_WORD})[ _-]", re.IGNORECASE)
+MASK_BEGINNING = re.compile(rf"^(?:{_WORD})[ _-]", re.IGNORECASE)
 _SAMPLE, _SIDE, _FEW_VALUES = 5, 128, 16
 _MOST_PIXELS = 100_000_000  # larger files are not opened to be looked at
 
@@ -168,8 +168,8 @@ def _context(path: Path, root: Path) -> tuple[str, ...]:
 
 def _bases(stem: str) -> list[str]:
     """What the image of a mask may be called, the most exact first."""
-    return [s.casefold() for s in (stem, MASK_ENDING.sub("", stem), _MASK_BEGINNING.sub("", stem))]
+    return [s.casefold() for s in (stem, MASK_ENDING.sub("", stem), MASK_BEGINNING.sub("", stem))]
 
 
 def _base(stem: str) -> str:
-    return _MASK_BEGINNING.sub("", MASK_ENDING.sub("", stem)).casefold()
+    return MASK_BEGINNING.sub("", MASK_ENDING.sub("", stem)).casefold()

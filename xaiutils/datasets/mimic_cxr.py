@@ -39,7 +39,7 @@ def load(data_dir: Path, *, views: tuple[str, ...] | list[str] = ("PA", "AP"), k
             "(https://physionet.org/content/mimic-cxr-jpg/: an account, the CITI course, a signed agreement): put its "
             f"tables and the folder 'files' into {root}."
         )
-    read = {kind: read_csv(path, sep=",", engine="c") for kind, path in tables.items()}
+    read = {kind: read_csv(path, ",") for kind, path in tables.items()}
     keys = ["subject_id", "study_id"]
     needed = {"chexpert": keys, "split": [*keys, "dicom_id", "split"], "metadata": [*keys, "dicom_id", "ViewPosition"]}
     for kind, columns in needed.items():

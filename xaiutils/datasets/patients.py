@@ -7,9 +7,18 @@ from pathlib import Path
 
 from xaiutils.class_names import says_disease
 from xaiutils.datasets.listing import Record, unknown_patient
+from xaiutils.datasets.mask_folders import IMAGE_FOLDER
+from xaiutils.datasets.splits import split_called
 
 FOLDER = "subfolder"  # of the metadata: the folders between a class and an image
 _FEW_A_CLASS, _MANY_CLASSES = 30, 6
+
+
+def between(parts: Sequence[str], label: str = "") -> dict[str, str]:
+    """Metadata of the folders that an image lies in, but those that say nothing of whose it is: its class, a split, or
+    "images"."""
+    own = [p for p in parts if p != label and not split_called(p) and not IMAGE_FOLDER.fullmatch(p)]
+    return {FOLDER: "/".join(own)} if own else {}
 
 
 def name_patients(records: Sequence[Record], patient_from: int | str) -> list[Record]:
@@ -53,7 +62,8 @@ def offer(records: Sequence[Record], given: bool) -> list[str]:
     ``given``."""
     nested = [r for r in records if r.metadata.get(FOLDER)]
     places = {(r.label, r.metadata[FOLDER]) for r in nested}
-    if given or any(r.patient for r in records) or len(nested) < len(records) / 2 or len(places) <= 2:
+    single = len({place for _, place in places}) == 1  # one folder of all images
+    if given or any(r.patient for r in records) or len(nested) < len(records) / 2 or len(places) <= 2 or single:
         return []
     return [
         f"{len(nested)} images lie in {len(places)} folders below their classes, such as "

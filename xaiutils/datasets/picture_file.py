@@ -4,7 +4,6 @@
 draw its evidence in the file's own pixels, turn, crop, scale to 8 bits and resize, each step for both alike.
 """
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -123,8 +122,6 @@ def _prepare(source: PictureFile, image_size: int) -> tuple[np.ndarray, np.ndarr
     frame = read_frame(source.path, how.bit_depth, how.window, how.frames)
     pixels, spacing = frame.pixels, frame.spacing_mm
     shape = pixels.shape[:2]
-    if pixels.dtype != np.uint8 and not (how.percentiles or how.window or dicom.is_dicom(source.path)):
-        _warn_if_dark(pixels, frame.top, how.bit_depth)
     mask, remarks = _evidence(source, shape)
     remarks |= {k: v for k, v in {"clipped": frame.clipped, "bits_exceeded": frame.bits_exceeded}.items() if v}
     facts: dict[str, Any] = {"height": shape[0], "width": shape[1], "remarks": remarks}
@@ -136,6 +133,8 @@ def _prepare(source: PictureFile, image_size: int) -> tuple[np.ndarray, np.ndarr
             pixels, breast = pixels[:, ::-1], breast[:, ::-1]
             mask = None if mask is None else mask[:, ::-1]
     eight_bit = _to_8_bit(pixels, frame.top, breast, how.percentiles)
+    if pixels.dtype != np.uint8 and np.ptp(eight_bit) < 32:
+        remarks["even"] = True
     if how.black_background and breast is not None and breast.any():
         eight_bit = np.where(breast if eight_bit.ndim == 2 else breast[..., None], eight_bit, 0).astype(np.uint8)
     box = _region(how, mask, breast, shape)
@@ -147,15 +146,6 @@ def _prepare(source: PictureFile, image_size: int) -> tuple[np.ndarray, np.ndarr
     if mask is not None:
         facts["lesion_lost"] = bool(marked and not fitted.any())
     return fit_image(eight_bit, image_size, how.keep_aspect, centre), fitted, facts
-
-
-def _warn_if_dark(pixels: np.ndarray, top: float, bit_depth: int) -> None:
-    if pixels.max() < top / 8:
-        warnings.warn(
-            f"a 16-bit image uses less than an eighth of its {bit_depth} bits and will be nearly black; give the "
-            "option bit_depth, 12 for many detectors",
-            stacklevel=3,
-        )
 
 
 def _evidence(source: PictureFile, shape: tuple[int, int]) -> tuple[np.ndarray | None, dict[str, Any]]:

@@ -10,6 +10,14 @@ from xaiutils.datasets.image_dataset import stratified_order
 from xaiutils.datasets.listing import Record
 
 SPLITS = ("train", "val", "test")
+_ALIASES = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
+
+
+def split_called(text: str) -> str | None:
+    """The split that a folder or a cell of this text means, None where it is no split's name."""
+    name = text.strip().lower()
+    name = _ALIASES.get(name, name)
+    return name if name in SPLITS else None
 
 
 def split_indices(labels: np.ndarray, groups: Sequence[str], split: str, seed: int = 0) -> np.ndarray:

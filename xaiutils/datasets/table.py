@@ -1,5 +1,6 @@
 """Images listed in a CSV file that names file, label, and optionally split, patient, mask or boxes."""
 
+import codecs
 import io
 import json
 import re
@@ -16,9 +17,9 @@ from xaiutils.datasets.decoder_process import DECODER
 from xaiutils.datasets.evidence import Boxes, MaskFile
 from xaiutils.datasets.folder import check_mask_values, find_masks, with_headers, without_findings
 from xaiutils.datasets.listing import Listing, Record, unknown_patient
-from xaiutils.datasets.patients import FOLDER, fill_unknown, name_patients, offer
+from xaiutils.datasets.patients import between, fill_unknown, name_patients, offer
 from xaiutils.datasets.picture_file import PictureFile, Preparation, read_picture_file
-from xaiutils.datasets.splits import SPLITS
+from xaiutils.datasets.splits import SPLITS, split_called
 from xaiutils.datasets.tree import find_file
 from xaiutils.file_limits import FileError, check_regular, naming, read_bytes
 from xaiutils.registry import suggest
@@ -81,9 +82,12 @@ def load(
         if column and column not in rows.columns:
             raise ValueError(f"{path} has no column {column!r} ({name}); {suggest(column, list(rows.columns))}")
     rows[label_column] = rows[label_column].str.strip()
-    blank = rows[label_column] == ""
-    unlabelled = [(str(image), f"no {label_column!r} in {table}") for image in rows[image_column][blank]]
-    rows, labels = rows[~blank], {}
+    unlisted = []
+    for column in (label_column, image_column):
+        blank = rows[column].str.strip() == ""
+        unlisted += [(str(image) or "a row", f"no {column!r} in {table}") for image in rows[image_column][blank]]
+        rows = rows[~blank]
+    labels: dict[Path, list[str]] = {}
     files: dict[Path, list[dict[str, str]]] = {}
     for row in rows.to_dict("records"):
         row["_path"] = _fill(image_pattern, row, name="image_pattern", image=row[image_column].strip())
@@ -104,7 +108,7 @@ def load(
         boxes = tuple(box for row in group for box in _boxes(row.get(boxes_column, ""), path, image))
         evidence = [MaskFile(mask, values) for mask in masks] + ([Boxes(boxes)] if boxes else [])
         below = file.relative_to(root).as_posix() if file.is_relative_to(root) else str(file)
-        place = {FOLDER: str(Path(below).parent)} if "/" in below and not Path(below).is_absolute() else {}
+        place = between(Path(below).parts[:-1], names[label]) if file.is_relative_to(root) else {}
         records.append(
             Record(
                 id=below if several else image,
@@ -121,12 +125,26 @@ def load(
     records, more = without_findings(fill_unknown(records), names)
     known = {f: inventory.NOT_CHOSEN for f in files if f not in chosen} | {path: inventory.TABLE}
     offered = offer(records, patient_from != "" or patient_column != "")
+    offered += _forgotten(rows.columns, split_column, patient_column or patient_from)
     for sentence in offered:
         warnings.warn(f"{path}: {sentence}", stacklevel=3)
     notes = [*notes, *said, *more, *offered]
     return Listing(
-        records, tuple(names), read_picture_file, str(path), skipped=unlabelled, notes=notes, root=root, files=known
+        records, tuple(names), read_picture_file, str(path), skipped=unlisted, notes=notes, root=root, files=known
     )
+
+
+def _forgotten(columns: Sequence[str], split_column: str, patient: int | str) -> list[str]:
+    """Sentences on columns that are called like splits or patients where the options name none."""
+    said = []
+    for option, given, words in (
+        ("split_column", split_column, r"(data_?)?(split|set|partition|subset|fold)"),
+        ("patient_column", patient, r"(patient|subject|person)s?([ _-]?(id|no|nr|number|name))?"),
+    ):
+        found = [] if given else [c for c in columns if re.fullmatch(words, c, re.IGNORECASE)]
+        if found:
+            said.append(f"The column {found[0]!r} is not used as such; {option}={found[0]!r} says what it is.")
+    return said
 
 
 def _labels(group: list[dict[str, str]], column: str, separator: str, path: Path, file: Path) -> list[str]:
@@ -179,21 +197,27 @@ def _choose(
     return names, {file: names.index(of_file[0]) for file, of_file in own.items() if len(of_file) == 1}, notes
 
 
-def read_csv(path: Path, **options) -> pd.DataFrame:
-    """A CSV file as a table of texts, its separator found by itself, column names stripped.
+def read_csv(path: Path, separator: str = "") -> pd.DataFrame:
+    """A CSV file as a table of texts, column names stripped; without ``separator`` that of ``,`` ``;`` ``|`` and tab
+    which the first line has most often, else a blank. UTF-8, or UTF-16 with its mark.
 
     Raises FileNotFoundError, PermissionError, or FileError.
     """
     if path.is_dir() or not path.exists():
         raise FileNotFoundError(f"{path} does not exist; data_dir must hold this table.")
-    reading = {"sep": None, "engine": "python", **options}
     try:
-        content = io.BytesIO(read_bytes(path, file_limits.MAX_TEXT_BYTES))
+        content = read_bytes(path, file_limits.MAX_TEXT_BYTES)
     except PermissionError:
         raise PermissionError(f"{path} may not be read; ask for permission.") from None
-    with naming(path, "it cannot be read as a CSV table in UTF-8"):
-        rows = pd.read_csv(content, dtype=str, keep_default_na=False, encoding="utf-8-sig", **reading)
-        return _with_plain_columns(rows.fillna(""))
+    with naming(path, "it cannot be read as a CSV table; save it as CSV in UTF-8"):
+        wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        text = content.decode("utf-16" if wide else "utf-8-sig")
+        first = next(iter(text[:100_000].strip().splitlines()), "")
+        found = max(",;|\t", key=first.count)
+        separator = separator or (found if found in first or " " not in first else " ")
+        # Without pandas' header, which renames columns of one name, and shifts all where rows are longer than it.
+        rows = pd.read_csv(io.StringIO(text), sep=separator, header=None, dtype=str, keep_default_na=False).fillna("")
+        return _table(rows.iloc[0].tolist(), rows.iloc[1:].to_numpy())
 
 
 def read_excel(path: Path) -> pd.DataFrame:
@@ -206,9 +230,7 @@ def read_excel(path: Path) -> pd.DataFrame:
         rows = json.loads(DECODER.ask("sheet", path)[1])
         if not rows:
             raise ValueError("its first sheet is empty")
-        names = [_text(name) or f"unnamed {i}" for i, name in enumerate(rows[0])]
-        table = pd.DataFrame([[_text(cell) for cell in row] for row in rows[1:]], columns=names)
-        return _with_plain_columns(table)
+        return _table(list(map(_text, rows[0])), [[_text(cell) for cell in row] for row in rows[1:]])
 
 
 def _text(value: object) -> str:
@@ -218,12 +240,12 @@ def _text(value: object) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def _with_plain_columns(rows: pd.DataFrame) -> pd.DataFrame:
-    rows.columns = [str(c).strip() for c in rows.columns]
-    twice = rows.columns[rows.columns.duplicated()]
+def _table(names: Sequence[str], rows: Sequence) -> pd.DataFrame:
+    table = pd.DataFrame(rows, columns=[name.strip() or f"unnamed {i}" for i, name in enumerate(names)])
+    twice = table.columns[table.columns.duplicated()]
     if len(twice):
         raise ValueError(f"two of its columns are called {twice[0]!r}")
-    return rows
+    return table
 
 
 def _fill(pattern: str, row: dict[str, str], name: str, **extra: str) -> str:
@@ -236,15 +258,14 @@ def _fill(pattern: str, row: dict[str, str], name: str, **extra: str) -> str:
 
 
 def _split_name(value: str, path: Path) -> str:
-    aliases = {"training": "train", "validation": "val", "valid": "val", "testing": "test"}
-    name = aliases.get(value.strip().lower(), value.strip().lower())
-    if name not in SPLITS:
+    name = split_called(value)
+    if name is None:
         raise ValueError(f"{path}: split {value!r} is unknown; use {', '.join(SPLITS)}.")
     return name
 
 
 def _boxes(cell: str, path: Path, image: str) -> list[tuple[float, ...]]:
     numbers = [float(n) for n in _NUMBER.findall(cell)]
-    if len(numbers) % 4:
+    if len(numbers) % 4 or re.search(r"[^\W_]", _NUMBER.sub(" ", cell)):
         raise FileError(path, f"its boxes {cell[:80]!r} of {image!r} are not groups of x, y, width, height")
     return [tuple(numbers[i : i + 4]) for i in range(0, len(numbers), 4)]

@@ -10,7 +10,10 @@ from typing import Any
 import numpy as np
 
 from xaiutils.backend import keras
+from xaiutils.file_limits import naming
 from xaiutils.files import replace_file
+
+_DAMAGED = "it is no readable state of a run; delete it, or train with resume=False"
 
 
 @dataclass
@@ -70,29 +73,34 @@ def save_state(path: Path, state: State, about: dict[str, Any], others: Variable
 
 
 def load_state(path: Path, about: dict[str, Any]) -> State:
-    """The state that was written. ValueError that says what differs, where the run is not the same."""
-    with np.load(path, allow_pickle=False) as file:
+    """The state that was written. FileError where the file is damaged, ValueError that says what differs, where the run
+    is not the same."""
+    with naming(path, _DAMAGED), np.load(path, allow_pickle=False) as file:
         text = json.loads(str(file["text"]))
-        then = text["about"]
-        differing = [name for name in about | then if about.get(name) != then.get(name)]
-        if differing:
-            words = ", ".join(f"{name} ({then.get(name)} then, {about.get(name)} now)" for name in differing)
-            raise ValueError(f"{path} is of another run: {words}. Delete it, or train with resume=False.")
+        then = dict(text["about"])
         kept = {
-            name: Kept(score, epoch, [file[key] for key in file.files if key.startswith(f"{name} ")])
+            name: Kept(float(score), int(epoch), [file[key] for key in file.files if key.startswith(f"{name} ")])
             for name, (score, epoch) in text["kept"].items()
         }
-    return State(text["stage"], text["epoch"], text["rows"], kept)
+        state = State(int(text["stage"]), int(text["epoch"]), list(text["rows"]), kept)
+    differing = [name for name in about | then if about.get(name) != then.get(name)]
+    if differing:
+        words = ", ".join(f"{name} ({then.get(name)} then, {about.get(name)} now)" for name in differing)
+        raise ValueError(f"{path} is of another run: {words}. Delete it, or train with resume=False.")
+    return state
 
 
 def load_variables(path: Path, others: Variables) -> None:
-    """Put what was written into the generator and the variables. ValueError where the model is another."""
-    with np.load(path, allow_pickle=False) as file:
+    """Put what was written into the generator and the variables. FileError where the file is damaged, ValueError where
+    the model is another."""
+    with naming(path, _DAMAGED), np.load(path, allow_pickle=False) as file:
         found = [file[name] for name in file.files if name.startswith("variable ")]
-        same = [a.shape for a in found] == [tuple(v.shape) for v in others.variables]
-        scale = np.abs(others.probe).max(initial=0)
-        if not same or not np.allclose(others.probe, file["probe"], rtol=1e-2, atol=1e-4 * scale):
-            raise ValueError(f"{path} is of another model. Build the one that it began with, or use resume=False.")
-        others.rng.bit_generator.state = json.loads(str(file["text"]))["rng"]
+        probe, rng = file["probe"], json.loads(str(file["text"]))["rng"]
+    scale = np.abs(others.probe).max(initial=0)
+    same = [a.shape for a in found] == [tuple(v.shape) for v in others.variables] and probe.shape == others.probe.shape
+    if not same or not np.allclose(others.probe, probe, rtol=1e-2, atol=1e-4 * scale):
+        raise ValueError(f"{path} is of another model. Build the one that it began with, or use resume=False.")
+    with naming(path, _DAMAGED):
+        others.rng.bit_generator.state = rng
     for variable, value in zip(others.variables, found, strict=True):
         variable.assign(value)
