@@ -12,8 +12,11 @@ import xaiutils as xai
 from xaiutils.attribution.network import Network
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
-from xaiutils.evaluation import chance, control_maps, evaluate_all, summarise
+from xaiutils.evaluation import chance, control_maps, evaluate_all, protocol, summarise
+from xaiutils.evaluation.dropout import mc_dropout
 from xaiutils.evaluation.faithfulness import perturbation_curve
+from xaiutils.evaluation.planted import grid_mosaics
+from xaiutils.evaluation.robustness import prediction_change
 from xaiutils.evaluation.thresholds import binary_map, tune_level
 
 SIZE = 32
@@ -376,6 +379,17 @@ def test_a_model_of_other_classes_is_refused():
     model = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Flatten()(inputs)))
     with pytest.raises(ValueError, match=r"answers with 3 classes and the data have 2 \(benign, malignant\)"):
         xai.evaluate(model, ds, np.ones((4, 32, 32), np.float32), ["iou"])
+    for use in (
+        lambda: protocol.measure(model, ds, ["vanilla_gradients"], ["iou"]),
+        lambda: grid_mosaics(model, ds, 2),
+        lambda: prediction_change(model, ds, ["blur"]),
+        lambda: mc_dropout(model, ds, ["vanilla_gradients"]),
+    ):
+        with pytest.raises(ValueError, match="they do not belong together"):
+            use()
+    with pytest.raises(ValueError, match="maps is empty"):
+        evaluate_all(model, ds, {})
+    assert chance(ds, ["iou"])["value"].dtype == float, "joined to other values it would make them objects"
     unknown = dataclasses.replace(ds, masks=np.zeros_like(ds.masks), evidence=["unknown"] * 4)
     table = xai.evaluate(None, unknown, np.ones((4, 32, 32), np.float32), ["iou", "roc_auc", "pointing_game"])
     assert table["value"].isna().all()

@@ -22,7 +22,7 @@ from xaiutils.evaluation import complexity  # noqa: F401
 
 # isort: on
 from xaiutils.evaluation.controls import RANDOM_WEIGHTS, control_maps
-from xaiutils.evaluation.metric import METRICS, Metric
+from xaiutils.evaluation.metric import METRICS, Metric, check_classes
 from xaiutils.evaluation.statistics import summarise
 from xaiutils.images import check_maps
 from xaiutils.progress import progress
@@ -101,20 +101,6 @@ def evaluate(
     return pd.concat(columns, ignore_index=True)
 
 
-def check_classes(model: keras.Model | None, ds: ImageDataset) -> None:
-    """Raise ValueError where the model answers with another number of classes than the data have: labels would name the
-    wrong outputs. One output stands for two classes."""
-    shape = getattr(model, "output_shape", None)
-    if not isinstance(shape, tuple) or len(shape) != 2 or shape[-1] is None:
-        return
-    outputs = max(2, shape[-1])
-    if outputs != len(ds.class_names):
-        raise ValueError(
-            f"the model answers with {outputs} classes and the data have {len(ds.class_names)} "
-            f"({', '.join(ds.class_names[:5])}): they do not belong together. Load the data that the model learnt."
-        )
-
-
 def chance(
     ds: ImageDataset,
     metrics: Iterable[str],
@@ -135,7 +121,7 @@ def chance(
         if METRICS[name].chance is not None
     ]
     columns = ["image_id", "metric", "reading", "value"]
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns).astype({"value": float})
 
 
 def _readings(reading: str | Iterable[str] | None) -> list[str | None]:
@@ -187,6 +173,8 @@ def evaluate_all(
     with a row for each, so that all methods can be compared by either. None: each method's own, where maps of random
     weights have that of their method.
     """
+    if not maps:
+        raise ValueError("maps is empty; give the maps of at least one method by its name.")
     tables = []
     for name, found in maps.items():
         given = dict((method_parameters or {}).get(name.removesuffix(RANDOM_WEIGHTS), {}))

@@ -23,6 +23,7 @@ from xaiutils.attribution.layer_aggregate import default_layers
 from xaiutils.backend import keras, tf
 from xaiutils.datasets import ImageDataset
 from xaiutils.evaluation import evaluate_all
+from xaiutils.evaluation.metric import check_classes
 from xaiutils.progress import progress
 
 _SPATIAL = (keras.layers.SpatialDropout1D, keras.layers.SpatialDropout2D, keras.layers.SpatialDropout3D)
@@ -181,6 +182,7 @@ def mc_dropout(
     Raises:
         ModelError, ValueError: as `thinned` and `xaiutils.explain_all`.
     """
+    check_classes(model, ds)
     if n_passes < 2:
         raise ValueError(f"n_passes={n_passes}; a spread needs at least 2.")
     methods, metrics = list(methods), list(metrics)

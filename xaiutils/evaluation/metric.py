@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from xaiutils.backend import keras
+from xaiutils.datasets import ImageDataset
 from xaiutils.registry import Parameter, Registry
 
 
@@ -38,3 +40,17 @@ class Metric:
 
 
 METRICS: Registry[Metric] = Registry("metric")
+
+
+def check_classes(model: keras.Model | None, ds: ImageDataset) -> None:
+    """Raise ValueError where the model answers with another number of classes than the data have: labels would name the
+    wrong outputs. One output stands for two classes."""
+    shape = getattr(model, "output_shape", None)
+    if not isinstance(shape, tuple) or len(shape) != 2 or shape[-1] is None:
+        return
+    outputs = max(2, shape[-1])
+    if outputs != len(ds.class_names):
+        raise ValueError(
+            f"the model answers with {outputs} classes and the data have {len(ds.class_names)} "
+            f"({', '.join(ds.class_names[:5])}): they do not belong together. Load the data that the model learnt."
+        )

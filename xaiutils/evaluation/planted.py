@@ -19,6 +19,7 @@ from xaiutils.attribution.passes import batches
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
 from xaiutils.evaluation import evaluate_all
+from xaiutils.evaluation.metric import check_classes
 
 # Mosaics ----------------------------------------------------------------------------------------------------------
 
@@ -103,6 +104,7 @@ def grid_mosaics(
 def _check_mosaics(model, ds, n, k, cells) -> None:
     if cells not in CELLS:
         raise ValueError(f"cells={cells!r}; choose one of {', '.join(CELLS)}.")
+    check_classes(model, ds)
     height, width = ds.pixels.shape[1:3]
     if k < 2 or n < 1 or (cells == "shrunk" and min(height, width) < 8 * k):
         raise ValueError(

@@ -15,6 +15,7 @@ from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset, balanced_indices
 from xaiutils.evaluation import METRICS, chance, evaluate_all
 from xaiutils.evaluation.controls import control_maps, random_weight_maps
+from xaiutils.evaluation.metric import check_classes
 from xaiutils.evaluation.planted import grid_mosaics
 
 
@@ -62,6 +63,7 @@ def measure(
         reading: how maps are read, as `evaluate_all` takes it: by default all maps by their magnitude and by their
             positive part, to be compared within either. None of these ranks a method by having a sign.
     """
+    check_classes(model, ds)
     methods, metrics = list(methods), list(metrics)
     chosen = {
         kind: [m for m in metrics if METRICS[m].needs in kind.split()] for kind in ("masks", "maps", "model method")

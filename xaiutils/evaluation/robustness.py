@@ -10,7 +10,7 @@ import pandas as pd
 from xaiutils.attribution import predict
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
-from xaiutils.evaluation.metric import METRICS, Metric
+from xaiutils.evaluation.metric import METRICS, Metric, check_classes
 from xaiutils.evaluation.similarity import SIMILARITIES
 from xaiutils.progress import progress
 from xaiutils.registry import Parameter
@@ -59,6 +59,7 @@ def prediction_change(
     Columns: transform, image_id, predicted (class before), after (class after), p_before and p_after (probability of
     the class predicted before). A map that moves with a prediction that moves is right to.
     """
+    check_classes(model, ds)
     before = predict(model, ds.images, batch_size, probabilities=True)
     classes, rows = before.argmax(axis=1), np.arange(len(ds))
     names = np.asarray(ds.class_names)

@@ -1,6 +1,5 @@
 """Everything that one picture of the panel depends on, as data: compared, written to JSON, and read again."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
@@ -29,6 +28,7 @@ PALETTES = {
     "fire": {False: "inferno", True: "BrBG_r"},
 }
 Box = tuple[int, int, int, int]
+_MOST = 1e9  # pixels; NaN and what is infinite is not below it
 _NUMBERS = (
     Parameter("image", int, 0, "position in the data set"),
     Parameter("target", int, -1, "class index; -1: the predicted one", -1),
@@ -161,7 +161,7 @@ def check_box(box: Sequence[Any], height: int, width: int) -> Box:
     """Left, top, right, bottom as whole pixels of the image. Raises ValueError that says what is wrong with it."""
     said = f"region {', '.join(map(str, box))!r}"
     numbers = [v for v in box if isinstance(v, int | float | np.integer | np.floating) and not isinstance(v, bool)]
-    if len(box) != 4 or len(numbers) != 4 or not all(map(math.isfinite, numbers)):
+    if len(box) != 4 or len(numbers) != 4 or not all(abs(v) < _MOST for v in numbers):
         raise ValueError(f"{said}: expected four numbers: left, top, right, bottom, in pixels.")
     left, top, right, bottom = numbers
     if left >= right or top >= bottom:
