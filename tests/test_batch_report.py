@@ -13,7 +13,7 @@ from PIL import Image
 from xaiutils.batch import plan, store
 from xaiutils.batch.matrix import read_matrix
 from xaiutils.batch.outcome import outcomes
-from xaiutils.batch.report import write_report
+from xaiutils.batch.report import _row_titles, write_report
 from xaiutils.evaluation import summarise
 from xaiutils.files import write_text
 
@@ -65,6 +65,8 @@ def leave_scores(place, job):
     (place / "tables").mkdir(parents=True)
     scores.to_csv(place / "tables" / "metrics.csv", index=False)
     summarise(scores, ["model", "method", "metric"]).to_csv(place / "tables" / "metrics_summary.csv", index=False)
+    answers = {"transform": ["original", "rotate_180"], "p of the original's class": [0.46622145, 0.9]}
+    pd.DataFrame(answers).to_csv(place / "tables" / "grid_predictions.csv", index=False)
     (place / "maps").mkdir()
     maps = {method: np.full((2, 64, 64), 0.5, np.float16), f"{method}_scale": np.ones(2, np.float32)}
     images = np.full((2, 64, 64, 3), 99, np.uint8)
@@ -118,6 +120,13 @@ def test_grids_hold_the_methods_of_all_cells(finished):
     )
     assert ("phantom", "vit_mini16", "grad_cam occlusion smooth") in figures
     assert len(figures) == 4
+
+
+def test_rows_of_a_grid_say_the_probability(finished):
+    batch, jobs, _ = finished
+    place = batch / next(one.name for one in jobs if one.kind == "cell")
+    titles = _row_titles(place, np.array(["original", "rotate_180", "other"]))
+    assert titles == ["Original\np = 0.47", "Rotation by 180°\np = 0.90", "other"]
 
 
 def test_the_markdown_file_shows_the_same(finished):

@@ -29,6 +29,7 @@ def test_ids_of_digits_stay_text_and_numbers_are_numbers(tmp_path):
     assert read["n"].dtype == np.int64
     assert read["n"].tolist() == [3, -4]
     np.testing.assert_array_equal(read["gap"], [np.nan, 2.0])
+    assert round_trip(tmp_path / "t.csv", **{"p of the original's class": [0.5, 1.0]}).dtypes.tolist() == [np.float64]
     limits = round_trip(tmp_path / "t.csv", score=[np.inf, 1e300], none=[np.nan, np.nan], whole=[2.0, 1e15])
     assert limits["score"].tolist()[0] == np.inf
     assert limits["none"].isna().all()

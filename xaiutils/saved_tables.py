@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-# Columns that hold names, which may look like numbers.
+# Columns that hold names, which may look like numbers; "p of the original's class" holds none.
 _NAMES = re.compile(
-    r"(^|[ _])(ids?|image|patient|case|class|classes|label|name|model|method|metric|dataset|file|split)$", re.IGNORECASE
+    r"^(?!p of )(.*[ _])?(ids?|image|patient|case|class|classes|label|name|model|method|metric|dataset|file|split)$",
+    re.IGNORECASE,
 )
 _EXACT = 2**53  # larger integers are none of float64
 

@@ -16,7 +16,7 @@ TABLES = {
     "classification.csv": ({"model", "n", "accuracy"}, ("n", "accuracy")),
     "metrics.csv": ({"model", "method", "metric"}, ("value",)),
     "metrics_summary.csv": ({"model", "method", "metric"}, ("mean", "low", "high", "n")),
-    "grid_predictions.csv": (set(), ()),
+    "grid_predictions.csv": ({"transform", "p of the original's class"}, ("p of the original's class",)),
 }
 
 
