@@ -7,7 +7,7 @@ import pytest
 from conftest import SIZE
 
 import xaiutils as xai
-from xaiutils.attribution import METHODS, ModelError, Network
+from xaiutils.attribution import METHODS, MapWarning, ModelError, Network
 from xaiutils.attribution.passes import activation_and_gradient, enlarge
 from xaiutils.backend import keras, tf
 from xaiutils.datasets import ImageDataset
@@ -203,10 +203,10 @@ def test_a_miss_of_completeness_is_told_once(linear, images, monkeypatch):
     inputs = keras.Input((32, 32, 3))
     x = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(inputs))
     model = keras.Model(inputs, keras.layers.Dense(2)(keras.ops.exp(12 * x)))
-    with pytest.warns(RuntimeWarning, match=r"integrated_gradients promises maps that sum to .* % are missing"):
+    with pytest.warns(MapWarning, match=r"integrated_gradients: a map that must sum to .* take more n_steps"):
         xai.explain(model, images, 1, "integrated_gradients", n_steps=1)
     with warnings.catch_warnings():
-        warnings.simplefilter("error", RuntimeWarning)
+        warnings.simplefilter("error", MapWarning)
         xai.explain(model, images, 1, "integrated_gradients", n_steps=1)  # once
         xai.explain(linear[0], images, 1, "integrated_gradients", n_steps=1)
         xai.explain(linear[0], images, 1, "deep_lift")

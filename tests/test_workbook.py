@@ -1,6 +1,7 @@
 """A notebook's start and its run folder: parameters, caches, atomic files."""
 
 import json
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -29,6 +30,13 @@ def test_start_checks_and_seeds(parameters):
     record = json.loads((run.folder / "record" / "01_x.json").read_text())
     assert record["parameters"]["n_train"] == 6
     assert not record["finished"]
+
+
+def test_warnings_are_notes_of_the_notebook(parameters, capsys):
+    """Not red text with a path of somebody's machine in it, which would be committed with the outputs."""
+    workbook.start("01_x", parameters)
+    warnings.warn("8 maps are 0 everywhere", stacklevel=1)
+    assert capsys.readouterr() == ("Note: 8 maps are 0 everywhere\n", "")
 
 
 def test_start_refuses_unknown_names_at_the_first_start_only(parameters):
@@ -88,11 +96,12 @@ def test_what_could_not_be_read_for_now_is_tried_again(parameters, tmp_path, mon
     run = workbook.start("01_x", {**parameters, **changed})
     real = Image.open
 
-    def away(path, *args):
+    def away(path):
         raise PermissionError(13, "Permission denied") if str(path).endswith("a/3.png") else OSError(5, "I/O error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Image, "open", lambda p, *a: away(p) if str(p).endswith(("a/3.png", "b/5.png")) else real(p, *a))
+        lost = ("a/3.png", "b/5.png")
+        patch.setattr(Image, "open", lambda p, **k: away(p) if str(p).endswith(lost) else real(p, **k))
         with pytest.warns(UserWarning, match="could not be read"):
             parts = [run.dataset(s) for s in ("train", "val", "test")]
     lost = sum(d.available - len(d) for d in parts)

@@ -11,6 +11,7 @@ import os
 import platform
 import subprocess
 import time
+import warnings
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
@@ -58,7 +59,13 @@ def start(notebook: str, namespace: Mapping[str, Any]) -> "Run":
     checked = _parameters.check(given)
     keras.utils.set_random_seed(checked.get("seed", 0))
     pd.set_option("display.html.use_mathjax", False)  # dollars in names of the data are no mathematics
+    warnings.showwarning = _print_warning
     return Run(notebook, checked)
+
+
+def _print_warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+    """Warnings belong to what a notebook tells: among its output, without the place in our code that gave them."""
+    print(f"Note: {message}")
 
 
 _NOT_PARAMETERS = {"In", "Out", "exit", "quit", "get_ipython", "open", "papermill"}

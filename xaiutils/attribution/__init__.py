@@ -5,7 +5,6 @@ passes), one module for each family of methods, `libraries` (the same methods fr
 """
 
 import functools
-import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -30,8 +29,8 @@ from xaiutils.attribution import attention  # noqa: F401
 from xaiutils.attribution import regions  # noqa: F401
 
 # isort: on
-from xaiutils.attribution.completeness import warn_once_of_a_miss
 from xaiutils.attribution.libraries import ADAPTERS
+from xaiutils.attribution.map_warnings import MapWarning, warn_of_empty_maps, warn_once_of_a_miss
 from xaiutils.attribution.method import METHODS, Method, own_reading
 from xaiutils.attribution.network import ModelError, Network
 from xaiutils.attribution.passes import logits as _logits
@@ -42,6 +41,7 @@ from xaiutils.registry import check_parameters, suggest
 
 __all__ = [
     "METHODS",
+    "MapWarning",
     "Method",
     "ModelError",
     "Network",
@@ -224,20 +224,5 @@ def _finite(maps: np.ndarray, method: str, images: np.ndarray) -> np.ndarray:
             "for these images are not finite, or overflow."
         )
     assert maps.shape == images.shape[:3]
-    empty = np.flatnonzero(~maps.any(axis=(1, 2)))
-    if empty.size:
-        warnings.warn(
-            f"{method}: the maps of {empty.size} of {len(maps)} images are 0 everywhere (images "
-            f"{', '.join(map(str, empty[:10]))}). {_why_empty(METHODS.get(method))}",
-            stacklevel=3,
-        )
+    warn_of_empty_maps(method, METHODS.get(method), maps)
     return maps
-
-
-def _why_empty(method: Method | None) -> str:
-    if method is not None and method.family == "cam" and not method.signed:
-        return (
-            "Its ReLU removed all values, where the layer has evidence against the class alone, or the score does not "
-            "depend on the layer; hirescam and relu=False keep negative evidence."
-        )
-    return "The score does not depend on what the method reads: a saturated or dead layer, or weights of 0."

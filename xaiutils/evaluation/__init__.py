@@ -1,11 +1,12 @@
 """Evaluation: which map can be trusted? `evaluate` and its `METRICS`, control maps, and means with error bars."""
 
+import warnings
 from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pandas as pd
 
-from xaiutils.attribution import METHODS, explain, prepare
+from xaiutils.attribution import METHODS, MapWarning, explain, prepare
 from xaiutils.attribution.method import own_reading
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
@@ -92,7 +93,10 @@ def evaluate(
 
                 def again(images, classes, read=read):
                     options = dict(method_parameters or {})
-                    return read_maps(explain(model, images, classes, method, batch_size=batch_size, **options), read)
+                    with warnings.catch_warnings():
+                        warnings.simplefilter("ignore", MapWarning)  # said of the maps themselves
+                        found = explain(model, images, classes, method, batch_size=batch_size, **options)
+                    return read_maps(found, read)
 
                 scores = metric.compute(model, images, maps, classes, batch_size, again, **values)
         said = made if read == "signed" else read

@@ -1,11 +1,12 @@
 """Maps that know nothing of the model, and the evidence itself: every table of metrics needs them beside it."""
 
+import warnings
 from collections.abc import Iterable, Mapping
 
 import numpy as np
 from skimage.filters import laplace, sobel
 
-from xaiutils.attribution import Network, explain_all, predict
+from xaiutils.attribution import MapWarning, Network, explain_all, predict
 from xaiutils.attribution.passes import enlarge
 from xaiutils.backend import keras, tf
 from xaiutils.datasets import ImageDataset
@@ -76,7 +77,9 @@ def random_weight_maps(
     layers = [layer for group in stages(model, norms=True).values() for layer in group]
     with random_weights(layers, seed):
         _fit_norms(Network.of(model), _smooth_noise(images.shape[1:3], seed))
-        maps = explain_all(model, images, targets, methods, batch_size, parameters)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", MapWarning)  # a model that has learned nothing may have empty maps
+            maps = explain_all(model, images, targets, methods, batch_size, parameters)
     return {name + RANDOM_WEIGHTS: found for name, found in maps.items()}
 
 

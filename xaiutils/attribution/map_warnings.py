@@ -1,4 +1,4 @@
-"""One look, at a model's first map of a method, at whether the map sums to what the method promises."""
+"""What is said of maps that are finite and of the right shape, and still not what a reader takes them for."""
 
 import warnings
 from collections.abc import Mapping
@@ -16,6 +16,10 @@ TOLERANCES: dict[str, float | None] = {"deep_lift": 0.02, "expected_gradients": 
 _IMAGES = 2
 
 
+class MapWarning(UserWarning):
+    """A map that is 0 everywhere, or that does not sum to what its method promises."""
+
+
 def warn_once_of_a_miss(
     network: Network,
     method: Method,
@@ -25,7 +29,7 @@ def warn_once_of_a_miss(
     params: Mapping[str, Any],
     maps: np.ndarray,
 ) -> None:
-    """Warn (RuntimeWarning) if maps miss the method's `Method.total`; for each network and method the first time.
+    """Warn (MapWarning) if maps miss the method's `Method.total`; for each network and method the first time.
 
     The miss is abs(sum - total), as a part of abs(total) or, where that is small, of a twentieth of the map's absolute
     sum. Two images are looked at.
@@ -44,10 +48,28 @@ def warn_once_of_a_miss(
     part = miss / np.maximum(np.maximum(np.abs(total), np.abs(maps).sum(axis=(1, 2)) / 20), 1e-6)
     if part.max() > tolerance:
         worst = int(part.argmax())
+        cure = "a layer does not fit its rules" if method.name == "deep_lift" else "take more n_steps"
         warnings.warn(
-            f"{method.name} promises maps that sum to {total[worst]:.4g}, and the first ones of this model sum to "
-            f"{maps[worst].sum():.4g}: {100 * part[worst]:.0f} % are missing. Integrated gradients need more n_steps; "
-            "of DeepLIFT it shows a layer that its rules do not fit.",
-            RuntimeWarning,
+            f"{method.name}: a map that must sum to {total[worst]:.4g} sums to {maps[worst].sum():.4g}; {cure}.",
+            MapWarning,
             stacklevel=3,
         )
+
+
+def warn_of_empty_maps(name: str, method: Method | None, maps: np.ndarray) -> None:
+    """Warn (MapWarning) of maps ``(n, height, width)`` that are 0 everywhere, with the likely reason."""
+    empty = np.flatnonzero(~maps.any(axis=(1, 2)))
+    if not empty.size:
+        return
+    why = "The score does not depend on what the method reads: a saturated or dead layer, or weights of 0."
+    if method is not None and method.family == "cam" and not method.signed:
+        why = (
+            "Its ReLU removed all values, where the layer has evidence against the class alone, or the score does not "
+            "depend on the layer; hirescam and relu=False keep negative evidence."
+        )
+    shown = ", ".join(map(str, empty[:10])) + (", ..." if empty.size > 10 else "")
+    warnings.warn(
+        f"{name}: the maps of {empty.size} of {len(maps)} images are 0 everywhere (images {shown}). {why}",
+        MapWarning,
+        stacklevel=4,
+    )
