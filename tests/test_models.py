@@ -101,6 +101,20 @@ def test_a_cut_checkpoint_is_refused(tmp_path):
             read_torch_checkpoint(path)
 
 
+@pytest.mark.parametrize("put", ["q%c", "q%cq%c", "\x80\x02q%c", "K\x010q%c"])
+def test_a_checkpoint_of_tuples_in_tuples_does_not_hang(tmp_path, put):
+    """A key whose hash takes two to the forty steps."""
+    key = b")q\x00" + b"".join(
+        b"0h%ch%c\x86" % (i, i) + put.encode("latin1").replace(b"%c", bytes([i + 1])) for i in range(40)
+    )
+    path = tmp_path / "x.pth"
+    start = b"".join(pickle.dumps(v, 2) for v in (0x1950A86A20F9469CFC6C, 1001, {}))
+    for keyed in (key, key.replace(b"0h", b"h")):
+        path.write_bytes(start + b"\x80\x02}" + keyed + b"K\x01s.")
+        with pytest.raises(FileError, match="not those of a state dict"):
+            read_torch_checkpoint(path)
+
+
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize("head", ["linear", "thesis"])
 def test_models_end_alike_and_survive_a_file(tmp_path, name, head):

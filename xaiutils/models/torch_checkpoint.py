@@ -22,6 +22,7 @@ from xaiutils.file_limits import check_regular, naming
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 _OPERATIONS = 5_000_000  # of the pickles; a state dict takes some forty a tensor
+_UNUSED = frozenset({"DUP", "POP", "POP_MARK", "MEMOIZE", "EMPTY_SET", "FROZENSET", "INST", "OBJ"})
 _STORAGES = {
     "FloatStorage": np.float32,
     "HalfStorage": np.float16,
@@ -124,10 +125,19 @@ def _read(file: mmap.mmap, raw: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _load(file: mmap.mmap, storages: dict[str, _Storage]) -> Any:
-    """The next pickle, after a look through its operations: a memo index of four billion alone takes 32 GB."""
-    start = file.tell()
+    """The next pickle, after a look through its operations: a memo index of four billion alone takes 32 GB, and a tuple
+    of one tuple twice, forty times over, has a hash that is never done. So no tuple is used twice."""
+    start, before, tuples = file.tell(), "", set()
     for n, (operation, argument, _) in enumerate(pickletools.genops(file)):
-        if n > _OPERATIONS or (operation.name in ("LONG_BINPUT", "PUT") and argument > _OPERATIONS):
+        name = operation.name
+        puts, gets = name.endswith("PUT"), name.endswith("GET")
+        if n > _OPERATIONS or (puts and argument > _OPERATIONS):
             raise ValueError("its pickles are larger than those of a state dict")
+        if name in _UNUSED or (gets and argument in tuples):
+            raise ValueError("its pickles are not those of a state dict")
+        if puts and before.startswith("TUPLE"):
+            tuples.add(argument)
+        if not puts and name not in ("PROTO", "FRAME"):  # which leave the top of the stack as it is
+            before = name
     file.seek(start)
     return _RestrictedUnpickler(file, storages).load()
