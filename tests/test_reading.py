@@ -12,7 +12,7 @@ from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
 from xaiutils.evaluation import chance, control_maps, evaluate_all, summarise
 from xaiutils.evaluation.claims import claims
-from xaiutils.evaluation.comparison import agreement, disagreements, of_reading, rank
+from xaiutils.evaluation.comparison import agreement, disagreements, mean_ranks, of_reading, rank
 from xaiutils.evaluation.randomisation import Stage, chance_similarity, stage_similarity
 from xaiutils.evaluation.regression import regress
 from xaiutils.evaluation.retraining import map_similarity
@@ -157,6 +157,7 @@ def test_a_comparison_has_one_reading():
     averaging = (
         rank,
         lambda t, _: claims(t),
+        lambda t, _: mean_ranks(t),
         lambda t, _: summarise(t, ["method", "metric"]),
         lambda t, _: agreement(t),
         lambda t, _: regress(t.assign(p=0.5), ["p"]),

@@ -142,7 +142,9 @@ def against_chance(table: pd.DataFrame, metric: str, alpha: float = 0.05, seed: 
 
 def mean_ranks(table: pd.DataFrame) -> pd.DataFrame:
     """Mean rank over images (1 is best) of each method (rows) by each metric (columns) of ``table``; NaN where a
-    metric has no value of the method. A metric that cannot be compared (see `rank`) is left out."""
+    metric has no value of the method. A metric that cannot be compared (see `rank`) is left out. Raises ValueError
+    where maps are there by several readings."""
+    check_one_reading(table)
     columns = {}
     for metric in dict.fromkeys(table["metric"]):
         try:
