@@ -388,7 +388,7 @@ def test_maps_of_two_models_are_compared_by_their_own_reading(linear):
 
 def test_maps_explained_anew_are_read_as_the_first(models, images):
     model, ds = models["nested"], data(np.ones((2, *images.shape[1:3]), bool))
-    ds = replace(ds, pixels=images[:2].astype(np.uint8))
+    ds = replace(ds, pixels=images[:2].astype(np.uint8), class_names=("a", "b", "c"))
     maps = xai.explain(model, ds.images, 1, "gradients_x_inputs")
     same = {"transform_consistency": {"transform": "original"}}
     for reading in (None, *READINGS):
