@@ -1,5 +1,7 @@
 """A model that is changed after a first call is explained as it is now; what no pass depends on traces nothing anew."""
 
+import functools
+
 import numpy as np
 import pytest
 from conftest import SIZE
@@ -53,6 +55,16 @@ def swap_function(model):
 
 def change_closure(model):
     model.set_gain(-2.0)
+
+
+class Gain:
+    __slots__ = ("value",)
+
+    def __init__(self):
+        self.value = 1.0
+
+    def times(self, x):
+        return x * self.value
 
 
 def change_global(model):
@@ -166,3 +178,40 @@ def test_gradients_follow_a_changed_head(images):
     last.activation = keras.activations.softmax
     np.testing.assert_allclose(xai.explain(model, images, 1, "vanilla_gradients"), expected, rtol=1e-5)
     np.testing.assert_allclose(xai.predict(model, images, probabilities=True), model(images), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["a bound method", "slots", "a partial", "a function inside"])
+def test_what_a_function_holds_is_looked_at(model, images, kind):
+    gain, numbers = Gain(), {"gain": 1.0}
+
+    def outer(x):
+        def inner(y):
+            return y * numbers["gain"] + 0 * GLOBAL_SHIFT
+
+        return inner(x)
+
+    functions = {
+        "a bound method": gain.times,
+        "slots": lambda x: x * gain.value,
+        "a partial": functools.partial(lambda x, held: x * held["gain"], held=numbers),
+        "a function inside": outer,
+    }
+    model.get_layer("own").function = functions[kind]
+    before = xai.predict(model, images)
+    gain.value = numbers["gain"] = 3.0
+    found = xai.predict(model, images)
+    np.testing.assert_allclose(found, model(images, training=False), rtol=1e-4, atol=1e-4)
+    assert np.abs(found - before).max() > 1e-3
+
+
+def test_a_layer_that_counts_its_calls_is_traced_once(model, images):
+    calls, gain = [], [1.0]
+    model.get_layer("own").function = lambda x: calls.append({"shape": x.shape}) or x * gain[0]
+    xai.predict(model, images)
+    network, traced = Network.of(model), len(calls)
+    xai.predict(model, images)
+    assert Network.of(model) is network
+    assert len(calls) == traced
+    gain[0] = 3.0  # what it computes with is looked at all the same
+    found = xai.predict(model, images)
+    np.testing.assert_allclose(found, model(images, training=False), rtol=1e-4, atol=1e-4)

@@ -6,6 +6,7 @@ lies in the attributes of the layers; `Watch` remembers them, and compares in ab
 What no trace reads (``trainable``, names, losses, initialisers, momentum, ...) may change.
 """
 
+import functools
 import types
 import weakref
 from collections.abc import Iterable, Iterator
@@ -39,6 +40,7 @@ class Watch:
 
     def __init__(self, operations: Iterable[Any]):
         self._operations = list(operations)
+        self._moving: dict[int, tuple[Any, set[Any] | None]] = {}  # holders, and the keys that move: None, all
         self._remember()
 
     def changed(self) -> bool:
@@ -50,6 +52,15 @@ class Watch:
         self._remember()  # an equal value in place of another, or bookkeeping
         return False
 
+    def settle(self) -> None:
+        """Compare no longer what running the layers has changed by itself, a counter or a record of calls."""
+        for (holder, _), before in zip(self._seen, self._known[1:], strict=True):
+            now, before = list(_facts_of(holder)), dict(before)
+            moved = {k for k, fact in now if k not in before or before[k] != fact}
+            if moved or len(now) != len(before):
+                self._moving[id(holder)] = holder, None if isinstance(holder, list | set | np.ndarray) else moved
+        self._remember()
+
     def _remember(self) -> None:
         self._settings = _settings()
         self._seen = [(holder, tuple(_values(holder))) for holder in self._holders()]
@@ -59,11 +70,11 @@ class Watch:
         """Everything that can change in place: attributes, containers, closures, small arrays."""
         found: dict[int, Any] = {}
         for operation in self._operations:
-            _collect(operation, found)
+            _collect(operation, found, self._moving)
         return list(found.values())
 
     def _facts(self) -> list[Any]:
-        return [_settings(), *(list(_facts_of(holder)) for holder in self._holders())]
+        return [_settings(), *(list(_facts_of(holder, self._moving)) for holder in self._holders())]
 
 
 def _settings() -> tuple[Any, ...]:
@@ -88,8 +99,24 @@ def _values(holder: Any) -> Iterator[Any]:
         yield holder.tobytes()
     elif isinstance(holder, types.FunctionType):
         yield from _function_values(holder)
+    elif hasattr(type(holder), "__slots__") and not isinstance(holder, list | set):
+        yield from (getattr(holder, n, None) for n in _slots(type(holder)))
     else:
         yield from holder
+
+
+def _slots(kind: type) -> list[str]:
+    slots = [vars(k).get("__slots__", ()) for k in kind.__mro__]
+    names = [n for s in slots for n in ((s,) if isinstance(s, str) else s)]
+    return [n for n in names if n not in ("__dict__", "__weakref__")]
+
+
+def _names(code: types.CodeType) -> Iterator[str]:
+    """The names of globals that a function and the functions made within it read."""
+    yield from code.co_names
+    for inner in code.co_consts:
+        if isinstance(inner, types.CodeType):
+            yield from _names(inner)
 
 
 def _function_values(function: types.FunctionType) -> Iterator[Any]:
@@ -101,7 +128,7 @@ def _function_values(function: types.FunctionType) -> Iterator[Any]:
             yield cell.cell_contents
         except ValueError:  # empty
             yield None
-    for name in function.__code__.co_names:
+    for name in _names(function.__code__):
         value = function.__globals__.get(name)
         if isinstance(value, keras.Model):  # which must be forgotten when its owner forgets it
             yield weakref.ref(value)
@@ -109,14 +136,19 @@ def _function_values(function: types.FunctionType) -> Iterator[Any]:
             yield value
 
 
-def _facts_of(holder: Any) -> Iterator[Any]:
+def _facts_of(holder: Any, moving: dict[int, tuple[Any, set[Any] | None]] | None = None) -> Iterator[Any]:
+    _, ignored = (moving or {}).get(id(holder), (None, ()))
+    for key, value in _items(holder):
+        if key not in ignored:
+            yield key, _fact(value)
+
+
+def _items(holder: Any) -> Iterator[tuple[Any, Any]]:
+    """What a holder holds and a trace may read, by a key or a number."""
     if isinstance(holder, dict):
-        for key, value in holder.items():
-            if _counts(key):
-                yield key, _fact(value)
+        yield from ((key, value) for key, value in holder.items() if _counts(key))
     else:
-        for value in _values(holder):
-            yield _fact(value)
+        yield from enumerate(_values(holder))
 
 
 def _counts(name: Any) -> bool:
@@ -152,38 +184,46 @@ class _Identity:
     __hash__ = None
 
 
-def _collect(value: Any, found: dict[int, Any], depth: int = 0) -> None:
+def _collect(value: Any, found: dict[int, Any], moving: dict[int, tuple[Any, set[Any] | None]], depth: int = 0) -> None:
     """Add all that ``value`` holds and that can change in place."""
     if isinstance(value, _SCALARS) or depth > 6:
         return
     if isinstance(value, keras.Variable) or keras.ops.is_tensor(value):
         return
+    if isinstance(value, functools.partial):
+        value = (value.func, value.args, value.keywords)
+    elif isinstance(value, types.MethodType):
+        owner = value.__self__
+        value = (value.__func__, None if isinstance(owner, keras.Operation) else owner)
+    if isinstance(value, tuple):
+        for inner in value:
+            _collect(inner, found, moving, depth + 1)
+        return
     holder = _holder(value)
     if holder is None or id(holder) in found:
         return
+    _, ignored = moving.get(id(holder), (None, ()))
+    if ignored is None:
+        return
     found[id(holder)] = holder
-    if isinstance(holder, dict):
-        inside = [v for k, v in holder.items() if _counts(k)]
-    elif isinstance(holder, np.ndarray):
-        inside = []
-    else:
-        inside = list(_values(holder))
+    if isinstance(holder, np.ndarray):
+        return
+    inside = [value for key, value in _items(holder) if key not in ignored]
     for inner in inside:
-        _collect(inner, found, depth + 1)
+        _collect(inner, found, moving, depth + 1)
 
 
 def _holder(value: Any) -> Any | None:
     """The object whose content is compared; None where identity is all that can be."""
     if isinstance(value, np.ndarray):
         return value if value.nbytes <= _SMALL else None
-    if isinstance(value, list | tuple | dict | set):
+    if isinstance(value, list | dict | set):
         return value
     if isinstance(value, types.FunctionType):
         return None if value.__module__ and value.__module__.split(".")[0] in _LIBRARIES else value
-    if isinstance(value, types.MethodType):
-        return _holder(value.__func__)
     known = type(value).__module__.split(".")[0] in _LIBRARIES
     layer = isinstance(value, keras.Operation)
     if (known and not layer) or isinstance(value, type | types.ModuleType):
         return None
-    return getattr(value, "__dict__", None)
+    slots = hasattr(type(value), "__slots__") and not hasattr(value, "__dict__")
+    return value if slots else getattr(value, "__dict__", None)

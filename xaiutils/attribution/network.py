@@ -69,6 +69,7 @@ class Network:
         if None not in self.image_size:
             self.trace_shapes(self.image_size)
         self._check_logits(model)
+        self._watch.settle()
 
     @classmethod
     def of(cls, model: keras.Model) -> "Network":

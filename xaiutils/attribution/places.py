@@ -24,6 +24,7 @@ from xaiutils.backend import keras, tf
 
 layers = keras.layers
 _ALIKE = ("activations", "normalization", "regularization")  # packages of Keras' layers that move nothing
+_OF_ELEMENTS = (layers.Rescaling, layers.Normalization)
 _MERGES = ("Add", "Subtract", "Multiply", "Divide", "TrueDivide", "Maximum", "Minimum", "Average", "Where")
 _APART = 0.02  # pixels between coordinates that are not the same
 
@@ -169,7 +170,8 @@ def _outputs(network: Any, step: Any, inputs: list[Layout | str], found: dict) -
     if is_attention(network, step):
         return [known[0]] + [""] * (len(made) - 1)
     module = type(operation).__module__
-    if len(inputs) == 1 and made == shapes and module.startswith(tuple(f"keras.src.layers.{p}" for p in _ALIKE)):
+    moves_nothing = type(operation) in _OF_ELEMENTS or module.startswith(tuple(f"keras.src.layers.{p}" for p in _ALIKE))
+    if len(inputs) == 1 and made == shapes and moves_nothing:
         return [known[0]]
     ours = module.startswith("keras.src.")
     if ours and type(operation).__name__ in _MERGES and len(made[0]) == max(len(s) for s in shapes):
@@ -181,6 +183,9 @@ def _outputs(network: Any, step: Any, inputs: list[Layout | str], found: dict) -
         return [_windowed(network, step, known[0], found)]
     if len(inputs) == 1 and type(operation) is layers.Dense:
         return [_mixed(known[0], len(made[0]) - 2)]
+    padded = _padded(operation, known[0]) if type(operation) is layers.ZeroPadding2D else None
+    if padded is not None:
+        return [padded]
     return _tried(network, step, inputs, lost)
 
 
@@ -221,6 +226,19 @@ def _concatenated(inputs: list[Layout | str], shapes: list[tuple[int, ...]], axi
         grown = [np.broadcast_to(p, [p.shape[a] if a == axis else n for a, n in enumerate(sizes)]) for p in pieces]
         whole.append(np.concatenate(grown, axis=axis))
     return Layout(tuple(whole), known[0].cell)
+
+
+def _padded(operation: Any, layout: Layout) -> Layout | None:
+    """Evenly spaced coordinates go on into a padding; None where they are not."""
+    coordinates = layout.coordinates
+    for axis, (before, after) in enumerate(operation.padding, 1 if operation.data_format == "channels_first" else 0):
+        for c in coordinates:
+            steps = np.diff(c, axis=axis)
+            if c.shape[axis] == 2 or sum(n > 1 for n in c.shape) > 1 or (steps.size and not np.ptp(steps) < _APART):
+                return None
+        reach = [np.arange(-before, c.shape[axis] + after) for c in coordinates]
+        coordinates = tuple(_at(c, axis, at) for c, at in zip(coordinates, reach, strict=True))
+    return replace(layout, coordinates=coordinates) if all(c.size > 1 for c in coordinates) else None
 
 
 def _mixed(layout: Layout, axis: int) -> Layout:
