@@ -277,6 +277,16 @@ def test_branches_that_join_behind_their_pooling_are_added():
     np.testing.assert_allclose(together["hirescam"], fine + coarse, rtol=1e-5)
 
 
+def test_halves_of_the_image_are_one_map_before_they_are_scaled():
+    inputs = keras.Input((H, W, 3))
+    x = L.Rescaling(1 / 255)(inputs)
+    halves = [L.GlobalAveragePooling2D()(conv()(half)) for half in (x[:, :, : W // 2], x[:, :, W // 2 :])]
+    model = keras.Model(
+        inputs, L.Dense(2, kernel_initializer=keras.initializers.Constant([[-1.0, 1.0]] * 2))(L.Concatenate()(halves))
+    )
+    check_peak(model, "layer_aggregate")
+
+
 def test_one_layer_before_all_branches_is_taken_where_one_branch_lies_behind_the_other():
     inputs = keras.Input((H, W, 3))
     first = conv(2, name="first")(L.Rescaling(1 / 255)(inputs))

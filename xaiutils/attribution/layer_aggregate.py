@@ -1,7 +1,7 @@
 """One map from the class activation maps of several layers."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -70,6 +70,11 @@ def layer_aggregate(
         maps = relevance_cam.maps_of_layers(network, images, targets, batch_size, paths, base)
     else:
         maps = (method.compute(network, images, targets, batch_size, layer=path, **options) for path in paths)
+    # Branches side by side make one map together, as in every CAM.
+    beside = [] if layers or attention_steps(network) else network.cam_layers()
+    if len(beside) > 1:
+        maps = _added(zip(paths, maps, strict=True), beside)
+        paths = [path for path in paths if path not in beside[1:]]
     fused = np.zeros(images.shape[:3], np.float32)
     for found in maps:
         found = read_maps(found, base_reading)
@@ -79,6 +84,17 @@ def layer_aggregate(
         else:
             fused += _SCALINGS[scale_layers](found) / len(paths)
     return fused if fusion == "max" else _min_max(fused)
+
+
+def _added(maps: Iterable[tuple[str, np.ndarray]], beside: list[str]) -> Iterator[np.ndarray]:
+    """The maps of layers, those of ``beside`` added to one, which comes last."""
+    total: np.ndarray | float = 0.0
+    for path, found in maps:
+        if path in beside:
+            total = total + found
+        else:
+            yield found
+    yield total
 
 
 def default_layers(network: Network) -> list[str]:
