@@ -273,12 +273,25 @@ def overview(found: dict[str, pd.DataFrame]) -> str:
                 "one reading of the maps, by their magnitude or by their positive part; without either, those whose "
                 "maps have a sign would be ranked by it. All metrics, intervals, and the sentences that follow from "
                 f"them: {links}.",
+                *_not_measured_again(found),
                 *tables,
                 NOTES.strip(),
             ]
         )
         + "\n"
     )
+
+
+def _not_measured_again(found: dict[str, pd.DataFrame]) -> list[str]:
+    """What is said of pages that an earlier version of this script has left."""
+    old = [c.key for c in CELLS if c.key not in found and (HERE / "attributions" / f"{c.key}.md").exists()]
+    if not old:
+        return []
+    links = ", ".join(f"[{key}](attributions/{key}.md)" for key in old)
+    return [
+        f"**Not measured again** since maps have a declared reading: {links}. There signed maps are ranked by their "
+        "sign, and Relevance-CAM, XRelevance-CAM and LeGrad had other defaults."
+    ]
 
 
 def _pointing(found: dict[str, pd.DataFrame], reading: str) -> pd.DataFrame:
