@@ -224,7 +224,7 @@ def test_walk_with_other_parameters(tmp_path, capsys):
     methods = {"vanilla_gradients", "grad_cam"}
     assert set(metrics["method"]) == methods | {f"{m}, random weights" for m in methods} | controls
     assert set(metrics["metric"]) == set(PARAMETERS["metrics"].default)
-    assert metrics[metrics["metric"] == "roc_auc"].groupby("method").size().eq(4).all()
+    assert metrics[metrics["metric"] == "roc_auc"].groupby("method").size().eq(8).all()
     assert pd.read_parquet(folder / "tables" / "metrics.parquet").shape == metrics.shape
     with np.load(folder / "maps" / "test_efficientnet_lite0.npz", allow_pickle=False) as maps:
         assert maps["grad_cam"].shape == (4, 64, 64)

@@ -73,7 +73,7 @@ def randomisation_grid(
             draw_map(axes, image, maps[stage][method], signed[method], mask, opacity=0.9, outline_width=0.35)
         _row_title(grid[row, 0], titles.get(method, method))
     for axes, stage in zip(grid[0], stages, strict=True):
-        axes.set_title("trained" if stage == "none" else stage, fontsize=7)
+        axes.set_title("trained" if stage == "none" else drawn(stage), fontsize=7)
     return figure
 
 
