@@ -219,7 +219,7 @@ def test_the_shipped_smoke_matrix(tmp_path, capfd):
     best = pd.read_csv(folder / "report" / "best.csv")
     assert set(best["metric"]) >= {"iou", "pointing_game", "insertion_auc", "deletion_auc"}
     page = (folder / "report.html").read_text()
-    assert page.count("data:image/") == 6, "ranks of each data set and model, and two grids"
+    assert page.count("data:image/") == 10, "ranks of each data set, model and reading, and two grids"
     record = json.loads((folder / jobs[-1].name / "record" / "05_quantitative_comparison.json").read_text())
     assert record["finished"]
     assert {"python", "platform", "cores", "gpus", "versions", "git_commit"} <= set(record["environment"])
