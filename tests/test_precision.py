@@ -70,6 +70,15 @@ def in_float32(kind, images, methods):
     return _plain[kind]
 
 
+def relevance_before_contrast(model, images, method):
+    """The largest relevance of a pixel that a contrast subtracts from: LRP's by the same rules, started as it is."""
+    logits = xai.predict(model, images)[0]
+    p = np.exp(logits - logits.max())
+    p = p[1] / p.sum()
+    start = abs(logits[1]) if method == "clrp" else p * (1 - p)
+    return start * np.abs(xai.explain(model, images, 1, "lrp", rule="deep_taylor")).max() / abs(logits[1])
+
+
 @pytest.mark.parametrize(
     ("kind", "name"),
     [
@@ -88,8 +97,12 @@ def test_every_method_follows_the_precision_of_the_model(images, kind, name):
     for method, maps in maps_of(model, images[:1], methods).items():
         assert maps.dtype == np.float32, method
         difference = np.abs(maps - expected[method]).max() / max(np.abs(expected[method]).max(), 1e-12)
-        # Contrasts of two relevances that are nearly equal in this model: 1e-6 of them is left, whose size is rounding.
-        if name == "float64" and method not in ("clrp", "sglrp"):
+        if name == "float64" and kind == "cnn" and method in ("clrp", "sglrp"):
+            # Two relevances that are nearly equal in this model are subtracted, and 1e-6 of them is left: the miss is
+            # measured in parts of them, and is below what is left.
+            left = np.abs(maps - expected[method]).max() / relevance_before_contrast(model, images[:1], method)
+            assert left < 4e-7, (method, left)
+        elif name == "float64":
             assert difference < 2e-3, (method, difference)
         elif np.ptp(maps) > 0 or np.ptp(expected[method]) > 0:
             assert np.corrcoef(maps.ravel(), expected[method].ravel())[0, 1] > 0.95, (method, difference)
