@@ -52,7 +52,7 @@ $(READY): pyproject.toml $(LOCK)
 	touch $@; echo "environment ready in $$SECONDS s"
 
 run: $(READY)
-	$(BIN)/python -m xaiutils.walk $(WALK)
+	$(BIN)/python -m xaiutils.workbook.pipeline $(WALK)
 
 lab: $(READY)
 	$(BIN)/jupyter lab notebooks/01_data_preparation.ipynb

@@ -33,9 +33,9 @@ from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset, balanced_indices
 from xaiutils.evaluation import chance, control_maps, evaluate_all, summarise
 from xaiutils.evaluation.claims import claims
-from xaiutils.evaluation.comparison import of_reading
-from xaiutils.evaluation.controls import ORACLES, is_control, random_weight_maps
-from xaiutils.evaluation.words import in_words
+from xaiutils.evaluation.findings import in_words
+from xaiutils.evaluation.ranking import of_reading
+from xaiutils.evaluation.studies.controls import ORACLES, is_control, random_weight_maps
 from xaiutils.files import replace_file, write_text
 
 HERE = Path(__file__).resolve().parent

@@ -29,11 +29,11 @@ import xaiutils as xai
 from xaiutils.backend import keras, tf
 from xaiutils.classification import Predictions
 from xaiutils.datasets import ImageDataset
-from xaiutils.datasets.mammogram import segment_breast
+from xaiutils.datasets.reading.breast_region import segment_breast
 from xaiutils.files import replace_file, write_text
 from xaiutils.training.augmentation import augment
+from xaiutils.training.predictions import groups_of
 from xaiutils.training.recipes import change_recipe
-from xaiutils.training.report import groups_of
 
 # Of the kit's images. Chest walls lie at the left; beyond WIDTH is the middle of 4 of 1175 training lesions.
 SIZE, WIDTH = 800, 608

@@ -37,10 +37,12 @@ import numpy as np
 import pandas as pd
 
 import xaiutils as xai
-from xaiutils.attribution import ModelError, Network, cam, passes
+from xaiutils.attribution import ModelError, Network
+from xaiutils.attribution.cam import gradient_cams
 from xaiutils.attribution.perturbation import window_starts
 from xaiutils.backend import keras, tf
 from xaiutils.files import write_text
+from xaiutils.graph import passes
 from xaiutils.registry import check_parameters
 
 HERE = Path(__file__).parent
@@ -203,7 +205,7 @@ class Passes:
     @staticmethod
     def _tail(network: Network, layer: str, batch: np.ndarray) -> Callable[[], object]:
         """A call that runs the layers behind ``layer`` for as many copies as there are images."""
-        start, without = cam.ablation(network, layer)
+        start, without = gradient_cams.ablation(network, layer)
         _, A, *state = start(batch[:1], np.zeros(1, np.int32))
         channels = np.resize(np.arange(A.shape[-1], dtype=np.int32), len(batch))
         return lambda: without(np.int32(0), channels, *state)

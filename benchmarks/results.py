@@ -37,8 +37,8 @@ from xaiutils.files import replace_file, write_text
 from xaiutils.training import Recipe
 from xaiutils.training.augmentation import augment
 from xaiutils.training.loop import Split, fit
+from xaiutils.training.predictions import groups_of, predictions_of
 from xaiutils.training.recipes import change_recipe
-from xaiutils.training.report import groups_of, predictions_of
 from xaiutils.training.state import State
 
 HERE = Path(__file__).resolve().parent

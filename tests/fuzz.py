@@ -127,7 +127,7 @@ READERS = ("picture", "mask", "dicom", "coco", "table", "excel", "inbreast", "mn
 
 
 def _picture(path: Path) -> None:
-    from xaiutils.datasets.picture_file import PictureFile, Preparation, read_picture_file
+    from xaiutils.datasets.reading.picture_file import PictureFile, Preparation, read_picture_file
 
     window = (0, 200) if path.name in ("float.tif", "signed.tif") else ()
     found = read_picture_file(PictureFile(path, (), Preparation(window=window)), 16)
@@ -136,7 +136,7 @@ def _picture(path: Path) -> None:
 
 
 def _mask(path: Path) -> None:
-    from xaiutils.datasets.reader import read_mask_file
+    from xaiutils.datasets.reading.frames import read_mask_file
 
     found = read_mask_file(path)
     assert found.dtype == bool
@@ -160,20 +160,20 @@ def _listed(name: str) -> Callable[[Path], None]:
 
 
 def _excel(path: Path) -> None:
-    from xaiutils.datasets.inbreast import read_excel
+    from xaiutils.datasets.loaders.inbreast import read_excel
 
     assert all(isinstance(name, str) for name in read_excel(path).columns)
 
 
 def _inbreast(path: Path) -> None:
-    from xaiutils.datasets.inbreast import ContourFile, read_contours
+    from xaiutils.datasets.loaders.inbreast import ContourFile, read_contours
 
     read_contours(path)
     assert ContourFile(path).draw((24, 20)).mask.shape == (24, 20)
 
 
 def _mnist(path: Path) -> None:
-    from xaiutils.datasets.mnist import read_idx
+    from xaiutils.datasets.loaders.mnist import read_idx
 
     assert read_idx(path).dtype == np.uint8
 

@@ -43,8 +43,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 sys.dont_write_bytecode = True
 from mutants import Mutant, sample  # noqa: E402
 
-PACKAGES = [f"xaiutils/{name}" for name in ("attribution", "evaluation", "classification", "datasets")]
-PACKAGES += ["xaiutils/transforms.py", "xaiutils/images.py", "xaiutils/image_files.py"]
+PACKAGES = [
+    f"xaiutils/{name}" for name in ("graph", "attribution", "evaluation", "classification", "statistics", "datasets")
+]
+PACKAGES += ["xaiutils/transforms", "xaiutils/images.py"]
 FOLDER = ROOT / "runs" / "mutation"
 RESULTS, TESTS = FOLDER / "results.csv", FOLDER / "tests.json"
 EQUIVALENT = ROOT / "tools" / "equivalent_mutants.yml"
@@ -129,7 +131,7 @@ def map_tests(part: str) -> dict[str, dict]:
     import pytest
 
     known = json.loads(TESTS.read_text()) if TESTS.exists() else {}
-    files = sorted(f for f in (ROOT / "tests").glob("test_*.py") if part in f.name and not f.stem.startswith(LEFT_OUT))
+    files = sorted(f for f in (ROOT / "tests").rglob("test_*.py") if part in f.name and not f.stem.startswith(LEFT_OUT))
     for file in files:
         digest = hashlib.sha1(file.read_bytes()).hexdigest()
         if known.get(file.name, {}).get("digest") == digest:

@@ -17,7 +17,7 @@ from pathlib import Path
 import nbformat
 import papermill
 
-from xaiutils.walk import ROOT, notebooks, private_kernel
+from xaiutils.workbook.pipeline import ROOT, notebooks, private_kernel
 
 OUTSIDE = re.compile(r"^(?P<what>.+): (?P<now>\S+), not the expected (?P<known>\S+) \+- ", re.MULTILINE)
 WIDGET = "application/vnd.jupyter.widget-view+json"

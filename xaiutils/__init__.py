@@ -25,22 +25,22 @@ _PUBLIC = {
     "evaluate": "xaiutils.evaluation",
     "METRICS": "xaiutils.evaluation",
 }
-_MODULES = (
-    "workbook",
-    "plots",
-    "widgets",
-    "evaluation",
-    "attribution",
-    "datasets",
-    "models",
-    "training",
-    "classification",
-    "callbacks",
-    "transforms",
-    "adversarial",
-    "class_model",
-    "segmentation",
-)
+_MODULES = {
+    "workbook": "xaiutils.workbook",
+    "plots": "xaiutils.plots",
+    "widgets": "xaiutils.widgets",
+    "evaluation": "xaiutils.evaluation",
+    "attribution": "xaiutils.attribution",
+    "datasets": "xaiutils.datasets",
+    "models": "xaiutils.models",
+    "training": "xaiutils.training",
+    "classification": "xaiutils.classification",
+    "callbacks": "xaiutils.workbook.training_callbacks",
+    "transforms": "xaiutils.transforms",
+    "adversarial": "xaiutils.transforms.attacks",
+    "class_model": "xaiutils.beyond_maps.class_model",
+    "segmentation": "xaiutils.beyond_maps.segmentation",
+}
 __all__ = ["__version__", *_MODULES, *_PUBLIC]
 
 
@@ -48,7 +48,7 @@ def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         value = getattr(import_module(_PUBLIC[name]), name)
     elif name in _MODULES:
-        value = import_module(f"xaiutils.{name}")
+        value = import_module(_MODULES[name])
     else:
         raise AttributeError(f"module 'xaiutils' has no attribute {name!r}")
     globals()[name] = value

@@ -7,7 +7,7 @@ from typing import Any
 
 from servers import TOKEN, Server
 
-from xaiutils.walk import ROOT
+from xaiutils.workbook.pipeline import ROOT
 
 SHOTS = ROOT / "runs" / "browser"
 STATUS = ".xai-status"

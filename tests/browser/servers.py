@@ -18,10 +18,10 @@ import nbformat
 
 import xaiutils as xai
 from xaiutils.backend import keras
-from xaiutils.parameters import PARAMETERS
-from xaiutils.walk import NOTEBOOKS
 from xaiutils.widgets import app
 from xaiutils.workbook import Run
+from xaiutils.workbook.parameters import PARAMETERS
+from xaiutils.workbook.pipeline import NOTEBOOKS
 
 SIZE, TOKEN = 64, "tests"
 _SETTINGS = {

@@ -13,30 +13,30 @@ import numpy as np
 # The order in which the families declare their methods is the order of METHODS.
 # isort: off
 from xaiutils.attribution import gradients  # noqa: F401
-from xaiutils.attribution import smoothing  # noqa: F401
+from xaiutils.attribution import smoothgrad  # noqa: F401
 from xaiutils.attribution import backprop  # noqa: F401
 from xaiutils.attribution import perturbation  # noqa: F401
 from xaiutils.attribution import rise  # noqa: F401
 from xaiutils.attribution import lime  # noqa: F401
 from xaiutils.attribution import prediction_difference  # noqa: F401
-from xaiutils.attribution import cam
-from xaiutils.attribution import guided_cam  # noqa: F401
+from xaiutils.attribution.cam import gradient_cams
+from xaiutils.attribution.cam import guided_grad_cam  # noqa: F401
 from xaiutils.attribution import full_grad  # noqa: F401
 from xaiutils.attribution import relevance  # noqa: F401
-from xaiutils.attribution import relevance_cam  # noqa: F401
-from xaiutils.attribution import layer_aggregate  # noqa: F401
+from xaiutils.attribution.cam import relevance_cam  # noqa: F401
+from xaiutils.attribution.cam import layer_aggregate  # noqa: F401
 from xaiutils.attribution import attention  # noqa: F401
-from xaiutils.attribution import regions  # noqa: F401
+from xaiutils.attribution import xrai  # noqa: F401
 
 # isort: on
-from xaiutils.attribution.libraries import ADAPTERS
+from xaiutils.attribution.libraries.adapter import ADAPTERS
 from xaiutils.attribution.map_warnings import MapWarning, warn_of_empty_maps, warn_once_of_a_miss
 from xaiutils.attribution.method import METHODS, Method, own_reading
-from xaiutils.attribution.network import ModelError, Network
-from xaiutils.attribution.passes import logits as _logits
 from xaiutils.backend import keras
+from xaiutils.graph.network import ModelError, Network
+from xaiutils.graph.passes import logits as _logits
 from xaiutils.images import check_images
-from xaiutils.reading import check_reading, read_maps
+from xaiutils.map_reading import check_reading, read_maps
 from xaiutils.registry import check_parameters, suggest
 
 __all__ = [
@@ -92,8 +92,8 @@ def explain(
         targets: class index for all images, one for each, or None for each image's predicted class.
         method: a name in `METHODS`, which declares ``params``, their defaults and ranges.
         library: "xaiutils", or a library that computes the method too (see ``METHODS[method].libraries``). Libraries
-            are given the logits and return raw values; `xaiutils.attribution.libraries.ADAPTERS` says where they
-            deviate from the published formula.
+            are given the logits and return raw values; `xaiutils.attribution.libraries.adapter.ADAPTERS` says
+            where they deviate from the published formula.
         batch_size: images in one pass; memory depends on it, results do not.
         reading: "signed", the values as they are; "positive", max(map, 0); or "magnitude", abs(map). By which of them
             a method is compared with others, `Method.own_reading` says.
@@ -151,7 +151,9 @@ def explain_all(
             by_layer.setdefault(tuple(network.cam_layers(given["layer"])), []).append(name)
     for layers, names in by_layer.items():
         combines = [functools.partial(chosen[name][0].combine, **_without(chosen[name][1], "layer")) for name in names]
-        maps.update(zip(names, cam.from_one_pass(network, images, targets, batch_size, combines, layers), strict=True))
+        maps.update(
+            zip(names, gradient_cams.from_one_pass(network, images, targets, batch_size, combines, layers), strict=True)
+        )
     return {name: read_maps(_finite(maps[name], name, images), readings[name]) for name in chosen}
 
 

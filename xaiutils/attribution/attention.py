@@ -7,7 +7,7 @@ the class token and the registers, laid on the grid of patches and enlarged bili
 Which row: the class token's where the model's head reads that token alone, otherwise the mean of the patch tokens' rows
 (a head that pools the patches).
 
-The layers are found in the model (`xaiutils.attribution.attention_layers`); Keras' own are called with
+The layers are found in the model (`xaiutils.graph.layers.attention`); Keras' own are called with
 ``return_attention_scores=True``. Memory is some (2 layers heads tokens^2) numbers an image of the batch.
 """
 
@@ -21,14 +21,14 @@ from typing import Any
 
 import numpy as np
 
-from xaiutils.attribution import rules
-from xaiutils.attribution.attention_layers import attention_steps
-from xaiutils.attribution.cam_layers import ancestors, cuts
+from xaiutils.attribution import backward_rules as rules
 from xaiutils.attribution.method import METHODS, Method
-from xaiutils.attribution.network import ModelError, Network, Rule, Step
-from xaiutils.attribution.passes import batches, class_scores, enlarge
 from xaiutils.attribution.relevance.transformer import TransformerPropagation
 from xaiutils.backend import keras, tf
+from xaiutils.graph.cam_layers import ancestors, cuts
+from xaiutils.graph.layers.attention import attention_steps
+from xaiutils.graph.network import ModelError, Network, Rule, Step
+from xaiutils.graph.passes import batches, class_scores, enlarge
 from xaiutils.registry import Parameter, suggest
 
 _FUSIONS = {"mean": tf.reduce_mean, "max": tf.reduce_max, "min": tf.reduce_min}

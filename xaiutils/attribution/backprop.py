@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from xaiutils.attribution import rules
+from xaiutils.attribution import backward_rules as rules
 from xaiutils.attribution.gradients import BASELINES, baseline_total, start_images
 from xaiutils.attribution.method import METHODS, REDUCTION, SHARES, Method
-from xaiutils.attribution.network import ModelError, Network, Step
-from xaiutils.attribution.norms import Norm
-from xaiutils.attribution.passes import batches, folding, reduce_channels
 from xaiutils.backend import keras, tf
+from xaiutils.graph.layers.norms import Norm
+from xaiutils.graph.network import ModelError, Network, Step
+from xaiutils.graph.passes import batches, folding, reduce_channels
 from xaiutils.registry import Parameter
 
 # Guided backpropagation and deconvolution -----------------------------------------------------------------------------
@@ -82,7 +82,10 @@ def _rectifier_of(network: Network, step: Step) -> tuple[Callable | None, str]:
     found = network.compiled("rectifiers", dict)
     if step not in found:
         found[step] = None, ""
-        kind, known = rules.kind_of(network, step), {s: rules.kind_of(network, s) for s in network.steps_to_logits}
+        kind, known = (
+            rules.kind_of(network, step),
+            {s: rules.kind_of(network, s) for s in network.steps_to_logits},
+        )
         behind = kind == rules.LINEAR or rules.is_learned_before(network, known, step)
         if kind in (rules.LINEAR, rules.ACTIVATION) and behind:
             function, shape = rules.applied_activation(network, step), network.shapes[step.outputs[0]][1:]
@@ -385,7 +388,10 @@ def _extreme(compute: Callable, inputs: Sequence[Any], references: Sequence[Any]
         wide = [x0 + tf.zeros_like(x) for x, x0 in zip(inputs, references, strict=True)]
         dy = y - function(*wide)
         rise, fall = (inputs, wide) if largest else (wide, inputs)
-        up, down = rules.back(function, rise, m * tf.nn.relu(dy)), rules.back(function, fall, m * -tf.nn.relu(-dy))
+        up, down = (
+            rules.back(function, rise, m * tf.nn.relu(dy)),
+            rules.back(function, fall, m * -tf.nn.relu(-dy)),
+        )
         pairs = zip(up, down, inputs, wide, strict=True)
         return [tf.math.divide_no_nan(a + b, x - x0) for a, b, x, x0 in pairs]
 

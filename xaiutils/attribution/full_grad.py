@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from xaiutils.attribution.method import METHODS, Method
-from xaiutils.attribution.network import ModelError, Network, Step
-from xaiutils.attribution.passes import batches, class_scores, convolution_with_norm, foldable_norms
-from xaiutils.attribution.places import enlarged
 from xaiutils.backend import keras, tf
+from xaiutils.graph.network import ModelError, Network, Step
+from xaiutils.graph.passes import batches, class_scores, convolution_with_norm, foldable_norms
+from xaiutils.graph.places import enlarged
 from xaiutils.registry import Parameter
 
 layers = keras.layers

@@ -4,8 +4,8 @@ import numpy as np
 from scipy import ndimage
 
 from xaiutils.attribution.method import METHODS, REDUCTION, SEED, SHARES, Method
-from xaiutils.attribution.network import Network
-from xaiutils.attribution.passes import (
+from xaiutils.graph.network import Network
+from xaiutils.graph.passes import (
     averaged_gradients,
     batches,
     class_scores,

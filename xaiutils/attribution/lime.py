@@ -8,8 +8,8 @@ import numpy as np
 from skimage import segmentation as skimage_segmentation
 
 from xaiutils.attribution.method import METHODS, SEED, Method
-from xaiutils.attribution.passes import logits, masked_scores
 from xaiutils.attribution.perturbation import FILLS, SCORES, fill_images
+from xaiutils.graph.passes import logits, masked_scores
 from xaiutils.progress import progress
 from xaiutils.registry import Parameter
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from xaiutils.attribution.method import Method
-from xaiutils.attribution.network import Network
+from xaiutils.graph.network import Network
 
 # The part of the promised sum that may be missing. Rules are exact up to rounding; quadratures err, and where they err
 # by more, more steps are needed. What holds in expectation alone is not looked at.

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from xaiutils.attribution.libraries import sources
-from xaiutils.reading import READINGS
+from xaiutils.attribution.libraries.adapter import sources
+from xaiutils.map_reading import READINGS
 from xaiutils.registry import Parameter, Registry
 
 
@@ -23,7 +23,7 @@ class Method:
     ``signed``: whether values have a sign at the default parameters; `is_signed` tells it of given ones, by
     ``signed_by(parameters)`` where they decide.
 
-    ``reading``: how maps are read where they are compared with other methods' (`xaiutils.reading`); empty: as
+    ``reading``: how maps are read where they are compared with other methods' (`xaiutils.map_reading`); empty: as
     `FAMILY_READINGS` has it. `own_reading` tells it of given parameters, by ``reading_by(parameters)`` where they
     decide. Where maps have no sign every reading is the same.
 
@@ -32,7 +32,7 @@ class Method:
     ones, by ``shift_invariant_by(parameters)`` where they decide.
 
     ``total(network, images, targets, batch_size, **parameters)``, where a method has it, returns what its map must sum
-    to, ``(n,)``: completeness, which `xaiutils.attribution.axioms` checks.
+    to, ``(n,)``: completeness, which `xaiutils.attribution.completeness` checks.
     """
 
     name: str

@@ -4,7 +4,7 @@ import numpy as np
 
 from xaiutils.attribution.gradients import baseline_images
 from xaiutils.attribution.method import METHODS, Method
-from xaiutils.attribution.passes import class_scores, logits, masked_scores
+from xaiutils.graph.passes import class_scores, logits, masked_scores
 from xaiutils.registry import Parameter
 
 FILLS = ("grey", "black", "white", "mean", "blur")

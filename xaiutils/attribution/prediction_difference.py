@@ -5,8 +5,8 @@ import functools
 import numpy as np
 
 from xaiutils.attribution.method import METHODS, SEED, Method
-from xaiutils.attribution.passes import class_scores, logits, scores_of
 from xaiutils.attribution.perturbation import check_stride, mean_over_windows, window_starts
+from xaiutils.graph.passes import class_scores, logits, scores_of
 from xaiutils.images import check_images
 from xaiutils.registry import Parameter
 

@@ -5,8 +5,8 @@ import math
 import numpy as np
 
 from xaiutils.attribution.method import METHODS, SEED, Method
-from xaiutils.attribution.passes import batches, masked_scores
 from xaiutils.attribution.perturbation import FILLS, SCORES, fill_images
+from xaiutils.graph.passes import batches, masked_scores
 from xaiutils.registry import Parameter
 
 

@@ -19,7 +19,7 @@ from xaiutils.batch.report import write_report
 from xaiutils.batch.room import in_words, missing_data, needed, too_little_disk, unfit_models
 from xaiutils.batch.store import LockedError, lock
 from xaiutils.batch.watch import Ended, ended_by_signals
-from xaiutils.walk import runs_folder
+from xaiutils.workbook.pipeline import runs_folder
 
 DONE, FAILED, INVALID, LOCKED, INTERRUPTED = 0, 1, 2, 3, 130
 

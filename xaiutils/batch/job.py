@@ -20,19 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from xaiutils.batch.digest import product
-from xaiutils.batch.store import (
-    DONE,
-    PERHAPS,
-    LockedError,
-    checksums,
-    damage,
-    lock,
-    read_marker,
-    utc_now,
-)
+from xaiutils.batch.store import DONE, PERHAPS, LockedError, checksums, damage, lock, read_marker, utc_now
 from xaiutils.batch.watch import end_with_parent
-from xaiutils.execute import NotebookError, execute
 from xaiutils.files import write_text
+from xaiutils.workbook.execute import NotebookError, execute
 
 FAILURE = "failed.json"
 _LARGE = ("data", "models", "maps")  # not kept of a failed job
@@ -181,7 +172,7 @@ def _take(stack: contextlib.ExitStack, user: int | str, device: str) -> bool:
 def _files_read(spec: Mapping[str, Any]) -> str:
     if spec["kind"] != "data" or not spec["reads"]:
         return ""
-    from xaiutils.datasets.tree import fingerprint  # seconds to import, which other jobs need not wait
+    from xaiutils.datasets.reading.tree import fingerprint
 
     return fingerprint(Path(spec["reads"]))
 

@@ -9,12 +9,12 @@ from typing import Any
 import yaml
 
 from xaiutils.datasets import DATASETS
-from xaiutils.execute import literal
 from xaiutils.file_limits import check_regular
-from xaiutils.parameters import PARAMETERS, check, text_names
 from xaiutils.registry import suggest
 from xaiutils.text import one_line
-from xaiutils.walk import NOTEBOOKS, dataset_problems, resolve_folder
+from xaiutils.workbook.execute import literal
+from xaiutils.workbook.parameters import PARAMETERS, check, text_names
+from xaiutils.workbook.pipeline import NOTEBOOKS, dataset_problems, resolve_folder
 from xaiutils.yaml_text import load_yaml
 
 AXES = ("dataset", "model", "recipe", "seed", "method")

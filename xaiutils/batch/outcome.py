@@ -57,8 +57,8 @@ def _damage(place: Path) -> str:
     """What of a finished job's tables and maps the report could not read; empty where there is nothing."""
     from pandas.api.types import is_numeric_dtype
 
-    from xaiutils.saved_tables import read_saved_table
     from xaiutils.workbook import read_maps
+    from xaiutils.workbook.saved_tables import read_saved_table
 
     grids = [path.relative_to(place).as_posix() for path in sorted(place.glob("maps/grid_*.npz"))[:1]]
     for name in (*(f"tables/{name}" for name in TABLES), *grids):

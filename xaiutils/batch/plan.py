@@ -16,16 +16,15 @@ import nbformat
 
 from xaiutils.batch.matrix import Matrix, Step
 from xaiutils.batch.store import DONE, PERHAPS, LockedError, damage, lock, read_marker
-from xaiutils.datasets.tree import fingerprint
+from xaiutils.datasets.reading.tree import fingerprint
 from xaiutils.files import write_text
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # What decides the results of each kind of notebook, from the package: a change makes them be computed anew. Plots are
 # among those of cells alone: a finer curve is no reason to train again.
-_DATA_CODE = ("datasets", "images.py", "workbook.py")
+_DATA_CODE = ("datasets", "images.py", "workbook")
 _TRAIN_CODE = (*_DATA_CODE, "backend.py", "models", "training", "classification")
-_CELL_CODE = (*_TRAIN_CODE, "attribution", "evaluation", "transforms.py", "adversarial.py", "plots", "class_model.py",
-              "segmentation.py")  # fmt: skip
+_CELL_CODE = (*_TRAIN_CODE, "statistics", "graph", "attribution", "evaluation", "transforms", "plots", "beyond_maps")
 CODE = {"data": _DATA_CODE, "train": _TRAIN_CODE, "cell": _CELL_CODE}
 
 

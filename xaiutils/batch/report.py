@@ -19,9 +19,9 @@ from matplotlib.figure import Figure
 from xaiutils.batch.outcome import Outcome
 from xaiutils.batch.plan import Job
 from xaiutils.files import inside, replace_file, write_text
-from xaiutils.report import cells, for_screen, in_words
-from xaiutils.saved_tables import read_saved_table
 from xaiutils.text import markdown
+from xaiutils.workbook.html_report import cells, for_screen, in_words
+from xaiutils.workbook.saved_tables import read_saved_table
 
 _KEYS = ["dataset", "model", "recipe", "seed"]
 _ROWS_SHOWN = 4000  # of the scores; all are in the table
@@ -44,8 +44,8 @@ def write_report(folder: Path, plan: Sequence[Job], results: Sequence[Outcome], 
 
     What has not been done is left out of the tables and listed. Without ``pictures`` no image of the data is shown.
     """
-    from xaiutils.evaluation.comparison import mean_ranks
-    from xaiutils.evaluation.controls import is_control
+    from xaiutils.evaluation.ranking import mean_ranks
+    from xaiutils.evaluation.studies.controls import is_control
     from xaiutils.plots import rank_heatmap
 
     done = [r for r in results if r.status == "done"]
@@ -170,7 +170,7 @@ def _collect(folder: Path, done: Sequence[Outcome], name: str) -> pd.DataFrame:
 def _parts(table: pd.DataFrame) -> list[tuple[dict[str, Any], pd.DataFrame]]:
     """The table of each data set, model, recipe and seed, of each notebook, and of each reading of the maps: methods
     are compared within one."""
-    from xaiutils.evaluation.comparison import by_reading
+    from xaiutils.evaluation.ranking import by_reading
 
     keys = [c for c in (*_KEYS, "notebook") if c in table]
     if not len(table) or not keys:
@@ -186,8 +186,8 @@ def _best(scores: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
     """The best method by each metric, with its interval, and those that Nemenyi's test does not tell apart from the
     one that is first by mean rank. Controls and chance do not compete."""
     from xaiutils.evaluation import METRICS
-    from xaiutils.evaluation.comparison import rank
-    from xaiutils.evaluation.controls import is_control
+    from xaiutils.evaluation.ranking import rank
+    from xaiutils.evaluation.studies.controls import is_control
 
     rows, measured = [], {json.dumps(key): part for key, part in _parts(images)}
     for key, part in _parts(scores):
@@ -218,7 +218,7 @@ def _as_text(scores: pd.DataFrame) -> pd.DataFrame:
     """Means with intervals as text, a column a metric."""
     if not len(scores):
         return scores
-    from xaiutils.evaluation.statistics import as_text
+    from xaiutils.statistics.summaries import as_text
 
     keys = [c for c in (*_KEYS, "method") if c in scores]
     if "reading" not in scores:

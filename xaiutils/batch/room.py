@@ -8,7 +8,7 @@ from pathlib import Path
 
 from xaiutils.batch.matrix import Matrix
 from xaiutils.batch.plan import Job, State
-from xaiutils.parameters import PARAMETERS
+from xaiutils.workbook.parameters import PARAMETERS
 
 _MODEL_BYTES = 4.2  # a weight: float32, and Keras' description of the layers
 _FEATURES = 1280 * 4 * 10  # a training image while a frozen backbone's head is trained: features of ten copies

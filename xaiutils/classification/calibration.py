@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, special, stats
 
-from xaiutils.classification.resampling import wilson
+from xaiutils.statistics.bootstrap import wilson
 
 _CLIP = 1e-7  # about the rounding of float32: a stated certainty has no finite logit
 _TEMPERATURES = (0.05, 20.0)

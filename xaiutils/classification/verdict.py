@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from xaiutils.classification.comparison import mcnemar
+from xaiutils.classification.compare_models import mcnemar
 from xaiutils.classification.predictions import Predictions
 
 if TYPE_CHECKING:
-    from xaiutils.classification.report import Report
+    from xaiutils.classification.assess import Report
 
 _FEW = 50  # units of a class under which a warning is given: Wilson's interval is then 0.28 wide at 0.5
 

@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 
 from xaiutils.class_names import doubtful_names
-from xaiutils.datasets.cache import cache_folder
 from xaiutils.datasets.image_dataset import ImageDataset, stratified_indices
 from xaiutils.datasets.inventory import (
     BEYOND,
@@ -31,6 +30,7 @@ from xaiutils.datasets.inventory import (
 )
 from xaiutils.datasets.leaks import picture_hash
 from xaiutils.datasets.listing import UNKNOWN_PATIENT, Listing, Picture, Record, remark_notes, unknown_patient
+from xaiutils.datasets.reading.cache import cache_folder
 from xaiutils.datasets.splits import choose_split
 from xaiutils.file_limits import FileError
 from xaiutils.files import reserve

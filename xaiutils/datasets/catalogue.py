@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from xaiutils.datasets import (
+from xaiutils.datasets import phantom
+from xaiutils.datasets.loaders import (
     busi,
     cats_vs_dogs,
     cbis_ddsm,
@@ -16,7 +17,6 @@ from xaiutils.datasets import (
     mimic_cxr,
     mnist,
     oxford_pets,
-    phantom,
     table,
 )
 from xaiutils.registry import Registry

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from xaiutils.datasets.tree import is_hidden, is_picture
+from xaiutils.datasets.reading.tree import is_hidden, is_picture
 
 PICTURE, TWICE, OTHER_SPLIT, BEYOND = (
     "picture",

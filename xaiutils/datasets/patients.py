@@ -7,7 +7,7 @@ from pathlib import Path
 
 from xaiutils.class_names import says_disease
 from xaiutils.datasets.listing import Record, unknown_patient
-from xaiutils.datasets.mask_folders import IMAGE_FOLDER
+from xaiutils.datasets.reading.mask_folders import IMAGE_FOLDER
 from xaiutils.datasets.splits import split_called
 
 FOLDER = "subfolder"  # of the metadata: the folders between a class and an image

@@ -13,22 +13,22 @@ from xaiutils.datasets import ImageDataset
 
 # The order in which these declare their metrics is the order of METRICS.
 # isort: off
-from xaiutils.evaluation import localisation  # noqa: F401
-from xaiutils.evaluation import faithfulness  # noqa: F401
-from xaiutils.evaluation import confidence  # noqa: F401
-from xaiutils.evaluation import correlation  # noqa: F401
-from xaiutils.evaluation import road  # noqa: F401
-from xaiutils.evaluation import robustness  # noqa: F401
-from xaiutils.evaluation import complexity  # noqa: F401
+from xaiutils.evaluation.metrics import localisation  # noqa: F401
+from xaiutils.evaluation.metrics import faithfulness  # noqa: F401
+from xaiutils.evaluation.metrics import confidence  # noqa: F401
+from xaiutils.evaluation.metrics import sensitivity_n  # noqa: F401
+from xaiutils.evaluation.metrics import road  # noqa: F401
+from xaiutils.evaluation.metrics import robustness  # noqa: F401
+from xaiutils.evaluation.metrics import complexity  # noqa: F401
 
 # isort: on
-from xaiutils.evaluation.controls import RANDOM_WEIGHTS, control_maps
-from xaiutils.evaluation.metric import METRICS, Metric, check_classes
-from xaiutils.evaluation.statistics import summarise
+from xaiutils.evaluation.metrics.metric import METRICS, Metric, check_classes
+from xaiutils.evaluation.studies.controls import RANDOM_WEIGHTS, control_maps
 from xaiutils.images import check_maps
+from xaiutils.map_reading import check_reading, read_maps
 from xaiutils.progress import progress
-from xaiutils.reading import check_reading, read_maps
 from xaiutils.registry import check_parameters
+from xaiutils.statistics.summaries import summarise
 
 __all__ = ["METRICS", "Metric", "chance", "control_maps", "evaluate", "evaluate_all", "summarise"]
 
@@ -56,8 +56,8 @@ def evaluate(
         method, method_parameters: what made the maps, as `explain` takes it: for the reading, and for metrics that
             explain changed images anew.
         reading: how the maps are read before they are scored: "signed", "positive" or "magnitude", see
-            `xaiutils.reading.read_maps`. None: as the method declares (`Method.own_reading`), or by magnitude where no
-            method is given. As they are, maps of gradients and their products would be ranked by their sign, which is
+            `xaiutils.map_reading.read_maps`. None: as the method declares (`Method.own_reading`), or by magnitude where
+            no method is given. As they are, maps of gradients and their products would be ranked by their sign, which is
             negative on dark evidence, and compared with maps that cannot be negative.
 
     Returns:

@@ -7,11 +7,11 @@ they are known) says so after Holm's correction, and the 95 % interval agrees.
 import numpy as np
 import pandas as pd
 
-from xaiutils.classification.comparison import holm
-from xaiutils.evaluation.comparison import against_chance, by_image, paired_test
-from xaiutils.evaluation.controls import CONTROLS, ORACLES, RANDOM_WEIGHTS, is_control
-from xaiutils.evaluation.metric import METRICS
-from xaiutils.evaluation.statistics import check_one_reading, summarise
+from xaiutils.classification.compare_models import holm
+from xaiutils.evaluation.metrics.metric import METRICS
+from xaiutils.evaluation.ranking import against_chance, by_image, paired_test
+from xaiutils.evaluation.studies.controls import CONTROLS, ORACLES, RANDOM_WEIGHTS, is_control
+from xaiutils.statistics.summaries import check_one_reading, summarise
 
 
 def claims(table: pd.DataFrame, alpha: float = 0.05, n_resamples: int = 1000, seed: int = 0) -> pd.DataFrame:

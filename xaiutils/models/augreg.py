@@ -17,8 +17,8 @@ import numpy as np
 from scipy import ndimage
 
 from xaiutils.backend import keras
-from xaiutils.datasets.cache import cache_folder
-from xaiutils.datasets.download import Remote, fetch
+from xaiutils.datasets.reading.cache import cache_folder
+from xaiutils.datasets.reading.download import Remote, fetch
 from xaiutils.files import replace_file
 from xaiutils.models.npz_checkpoint import assign, check_arrays, read_npz
 from xaiutils.models.vit import CONFIGS, ViTConfig

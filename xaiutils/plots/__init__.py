@@ -11,14 +11,6 @@ from xaiutils.plots.classification import (
     reliability,
     roc_curves,
 )
-from xaiutils.plots.comparison import (
-    against,
-    agreement_heatmap,
-    critical_difference,
-    disagreement_grid,
-    rank_heatmap,
-    scatter_pair,
-)
 from xaiutils.plots.data import (
     COMPOSITION,
     class_balance,
@@ -32,6 +24,14 @@ from xaiutils.plots.data import (
 )
 from xaiutils.plots.evaluation import forest
 from xaiutils.plots.maps import CLIP_PERCENTILE, attribution_grid, display_range, draw_map, explanation
+from xaiutils.plots.ranking import (
+    against,
+    agreement_heatmap,
+    critical_difference,
+    disagreement_grid,
+    rank_heatmap,
+    scatter_pair,
+)
 from xaiutils.plots.retraining import retraining_curves
 from xaiutils.plots.sanity import consistency_matrix, dropout_maps, randomisation_curves, randomisation_grid
 from xaiutils.plots.style import COLOURS, MAP_COLOURS, OUTLINE, outline

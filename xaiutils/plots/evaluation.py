@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from xaiutils.evaluation.controls import RANDOM_WEIGHTS
+from xaiutils.evaluation.studies.controls import RANDOM_WEIGHTS
 from xaiutils.plots.style import COLOURS, tidy
 from xaiutils.text import drawn
 

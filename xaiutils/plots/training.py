@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from xaiutils.classification.card import kept_epoch
+from xaiutils.classification.model_card import kept_epoch
 from xaiutils.plots.style import COLOURS, tidy
 from xaiutils.text import drawn
 
@@ -16,7 +16,7 @@ def training_curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
     """Loss and accuracy of training and validation, and the validation AUC where it was watched; a column for each
     model.
 
-    A dot marks the epoch whose weights were kept (see `xaiutils.classification.card.kept_epoch`).
+    A dot marks the epoch whose weights were kept (see `xaiutils.classification.model_card.kept_epoch`).
     Grey lines part the stages of a history that has a column ``stage``.
     """
     rows = ["loss", "accuracy"] + ["auc"] * any("val_auc" in h for h in histories.values())

@@ -2,8 +2,8 @@
 
 from xaiutils.training.callback import Callback, StopTraining
 from xaiutils.training.checks import recipe_warnings
+from xaiutils.training.predictions import Report, classification_report, clear_example
 from xaiutils.training.recipes import RECIPES, Recipe, read_recipe, recipe_differences
-from xaiutils.training.report import Report, classification_report, clear_example
 from xaiutils.training.run import train
 from xaiutils.training.toy import toy_optimisers
 

@@ -15,8 +15,8 @@ from xaiutils.training.augmentation import augment
 from xaiutils.training.features import leaves
 from xaiutils.training.losses import epoch_order, make_loss
 from xaiutils.training.optimisation import make_optimizer, make_schedule
+from xaiutils.training.predictions import mean_auc
 from xaiutils.training.recipes import Recipe
-from xaiutils.training.report import mean_auc
 from xaiutils.training.state import Kept, State, Variables, load_variables, save_state
 
 SAVE_SECONDS = 10.0  # between two states of a run that does not say how many epochs

@@ -15,9 +15,9 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from xaiutils.walk import NOTEBOOKS, ROOT, runs_folder
 from xaiutils.widgets.panel import Explorer
 from xaiutils.workbook import Run
+from xaiutils.workbook.pipeline import NOTEBOOKS, ROOT, runs_folder
 
 APP = ROOT / "app"
 PORT = 8866

@@ -26,17 +26,7 @@ from xaiutils.widgets.front import CSS, STALE, RegionLayer
 from xaiutils.widgets.numbers import numbers_table
 from xaiutils.widgets.picker import Picker
 from xaiutils.widgets.scene import Scene, Studio
-from xaiutils.widgets.view import (
-    MOST_MAPS,
-    PALETTES,
-    READ_AS,
-    SCALES,
-    STYLES,
-    MethodChoice,
-    View,
-    clip_box,
-    read_box,
-)
+from xaiutils.widgets.view import MOST_MAPS, PALETTES, READ_AS, SCALES, STYLES, MethodChoice, View, clip_box, read_box
 from xaiutils.widgets.worker import Progress, Worker
 
 _LIVE: list["Explorer"] = []  # the panel on show: running its cell again closes it instead of leaving two

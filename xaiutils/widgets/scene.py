@@ -18,9 +18,9 @@ from xaiutils.attribution import METHODS, Network, cam_grid, explain, predict, p
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
 from xaiutils.evaluation import METRICS
-from xaiutils.evaluation.faithfulness import perturbation_curve
-from xaiutils.evaluation.similarity import spearman
-from xaiutils.reading import read_maps
+from xaiutils.evaluation.map_similarity import spearman
+from xaiutils.evaluation.metrics.faithfulness import perturbation_curve
+from xaiutils.map_reading import read_maps
 from xaiutils.registry import check_parameters, suggest
 from xaiutils.transforms import TRANSFORMS
 from xaiutils.widgets.view import Box, MethodChoice, View, check_box
@@ -301,7 +301,7 @@ class Studio:
     def deletion(self, scene: Scene) -> Deletion:
         """Deletion curves of the maps of a scene, and of pixels in a random order, which know nothing.
 
-        `xaiutils.evaluation.faithfulness.perturbation_curve` in 20 steps to the image's mean colour.
+        `xaiutils.evaluation.metrics.faithfulness.perturbation_curve` in 20 steps to the image's mean colour.
         """
         found = {name: self._curve(scene, *ranking) for name, ranking in self._rankings(scene).items()}
         fractions = next(iter(found.values()))[0]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from xaiutils.attribution import METHODS
-from xaiutils.attribution.libraries import ADAPTERS
+from xaiutils.attribution.libraries.adapter import ADAPTERS
 from xaiutils.evaluation.thresholds import THRESHOLD
 from xaiutils.registry import Parameter, check_parameters, suggest
 from xaiutils.transforms import TRANSFORMS
@@ -83,7 +83,7 @@ class View:
         opacity: of an overlay, 0..1.
         scale: "own" colour limits for each map, or "shared": maps of different methods share no unit, so shared
             limits suit one method with different parameters or layers.
-        reading: "signed", "positive" or "magnitude" (`xaiutils.reading`), or "own": of each method the one that it
+        reading: "signed", "positive" or "magnitude" (`xaiutils.map_reading`), or "own": of each method the one that it
             declares. What is drawn, outlined, measured and deleted is what was read, as `xaiutils.evaluate` does.
         threshold, level, area: which pixels count as found, see `xaiutils.evaluation.thresholds.binary_map`.
         show_found, show_mask, show_grid: outlines of what is found and of the known evidence; the grid of patches.

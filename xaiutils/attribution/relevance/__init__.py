@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from xaiutils.attribution import rules
+from xaiutils.attribution import backward_rules as rules
 from xaiutils.attribution.method import METHODS, SHARES, Method
-from xaiutils.attribution.network import Network
-from xaiutils.attribution.passes import batches, reduce_channels
 from xaiutils.attribution.relevance.linear_rules import Settings
 from xaiutils.attribution.relevance.propagation import COMPOSITES, Propagation
 from xaiutils.backend import tf
+from xaiutils.graph.network import Network
+from xaiutils.graph.passes import batches, reduce_channels
 from xaiutils.registry import Parameter
 
 Seed = Callable[[Network, Any, Any], Any]  # (network, logits, targets) -> relevance of the logits

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from xaiutils.attribution.rules import Linear, with_bias
+from xaiutils.attribution.backward_rules import Linear, with_bias
 from xaiutils.backend import tf
 
 TINY = 1e-9  # the stabiliser of all rules but epsilon

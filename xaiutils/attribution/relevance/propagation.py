@@ -24,10 +24,10 @@ import dataclasses
 from collections.abc import Callable, Set
 from typing import Any
 
-from xaiutils.attribution import rules
-from xaiutils.attribution.network import Network, Step
+from xaiutils.attribution import backward_rules as rules
 from xaiutils.attribution.relevance.linear_rules import RULES, Settings, stabilised
 from xaiutils.backend import keras, tf
+from xaiutils.graph.network import Network, Step
 
 # Rules of convolutions, of dense layers, and of the layer that reads the pixels ("": as the others).
 COMPOSITES = {
@@ -144,7 +144,12 @@ class Propagation:
             shape = self._network.shapes[step.outputs[0]][1:]
             return not rules.is_elementwise(function, shape) or rules.is_nonnegative(function, shape)
         name = type(step.operation).__name__
-        moves = kind in (rules.SELECT, rules.MAX_POOL, rules.LARGEST, rules.SMALLEST)
+        moves = kind in (
+            rules.SELECT,
+            rules.MAX_POOL,
+            rules.LARGEST,
+            rules.SMALLEST,
+        )
         moves = moves and name not in ("Pad", "ClassToken")
         if moves or name == "Add" or "AveragePooling" in name:
             return all(self._is_nonnegative(producer) for producer in self._network.producers(step))

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
-from xaiutils.attribution import rules
-from xaiutils.attribution.network import Network, Step
+from xaiutils.attribution import backward_rules as rules
 from xaiutils.attribution.relevance.linear_rules import Settings, stabilised
 from xaiutils.attribution.relevance.propagation import Propagation, passed
 from xaiutils.backend import keras, tf
+from xaiutils.graph.network import Network, Step
 
 
 class TransformerPropagation(Propagation):

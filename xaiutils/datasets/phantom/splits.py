@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 
 from xaiutils.datasets.listing import Listing, Picture, Record
-from xaiutils.datasets.options import check_choice
+from xaiutils.datasets.loaders.options import check_choice
 from xaiutils.datasets.phantom.image import Phantom, generate
 from xaiutils.datasets.phantom.lesions import FIELD_MM
 from xaiutils.datasets.phantom.tasks import TAG_PROBABILITY, TASKS, check_task

@@ -1,0 +1,94 @@
+"""Where relevance starts, and how maps are scaled: values by hand, for every kind of head."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import xaiutils as xai
+from xaiutils.attribution import relevance
+from xaiutils.attribution.cam import gradient_cams
+from xaiutils.backend import keras, tf
+
+LOGITS = tf.constant([[2.0, -1.0, 0.5], [0.0, 3.0, 1.0]])
+TARGETS = tf.constant([0, 2])
+P = np.exp(LOGITS.numpy()) / np.exp(LOGITS.numpy()).sum(axis=1, keepdims=True)
+SOFTMAX = SimpleNamespace(activation="softmax", n_classes=3)
+BINARY = SimpleNamespace(activation="binary", n_classes=2)
+SIGMOID = SimpleNamespace(activation="sigmoid", n_classes=3)
+PAIR = tf.constant([[-1.5, 1.5], [0.5, -0.5]])
+
+
+def test_relevance_starts_at_the_target_of_three():
+    np.testing.assert_allclose(relevance.logit_seed(SOFTMAX, LOGITS, TARGETS), [[2, 0, 0], [0, 0, 1]])
+    np.testing.assert_allclose(relevance.clrp_target(SOFTMAX, LOGITS, TARGETS), [[2, 0, 0], [0, 0, 1]])
+    np.testing.assert_allclose(relevance.clrp_dual(SOFTMAX, LOGITS, TARGETS), [[0, 1, 1], [0.5, 0.5, 0]])
+    np.testing.assert_allclose(relevance.clrp_seed(SOFTMAX, LOGITS, TARGETS), [[2, -1, -1], [-0.5, -0.5, 1]])
+    gradient = [[P[0, 0] * (1 - P[0, 0]), -P[0, 0] * P[0, 1], -P[0, 0] * P[0, 2]],
+                [-P[1, 2] * P[1, 0], -P[1, 2] * P[1, 1], P[1, 2] * (1 - P[1, 2])]]  # fmt: skip
+    np.testing.assert_allclose(relevance.sglrp_seed(SOFTMAX, LOGITS, TARGETS), gradient, rtol=1e-5)
+    np.testing.assert_allclose(
+        relevance.sglrp_dual(SOFTMAX, LOGITS, TARGETS), np.maximum(-np.array(gradient), 0), rtol=1e-5
+    )
+
+
+def test_relevance_of_one_unit_takes_the_sign_of_the_class():
+    """Classes 0 and 1 of the logits (-z, z): z = 1.5 and -0.5."""
+    targets = tf.constant([1, 0])
+    np.testing.assert_allclose(relevance.target_scores(BINARY, PAIR, targets), [1.5, -0.5])
+    np.testing.assert_allclose(relevance.logit_seed(BINARY, PAIR, targets), [[0, 1.5], [0, 0.5]])
+    np.testing.assert_allclose(relevance.clrp_seed(BINARY, PAIR, targets), [[0, 1.5], [0, -0.5]])
+    slope = np.array([1.5, -0.5])
+    slope = 1 / (1 + np.exp(-slope)) / (1 + np.exp(slope))
+    expected = [[0, slope[0]], [0, -slope[1]]]
+    np.testing.assert_allclose(relevance.sglrp_seed(BINARY, PAIR, targets), expected, rtol=1e-5)
+
+
+def test_other_labels_of_a_picture_get_no_relevance():
+    np.testing.assert_allclose(relevance.clrp_seed(SIGMOID, LOGITS, TARGETS), [[2, 0, 0], [0, 0, 1]])
+    z = np.array([2.0, 1.0])
+    slope = 1 / (1 + np.exp(-z)) / (1 + np.exp(z))
+    expected = [[slope[0], 0, 0], [0, 0, slope[1]]]
+    np.testing.assert_allclose(relevance.sglrp_seed(SIGMOID, LOGITS, TARGETS), expected, rtol=1e-5)
+
+
+# Class activation maps by hand: two channels on a row of two pixels ------------------------------------------------
+
+A = tf.constant([[[[1.0, 2.0], [3.0, -1.0]]]])
+G = tf.constant([[[[0.5, -1.0], [1.5, 3.0]]]])
+
+
+@pytest.mark.parametrize(
+    ("combine", "expected"),
+    [
+        (gradient_cams.grad_cam, [1 * 1 + 2 * 1, 3 * 1 - 1 * 1]),  # the mean gradients are 1 and 1
+        (gradient_cams.hirescam, [0.5 - 2, 4.5 - 3]),
+        (gradient_cams.layer_cam, [0.5, 4.5 - 3]),  # relu(g) A
+        (gradient_cams.xgrad_cam, [1 * 1.25 + 2 * -5, 3 * 1.25 + 5]),  # (0.5 + 4.5) / 4 and (-2 - 3) / 1
+    ],
+)
+def test_combinations_by_hand(combine, expected):
+    signed = combine is gradient_cams.hirescam
+    np.testing.assert_allclose(combine(A, G)[0, 0], expected if signed else np.maximum(expected, 0), rtol=1e-5)
+
+
+def test_grad_cam_plus_plus_by_hand():
+    """alpha = 1 / (2 + sum A g) where g is not 0: sums of A are 4 and 1."""
+    first = 0.5 / (2 + 4 * 0.5) + 1.5 / (2 + 4 * 1.5)
+    second = 3 / (2 + 1 * 3)  # the negative gradient is cut
+    np.testing.assert_allclose(
+        gradient_cams.grad_cam_plus_plus(A, G)[0, 0], np.maximum([first + 2 * second, 3 * first - second], 0), rtol=1e-5
+    )
+
+
+def test_an_even_map_is_scaled_to_zeros():
+    """An image of one colour under a convolution of one pixel: no value is the smallest."""
+    inputs = keras.Input((16, 16, 3))
+    x = keras.layers.Conv2D(2, 1, activation="relu", kernel_initializer="ones", name="even")(inputs)
+    outputs = keras.layers.Dense(2, kernel_initializer="ones")(keras.layers.GlobalAveragePooling2D()(x))
+    model = keras.Model(inputs, outputs)
+    image = np.full((1, 16, 16, 3), 80, np.float32)
+    options = {"base": "grad_cam", "layers": ["even"], "scale_layers": "min_max"}
+    with pytest.warns(UserWarning, match="0 everywhere"):
+        found = xai.explain(model, image, 1, "layer_aggregate", **options)
+    assert (found == 0).all()

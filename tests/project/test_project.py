@@ -1,0 +1,80 @@
+"""The project's own promises: one list of dependencies, a lock that fits it, commands that exist, a light import."""
+
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+from xaiutils.workbook.pipeline import ROOT
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_environment_yml_is_in_step():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    assert [d for d in environment if isinstance(d, dict)] == [{"pip": ["-e .[test]"]}]
+    (python,) = [d for d in environment if isinstance(d, str) and d.startswith("python")]
+    assert python == "python" + PROJECT["requires-python"]
+    assert [d for d in environment if isinstance(d, str)] == [python, "pip"]
+
+
+def test_the_lock_fits_every_requirement():
+    locked = {}
+    for line in (ROOT / "requirements.lock").read_text().splitlines():
+        if line and not line.startswith("#"):
+            requirement = Requirement(line)
+            locked.setdefault(requirement.name.lower(), []).append(next(iter(requirement.specifier)).version)
+    wanted = [*PROJECT["dependencies"], *(r for extra in PROJECT["optional-dependencies"].values() for r in extra)]
+    for text in wanted:
+        requirement = Requirement(text)
+        versions = locked.get(requirement.name.lower())
+        assert versions, f"{requirement.name} is not locked: make lock"
+        assert any(requirement.specifier.contains(v) for v in versions), text
+
+
+def test_the_readme_names_commands_that_exist():
+    readme, makefile = (ROOT / "README.md").read_text(), (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z]+):", makefile, re.M))
+    named = set(re.findall(r"make ([a-z]+)", readme))
+    assert {"run", "test", "lab"} <= named <= targets
+    for link in re.findall(r"\]\(([^)#:]+)\)", readme):
+        assert (ROOT / link).exists(), link
+
+
+def test_the_guide_names_every_data_set_and_option():
+    import xaiutils as xai
+
+    guide = (ROOT / "data" / "README.md").read_text()
+    for entry in xai.DATASETS.values():
+        assert f"| `{entry.name}` |" in guide, entry.name
+        for option in entry.options:
+            assert re.search(rf"\b{option}\b", guide), f"{entry.name}: {option}"
+
+
+def test_ci_calls_the_test_command():
+    assert (ROOT / ".ci" / "run").read_text().rstrip().endswith("make test")
+
+
+def test_importing_the_package_is_light():
+    code = "import sys, xaiutils; assert 'tensorflow' not in sys.modules; assert 'METHODS' in dir(xaiutils)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_public_names():
+    import xaiutils as xai
+
+    for name in xai.__all__:
+        assert getattr(xai, name) is not None
+    with pytest.raises(AttributeError, match="explian"):
+        xai.explian  # noqa: B018
+
+
+def test_nothing_is_printed_on_import():
+    code = "import xaiutils.attribution, xaiutils.widgets, xaiutils.workbook"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == ""
+    assert result.stderr == ""

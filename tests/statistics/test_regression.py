@@ -1,0 +1,104 @@
+"""Regression of metrics on what is known of the images: forms by hand, and cases whose answer is known."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from xaiutils.datasets import ImageDataset
+from xaiutils.statistics.regression import SHAPE, evidence_shape, regress
+
+
+def test_shapes_by_hand():
+    masks = np.zeros((6, 40, 40), bool)
+    masks[0, 10:20, 10:20] = True  # a square
+    masks[1, 5, 3:33] = True  # a line
+    masks[2, 10:30, 10:30] = True
+    masks[2, 20:30, 20:30] = False  # an L of three squares
+    masks[3, 2:6, 2:6] = masks[3, 30:40, 30:40] = True  # two pieces
+    masks[4, 7, 7] = True
+    n = len(masks)
+    ds = ImageDataset(np.zeros((n, 40, 40, 3), np.uint8), [0] * n, ("a",), [f"i{k}" for k in range(n)], masks)
+    found = evidence_shape(ds)
+    assert found["image_id"].tolist() == ds.ids
+    assert found["area_share"].tolist() == pytest.approx([100 / 1600, 30 / 1600, 300 / 1600, 116 / 1600, 1 / 1600, 0])
+    assert found["log_area"][0] == pytest.approx(np.log10(100 / 1600))
+    assert found["parts"].tolist() == [1, 1, 1, 2, 1, 0]
+    assert found["elongation"][[0, 1, 3, 4]].tolist() == pytest.approx([0, 1, 0, 0], abs=1e-6)
+    # The L's second moments: those within a square, and those of the three centres.
+    spread, product = (10**2 - 1) / 12 + 100 * 2 / 9, -100 / 9
+    minor, major = np.sqrt(spread - abs(product)), np.sqrt(spread + abs(product))
+    assert found["elongation"][2] == pytest.approx(1 - minor / major, rel=0.01)
+    assert found["solidity"][[0, 1, 3]].tolist() == [1, 1, 1]
+    assert found["solidity"][2] == pytest.approx(300 / 350, rel=0.02)  # its hull cuts half a square's corner
+    assert found.loc[5, list(SHAPE)].isna().tolist() == [True, True, True, False]
+    with pytest.raises(ValueError, match="has no masks"):
+        evidence_shape(ImageDataset(ds.pixels, ds.labels, ds.class_names, ds.ids))
+
+
+def made(n=60, seed=0, **columns):
+    rng = np.random.default_rng(seed)
+    table = pd.DataFrame({"method": "m", "metric": "iou", "image_id": [f"i{k}" for k in range(n)]})
+    return table.assign(a=rng.normal(size=n), b=rng.normal(size=n), **columns)
+
+
+def test_a_line_is_found_exactly():
+    table = made()
+    table["value"] = 3 - 2 * table["a"]
+    row = regress(table, ["a"]).iloc[0]
+    assert row[["coefficient", "low", "high", "slope", "r2"]].tolist() == pytest.approx([-1, -1, -1, -2, 1])
+    assert row[["method", "metric", "column", "n", "units"]].tolist() == ["m", "iou", "a", 60, 60]
+
+
+def test_joint_regression_is_least_squares_of_standard_scores():
+    table = made(seed=1)
+    table["b"] += table["a"]  # correlated columns: apart they are not what they are together
+    table["value"] = table["a"] + 0.5 * table["b"] + np.random.default_rng(2).normal(size=60)
+    scores = (table[["a", "b", "value"]] - table[["a", "b", "value"]].mean()) / table[["a", "b", "value"]].std(ddof=0)
+    expected, residual, *_ = np.linalg.lstsq(scores[["a", "b"]].to_numpy(), scores["value"].to_numpy(), rcond=None)
+    joint = regress(table, ["a", "b"], joint=True)
+    assert joint["coefficient"].tolist() == pytest.approx(expected.tolist())
+    assert joint["r2"].tolist() == pytest.approx([1 - residual[0] / 60] * 2)
+    apart = regress(table, ["a", "b"])
+    assert apart["coefficient"].tolist() == pytest.approx(scores[["a", "b"]].corrwith(scores["value"]).tolist())
+    assert apart["r2"].tolist() == pytest.approx((apart["coefficient"] ** 2).tolist())
+    raw = np.polyfit(table["a"], table["value"], 1)[0]
+    assert apart["slope"][0] == pytest.approx(raw)
+
+
+def test_intervals_cover_what_they_should():
+    """Of 60 normal pairs the standard error of a correlation r is (1 - r^2) / sqrt(n)."""
+    table = made(400, seed=3)
+    table["value"] = table["a"] + np.random.default_rng(4).normal(size=400)
+    found = regress(table, ["a", "b"]).set_index("column")
+    r = found.loc["a", "coefficient"]
+    assert found.loc["a", "high"] - found.loc["a", "low"] == pytest.approx(2 * 1.96 * (1 - r**2) / 20, rel=0.2)
+    assert found.loc["b", "low"] < 0 < found.loc["b", "high"]
+    assert found.loc["a", "low"] > 0.5
+    pd.testing.assert_frame_equal(regress(table, ["a", "b"]), regress(table, ["a", "b"]))
+
+
+def test_images_of_a_patient_are_one_observation():
+    table = made(20, seed=5)
+    table["value"] = table["a"] + np.random.default_rng(6).normal(size=20)
+    copies = pd.concat([table.assign(image_id=table["image_id"] + str(k)) for k in range(8)])
+    copies["patient_id"] = [*range(20)] * 8
+    once, many = regress(table, ["a"]).iloc[0], regress(copies, ["a"]).iloc[0]
+    assert many["coefficient"] == pytest.approx(once["coefficient"])
+    assert (many["n"], many["units"]) == (160, 20)
+    assert [many["low"], many["high"]] == pytest.approx([once["low"], once["high"]])
+    alone = regress(copies.drop(columns="patient_id"), ["a"]).iloc[0]
+    assert alone["high"] - alone["low"] < 0.6 * (many["high"] - many["low"])
+
+
+def test_what_does_not_vary_or_is_too_few_has_no_number():
+    table = made(12, seed=7, c=0.1)
+    table["value"] = table["a"]
+    found = regress(table, ["c", "a"]).set_index("column")
+    assert found.loc["c", ["coefficient", "low", "high", "slope", "r2"]].isna().all()
+    assert found.loc["a", "coefficient"] == pytest.approx(1)
+    assert regress(table[:3], ["a"])["coefficient"].isna().all()
+    assert regress(table[:5], ["a", "b"], joint=True)["coefficient"].isna().all()
+    holes = table.assign(a=table["a"].where(table.index > 3))
+    assert regress(holes, ["a"])["n"].item() == 8
+    with pytest.raises(ValueError, match="did you mean value"):
+        regress(table, ["values"])

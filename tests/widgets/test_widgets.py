@@ -1,0 +1,976 @@
+"""The panel without a browser: its controls, its numbers, its errors, its thread, and what it keeps."""
+
+import dataclasses
+import io
+import json
+import threading
+import time
+
+import ipywidgets
+import numpy as np
+import pytest
+from conftest import make_flat
+from PIL import Image
+
+import xaiutils as xai
+from xaiutils import widgets
+from xaiutils.datasets import ImageDataset
+from xaiutils.evaluation.metrics.localisation import iou
+from xaiutils.map_reading import read_maps
+from xaiutils.progress import progress
+from xaiutils.registry import Parameter
+from xaiutils.widgets import (
+    Explorer,
+    MethodChoice,
+    View,
+    app,
+    control,
+    draw,
+    panel,
+    read_control,
+    recreate,
+    scene,
+    write_control,
+)
+from xaiutils.widgets.drawing import draw_scene, overlay
+from xaiutils.widgets.picker import PER_PAGE, Filter, select
+from xaiutils.widgets.view import READ_AS, clip_box, read_box
+from xaiutils.widgets.worker import Worker
+
+
+@pytest.fixture(scope="module")
+def ds(images):
+    masks = np.zeros((5, 32, 32), bool)
+    masks[:, 4:12, 4:12] = True
+    masks[3] = False
+    pixels = images.astype(np.uint8)
+    return ImageDataset(pixels, [0, 1, 2, 0, 1], ("a", "b", "c"), [f"i{k}" for k in range(5)], masks, name="toy")
+
+
+@pytest.fixture
+def networks(models):
+    return {"cnn": models["nested"], "vit": models["vit"]}
+
+
+@pytest.fixture
+def explorer(networks, ds, tmp_path):
+    made = Explorer(networks, ds, folder=tmp_path)
+    yield made
+    made.close()
+
+
+def parameter(explorer, name, column=0):
+    return explorer.columns[column].parameters.controls[name]
+
+
+# The panel ----------------------------------------------------------------------------------------------------------
+
+
+def test_first_picture_is_there_at_once(explorer, models, ds):
+    assert explorer.status.startswith("done in ")
+    assert explorer.status.endswith(": grad_cam of image 0 on cnn, original (i0)")
+    assert bytes(explorer.picture.value).startswith(b"\x89PNG")
+    expected = xai.explain(models["nested"], ds.images[:1])[0]
+    np.testing.assert_allclose(explorer.scene.maps[0].values, expected, atol=1e-6)
+
+
+def test_changes_are_computed_behind_the_panel(explorer, models, ds):
+    before = bytes(explorer.picture.value)
+    explorer.columns[0].method.value = "smoothgrad"
+    explorer.controls["image"].value = 3
+    explorer.controls["model"].value = "vit"
+    parameter(explorer, "n_samples").value = 4
+    explorer.controls["transform"].value = "rotate_180"
+    explorer.controls["target"].value = 2
+    explorer.wait()
+    assert explorer.status.endswith(": smoothgrad of image 3 on vit, rotate_180 (i3)")
+    assert explorer.picture.value != before
+    rotated = xai.TRANSFORMS["rotate_180"].apply(ds.images[3:4])
+    expected = xai.explain(models["vit"], rotated, 2, "smoothgrad", n_samples=4)[0]
+    np.testing.assert_allclose(explorer.scene.maps[0].values, expected, atol=1e-6)
+    probabilities = xai.predict(models["vit"], np.concatenate([ds.images[3:4], rotated]), probabilities=True)
+    np.testing.assert_allclose([explorer.scene.before, explorer.scene.probabilities], probabilities, atol=1e-5)
+
+
+def test_cheap_controls_run_no_model(explorer, monkeypatch):
+    for name in ("explain", "predict"):
+        monkeypatch.setattr(scene, name, lambda *a, **k: pytest.fail("a model was run"))
+    seen = {bytes(explorer.picture.value)}
+    c = explorer.controls
+    changes = {
+        "opacity": 0.3,
+        "style": "contour",
+        "palette": "earth",
+        "scale": "shared",
+        "show_found": True,
+        "threshold": "top_area",
+        "area": 0.3,
+        "show_mask": False,
+        "show_grid": True,
+        "region": "2, 3, 20, 30",
+    }
+    c["style"].value = "contour"
+    explorer.wait()
+    for name, value in changes.items():
+        c[name].value = value
+        explorer.wait()
+        assert explorer.status.startswith("done"), explorer.status
+        assert panel.STALE not in explorer.stage._dom_classes
+        if name not in ("opacity", "scale"):  # of contours and of one map they change nothing
+            assert bytes(explorer.picture.value) not in seen or name == "style", name
+        seen.add(bytes(explorer.picture.value))
+    assert c["opacity"].disabled
+    assert c["area"].layout.display == ""
+    assert c["level"].layout.display == "none"
+
+
+def test_only_the_parameters_of_the_method_are_shown(explorer):
+    column = explorer.columns[1]
+    with explorer._hushed():
+        for name, method in xai.METHODS.items():
+            column.method.value = name
+            shown = [w.description for w in column.parameters.box.children]
+            assert shown == [p.name for p in method.parameters if p.kind is not np.ndarray]
+            assert column.library.options == method.libraries
+            assert column.library.value == "xaiutils"
+            assert method.paper.split(",")[0].replace("&", "&amp;") in column.cost.value
+        column.method.value = ""
+    assert column.parameters.box.children == ()
+    assert column.choice is None
+
+
+def test_only_the_parameters_of_the_transform_are_shown(explorer):
+    assert [name for _, name in explorer.controls["transform"].options] == list(xai.TRANSFORMS)
+    for name, transform in xai.TRANSFORMS.items():
+        explorer.controls["transform"].value = name
+        shown = [w.description for w in explorer.transform_parameters.box.children]
+        assert shown == [p.name for p in transform.parameters]
+    explorer.wait()
+    assert ": grad_cam of image 0 on cnn, pgd (i0)" in explorer.status
+
+
+def test_libraries_get_the_parameters_that_they_take(explorer):
+    explorer.columns[0].method.value = "score_cam"
+    explorer.columns[0].library.value = "tf-keras-vis"
+    explorer.wait()
+    assert ": score_cam" in explorer.status
+    assert explorer.view.maps[0].library == "tf-keras-vis"
+    assert parameter(explorer, "weighting").disabled
+    assert not parameter(explorer, "max_channels").disabled
+    explorer.columns[0].library.value = "xaiutils"
+    explorer.wait()
+    assert not parameter(explorer, "weighting").disabled
+
+
+def test_layers_are_offered(explorer):
+    layer = parameter(explorer, "layer")
+    assert {"backbone/conv1", "backbone/conv2"} <= set(layer.options)
+    layer.value = "conv1"
+    explorer.wait()
+    assert explorer.status.startswith("done")
+    explorer.controls["model"].value = "vit"
+    explorer.wait()
+    assert "backbone/conv1" not in parameter(explorer, "layer").options
+
+
+def test_errors_are_shown_in_words_beside_what_works(explorer):
+    explorer.columns[1].method.value = "raw_attention"  # the model has no attention
+    explorer.wait()
+    assert explorer.status.startswith("error in map 2 (Raw attention): ")
+    assert explorer.scene.maps[0].values is not None
+    assert explorer.scene.maps[1].values is None
+    parameter(explorer, "layer").value = "conv9"
+    explorer.wait()
+    assert "map 1 (Grad-CAM): layer 'conv9' is not in the model" in explorer.status
+    explorer.columns[1].method.value = ""
+    parameter(explorer, "layer").value = ""
+    explorer.wait()
+    assert explorer.status.startswith("done")
+
+
+_FOUR, _BEYOND = "expected four numbers", "reaches beyond the image of 32 x 32"
+_BAD_REGIONS = {
+    _FOUR: ("1, 2, 3", "a, b, c, d", "1, 2, 3, 4, 5", ",,,", "nan, 1, 9, 9", "0, 0, inf, 9", "0 0 1e300 3", "1 2 3 4p"),
+    _BEYOND: ("40, 40, 50, 50", "-5, -5, 500, 500", "0, 0, 32, 33", "-1, 0, 4, 4"),
+    "is empty": ("9, 9, 3, 12", "1, 9, 3, 4", "3, 3, 3, 9", "9, 9, 3, 3"),
+    "holds no whole pixel": ("1.2, 1.2, 1.4, 1.4",),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("words", _BAD_REGIONS)
+def test_a_bad_region_is_refused_in_words(explorer, words):
+    for text in _BAD_REGIONS[words]:
+        explorer.controls["region"].value = text
+        explorer.wait()
+        assert explorer.status.startswith("error: region '")
+        assert words in explorer.status
+        assert panel.STALE in explorer.stage._dom_classes
+        with pytest.raises(ValueError, match="another view than the picture"):
+            explorer.pin()
+    explorer.controls["region"].value = ""
+    explorer.wait()
+    assert explorer.status.startswith("done")
+    assert panel.STALE not in explorer.stage._dom_classes
+
+
+@pytest.mark.parametrize("box", [(-5, -5, 500, 500), (0, 0, float("nan"), 3), (3, 0, 1, 9), (1, 2, 3), ("1", 2, 3, 4)])
+def test_a_view_takes_no_region_that_the_panel_would_not(networks, ds, box):
+    with pytest.raises(ValueError, match="region '"):
+        draw(View("cnn", 0, region=box), networks, ds)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"opacity": value} for value in (1.5, float("nan"), float("inf"))),
+        *({"image": value} for value in (0.5, True, -1, 5)),
+        *({"target": -2}, {"target": 3}, {"seed": -1}, {"level": float("nan")}, {"area": -0.1}),
+    ],
+)
+def test_a_view_takes_no_number_that_cannot_be(networks, ds, wrong):
+    with pytest.raises((ValueError, TypeError), match=next(iter(wrong))):
+        draw(View(**{"model": "cnn", "image": 0, **wrong}), networks, ds)
+
+
+def test_yaml_that_cannot_be_read_is_refused_in_words(explorer):
+    explorer.columns[0].method.value = "smoothgrad"
+    parameter(explorer, "base_parameters").value = "{a: ["
+    explorer.wait()
+    assert explorer.status.startswith("error: base_parameters: '{a: [' cannot be read; expected {name: value}")
+
+
+def test_a_box_drawn_on_the_page_is_the_region(explorer):
+    explorer.region._handle_custom_msg({"box": [0.25, 0.125, 0.5, 0.75]}, [])  # as the page's script sends it
+    explorer.wait()
+    assert explorer.controls["region"].value == "8, 4, 16, 24"
+    assert explorer.scene.view.region == (8, 4, 16, 24)
+    values = np.maximum(explorer.scene.maps[0].values, 0)
+    numbers = explorer.scene.numbers.set_index("quantity").value
+    assert numbers.region_positive == pytest.approx(values[4:24, 8:16].sum() / values.sum(), abs=1e-6)
+    assert "share of the map in the region" in explorer._numbers.value
+    explorer.controls["region"].value = "0, 0, 4, 32"
+    explorer.wait()
+    assert explorer.region.box == [0, 0, 0.125, 1]
+    explorer.region._handle_custom_msg({"box": []}, [])
+    explorer.wait()
+    assert explorer.region.box == []
+    assert explorer.scene.view.region is None
+
+
+def test_the_picture_follows_the_width_of_the_page(explorer):
+    narrow = Image.open(io.BytesIO(explorer.picture.value)).size
+    for column in explorer.columns[1:]:
+        column.method.value = "layer_cam"
+    explorer.region.width, explorer.region.ratio = 1400, 2.0
+    explorer.wait()
+    wide = Image.open(io.BytesIO(explorer.picture.value)).size
+    assert wide[0] == pytest.approx(2800, abs=4)
+    assert explorer.stage.layout.width == "1400px"
+    assert narrow[0] < 1000
+    assert len(explorer.region.frames) == 4
+
+
+def test_one_panel_at_a_time(explorer, networks, ds):
+    inner = explorer.columns[0].method
+    view = View("vit", 1, maps=(MethodChoice("occlusion", {"patch_size": 8}),))
+    other = Explorer(networks, ds, view)
+    assert inner.comm is None  # closed, with all in it
+    assert [other] == panel._LIVE
+    assert other.view.maps[0].parameters["patch_size"] == 8
+    assert other.pin_button.disabled
+    with pytest.raises(ValueError, match="without folder"):
+        other.pin()
+    other.close()
+
+
+def test_given_parameters_take_the_place_of_the_declared(networks, ds):
+    made = Explorer(networks, ds, method_parameters={"score_cam": {"max_channels": 3}})
+    made.columns[2].method.value = "score_cam"
+    assert made.view.maps[1].parameters["max_channels"] == 3
+    made.wait()
+    made.close()
+
+
+def test_attacks_are_made_against_the_chosen_model(explorer, models, ds):
+    explorer.controls["model"].value = "vit"
+    explorer.controls["seed"].value = 4
+    explorer.controls["transform"].value = "pgd"
+    explorer.transform_parameters.controls["epsilon"].value = 20.0
+    explorer.wait()
+    image = xai.TRANSFORMS["pgd"].apply(ds.images[:1], 4, model=models["vit"], epsilon=20.0)
+    predicted = xai.predict(models["vit"], ds.images[:1])[0].argmax()
+    expected = xai.predict(models["vit"], image, probabilities=True)[0]
+    np.testing.assert_allclose(explorer.scene.probabilities, expected, atol=1e-3)
+    assert explorer.scene.target == predicted
+    explorer.controls["target"].value = int((predicted + 1) % 3)  # another class is explained on the same image
+    explorer.wait()
+    assert explorer.scene.target != predicted
+    np.testing.assert_allclose(explorer.scene.probabilities, expected, atol=1e-3)
+
+
+def test_data_sets_and_models_are_changed(networks, ds, models):
+    other = ds.select([4, 3])
+    two = ImageDataset(ds.pixels[:2], [0, 1], ("p", "q"), ["x", "y"])
+    made = Explorer(networks, {"first": ds, "second": other, "of two classes": two})
+    made.controls["image"].value = 4
+    made.controls["region"].value = "0, 0, 8, 8"
+    made.controls["dataset"].value = "second"
+    made.wait()
+    assert made.controls["image"].value == 1
+    assert made.controls["region"].value == ""
+    assert made.scene.image_id == "i3"
+    made.controls["dataset"].value = "of two classes"
+    made.wait()
+    assert made.status.startswith("error: cnn knows 3 classes, the data set has 2: p, q.")
+    assert [text for text, _ in made.controls["target"].options] == ["predicted class (of the original)", "p", "q"]
+    for view, words in (
+        (View("cnn", 0, dataset="third"), "no data set 'third'"),
+        (View("cnn", 2, dataset="second"), "the images 0 to 1"),
+        (View("cnn", 0, 3, dataset="first"), "the classes are 0 to 2"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            made.view = view
+    made.close()
+
+
+# The thread ---------------------------------------------------------------------------------------------------------
+
+
+class Record:
+    """A worker whose callbacks are written down."""
+
+    def __init__(self):
+        self.told = []
+        say = self.told.append
+        self.worker = Worker(
+            ("first", "second"),
+            lambda kind: say(("busy", kind)),
+            lambda kind, p: say(("progress", kind, p.done, p.total)),
+            lambda kind, error: say(("error", kind, str(error))),
+            lambda: say(("idle",)),
+        )
+
+
+def looping(entered, log, name):
+    def work():
+        for _ in progress(range(10_000), title=name):
+            entered.set()
+            time.sleep(0.001)
+        log.append(name)
+
+    return work
+
+
+def test_a_newer_request_drops_the_older_and_urgent_ones_go_first():
+    record, log, entered, gate = Record(), [], threading.Event(), threading.Event()
+    record.worker.request("first", looping(entered, log, "old"))
+    assert entered.wait(5)
+    record.worker.request("second", lambda: log.append("later"))
+    record.worker.request("first", lambda: log.append("never begun"))
+    record.worker.request("first", lambda: (log.append("new"), gate.wait(5)))
+    while "new" not in log:
+        time.sleep(0.005)
+    record.worker.request("second", lambda: log.append("latest"))
+    gate.set()
+    record.worker.wait(5)
+    assert log in (["new", "latest"], ["never begun", "new", "latest"])
+    assert record.told[-1] == ("idle",)
+
+
+def test_stop_ends_work_at_once():
+    record, log, entered = Record(), [], threading.Event()
+    record.worker.request("first", looping(entered, log, "slow"))
+    record.worker.request("second", lambda: log.append("waiting"))
+    assert entered.wait(5)
+    time.sleep(0.3)
+    start = time.monotonic()
+    record.worker.stop()
+    record.worker.wait(5)
+    assert time.monotonic() - start < 0.3
+    assert log == []
+    done = [entry[2] for entry in record.told if entry[0] == "progress"]
+    assert len(done) > 1
+    assert done == sorted(done)
+
+
+def test_errors_of_the_thread_are_told_and_it_goes_on():
+    record, log = Record(), []
+
+    def fail():
+        raise ValueError("no such thing")
+
+    record.worker.request("first", fail)
+    record.worker.wait(5)
+    record.worker.request("first", lambda: log.append("next"))
+    record.worker.wait(5)
+    assert ("error", "first", "no such thing") in record.told
+    assert log == ["next"]
+
+
+def test_waiting_for_a_busy_thread_ends():
+    record, gate = Record(), threading.Event()
+    record.worker.request("first", lambda: gate.wait(5))
+    with pytest.raises(TimeoutError, match="still works"):
+        record.worker.wait(0.05)
+    gate.set()
+    record.worker.wait(5)
+
+
+def test_stop_in_the_panel(explorer, monkeypatch):
+    entered = threading.Event()
+    real = scene.explain
+
+    def slow(*args, **kwargs):
+        if args[3] == "occlusion":
+            for _ in progress(range(10_000), title="slow"):
+                entered.set()
+                time.sleep(0.001)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(scene, "explain", slow)
+    picture = bytes(explorer.picture.value)
+    explorer.columns[0].method.value = "occlusion"
+    assert entered.wait(10)
+    time.sleep(0.3)
+    assert panel.STALE in explorer.stage._dom_classes
+    assert not explorer.stop.disabled
+    assert explorer.status.startswith("computing: ")
+    assert "of 10000 steps, about " in explorer.status
+    start = time.monotonic()
+    explorer.stop.click()
+    assert explorer.status == "stopped; picture and controls are of the last finished view"
+    explorer.wait()
+    assert time.monotonic() - start < 0.3
+    assert explorer.status.startswith("stopped")
+    assert explorer.stop.disabled
+    assert explorer.picture.value == picture
+    entered.clear()
+    explorer.columns[0].method.value = "rise"
+    explorer.columns[0].method.value = "vanilla_gradients"  # drops the request before it
+    explorer.wait()
+    assert ": vanilla_gradients" in explorer.status
+
+
+def test_after_a_stop_controls_and_picture_agree(explorer, monkeypatch):
+    explorer.controls["image"].value = 1
+    explorer.wait()
+    before, real, entered = explorer.view, scene.explain, threading.Event()
+
+    def slow(*args, **kwargs):
+        for _ in progress(range(10_000), title="slow"):
+            entered.set()
+            time.sleep(0.001)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(scene, "explain", slow)
+    explorer.controls["image"].value = 4
+    explorer.controls["transform"].value = "rotate_180"
+    explorer.controls["model"].value = "vit"
+    explorer.columns[1].method.value = "layer_cam"
+    explorer.controls["region"].value = "1, 1, 9, 9"
+    assert entered.wait(10)
+    explorer.stop.click()
+    explorer.wait()
+    assert explorer.view == before
+    assert explorer.scene.view.image == explorer.picker._image == 1
+    assert panel.STALE not in explorer.stage._dom_classes
+    finding = explorer.pin()
+    assert finding.view.image == 1
+    assert finding.view.model == "cnn"
+
+
+def test_a_scene_that_fails_is_not_shown_under_the_new_controls(explorer, monkeypatch):
+    def fails(*_args, **_kwargs):
+        raise RuntimeError("the transform broke")
+
+    monkeypatch.setattr(type(scene.TRANSFORMS["rotate_180"]), "apply", fails)
+    explorer.controls["transform"].value = "rotate_180"
+    explorer.wait()
+    assert explorer.status == "error: the transform broke"
+    assert panel.STALE in explorer.stage._dom_classes
+    explorer.save_button.click()
+    explorer.wait()
+    assert "nothing was kept" in explorer.status
+
+
+# What is said of it -------------------------------------------------------------------------------------------------
+
+
+def written(drawing) -> list[str]:
+    return [text.get_text() for text in drawing.figure.axes[0].texts]
+
+
+def test_the_explained_class_is_named_under_a_transform(explorer):
+    explorer.controls["transform"].value = "rotate_180"
+    explorer.wait()
+    shown = explorer.scene
+    name = shown.class_names[int(shown.before.argmax())]
+    assert f"explained is {name}, predicted for the original" in explorer.status
+    assert any(text.startswith(f"for {name}, predicted for the original, p = ") for text in written(draw_scene(shown)))
+    turned = dataclasses.replace(shown, probabilities=np.roll(shown.before, 1))
+    assert (
+        f"now predicted: {shown.class_names[int(turned.probabilities.argmax())]}" in explorer._done_text(turned, 1)[1]
+    )
+    explorer.controls["target"].value = 2
+    explorer.wait()
+    assert "predicted for" not in explorer.status
+    assert any(text.startswith("for c, p = ") for text in written(draw_scene(explorer.scene)))
+
+
+@pytest.mark.parametrize("value", [0.0, 0.25, -3.0])
+@pytest.mark.parametrize("scale", ["own", "shared"])
+@pytest.mark.parametrize("method", ["grad_cam", "gradients_x_inputs"])
+def test_a_map_of_one_value_has_no_colour_scale(networks, ds, value, scale, method):
+    view = View("cnn", 0, maps=(MethodChoice(method),), scale=scale, show_found=True, reading="signed")
+    shown = draw(view, networks, ds).scene
+    flat = dataclasses.replace(shown.maps[0], values=np.full((32, 32), value, np.float32))
+    said = written(draw_scene(dataclasses.replace(shown, maps=(flat,))))
+    assert f"every value is {value:.3g}:" in said
+    assert "no colour scale" in said
+    assert not {"attribution (raw)", "for", "against"} & set(said)
+    assert {"attribution (raw)", "for"} & set(written(draw_scene(shown)))
+
+
+def test_values_that_are_no_numbers_are_refused(explorer, monkeypatch):
+    real = scene.explain
+
+    def broken(*args, **kwargs):
+        found = real(*args, **kwargs)
+        found[0, 3, 4] = np.nan
+        return found
+
+    monkeypatch.setattr(scene, "explain", broken)
+    explorer.columns[0].method.value = "layer_cam"
+    explorer.wait()
+    assert "1 of the map's 1024 values are no numbers" in explorer.status
+    assert explorer.scene.maps[0].values is None
+    monkeypatch.setattr(scene, "predict", lambda *_a, **_k: np.full((1, 3), np.nan, np.float32))
+    explorer.controls["image"].value = 2
+    explorer.wait()
+    assert explorer.status.startswith("error: cnn answers image 2 (original) with values that are NaN")
+
+
+def test_names_of_classes_are_shown_as_they_are(models, images):
+    names = ("a$x_{b$", "$5 - $10", "<b>&amp;|")
+    odd = ImageDataset(images.astype(np.uint8), [0, 1, 2, 0, 1], names, [f"$i_{k}<" for k in range(5)], name="toy")
+    made = Explorer({"$m$": models["nested"]}, odd)
+    try:
+        made.curves.click()
+        made.wait()
+        assert made.status.startswith("done")
+        assert "&lt;" in made._status_line.value
+        assert "$i_0<" not in made._status_line.value
+        assert [text for text, _ in made.controls["target"].options][1:] == list(names)
+        assert any(r"a\$x_{b\$" in text for text in written(draw_scene(made.scene)))
+    finally:
+        made.close()
+
+
+def test_filters_that_leave_nothing_and_sets_of_one_image(models, ds):
+    made = Explorer({"cnn": models["nested"]}, ds.select([2]))
+    try:
+        assert made.picker.count.value == "1-1 of 1"
+        assert made.controls["image"].max == 0
+        made.picker.controls["label"].value = 0
+        made.wait()
+        assert made.picker.count.value == "no image"
+        assert made.picker.back.disabled
+        assert made.picker.forth.disabled
+        assert made.picker.thumbnails.cells == []
+    finally:
+        made.close()
+
+
+# Numbers ------------------------------------------------------------------------------------------------------------
+
+
+def test_numbers_are_those_of_the_metrics(networks, ds):
+    choices = (MethodChoice("gradients_x_inputs"), MethodChoice("grad_cam"), MethodChoice("gradients_x_inputs"))
+    view = View("cnn", 1, maps=choices, threshold="top_area", area=0.2, region=(0, 0, 16, 8), reading="signed")
+    shown = draw(view, networks, ds).scene
+    numbers = shown.numbers.set_index(["map", "quantity"]).value
+    maps = np.stack([m.values for m in shown.maps])
+    for k in (1, 2):
+        found = np.zeros(1024, bool)
+        found[np.argsort(-maps[k - 1].ravel(), kind="stable")[:205]] = True
+        assert numbers[k, "iou"] == pytest.approx(iou(found.reshape(32, 32), ds.masks[1]))
+        positive = np.maximum(maps[k - 1], 0)
+        assert numbers[k, "relevance_mass"] == pytest.approx(positive[4:12, 4:12].sum() / positive.sum(), rel=1e-5)
+        assert numbers[k, "region_positive"] == pytest.approx(positive[:8, :16].sum() / positive.sum(), rel=1e-5)
+    negative = np.minimum(maps[0], 0)
+    assert numbers[1, "region_negative"] == pytest.approx(negative[:8, :16].sum() / negative.sum(), rel=1e-5)
+    assert (2, "region_negative") not in numbers
+    assert numbers[1, "correlation_3"] == pytest.approx(1)
+    from scipy.stats import spearmanr
+
+    assert numbers[1, "correlation_2"] == pytest.approx(spearmanr(maps[0].ravel(), maps[1].ravel()).statistic)
+    chances = shown.numbers.set_index(["map", "quantity"]).chance
+    assert chances[1, "relevance_mass"] == pytest.approx(64 / 1024)
+    assert chances[1, "region_positive"] == pytest.approx(128 / 1024)
+    nothing = draw(View("cnn", 3), networks, ds).scene  # whose mask is empty
+    assert nothing.numbers.empty
+
+
+def test_numbers_are_those_of_evaluate_by_every_reading(explorer, models, ds):
+    """Also the outline, the curve, the colours and the label are of what was read."""
+    explorer.columns[0].method.value = "gradients_x_inputs"
+    explorer.columns[1].method.value = "hirescam"
+    explorer.columns[2].method.value = "grad_cam"
+    one, steps = ds.select([0]), {"deletion_auc": {"n_steps": scene.DELETION_STEPS}}
+    names = ("gradients_x_inputs", "hirescam", "grad_cam")
+    raw = xai.explain_all(models["nested"], one.images, None, names)
+    for reading in ("own", "signed", "positive", "magnitude"):
+        explorer.controls["reading"].value = reading
+        explorer.wait()
+        read = explorer.scene.maps
+        numbers = explorer.scene.numbers.set_index(["map", "quantity"]).value
+        deletion = explorer.studio.deletion(explorer.scene)
+        for k, name in enumerate(names, 1):
+            asked = None if reading == "own" else reading
+            metrics = ["iou", "pointing_game", "relevance_mass", "deletion_auc"]
+            table = xai.evaluate(
+                models["nested"], one, raw[name], metrics, None, parameters=steps, method=name, reading=asked
+            ).set_index("metric")
+            for metric in metrics[:3]:
+                assert numbers[k, metric] == pytest.approx(table.value[metric], rel=1e-4, nan_ok=True), (reading, name)
+            assert deletion.areas[f"map {k}: {read[k - 1].choice.title}"] == pytest.approx(
+                table.value["deletion_auc"], abs=1e-5
+            )
+            used = table.reading["iou"]
+            assert read[k - 1].signed == (used == "signed" and name != "grad_cam")
+            np.testing.assert_allclose(read[k - 1].values, read_maps(raw[name][0], used), rtol=1e-4)
+        shown = explorer._numbers.value
+        assert shown.count("<td>no sign</td>") == 1
+        said = {"own": ("magnitude", "positive part"), "signed": ("with their sign",)}.get(reading, (READ_AS[reading],))
+        assert all(f"<td>{words}</td>" in shown for words in said)
+        assert ("against" in written(draw_scene(explorer.scene))) == (reading == "signed")
+    old = explorer.view.to_json()
+    del old["reading"]
+    assert View.from_json(old).reading == "signed"  # as it was drawn
+    with pytest.raises(ValueError, match="reading: .*own"):
+        View("cnn", 0, reading="abs").check()
+
+
+def test_deletion_curves_on_demand(explorer, models, ds):
+    assert explorer._curve_picture.layout.display == "none"
+    explorer.columns[1].method.value = "occlusion"
+    explorer.wait()
+    explorer.curves.click()
+    explorer.wait()
+    assert explorer._curve_picture.layout.display == ""
+    assert explorer.status.startswith("done")
+    maps = explorer.scene.maps[1].values[None]
+    one = ds.select([0])
+    expected = xai.evaluate(
+        models["nested"], one, maps, ["deletion_auc"], parameters={"deletion_auc": {"n_steps": scene.DELETION_STEPS}}
+    )  # of what was read, as its method declares
+    deletion = explorer.studio.deletion(explorer.scene)
+    assert list(deletion.curves) == ["map 1: Grad-CAM", "map 2: Occlusion", "random order"]
+    assert deletion.areas["map 2: Occlusion"] == pytest.approx(expected.value[0], abs=1e-5)
+    assert f"{deletion.areas['map 2: Occlusion']:.2f}" in explorer._numbers.value
+    explorer.controls["opacity"].value = 0.1
+    explorer.wait()
+    assert explorer._curve_picture.layout.display == ""  # the maps are the same
+    explorer.controls["image"].value = 1
+    explorer.wait()
+    assert explorer._curve_picture.layout.display == "none"
+
+
+# Choosing an image --------------------------------------------------------------------------------------------------
+
+
+def test_filters():
+    labels = [0, 1, 0, 1, 0]
+    masks = np.zeros((5, 32, 32), bool)
+    for i, side in enumerate((0, 4, 8, 20, 2)):
+        masks[i, :side, :side] = True
+    ds = ImageDataset(np.zeros((5, 32, 32, 3), np.uint8), labels, ("a", "b"), list("vwxyz"), masks)
+    p = np.array([0.9, 0.6, 0.2, 0.45, 0.55])  # of class a
+    answers = np.stack([p, 1 - p], axis=1)
+    sizes = ds.lesion_lengths()
+
+    def found(**given):
+        return select(ds, Filter(**given), answers, sizes).tolist()
+
+    assert found() == [0, 1, 2, 3, 4]
+    assert found(label=1) == [1, 3]
+    assert found(answer="right") == [0, 3, 4]
+    assert found(answer="wrong", label=0) == [2]
+    assert found(confidence=(0.55, 0.8)) == [1, 2, 3, 4]
+    assert found(confidence=(0.0, 0.56)) == [3, 4]
+    assert found(order="sure") == [0, 2, 1, 3, 4]
+    assert found(order="unsure", answer="right") == [3, 4, 0] or found(order="unsure", answer="right") == [4, 3, 0]
+    assert found(size=(3, 10)) == [1, 2]
+    assert found(order="large") == [3, 2, 1, 4, 0]
+    assert not Filter(label=1, size=(1, 2)).needs_answers
+    with pytest.raises(ValueError, match="answers"):
+        select(ds, Filter(answer="right"))
+
+
+def test_thumbnails_choose_the_image(explorer, models, ds):
+    picker = explorer.picker
+    assert [cell["label"] for cell in picker.thumbnails.cells] == list("01234")
+    assert picker.thumbnails.chosen == 0
+    assert Image.open(io.BytesIO(picker.thumbnails.sheet)).size == (5 * 64, 64)
+    picker.thumbnails._handle_custom_msg({"image": 2}, [])  # as the page's script does
+    explorer.wait()
+    assert explorer.scene.image_id == "i2"
+    explorer.controls["image"].value = 4
+    explorer.wait()
+    assert picker.thumbnails.chosen == 4
+    picker.controls["answer"].value = "wrong"
+    explorer.wait()
+    said = xai.predict(models["nested"], ds.images).argmax(axis=1)
+    assert picker.found.tolist() == np.flatnonzero(said != ds.labels).tolist()
+    assert all(cell["mark"] == "wrong" for cell in picker.thumbnails.cells)
+    picker.controls["answer"].value = "any"
+    picker.controls["label"].value = 2
+    assert picker.found.tolist() == [2]
+    assert picker.count.value == "1-1 of 1"
+    explorer.controls["model"].value = "vit"
+    explorer.wait()
+    assert explorer.status.startswith("done")
+
+
+def test_pages_of_thumbnails(models, images):
+    n = PER_PAGE + 3
+    many = ImageDataset(
+        np.repeat(images[:1].astype(np.uint8), n, axis=0), [0] * n, ("a", "b", "c"), [f"{k}" for k in range(n)]
+    )
+    made = Explorer({"m": models["nested"]}, many, View("m", PER_PAGE + 1))
+    assert made.picker.thumbnails.chosen == 1  # on the second page
+    made.picker.back.click()
+    assert len(made.picker.thumbnails.cells) == PER_PAGE
+    assert made.picker.thumbnails.chosen == -1
+    assert made.picker.back.disabled
+    made.picker.forth.click()
+    assert made.picker.count.value == f"{PER_PAGE + 1}-{n} of {n}"
+    assert made.picker.controls["size"].layout.display == "none"  # no masks
+    made.close()
+
+
+# Findings -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_finding_is_made_again_from_its_json(explorer, networks, ds, tmp_path):
+    explorer.columns[1].method.value = "smoothgrad"
+    parameter(explorer, "n_samples", 1).value = 3
+    explorer.controls["transform"].value = "gaussian_noise"
+    explorer.controls["seed"].value = 5
+    explorer.controls["region"].value = "1, 2, 9, 30"
+    explorer.note.value = "looks <odd>"
+    explorer.wait()
+    explorer.pin_button.click()
+    explorer.wait()
+    assert explorer.status.startswith("done: pinned as finding_001")
+    record = tmp_path / "findings" / "finding_001.json"
+    facts = json.loads(record.read_text())
+    assert facts["note"] == "looks <odd>"
+    assert facts["image"]["id"] == "i0"
+    assert facts["environment"]["versions"]["keras"]
+    with Image.open(record.with_suffix(".png")) as picture:
+        assert picture.info["dpi"] == pytest.approx((300, 300), abs=0.1)
+    again, drawing = recreate(record, networks, ds.select([2, 1, 0]))  # where the image has another position
+    for a, b in zip(again.maps, explorer.scene.maps, strict=True):
+        np.testing.assert_array_equal(a.values, b.values)
+    assert again.numbers.equals(explorer.scene.numbers)
+    assert len(drawing.frames) == 3
+    assert len(explorer._cards.children) == 1
+    assert "looks &lt;odd&gt;" in explorer._cards.children[0].children[1].value
+
+    explorer.controls["transform"].value = "original"
+    explorer.columns[1].method.value = ""
+    explorer.wait()
+    explorer._cards.children[0].children[2].click()  # show again
+    explorer.wait()
+    assert explorer.scene.view == View.from_json(facts["view"]).check()
+    assert explorer.pin("mine").record.name == "mine.json"
+    assert [f.name for f in explorer.board.findings()] == ["finding_001", "mine"]
+    with pytest.raises(ValueError, match="not a file name"):
+        explorer.pin("../x")
+
+
+def test_findings_that_cannot_be_the_same_say_so(explorer, networks, ds, models, tmp_path):
+    finding = explorer.pin("x")
+    darker = ImageDataset(ds.pixels // 2, ds.labels, ds.class_names, ds.ids)
+    with pytest.warns(UserWarning, match="x cannot be the same: the image has other pixels and cnn has other weights"):
+        recreate(finding, {"cnn": make_flat(seed=2)}, darker)
+    with pytest.raises(ValueError, match="has no image 'i0'"):
+        recreate(finding, networks, ds.select([1, 2]))
+    with pytest.raises(ValueError, match="no model 'cnn'"):
+        recreate(finding, {"vit": models["vit"]}, ds)
+    finding.record.write_text("{")
+    assert explorer.board.findings() == []
+
+
+def test_views_are_data(networks):
+    view = View("m", 3, maps=(MethodChoice("lrp", {"rule": "gamma"}), MethodChoice("cam")), region=(1, 2, 3, 4))
+    assert View.from_json(json.loads(json.dumps(view.to_json()))) == view
+    with pytest.raises(ValueError, match="no maps_of"):
+        View.from_json({**view.to_json(), "maps_of": 1})
+    with pytest.raises(ValueError, match="expected 1 to 3"):
+        View("m", 0, maps=()).check()
+    with pytest.raises(ValueError, match="overlay"):
+        View("m", 0, style="overlays").check()
+    with pytest.raises(TypeError, match="no parameter 'n_sample'"):
+        View("m", 0, maps=(MethodChoice("smoothgrad", {"n_sample": 3}),)).check()
+    with pytest.raises(ValueError, match="not offered by 'captum'"):
+        View("m", 0, maps=(MethodChoice("lrp", library="captum"),)).check()
+
+
+def test_boxes():
+    assert read_box(" ", 10, 10) is None
+    assert read_box("1 2, 20 9.6", 10, 20) == (1, 2, 20, 10)
+    assert clip_box((8.0, 9.0, 2.2, -4.0), 10, 20) == (2, 0, 8, 9)
+    assert clip_box((3.1, 0.0, 3.2, 5.0), 10, 20) is None
+
+
+def test_saving_for_print(explorer, tmp_path):
+    explorer.save_button.click()
+    explorer.wait()
+    assert "explorer_001.png and explorer_001.pdf" in explorer.status
+    assert (tmp_path / "figures" / "explorer_001.pdf").read_bytes().startswith(b"%PDF")
+    with Image.open(tmp_path / "figures" / "explorer_001.png") as picture:
+        assert picture.width > 2000
+    assert explorer.save()[0].name == "explorer_002.png"
+
+
+# Controls from declarations -----------------------------------------------------------------------------------------
+
+
+def test_fine_sliders_show_their_value():
+    sigma = control(next(p for p in xai.TRANSFORMS["blur"].parameters if p.name == "sigma"))
+    assert format(sigma.step, sigma.readout_format) == "0.001"
+
+
+@pytest.mark.parametrize("name", [*xai.METHODS, *xai.TRANSFORMS])
+def test_every_parameter_has_a_control(name):
+    for p in {**xai.METHODS, **xai.TRANSFORMS}[name].parameters:
+        if p.kind is np.ndarray:
+            continue
+        made = control(p)
+        assert read_control(p, made) == p.default
+        assert made.tooltip == p.help
+        assert isinstance(made, ipywidgets.Dropdown) == (bool(p.choices) and p.kind is str)
+
+
+@pytest.mark.parametrize(
+    ("declared", "value", "text"),
+    [
+        (Parameter("layers", list, [], "some"), ["conv1", "conv2"], "[conv1, conv2]"),
+        (Parameter("base_parameters", dict, {}, "some"), {"n_steps": 5, "baseline": "blur"}, None),
+        (Parameter("factor", float, 1.0, "of any size"), 2.5, 2.5),
+        (Parameter("alpha", float, 1.0, "of a wide range", 1e-6, 1e6), 1e-3, 1e-3),
+    ],
+)
+def test_lists_and_mappings_are_typed_as_yaml(declared, value, text):
+    made = control(declared)
+    write_control(declared, made, value)
+    assert text is None or made.value == text
+    assert declared.check(read_control(declared, made)) == value
+
+
+# Pictures -----------------------------------------------------------------------------------------------------------
+
+
+def test_drawing_without_masks_and_thumbnails(networks, ds):
+    plain = ImageDataset(ds.pixels, ds.labels, ds.class_names, ds.ids)
+    view = View("vit", 1, 2, "black_rectangle", maps=(MethodChoice("occlusion", {"patch_size": 8}),))
+    shown = draw(view, networks, plain)
+    assert shown.scene.target == 2
+    assert shown.scene.mask is None
+    assert len(shown.figure.axes[0].images) == 3  # image, map, colour scale
+    assert [a.get_title() for a in widgets.thumbnails(ds, [0, 3]).axes[:2]] == ["0: a", "3: a"]
+    with pytest.raises(ValueError, match="attention"):
+        draw(View("cnn", 0, maps=(MethodChoice("raw_attention"),)), networks, ds)
+    with pytest.raises(ValueError, match="the images 0 to 4"):
+        draw(View("cnn", 5), networks, ds)
+
+
+def test_frames_are_where_the_images_are(networks, ds):
+    shown = draw(View("cnn", 0, maps=(MethodChoice("cam"), MethodChoice("grad_cam"))), networks, ds)
+    drawing = draw_scene(shown.scene)
+    pixels = np.array(Image.open(io.BytesIO(drawing.png())).convert("RGB")).astype(int)
+    height, width = pixels.shape[:2]
+    assert len(drawing.frames) == 3
+    left, top, wide, high = np.multiply(drawing.frames[0], (width, height, width, height))
+    seen = pixels[round(top) : round(top + high), round(left) : round(left + wide)]
+    expected = np.array(Image.fromarray(ds.pixels[0]).resize(seen.shape[1::-1])).astype(int)
+    inner = np.abs(seen - expected).mean(axis=-1) < 40  # but for edges and the border of the evidence
+    assert inner.mean() > 0.9
+    assert (pixels[:, : round(left) - 2] == 255).all()
+
+
+def test_overlays_are_those_of_the_figures(networks, ds):
+    """The fast composition agrees with what `xaiutils.plots.draw_map` has matplotlib do."""
+    from matplotlib.figure import Figure
+
+    for choice in (MethodChoice("grad_cam"), MethodChoice("gradients_x_inputs")):
+        found = draw(View("cnn", 0, maps=(choice,)), networks, ds).scene
+        (one,) = found.maps
+        limits = xai.plots.display_range(one.values, one.signed)
+        figure = Figure(figsize=(0.32, 0.32))
+        axes = figure.add_axes((0, 0, 1, 1))
+        xai.plots.draw_map(axes, found.image, one.values, one.signed, opacity=0.6)
+        file = io.BytesIO()
+        figure.savefig(file, format="png", dpi=100)
+        expected = np.array(Image.open(file).convert("RGB")).astype(int)
+        colours = xai.plots.MAP_COLOURS[one.signed]
+        made = overlay(found.image, one.values, limits, colours, one.signed, 0.6)
+        assert np.abs(made - expected).max() <= 3
+
+
+def test_shared_scales(networks, ds):
+    choices = (MethodChoice("grad_cam"), MethodChoice("gradients_x_inputs"))
+
+    def texts(scale):
+        shown = draw(View("cnn", 0, maps=choices, scale=scale, reading="signed"), networks, ds)
+        numbers = [t.get_text() for t in shown.figure.axes[0].texts if t.get_fontsize() == 8.5]
+        return [t for t in numbers if t not in ("against", "for", "attribution (raw)")], shown.scene.maps
+
+    own, maps = texts("own")
+    shared, _ = texts("shared")
+    tops = [xai.plots.display_range(m.values, m.signed) for m in maps]
+    assert own == ["0", f"{tops[0].vmax:.2g}", f"{tops[1].vmin:.2g}", f"{tops[1].vmax:.2g}", "0"]
+    both = xai.plots.display_range(np.stack([m.values for m in maps]), True)  # one of them is signed
+    assert shared == [f"{both.vmin:.2g}", f"{both.vmax:.2g}", "0"] * 2
+
+
+def test_large_images_are_thinned_out_for_the_screen_alone(models):
+    keras = xai.backend.keras
+    inputs = keras.Input((None, None, 3))
+    x = keras.layers.Conv2D(2, 3, 16)(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(x)))
+    rng = np.random.default_rng(0)
+    ds = ImageDataset(rng.integers(0, 255, (1, 1400, 700, 3)).astype(np.uint8), [0], ("a", "b"), ["x"])
+    shown = draw(View("m", 0, show_grid=True), {"m": model}, ds).scene
+    for full, shape in ((False, (467, 234, 3)), (True, (1400, 700, 3))):
+        drawing = draw_scene(shown, full=full)
+        assert drawing.figure.axes[0].images[0].get_array().shape == shape
+        _, _, width, height = drawing.frames[0]
+        size = drawing.figure.get_size_inches()
+        assert height * size[1] == pytest.approx(2 * width * size[0])
+
+
+# The page -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_app_says_what_is_missing(tmp_path, capsys):
+    assert app.main(["--runs", str(tmp_path)]) == 1
+    assert "There is no run 'default' with trained models" in capsys.readouterr().err
+    (tmp_path / "other" / "models" / "m").mkdir(parents=True)
+    (tmp_path / "other" / "models" / "m" / "model.keras").touch()
+    assert app.main(["--runs", str(tmp_path), "--run", "mine"]) == 1
+    message = capsys.readouterr().err
+    assert "'make run NAME=mine' makes it" in message
+    assert "Runs that can be shown: other." in message
+
+
+def test_the_app_stays_on_this_machine():
+    command = app.command(9000, browser=False)
+    assert "--Voila.ip=127.0.0.1" in command
+    assert "--port=9000" in command
+    environment = app.environment("mine", app.ROOT / "runs")
+    assert environment["XAI_APP_RUN"] == "mine"
+    assert environment["JUPYTER_PATH"].split(":")[0] == str(app.APP)
+    assert (app.APP / "explorer.ipynb").exists()

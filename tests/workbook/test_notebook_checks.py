@@ -1,0 +1,163 @@
+"""The check cells of notebooks 03 and 04 notice what they are there for, without running the notebooks."""
+
+import dataclasses
+import itertools
+import sys
+
+import nbformat
+import numpy as np
+import pytest
+
+import xaiutils as xai
+from xaiutils import workbook
+from xaiutils.attribution.cam import gradient_cams
+from xaiutils.backend import keras
+from xaiutils.datasets import ImageDataset, balanced_indices
+from xaiutils.evaluation.metrics import localisation
+from xaiutils.workbook.pipeline import ROOT
+
+sys.path.append(str(ROOT / "tools"))
+import refresh_notebooks
+
+SIZE = 64
+
+
+def cells(name: str) -> list[str]:
+    """Sources of a notebook's cells that compare numbers."""
+    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+    return [c.source for c in notebook.cells if "run.expected(" in c.source]
+
+
+def lines(source: str, capsys, **namespace) -> list[str]:
+    exec(source, {"np": np, "xai": xai, "seed": 0, "balanced_indices": balanced_indices, **namespace})
+    return capsys.readouterr().out.splitlines()
+
+
+@pytest.fixture
+def run(tmp_path):
+    return workbook.start("03_x", {"dataset": "phantom", "seed": 0, "runs_dir": str(tmp_path)})
+
+
+@pytest.fixture(scope="module")
+def bright() -> keras.Model:
+    """The logit of class 1 grows with how bright the brightest region is."""
+    inputs = keras.Input((SIZE, SIZE, 3))
+    x = keras.layers.Rescaling(1 / 255, offset=-0.6)(inputs)
+    x = keras.layers.Conv2D(1, 9, strides=4, padding="same", activation="relu", kernel_initializer="ones")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    weights = keras.initializers.Constant([[-0.5, 0.5]])
+    return keras.Model(inputs, keras.layers.Dense(2, activation="softmax", kernel_initializer=weights)(x))
+
+
+@pytest.fixture
+def spots() -> ImageDataset:
+    """A bright disc on noise, and its mask."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(60, 120, (6, SIZE, SIZE, 1)).repeat(3, axis=3).astype(np.uint8)
+    rows, columns = np.mgrid[:SIZE, :SIZE]
+    middles = rng.integers(16, SIZE - 16, (6, 2))
+    masks = np.stack([(rows - y) ** 2 + (columns - x) ** 2 < 100 for y, x in middles])
+    pixels[masks] = 240
+    return ImageDataset(pixels, [1] * 6, ("a", "b"), [f"i{k}" for k in range(6)], masks)
+
+
+def replaced(monkeypatch, **changes):
+    entry = dataclasses.replace(xai.METHODS["grad_cam"], **changes)
+    monkeypatch.setitem(xai.METHODS._entries, "grad_cam", entry)
+
+
+def flip_grad_cam(monkeypatch):
+    def compute(network, images, targets, batch_size, **options):
+        return gradient_cams.from_one_pass(
+            network, images, targets, batch_size, [lambda A, g: gradient_cams.grad_cam(A, -g)]
+        )[0]
+
+    replaced(monkeypatch, compute=compute)
+
+
+def swap_iou(monkeypatch):
+    entry = xai.METRICS["iou"]
+    swapped = localisation._of_binary(lambda found, mask: (found | mask).sum() / max((found & mask).sum(), 1))
+    monkeypatch.setitem(xai.METRICS._entries, "iou", dataclasses.replace(entry, compute=swapped))
+
+
+def swap_methods(monkeypatch):
+    other = xai.METHODS["vanilla_gradients"]
+    replaced(monkeypatch, compute=other.compute, combine=None, parameters=other.parameters)
+
+
+class Measured:
+    """Stands in for the run: what each line compares, and how far it may go."""
+
+    def __init__(self):
+        self.values, self.tolerances = {}, {}
+
+    def expected(self, what, value, known, tolerance):
+        self.values[what], self.tolerances[what] = value, tolerance
+        return what
+
+    def differ(self, other: "Measured") -> list[str]:
+        return [k for k, v in self.values.items() if not abs(v - other.values[k]) <= self.tolerances[k]]
+
+
+@pytest.mark.parametrize("fault", [None, "masks", flip_grad_cam, swap_iou, swap_methods])
+def test_notebook_03_notices(fault, bright, spots, capsys, monkeypatch):
+    """A mask that is shifted by 8 pixels, Grad-CAM's sign, IoU upside down, another method's maps."""
+    (source,) = cells("03_attribution_explorer")
+    sound, faulty = Measured(), Measured()
+    lines(source, capsys, run=sound, test_ds=spots, networks={"efficientnet_lite0": bright})
+    assert len(sound.values) == 3
+    if fault == "masks":
+        spots = ImageDataset(spots.pixels, spots.labels, spots.class_names, spots.ids, np.roll(spots.masks, 8, axis=2))
+    elif fault is not None:
+        fault(monkeypatch)
+    model = keras.models.clone_model(bright)
+    model.set_weights(bright.get_weights())
+    lines(source, capsys, run=faulty, test_ds=spots, networks={"efficientnet_lite0": model})
+    assert bool(sound.differ(faulty)) == (fault is not None), sound.differ(faulty)
+
+
+def test_notebook_04_tells_all_methods_apart(run, capsys):
+    """Maps of the known sizes are as expected; no two methods can change places, or one be doubled, unnoticed."""
+    (source,) = cells("04_qualitative_comparison")
+    namespace = {"np": np, "maps": {}}
+    exec(source, namespace)
+    sizes = namespace["sizes"]
+    assert len(sizes) == 8
+
+    def said(found):
+        maps = {name: np.full((2, 3, 3), -(10.0**size)) for name, size in found.items()}
+        return [
+            line.endswith("as expected") for line in lines(source, capsys, run=run, maps={"efficientnet_lite0": maps})
+        ]
+
+    assert said(sizes) == [True] * 8
+    for a, b in itertools.combinations(sizes, 2):
+        assert said({**sizes, a: sizes[b], b: sizes[a]}).count(False) == 2, (a, b)
+    for name in sizes:
+        assert said({**sizes, name: sizes[name] + np.log10(2)}).count(False) == 1
+
+
+def test_lines_of_expected_numbers(run, tmp_path):
+    assert run.expected("IoU", 0.12345, 0.12, 0.01) == "IoU: 0.12 +- 0.01, as expected"
+    assert run.expected("IoU", 0.11, 0.12, 0.01) == "IoU: 0.12 +- 0.01, as expected"
+    assert run.expected("IoU", 0.13456, 0.12, 0.01) == "IoU: 0.1346, not the expected 0.12 +- 0.01"
+    assert run.expected("IoU", np.nan, 0.12, 0.01) == "IoU: nan, not the expected 0.12 +- 0.01"
+    other = workbook.start("03_x", {"dataset": "digits", "seed": 0, "runs_dir": str(tmp_path)})
+    assert other.expected("IoU", 0.13456, 0.12, 0.01) == "IoU: 0.1346"
+
+
+def test_a_new_number_is_accepted_into_its_cell(tmp_path):
+    notebook = nbformat.v4.new_notebook()
+    source = 'sizes = {"a": 0.1, "b": 0.5}\nprint(run.expected("mean IoU", iou, 0.12, 0.01))'
+    cell = nbformat.v4.new_code_cell(source)
+    text = "a: 0.1 +- 0.1, as expected\nb: 0.7, not the expected 0.5 +- 0.1\n"
+    text += "mean IoU: 0.2, not the expected 0.12 +- 0.01\n"
+    cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text=text)]
+    notebook.cells.append(cell)
+    nbformat.write(notebook, tmp_path / "a.ipynb")
+    for accept in (False, True):
+        found = refresh_notebooks.unexpected(tmp_path / "a.ipynb", accept)
+        assert [line.split(":")[1].strip() for line in found] == ["b", "mean IoU"]
+    changed = nbformat.read(tmp_path / "a.ipynb", as_version=4).cells[0].source
+    assert changed == 'sizes = {"a": 0.1, "b": 0.7}\nprint(run.expected("mean IoU", iou, 0.2, 0.01))'

@@ -1,0 +1,136 @@
+"""The committed notebooks: their form, and that they still run and print what they printed."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+
+from xaiutils.workbook.parameters import PARAMETERS, check
+from xaiutils.workbook.pipeline import ROOT, notebooks
+
+NAMES = [
+    "01_data_preparation",
+    "02_train_models",
+    "03_attribution_explorer",
+    "04_qualitative_comparison",
+    "05_quantitative_comparison",
+    "06_sanity_checks",
+    "07_retraining_checks",
+    "08_beyond_one_map",
+]
+PATHS = notebooks(ROOT / "notebooks", on_request=True)
+OWN = {"07_retraining_checks": {"image_size": 96, "n_train": 300, "n_val": 60}}  # small: it trains many models
+each = pytest.mark.parametrize("path", PATHS, ids=lambda p: p.stem)
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def code(notebook, tag=None):
+    cells = [c for c in notebook.cells if c.cell_type == "code"]
+    return [c for c in cells if tag in c.metadata.get("tags", [])] if tag else cells
+
+
+def test_the_walk_is_complete():
+    assert [p.stem for p in PATHS] == NAMES
+    assert [p.stem for p in notebooks()] == [name for name in NAMES if name != "07_retraining_checks"]
+
+
+@each
+def test_form(path):
+    notebook = read(path)
+    nbformat.validate(notebook)
+    assert path.stat().st_size < 1e6
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert "widgets" not in notebook.metadata
+    text = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
+    for part in ("**Goal.**", "**You need**", "**Time**", "**memory**", "## Try this", "## Next", "## References"):
+        assert part in text, part
+    assert notebook.cells[0].source.startswith(f"# {path.stem[:2]} - ")
+    for cell in code(notebook):
+        assert len(cell.source.splitlines()) <= 15 or "parameters" in cell.metadata.get("tags", []), cell.source
+        assert not any(o.output_type == "error" for o in cell.outputs)
+        assert not any(o.output_type == "stream" and o.name == "stderr" for o in cell.outputs), cell.source
+    assert all(c.execution_count for c in code(notebook)), "commit the notebooks executed: make notebooks"
+    shown = [d for c in code(notebook) for o in c.outputs for d in o.get("data", {})]
+    assert "image/png" in shown or "image/jpeg" in shown
+
+
+@each
+def test_links_lead_somewhere(path):
+    for cell in read(path).cells:
+        if cell.cell_type == "markdown":
+            for target in cell.source.split("](")[1:]:
+                link = target.split(")")[0]
+                name = link if "." in Path(link).name else f"{link}.md"
+                assert "://" in link or (path.parent / name).exists() or (path.parent / link).exists(), link
+
+
+@each
+def test_parameters_are_declared_and_seen_by_papermill(path):
+    (cell,) = code(read(path), "parameters")
+    assigned = {n.target.id: ast.literal_eval(n.value) for n in ast.parse(cell.source).body}
+    assert set(papermill.inspect_notebook(str(path))) == set(assigned)
+    check(assigned)
+    for name, value in assigned.items():
+        if name not in ("methods", "method_parameters", "transforms", "model"):
+            default = OWN.get(path.stem, {}).get(name, PARAMETERS[name].default)
+            assert value == default, f"{name}: the notebook and xaiutils.workbook.parameters differ"
+
+
+@each
+def test_check_cells_can_fail(path):
+    """nbval compares nothing in a cell without a stored count and output: such a notebook would always pass."""
+    checks = code(read(path), "nbval-check-output")
+    assert checks
+    for cell in checks:
+        assert cell.execution_count
+        assert any(o.output_type == "stream" and o.text.strip() for o in cell.outputs)
+        assert "keep_output" in cell.metadata.tags
+
+
+def nbval(folder, *paths):
+    environment = {**os.environ, "XAI_RUNS": str(folder / "runs"), "XAI_PROGRESS": "off", "CUDA_VISIBLE_DEVICES": "-1"}
+    options = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=900", "--nbval-kernel-startup-timeout=120"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-o",
+        "addopts=",
+        "-o",
+        "timeout=0",
+        *options,
+    ]
+    return subprocess.run([*command, *map(str, paths)], env=environment, capture_output=True, text=True, cwd=ROOT)
+
+
+def test_nbval_notices_a_wrong_number(tmp_path):
+    """The guard itself: a check cell whose stored output is not what it prints now must fail."""
+    notebook = nbformat.v4.new_notebook()
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    cell = nbformat.v4.new_code_cell("print(1 + 1)", execution_count=1)
+    cell.metadata["tags"] = ["nbval-check-output", "keep_output"]
+    notebook.cells.append(cell)
+    path = tmp_path / "a.ipynb"
+    for printed, status in (("2\n", 0), ("3\n", 1)):
+        cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text=printed)]
+        nbformat.write(notebook, path)
+        assert nbval(tmp_path, path).returncode == status
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
+def test_notebooks_run_and_their_check_cells_hold(tmp_path):
+    result = nbval(tmp_path, *PATHS)
+    assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]
+    assert (tmp_path / "runs" / "default" / "tables" / "metrics.csv").exists()

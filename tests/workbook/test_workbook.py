@@ -1,0 +1,243 @@
+"""A notebook's start and its run folder: parameters, caches, atomic files."""
+
+import json
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from xaiutils import workbook
+from xaiutils.files import replace_file, write_text
+from xaiutils.progress import listening, progress
+
+
+@pytest.fixture
+def parameters(tmp_path):
+    return {
+        "dataset": "phantom", "data_dir": "", "data_options": {}, "image_size": 64,
+        "n_train": 6, "n_val": 4, "n_test": 4, "seed": 0, "run_name": "r", "runs_dir": str(tmp_path),
+    }  # fmt: skip
+
+
+def test_start_checks_and_seeds(parameters):
+    run = workbook.start("01_x", parameters)
+    first = np.random.random()  # noqa: NPY002
+    workbook.start("01_x", parameters)
+    assert np.random.random() == first  # noqa: NPY002
+    assert "01_x: run 'r' on CPU" in repr(run)
+    record = json.loads((run.folder / "record" / "01_x.json").read_text())
+    assert record["parameters"]["n_train"] == 6
+    assert not record["finished"]
+
+
+def test_warnings_are_notes_of_the_notebook(parameters, capsys):
+    """Not red text with a path of somebody's machine in it, which would be committed with the outputs."""
+    workbook.start("01_x", parameters)
+    warnings.warn("8 maps are 0 everywhere", stacklevel=1)
+    assert capsys.readouterr() == ("Note: 8 maps are 0 everywhere\n", "")
+
+
+def test_start_refuses_unknown_names_at_the_first_start_only(parameters):
+    with pytest.raises(ValueError, match=r"unknown parameter 'imagesize'; did you mean image_size"):
+        workbook.start("01_x", {**parameters, "imagesize": 3})
+    with pytest.raises(ValueError, match="n_val='4' is of type str"):
+        workbook.start("01_x", {**parameters, "n_val": "4"})
+    run = workbook.start("01_x", {**parameters, "_i": "history", "In": [], "xai": workbook})
+    later = {**parameters, "run": run, "counter": 3}
+    workbook.start("01_x", later)  # the setup cell run again: the notebook's own variables are no parameters
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "../evil", ".hidden"])
+def test_run_names_stay_in_the_folder(parameters, name):
+    with pytest.raises(ValueError, match="not a folder name"):
+        workbook.start("01_x", {**parameters, "run_name": name})
+
+
+def test_prepared_data_are_kept_until_a_parameter_changes(parameters, monkeypatch):
+    run = workbook.start("01_x", parameters)
+    first = run.dataset("train")
+    calls = []
+    real = workbook.load_dataset
+    monkeypatch.setattr(workbook, "load_dataset", lambda **k: calls.append(k) or real(**k))
+    again = workbook.start("02_y", parameters).dataset("train")
+    assert not calls
+    for name in ("pixels", "labels", "masks"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(first, name))
+    assert (again.ids, again.class_names, again.name, again.split) == (first.ids, first.class_names, "phantom", "train")
+    workbook.start("02_y", {**parameters, "seed": 1}).dataset("train")
+    workbook.start("02_y", {**parameters, "data_options": {"difficulty": "hard"}}).dataset("train")
+    assert len(calls) == 2
+
+
+def test_several_processes_may_keep_the_same_split(tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+
+    from xaiutils.datasets import load_dataset
+    from xaiutils.datasets.prepared_splits import write_dataset
+
+    ds = load_dataset("phantom", "test", image_size=32, limit=6)
+    with ThreadPoolExecutor(4) as pool:
+        for copy in pool.map(lambda _: write_dataset(ds, tmp_path / "kept"), range(12)):
+            np.testing.assert_array_equal(copy.pixels, ds.pixels)
+    assert [p.name for p in tmp_path.iterdir()] == ["kept"]
+
+
+def test_what_could_not_be_read_for_now_is_tried_again(parameters, tmp_path, monkeypatch):
+    from PIL import Image
+
+    for label in "ab":
+        for i in range(12):
+            path = tmp_path / "images" / label / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((8, 8, 3), 10 * i, np.uint8)).save(path)
+    changed = {"dataset": "folder", "data_dir": str(tmp_path / "images"), "n_train": 0, "n_val": 0, "n_test": 0}
+    run = workbook.start("01_x", {**parameters, **changed})
+    real = Image.open
+
+    def away(path):
+        raise PermissionError(13, "Permission denied") if str(path).endswith("a/3.png") else OSError(5, "I/O error")
+
+    with monkeypatch.context() as patch:
+        lost = ("a/3.png", "b/5.png")
+        patch.setattr(Image, "open", lambda p, **k: away(p) if str(p).endswith(lost) else real(p, **k))
+        with pytest.warns(UserWarning, match="could not be read"):
+            parts = [run.dataset(s) for s in ("train", "val", "test")]
+    lost = sum(d.available - len(d) for d in parts)
+    assert lost == 2
+    assert sum(d.available - len(d) for d in (run.dataset(s) for s in ("train", "val", "test"))) == 0
+
+
+@pytest.mark.parametrize("dataset", ["phantom", "digits"])  # with and without metadata
+def test_a_kept_copy_is_the_same(parameters, dataset, tmp_path):
+    from xaiutils.datasets import load_dataset
+    from xaiutils.datasets.prepared_splits import write_dataset
+
+    first = load_dataset(dataset, "test", image_size=32, limit=6)
+    kept = write_dataset(first, tmp_path / "kept")
+    base = kept.pixels
+    while isinstance(base, np.ndarray) and not isinstance(base, np.memmap):
+        base = base.base
+    assert isinstance(base, np.memmap)
+    np.testing.assert_array_equal(kept.pixels, first.pixels)
+    np.testing.assert_array_equal(kept.masks, first.masks)
+    pd.testing.assert_frame_equal(kept.metadata, first.metadata, check_dtype=False)
+    for name in ("ids", "class_names", "patients", "skipped", "available", "mirrors", "notes", "name", "split"):
+        assert getattr(kept, name) == getattr(first, name)
+
+
+def test_a_damaged_copy_is_made_anew(parameters):
+    run = workbook.start("01_x", parameters)
+    first = run.dataset("test")
+    (folder,) = (run.folder / "data").glob("test-*")
+    for path in sorted(folder.iterdir()):
+        whole = path.read_bytes()
+        middle = len(whole) // 2
+        for broken in (whole[:middle], b"", whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]):
+            path.unlink()  # not written in place: the data set of before still maps the file
+            path.write_bytes(broken)
+            np.testing.assert_array_equal(run.dataset("test").pixels, first.pixels)
+            assert path.read_bytes() == whole
+        path.unlink()
+        assert run.dataset("test").ids == first.ids
+        assert path.exists()
+
+
+def test_a_changed_folder_is_read_again(parameters, tmp_path):
+    from PIL import Image
+
+    for label in "ab":
+        for i in range(12):
+            path = tmp_path / "images" / label / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((8, 8, 3), 10 * i + (label == "b"), np.uint8)).save(path)
+    changed = {**parameters, "dataset": "folder", "data_dir": str(tmp_path / "images"), "n_train": 0}
+    run = workbook.start("01_x", changed)
+    before = run.dataset("train")
+    (tmp_path / "images" / "a" / "0.png").rename(tmp_path / "images" / "b" / "moved.png")  # relabelled by moving
+    after = run.dataset("train")
+    assert after.available == before.available == len(before)
+    assert np.bincount(after.labels).tolist() != np.bincount(before.labels).tolist() or after.ids != before.ids
+    (tmp_path / "images" / "a" / "1.png").unlink()
+    (tmp_path / "images" / "a" / "2.png").unlink()
+    assert len(run.dataset("train")) < len(before)
+
+
+def test_a_missing_model_says_what_to_run(parameters):
+    run = workbook.start("03_x", parameters)
+    with pytest.raises(
+        FileNotFoundError, match=r"no trained 'vit' \(it has: none\). Run 02_train_models first with run_name='r'"
+    ):
+        run.model("vit")
+
+
+def test_a_model_of_other_data_is_refused(parameters):
+    """Another seed draws other splits: the test images may have been training images."""
+    import xaiutils as xai
+
+    run = workbook.start("02_x", parameters)
+    path = run.model_folder("vit_mini16") / "model.keras"
+    path.parent.mkdir(parents=True)
+    xai.build_model("vit_mini16", 2, 64).save(path)
+    run.stamp_model("vit_mini16")
+    assert workbook.start("03_x", {**parameters, "n_test": 2}).model("vit_mini16").name == "vit_mini16"
+    for change in ({"seed": 1}, {"dataset": "digits"}, {"data_options": {"difficulty": "hard"}}, {"image_size": 96}):
+        (name,) = change
+        with pytest.raises(ValueError, match=f"was trained with {name}=.*train under another run_name"):
+            workbook.start("03_x", {**parameters, **change}).model("vit_mini16")
+
+
+def test_results_are_written_and_recorded(parameters):
+    run = workbook.start("05_x", parameters)
+    figure = Figure()
+    figure.subplots().plot([1, 2])
+    picture = run.save_figure(figure, "line", "A line.")
+    assert set(picture._repr_mimebundle_()) == {"image/png", "text/plain"}
+    table = pd.DataFrame({"value": range(200)})
+    assert run.save_table(table, "numbers", "Numbers.") is table
+    maps = {"m": np.random.default_rng(0).normal(size=(3, 8, 8)).astype(np.float32) * 1e-6, "zero": np.zeros((3, 8, 8))}
+    run.save_maps("some", maps, ["a", "b", "c"])
+    loaded = run.load_maps("some")
+    np.testing.assert_allclose(loaded["m"], maps["m"], rtol=2e-3, atol=1e-9)
+    assert loaded["ids"].tolist() == ["a", "b", "c"]
+    assert (loaded["zero"] == 0).all()
+    assert run.finish() == "05_x: figures: 1, tables: 1, files of maps: 1; written to runs/r"
+    record = json.loads((run.folder / "record" / "05_x.json").read_text())
+    assert [i["file"] for i in record["items"]] == ["figures/line.png", "tables/numbers.csv", "maps/some.npz"]
+    assert record["finished"]
+    assert (run.folder / "tables" / "numbers.parquet").exists()
+
+
+def test_large_pictures_are_shown_as_jpeg():
+    noise = Figure(figsize=(8, 8))
+    noise.subplots().imshow(np.random.default_rng(0).random((600, 600, 3)))
+    assert "image/jpeg" in workbook.Picture(noise)._repr_mimebundle_()
+
+
+def test_files_are_whole_or_absent(tmp_path):
+    path = tmp_path / "deep" / "a.txt"
+    write_text(path, "old")
+
+    def fails(temporary):
+        temporary.write_text("half")
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        replace_file(path, fails)
+    assert path.read_text() == "old"
+    assert [p.name for p in path.parent.iterdir()] == ["a.txt"]
+
+
+def test_progress_modes(monkeypatch, capsys):
+    monkeypatch.setattr("xaiutils.progress.LOG_EVERY_SECONDS", 0.0)
+    for mode in ("bar", "log", "off"):
+        monkeypatch.setenv("XAI_PROGRESS", mode)
+        assert list(progress(range(3), title="work")) == [0, 1, 2]
+        assert ("work: 3 of 3" in capsys.readouterr().out) == (mode == "log")
+    seen = []
+    with listening(lambda done, total: seen.append((done, total))):
+        list(progress(range(2)))
+    assert seen == [(0, 2), (1, 2)]
+    list(progress(range(2)))
+    assert len(seen) == 2

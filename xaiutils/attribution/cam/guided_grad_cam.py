@@ -1,0 +1,37 @@
+"""Guided Grad-CAM: what Grad-CAM finds, at the resolution of guided backpropagation."""
+
+import numpy as np
+
+from xaiutils.attribution.backprop import guided_backprop
+from xaiutils.attribution.cam.gradient_cams import from_one_pass, grad_cam
+from xaiutils.attribution.method import LAYER, METHODS, Method
+from xaiutils.graph.network import Network
+
+
+def guided_grad_cam(
+    network: Network, images: np.ndarray, targets: np.ndarray, batch_size: int, *, layer: str, **guided
+) -> np.ndarray:
+    """Grad-CAM enlarged to the image, times guided backpropagation (Selvaraju et al. 2017, arXiv:1610.02391).
+
+    ``guided`` are the parameters of `guided_backprop`, which refuses networks without ReLU unless told how to go on.
+    Grad-CAM is not negative, so the product may be taken after the colour channels have become one.
+    """
+    fine = guided_backprop(network, images, targets, batch_size, **guided)
+    (coarse,) = from_one_pass(network, images, targets, batch_size, [grad_cam], network.cam_layers(layer))
+    return coarse * fine
+
+
+METHODS.add(
+    Method(
+        name="guided_grad_cam",
+        title="Guided Grad-CAM",
+        family="cam",
+        paper="Selvaraju et al. 2017, arXiv:1610.02391",
+        signed=METHODS["guided_backprop"].signed,
+        cost="2 gradients",
+        compute=guided_grad_cam,
+        parameters=(LAYER, *METHODS["guided_backprop"].parameters),
+        suits=METHODS["guided_backprop"].suits,
+        reading=METHODS["guided_backprop"].own_reading({}),  # its sign is that of a gradient
+    )
+)

@@ -1,0 +1,1 @@
+"""Other libraries' methods behind `xaiutils.explain`'s ``library``."""

@@ -1,0 +1,1 @@
+"""One file for each family of metrics; `xaiutils.evaluation.METRICS` has them all."""

@@ -1,0 +1,322 @@
+"""Is one method better than another, or do the images just differ? Paired tests, ranks, and agreement of metrics.
+
+Tables are those of `xaiutils.evaluation.evaluate_all`: a value for each method, image and metric, by one reading of
+each method's maps (`of_reading` picks it from a table of several). All methods of a comparison saw the same images, and
+only images for which every one of them has a value are compared. Demsar 2006 (Statistical comparisons of classifiers
+over multiple data sets, JMLR 7) describes the tests.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from xaiutils.classification.compare_models import holm
+from xaiutils.evaluation.metrics.metric import METRICS
+from xaiutils.map_reading import check_reading
+from xaiutils.registry import suggest
+from xaiutils.statistics.summaries import UNIT, bootstrap_means, check_one_reading, summarise
+
+HITS = ("pointing_game", "hit_rate")  # of a point: its chance is the probability of a hit
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Mean ranks of methods over images (1 is best), and whether they differ at all.
+
+    ``ranks``: mean rank by method, best first; ``p``: of Friedman's test that all methods rank alike; ``critical``:
+    Nemenyi's critical difference at ``alpha``, two methods whose mean ranks differ by less are not told apart; ``n``:
+    units compared (patients where known, else images).
+    """
+
+    metric: str
+    ranks: pd.Series
+    statistic: float
+    p: float
+    critical: float
+    alpha: float
+    n: int
+
+    @property
+    def groups(self) -> list[list[str]]:
+        """The largest sets of methods, neighbours in rank, that are not told apart."""
+        names, values = list(self.ranks.index), self.ranks.to_numpy()
+        ends = [int(np.searchsorted(values, start + self.critical, side="right")) for start in values]
+        kept = [(i, end) for i, end in enumerate(ends) if end - i > 1 and (i == 0 or end > ends[i - 1])]
+        return [names[i:end] for i, end in kept]
+
+
+def rank(table: pd.DataFrame, metric: str, alpha: float = 0.05) -> Ranking:
+    """Friedman's test over the methods of ``table``, with Nemenyi's critical difference.
+
+    Raises ValueError where fewer than two methods, or than two units with a value for all methods, are left.
+    """
+    wide, _ = _paired(table, metric, by_unit=True)
+    sign = -1 if METRICS[metric].higher_is_better else 1
+    n, k = wide.shape
+    each = stats.rankdata(sign * wide.to_numpy(), axis=1)
+    ranks = pd.Series(each.mean(axis=0), index=wide.columns, name="mean rank").sort_values(kind="stable")
+    if (each == each[:, :1]).all():
+        statistic, p = 0.0, 1.0  # nothing differs on any image
+    elif k == 2:  # Friedman's test wants three; of two it is the sign test
+        better = int((each[:, 0] < each[:, 1]).sum())
+        decided = int((each[:, 0] != each[:, 1]).sum())
+        statistic, p = float(better), float(stats.binomtest(better, decided).pvalue)
+    else:
+        found = stats.friedmanchisquare(*each.T)
+        statistic, p = float(found.statistic), float(found.pvalue)
+    q = stats.studentized_range.ppf(1 - alpha, k, np.inf) / np.sqrt(2)
+    return Ranking(metric, ranks, statistic, p, float(q * np.sqrt(k * (k + 1) / (6 * n))), alpha, n)
+
+
+def compare(
+    table: pd.DataFrame,
+    metric: str,
+    reference: str | None = None,
+    alpha: float = 0.05,
+    n_resamples: int = 2000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Every pair of methods, or ``reference`` with every other one, image by image.
+
+    Returns a row a pair: a, b, difference (mean of a - b) with its bootstrap interval low, high (95 %, patients drawn
+    where known), effect (rank-biserial correlation of the differences, 1: a larger on every unit), p (Wilcoxon's
+    signed-rank test over units; ties by the normal approximation), p_holm (Holm's correction over the rows), n
+    (units) and verdict: the better one's name where p_holm < ``alpha``, else "not told apart".
+    """
+    wide, units = _paired(table, metric, by_unit=False)
+    if reference is not None and reference not in wide:
+        raise ValueError(f"method {reference!r} is not in the table; {suggest(reference, list(wide))}")
+    pairs = list(combinations(wide.columns, 2))
+    if reference is not None:
+        pairs = [(reference, other) for other in wide.columns if other != reference]
+    sign = 1 if METRICS[metric].higher_is_better else -1
+    rows = []
+    for a, b in pairs:
+        rows.append((a, b, *paired_test((wide[a] - wide[b]).to_numpy(), units, n_resamples, seed)))
+    found = pd.DataFrame(rows, columns=["a", "b", "difference", "low", "high", "effect", "p", "n"])
+    found.insert(7, "p_holm", holm(found["p"].to_numpy()))
+    ahead = np.where(sign * found["effect"] > 0, found["a"], found["b"])
+    found["verdict"] = np.where(found["p_holm"] < alpha, ahead, "not told apart")
+    return found
+
+
+def against_chance(table: pd.DataFrame, metric: str, alpha: float = 0.05, seed: int = 0) -> pd.DataFrame:
+    """Each method against what a map without knowledge is expected to score on the same images: the rows of
+    `xaiutils.evaluation.chance`, in ``table`` under the method "chance".
+
+    Hits (`HITS`) are tested exactly: their number, under chance, is a sum of independent draws with a probability of
+    each image's own. The part of tied maxima that hits counts to the disadvantage of any claim. Where patients have
+    several images, patients with a hit are counted, with a chance that holds however their images depend on each
+    other. Other metrics are tested as in `compare`.
+
+    Returns a row a method: method, mean with its interval low, high (as `summarise` has it), level (mean chance on
+    these images), p, p_holm (Holm's correction over the rows), n (images with a value of both) and verdict: "better"
+    or "worse" where p_holm < ``alpha`` and the interval lies on that side of the level, else "not told apart". Raises
+    ValueError where the table has no chance of this metric.
+    """
+    wide, units = by_image(table, metric)
+    if "chance" not in wide:
+        raise ValueError(f"{metric}: the table has no rows of the method 'chance'; see xaiutils.evaluation.chance.")
+    rows = []
+    for method in wide.columns.drop("chance"):
+        known = wide[[method, "chance"]].notna().all(axis=1).to_numpy()
+        pair, whose = wide[known], units[known]
+        values, level = pair[method].to_numpy(), pair["chance"].to_numpy()
+        if len(values) < 2:
+            continue
+        p = _hits_p(values, level, whose) if metric in HITS else paired_test(values - level, whose, 0, seed).p
+        mean = summarise(pd.DataFrame({"all": "", "value": values, UNIT: whose}), "all", seed=seed).iloc[0]
+        rows.append((method, mean["mean"], mean["low"], mean["high"], level.mean(), p, len(values)))
+    found = pd.DataFrame(rows, columns=["method", "mean", "low", "high", "level", "p", "n"])
+    found.insert(6, "p_holm", holm(found["p"].to_numpy()))
+    above, below = found["low"] > found["level"], found["high"] < found["level"]
+    better, worse = (above, below) if METRICS[metric].higher_is_better else (below, above)
+    verdict = np.select([better, worse], ["better", "worse"], "not told apart")
+    return found.assign(verdict=np.where(found["p_holm"] < alpha, verdict, "not told apart"))
+
+
+def mean_ranks(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean rank over images (1 is best) of each method (rows) by each metric (columns) of ``table``; NaN where a
+    metric has no value of the method. A metric that cannot be compared (see `rank`) is left out. Raises ValueError
+    where maps are there by several readings."""
+    check_one_reading(table)
+    columns = {}
+    for metric in dict.fromkeys(table["metric"]):
+        try:
+            columns[metric] = rank(table, metric).ranks
+        except ValueError:
+            continue
+    methods = [m for m in dict.fromkeys(table["method"]) if any(m in ranks for ranks in columns.values())]
+    return pd.DataFrame(columns, index=pd.Index(methods, name="method"))
+
+
+def disagreements(table: pd.DataFrame, metric: str, a: str, b: str, n: int = 6) -> pd.DataFrame:
+    """The ``n`` images on which two methods differ most by a metric: what to look at.
+
+    Returns a row an image, the largest difference first: image_id, a and b (the methods' values), difference (a - b).
+    """
+    wide, _ = by_image(table, metric)
+    for name in (a, b):
+        if name not in wide:
+            raise ValueError(f"method {name!r} is not in the table; {suggest(name, list(wide))}")
+    pair = wide[[a, b]].dropna()
+    found = pd.DataFrame(
+        {"image_id": pair.index.get_level_values("image_id"), "a": pair[a].to_numpy(), "b": pair[b].to_numpy()}
+    )
+    found["difference"] = found["a"] - found["b"]
+    order = np.argsort(-found["difference"].abs().to_numpy(), kind="stable")
+    return found.iloc[order[:n]].reset_index(drop=True)
+
+
+def agreement(table: pd.DataFrame) -> pd.DataFrame:
+    """Kendall's tau-b between the orders in which the metrics of ``table`` put its methods, by their means.
+
+    1: two metrics rank the methods alike (each in its own direction), -1: the other way round. NaN where a metric
+    holds all methods for equal, or fewer than three methods have values of both.
+    """
+    oriented = _oriented_means(table)
+    names = list(oriented.columns)
+    tau = pd.DataFrame(np.eye(len(names)), index=names, columns=names)
+    for a, b in combinations(names, 2):
+        both = oriented[[a, b]].dropna()
+        found = stats.kendalltau(both[a], both[b]).statistic if len(both) >= 3 else np.nan
+        tau.loc[a, b] = tau.loc[b, a] = found
+    return tau
+
+
+def concordance(table: pd.DataFrame) -> float:
+    """Kendall's W of the metrics of ``table`` as judges of its methods, by their means: 1 where all metrics have one
+    order, 0 where they have nothing in common. Ties are corrected for.
+
+    NaN with fewer than two metrics, or three methods that have a value of each. Kendall & Babington Smith 1939,
+    Annals of Mathematical Statistics 10.
+    """
+    oriented = _oriented_means(table).dropna()
+    k, m = oriented.shape
+    if m < 2 or k < 3:
+        return np.nan
+    ranks = stats.rankdata(oriented.to_numpy(), axis=0)
+    ties = sum((counts**3 - counts).sum() for counts in (np.unique(r, return_counts=True)[1] for r in ranks.T))
+    spread = ((ranks.sum(axis=1) - m * (k + 1) / 2) ** 2).sum()
+    largest = m**2 * (k**3 - k) - m * ties
+    return float(12 * spread / largest) if largest else np.nan
+
+
+def _oriented_means(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean of each method (rows) by each metric (columns), turned so that more is better."""
+    check_one_reading(table)
+    means = table.pivot_table(values="value", index="method", columns="metric", sort=False, observed=True)
+    return means * [1 if METRICS[m].higher_is_better else -1 for m in means.columns]
+
+
+class PairedTest(NamedTuple):
+    """Mean difference, its bootstrap interval over units, rank-biserial effect, p of Wilcoxon's test, and the units."""
+
+    difference: float
+    low: float
+    high: float
+    effect: float
+    p: float
+    n: int
+
+
+def paired_test(differences: np.ndarray, units: np.ndarray, n_resamples: int, seed: int) -> PairedTest:
+    """Of the images' ``differences`` ``(n,)``, each of a unit; the interval is NaN without resamples."""
+    low, high = np.nan, np.nan
+    if n_resamples:
+        means = bootstrap_means(differences[:, None], units, n_resamples, seed)
+        low, high = np.quantile(means, [0.025, 0.975])
+    _, number = np.unique(units, return_inverse=True)
+    by_unit = np.bincount(number, differences) / np.bincount(number)
+    p, effect = _signed_rank(by_unit)
+    return PairedTest(float(differences.mean()), float(low), float(high), effect, p, len(by_unit))
+
+
+def _hits_p(hits: np.ndarray, chances: np.ndarray, units: np.ndarray) -> float:
+    """Two-sided p of so many hits where each image has its own chance of one (Poisson-binomial distribution).
+
+    Counted are the units with a hit. However the images of a unit depend on each other, the chance that one of them is
+    hit lies between the largest of their chances and their sum.
+    """
+    each = pd.DataFrame({"hit": hits, "chance": chances}).groupby(units)
+    total, chance = each["hit"].max().sum(), each["chance"]
+    upper = _sum_of_draws(chance.sum().clip(upper=1))[int(np.floor(total + 1e-9)) :].sum()
+    lower = _sum_of_draws(chance.max())[: int(np.ceil(total - 1e-9)) + 1].sum()
+    return min(1.0, 2 * float(min(upper, lower)))
+
+
+def _sum_of_draws(chances: Iterable[float]) -> np.ndarray:
+    """Probabilities of 0, 1, ... successes in independent draws."""
+    distribution = np.ones(1)
+    for chance in chances:
+        distribution = np.convolve(distribution, [1 - chance, chance])
+    return distribution
+
+
+def _signed_rank(differences: np.ndarray) -> tuple[float, float]:
+    """p of Wilcoxon's test, and the rank-biserial correlation; no difference at all is p = 1."""
+    moved = differences[differences != 0]
+    if len(moved) == 0:
+        return 1.0, 0.0
+    ranks = stats.rankdata(np.abs(moved))
+    effect = float((ranks * np.sign(moved)).sum() / ranks.sum())
+    exact = len(moved) <= 50 and len(np.unique(np.abs(moved))) == len(moved)
+    found = stats.wilcoxon(moved, method="exact" if exact else "asymptotic", correction=not exact)
+    return float(found.pvalue), effect
+
+
+def _paired(table: pd.DataFrame, metric: str, by_unit: bool) -> tuple[pd.DataFrame, np.ndarray]:
+    """`by_image` of the images that have a value for all methods, or the means of their units; and each row's unit."""
+    wide, _ = by_image(table, metric)
+    wide = wide.dropna()
+    if by_unit:
+        wide = wide.groupby(level=0, sort=False).mean()
+    if wide.shape[1] < 2 or len(wide) < 2:
+        raise ValueError(
+            f"{metric}: {wide.shape[1]} methods have values, on {len(wide)} images in common; "
+            "a comparison needs two of each."
+        )
+    return wide, wide.index.get_level_values(0).to_numpy()
+
+
+def readings(table: pd.DataFrame) -> list[str]:
+    """The readings of the maps in a table, as they occur, but for those that a metric is defined by; none where it does
+    not say."""
+    if "reading" not in table:
+        return []
+    free = ~table["metric"].map(lambda m: bool(METRICS[m].reading))
+    return list(dict.fromkeys(table.loc[free, "reading"]))
+
+
+def of_reading(table: pd.DataFrame, reading: str) -> pd.DataFrame:
+    """The rows of maps read by ``reading``, and those of metrics that are defined for one reading alone."""
+    fixed = table["metric"].map(lambda m: bool(METRICS[m].reading))
+    return table[fixed | (table["reading"] == check_reading(reading))]
+
+
+def by_reading(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """(reading, rows) for each reading by which the table has all maps; a metric of one reading alone is in the first.
+
+    A table that has each map once, whatever its reading, is whole: ("", table).
+    """
+    try:
+        check_one_reading(table)
+    except ValueError:
+        own = table["metric"].map(lambda m: bool(METRICS[m].reading))
+        first, *others = readings(table)
+        return [(first, of_reading(table, first)), *((r, table[~own & (table["reading"] == r)]) for r in others)]
+    return [("", table)]
+
+
+def by_image(table: pd.DataFrame, metric: str) -> tuple[pd.DataFrame, np.ndarray]:
+    """Values of a metric with a row for each image and a column for each method that have any, and each row's unit."""
+    METRICS[metric]  # an unknown name raises with its neighbours
+    rows = check_one_reading(table[table["metric"] == metric])
+    keys = [UNIT, "image_id"] if UNIT in table else ["image_id"]
+    wide = rows.pivot_table(values="value", index=keys, columns="method", sort=False, observed=True)
+    return wide, wide.index.get_level_values(0).to_numpy()

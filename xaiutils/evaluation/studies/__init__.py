@@ -1,0 +1,1 @@
+"""Experiments on maps and models: more than one number for one map."""

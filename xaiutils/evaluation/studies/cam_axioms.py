@@ -1,0 +1,276 @@
+"""Axioms as numbers: sensitivity and conservation of class activation maps at any layer, and completeness.
+
+A is a layer's activation ``(rows, columns, channels)``, S(A) the explained score as it follows from A, and M_k the sum
+over space of channel k's part of the map, before any ReLU and before enlarging: w_k sum_ij A_k where the map is a
+weighted sum of channels. Fu et al. 2020 (XGrad-CAM, arXiv:2008.02312) ask of a map
+
+- sensitivity: S(A) - S(A without channel k) = M_k for every k; its error is
+  sum_k abs(S(A) - S(A without k) - M_k) / sum_k abs(S(A) - S(A without k));
+- conservation: sum_k M_k = S(A); its error is abs(S(A) - sum_k M_k) / abs(S(A)).
+
+The errors are eq. 5.5 and 5.6 of the XRelevance-CAM thesis (You 2022), which takes them from that paper, for one image
+and but for a slip: the thesis prints w_k R_k, R the relevance, where its own eq. 2.15, 2.16 and 4.10 have w_k A_k, as
+here. 0 is the best value of both, and 1 is that of a map of zeros: an error near 1 may well come from a map that is
+merely small. The thesis gives means over images, which single images with S near 0 can rule; look at medians too.
+
+XGrad-CAM and HiResCAM share their channel sums, so both errors are the same for the two (but for XGrad-CAM's epsilon).
+At the last layer of a network with mean pooling and one linear layer S is linear in A: they and Grad-CAM satisfy
+sensitivity exactly, and conservation but for the linear layer's bias. (The thesis' table 5.8 has a sensitivity error of
+0.999 there, beside a conservation error of 0.002 in table 5.9; eq. 5.5 does not give that.) Ablation-CAM's weights are
+the drops themselves: they would satisfy sensitivity if they were divided by sum_ij A_k, as the thesis overlooks.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from xaiutils.attribution import METHODS, Network, prepare, resolve
+from xaiutils.attribution.cam import gradient_cams, relevance_cam
+from xaiutils.attribution.cam.layer_aggregate import default_layers
+from xaiutils.attribution.completeness import completeness_gap
+from xaiutils.attribution.full_grad import full_grad_terms
+from xaiutils.backend import keras, tf
+from xaiutils.datasets import ImageDataset
+from xaiutils.graph.passes import activation_and_gradient, batches
+from xaiutils.progress import progress
+from xaiutils.registry import check_parameters, suggest
+
+SCORES = ("own", "logit")
+
+
+# Channel sums M ``(n, channels)`` ---------------------------------------------------------------------------------
+
+
+def _by_channel(combine: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """M of a method that has no ReLU: each channel is given to it as if it were the only one."""
+
+    def sums(A: tf.Tensor, g: tf.Tensor) -> tf.Tensor:
+        n, rows, columns, channels = A.shape
+        alone = [tf.reshape(tf.transpose(x, [0, 3, 1, 2]), [n * channels, rows, columns, 1]) for x in (A, g)]
+        return tf.reshape(tf.reduce_sum(combine(*alone), axis=(1, 2)), [n, channels])
+
+    return sums
+
+
+def _grad_cam_plus_plus(A: tf.Tensor, g: tf.Tensor) -> tf.Tensor:
+    """`cam.grad_cam_plus_plus` before its ReLU."""
+    alpha = tf.math.divide_no_nan(1.0, 2 + tf.reduce_sum(A, axis=(1, 2), keepdims=True) * g)
+    weights = tf.reduce_sum(tf.where(g != 0, alpha, 0.0) * tf.nn.relu(g), axis=(1, 2))
+    return weights * tf.reduce_sum(A, axis=(1, 2))
+
+
+_OF_GRADIENTS: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {
+    "grad_cam": _by_channel(lambda A, g: gradient_cams.grad_cam(A, g, relu=False)),
+    "grad_cam_plus_plus": _grad_cam_plus_plus,
+    "xgrad_cam": _by_channel(lambda A, g: gradient_cams.xgrad_cam(A, g, relu=False)),
+    "hirescam": _by_channel(gradient_cams.hirescam),
+    "layer_cam": lambda A, g: tf.reduce_sum(tf.nn.relu(g) * A, axis=(1, 2)),
+}
+_OF_RELEVANCE = relevance_cam.WEIGHTED
+CAM_METHODS = (*_OF_GRADIENTS, *_OF_RELEVANCE, "score_cam", "ablation_cam")
+DEFAULT_METHODS = (*_OF_GRADIENTS, *_OF_RELEVANCE)
+
+
+def cam_axioms(
+    model: keras.Model,
+    ds: ImageDataset,
+    methods: Sequence[str] = DEFAULT_METHODS,
+    layers: Sequence[str] = (),
+    targets: int | Iterable[int] | None = None,
+    score: str = "own",
+    max_channels: int = 0,
+    batch_size: int = 32,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Errors of sensitivity and conservation (see this module) of class activation maps, 0 at best.
+
+    Args:
+        methods: of `CAM_METHODS`, with the parameters that `xaiutils.METHODS` has as defaults. "score_cam" runs the
+            whole model once for each channel; its weights have not the unit of a score, so nothing makes it satisfy
+            the axioms.
+        layers: paths of feature maps or tokens; empty: the last layer of each resolution, or what enters the attention
+            of each block of a transformer (`xaiutils.attribution.cam.layer_aggregate.default_layers`).
+        targets: class index for all images, one for each, or None for each image's predicted class.
+        score: "own": S is the target's logit S_t, but for Relevance-CAM and XRelevance-CAM the relevance that they
+            start with here, S_t at the target and -S_t / N at each other of N classes, in all S_t / N, as in the
+            thesis: their maps start with 1 and -1 / N, which has not the unit of a score, and are multiplied by S_t.
+            "logit": S_t for all.
+        max_channels: > 0: sensitivity from so many channels, drawn by ``seed``, the same for all images and methods;
+            0: from all. Every channel costs a pass of the layers behind ``layer``. Conservation takes all in any case.
+
+    Returns:
+        A row for each method, layer, image and axiom: method, layer, image_id, axiom ("sensitivity" or
+        "conservation"), value; NaN where S, or all its changes, are 0.
+
+    Raises:
+        ValueError: a method, a score or a number is not as needed. ModelError: a layer has no map.
+    """
+    unknown = [m for m in methods if m not in CAM_METHODS]
+    if unknown or not methods:
+        raise ValueError(f"methods: {unknown or methods}; {suggest(unknown[0] if unknown else '', list(CAM_METHODS))}")
+    if score not in SCORES:
+        raise ValueError(f"score={score!r}; {suggest(score, list(SCORES))}")
+    if max_channels < 0 or (max_channels and "ablation_cam" in methods):
+        raise ValueError(f"max_channels={max_channels}; expected 0 or more, and 0 with ablation_cam, which needs all.")
+    network, images, classes = prepare(model, ds.images, targets, batch_size)
+    paths = [network.cam_layer(layer) for layer in layers] or default_layers(network)
+    tables = []
+    for path in progress(list(dict.fromkeys(paths)), title="axioms"):
+        found = [
+            _of_batch(network, path, images[b], classes[b], methods, score, max_channels, batch_size, seed)
+            for b in batches(len(images), batch_size, "axioms")
+        ]
+        for method in methods:
+            for axiom in ("sensitivity", "conservation"):
+                values = np.concatenate([part[method, axiom] for part in found])
+                columns = {"method": method, "layer": path, "image_id": ds.ids, "axiom": axiom, "value": values}
+                tables.append(pd.DataFrame(columns))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _of_batch(
+    network: Network,
+    path: str,
+    images: np.ndarray,
+    classes: np.ndarray,
+    methods: Sequence[str],
+    score: str,
+    max_channels: int,
+    batch_size: int,
+    seed: int,
+) -> dict[tuple[str, str], np.ndarray]:
+    """Both errors ``(n,)`` of each method by (method, axiom)."""
+    scores, A, chosen, drops = _drops(network, path, images, classes, max_channels, batch_size, seed)
+    sums = _channel_sums(network, path, images, classes, methods, batch_size, A, drops)
+    # A start with S_t sums to S_t (1 - (N - 1) / N); of one unit and of independent sigmoids it is S_t. One unit's
+    # score z stands for both classes, with -1 for class 0, so its unit of relevance is z.
+    unit = scores * (2 * classes - 1) if network.activation == "binary" else scores
+    share = 1 / network.n_classes if network.activation == "softmax" and score == "own" else 1.0
+    errors = {}
+    for method in methods:
+        M, own = sums[method], 1.0
+        if method in _OF_RELEVANCE:  # propagation is linear in what it starts with, which is 1 for the target
+            M, own = M * unit[:, None], share
+        change = own * drops
+        errors[method, "sensitivity"] = _ratio(np.abs(change - M[:, chosen]).sum(axis=1), np.abs(change).sum(axis=1))
+        errors[method, "conservation"] = _ratio(np.abs(own * scores - M.sum(axis=1)), np.abs(own * scores))
+    return errors
+
+
+def _ratio(error: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.divide(error, whole, out=np.full_like(error, np.nan), where=whole > 0)
+
+
+def _drops(
+    network: Network,
+    path: str,
+    images: np.ndarray,
+    classes: np.ndarray,
+    max_channels: int,
+    batch_size: int,
+    seed: int,
+) -> tuple[np.ndarray, tf.Tensor, np.ndarray, np.ndarray]:
+    """S ``(n,)``, A, the numbers of the channels that were removed ``(k,)``, and S - S without each ``(n, k)``."""
+    start, ablate = gradient_cams.ablation(network, path)
+    copies = batch_size * network.lightness_behind(path)
+    scores, A, *state = start(images, tf.constant(classes))
+    channels = A.shape[-1]
+    kept = min(max_channels or channels, channels)
+    chosen = np.sort(np.random.default_rng(seed).permutation(channels)[:kept]).astype(np.int32)
+    after = np.empty((len(images), kept))
+    for member, target in enumerate(classes):
+        one = [tensor[member : member + 1] for tensor in state]
+        for batch in batches(kept, copies, "removing channels"):
+            after[member, batch] = ablate(target, chosen[batch], *one).numpy()
+    scores = scores.numpy().astype(np.float64)
+    return scores, A, chosen, scores[:, None] - after
+
+
+def _channel_sums(
+    network: Network,
+    path: str,
+    images: np.ndarray,
+    classes: np.ndarray,
+    methods: Sequence[str],
+    batch_size: int,
+    A: tf.Tensor,
+    drops: np.ndarray,
+) -> dict[str, np.ndarray]:
+    """M ``(n, channels)`` float64 of each method."""
+    sums = {}
+    if any(m in _OF_GRADIENTS for m in methods):
+        pair = activation_and_gradient(network, path)(images, classes)
+        sums |= {m: _OF_GRADIENTS[m](*pair) for m in methods if m in _OF_GRADIENTS}
+    if any(m in _OF_RELEVANCE for m in methods):
+        run = relevance_cam.activation_and_relevance(network, [path])
+        (pair,) = run(images, classes)
+        sums |= {
+            m: tf.reduce_sum(_OF_RELEVANCE[m](*pair) * pair[0], axis=(1, 2)) for m in methods if m in _OF_RELEVANCE
+        }
+    total = tf.reduce_sum(A, axis=(1, 2)).numpy()
+    if "score_cam" in methods:
+        weighting = check_parameters("score_cam", METHODS["score_cam"].parameters, {})["weighting"]
+        found = gradient_cams.score_cam_weights(network, images, classes, A.numpy(), batch_size, weighting, path)
+        sums["score_cam"] = total * found
+    if "ablation_cam" in methods:
+        sums["ablation_cam"] = total * drops
+    return {m: np.asarray(value, np.float64) for m, value in sums.items()}
+
+
+# Completeness -----------------------------------------------------------------------------------------------------
+
+
+def completeness_table(
+    model: keras.Model,
+    ds: ImageDataset,
+    methods: Sequence[str] = ("integrated_gradients", "expected_gradients", "deep_lift", "full_grad"),
+    targets: int | Iterable[int] | None = None,
+    n_steps: Sequence[int] = (5, 20, 80),
+    batch_size: int = 32,
+    parameters: Mapping[str, Mapping] | None = None,
+) -> pd.DataFrame:
+    """What maps sum to, beside what they must sum to.
+
+    Integrated gradients and DeepLIFT: S(x) - S(baseline); expected gradients: S(x) less the mean S of the references
+    that were drawn, in expectation. FullGrad: its terms (not its map, which is of absolute values) sum to S(x).
+
+    Args:
+        methods: those with `xaiutils.attribution.Method.total`, and "full_grad"; names as `xaiutils.explain_all` takes
+            them.
+        n_steps: methods with a parameter n_steps are run with each of these, unless ``parameters`` sets it.
+
+    Returns:
+        A row for each method, number of steps and image: method, n_steps (missing where the method has none),
+        image_id, target, sum, total, gap (sum - total) and relative_gap, abs(gap / total), as
+        `xaiutils.attribution.completeness.completeness_gap` defines them.
+
+    Raises:
+        ValueError: a method promises no total. ModelError: it does not take this model.
+    """
+    tables = []
+    for name, (method, chosen) in resolve(methods, parameters).items():
+        given = {k: v for k, v in (parameters or {}).get(name, {}).items() if k != "method"}
+        takes_steps = "n_steps" in chosen
+        steps = [None] if not takes_steps else [given["n_steps"]] if "n_steps" in given else list(n_steps)
+        for n in steps:
+            if method.name == "full_grad":
+                table = _full_grad_gap(model, ds, targets, batch_size)
+            else:
+                options = {**given, "n_steps": n} if takes_steps else given
+                table = completeness_gap(model, ds.images, targets, method.name, None, batch_size, **options)
+            table.insert(0, "image_id", ds.ids)
+            table.insert(0, "n_steps", pd.array([n] * len(ds), dtype="Int64"))
+            table.insert(0, "method", name)
+            tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
+def _full_grad_gap(model: keras.Model, ds: ImageDataset, targets, batch_size: int) -> pd.DataFrame:
+    network, images, classes = prepare(model, ds.images, targets, batch_size)
+    scores, terms = full_grad_terms(network, images, classes, batch_size)
+    sums, total = np.sum(list(terms.values()), axis=0, dtype=np.float64), scores.astype(np.float64)
+    gap = sums - total
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative = np.where(gap == 0, 0.0, np.abs(gap / total))
+    return pd.DataFrame({"target": classes, "sum": sums, "total": total, "gap": gap, "relative_gap": relative})

@@ -1,0 +1,257 @@
+"""Monte Carlo dropout (Gal & Ghahramani 2016, arXiv:1506.02142): how far maps, and their scores, move when parts of the
+model are left out at random.
+
+A pass is one thinned network: every dropout layer draws one mask, which all images share, and keeps it for as many
+runs of the model as a map takes. So what is explained is a network, with all that its maps promise (integrated
+gradients still sum to a difference of scores), and results depend neither on batch mates nor on the batch size. The
+paper draws a mask for every image; over passes each image sees the same distribution.
+
+The XRelevance-CAM thesis (You 2022, section 5.4) retrains with dropout of 0.1 behind every block and averages the
+scores of 10 passes. Dropout put into a network that was trained without it (``after``) is a disturbance that the
+network never learnt to bear: it measures how much maps hang on single units, and is no sample of a posterior.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from xaiutils.attribution import ModelError, Network, explain_all, predict, prepare
+from xaiutils.attribution.cam.layer_aggregate import default_layers
+from xaiutils.backend import keras, tf
+from xaiutils.datasets import ImageDataset
+from xaiutils.evaluation import evaluate_all
+from xaiutils.evaluation.metrics.metric import check_classes
+from xaiutils.graph.steps import as_function
+from xaiutils.progress import progress
+
+_SPATIAL = (keras.layers.SpatialDropout1D, keras.layers.SpatialDropout2D, keras.layers.SpatialDropout3D)
+
+
+class DropoutAlwaysOn(keras.layers.Layer):
+    """x * mask / (1 - rate), the mask 0 with probability ``rate``, the same for all images of a draw.
+
+    ``shared``: axes along which the mask does not change, beside the images' own. ``number`` keeps the masks of
+    several layers apart; ``draw`` is a variable that all layers of a model read.
+    """
+
+    def __init__(self, rate: float, shared: Sequence[int], number: int, draw: tf.Variable, **kwargs):
+        super().__init__(**kwargs)
+        self.rate, self.shared, self.number, self.draw = rate, tuple(shared), number, draw
+
+    def call(self, x):
+        sizes = tf.unstack(tf.shape(x))
+        shape = [1 if axis == 0 or axis in self.shared else size for axis, size in enumerate(sizes)]
+        drawn = tf.random.stateless_uniform(shape, tf.stack([self.draw, self.number]))
+        scale = 1 / (1 - self.rate) if self.rate < 1 else 0.0
+        return x * tf.cast(tf.where(drawn >= self.rate, scale, 0.0), x.dtype)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+
+@dataclass(frozen=True)
+class ThinnedModel:
+    """A model whose dropout layers, ``layers`` by name, are always on; its weights are those of the model that it was
+    made from."""
+
+    model: keras.Model
+    layers: tuple[str, ...]
+    draw: tf.Variable
+
+    def thin(self, seed: int, number: int) -> keras.Model:
+        """The model with the masks of a pass, until the next call."""
+        self.draw.assign(int(np.random.default_rng([seed, number]).integers(2**31)))
+        return self.model
+
+
+def thinned(model: keras.Model, after: Iterable[str] = (), rate: float = 0.1) -> ThinnedModel:
+    """A model with dropout on that shares the weights of ``model``, which stays as it is.
+
+    Its own Dropout and SpatialDropout layers are on, at their own rates (those hidden inside other layers stay off);
+    behind each layer of ``after`` (paths; see `block_ends`) stands a new one of ``rate``, on single units, as in the
+    thesis. Every other layer keeps its name and path.
+
+    Raises:
+        ModelError: the model has no dropout layer and none is asked for, or lacks a layer. ValueError: a rate outside
+            [0, 1).
+    """
+    if not 0 <= rate < 1:
+        raise ValueError(f"rate={rate!r}; expected a number from 0 to below 1.")
+    network = Network.of(model)
+    behind = {id(network.step(path).operation) for path in after}
+    draw = tf.Variable(0, trainable=False, dtype=tf.int32, name="draw")
+    added: list[DropoutAlwaysOn] = []
+
+    def new(rate: float, shared: Sequence[int], like: keras.layers.Layer, name: str) -> DropoutAlwaysOn:
+        policy = getattr(like, "dtype_policy", None)
+        added.append(DropoutAlwaysOn(rate, shared, len(added), draw, name=name, dtype=policy))
+        return added[-1]
+
+    def swap(layer):
+        inner = as_function(layer)
+        if inner is not None:
+            return rebuild(inner, layer.name)
+        if isinstance(layer, keras.layers.Dropout) and layer.rate > 0:
+            return new(layer.rate, _shared_axes(layer), layer, layer.name)
+        return layer
+
+    def call(layer, *args, **kwargs):
+        outputs = layer(*args, **kwargs)
+        if id(layer) not in behind:
+            return outputs
+        first, *others = keras.tree.flatten(outputs)
+        dropped = new(rate, (), layer, f"{layer.name}_dropped_{len(added)}")(first)
+        return keras.tree.pack_sequence_as(outputs, [dropped, *others])
+
+    def rebuild(function, name: str) -> keras.Model:
+        plain = keras.Model(function.inputs, function.outputs, name=name)  # not compiled, whatever its class was
+        return keras.models.clone_model(plain, clone_function=swap, call_function=call)
+
+    made = rebuild(as_function(model), model.name)
+    if not added:
+        raise ModelError(
+            "the model has no dropout layer to switch on; name layers to put dropout behind, such as "
+            "after=block_ends(model), or train a model with dropout (head='thesis')."
+        )
+    return ThinnedModel(made, tuple(layer.name for layer in added), draw)
+
+
+def _shared_axes(layer: keras.layers.Dropout) -> tuple[int, ...]:
+    """Axes along which a layer's mask does not change."""
+    if isinstance(layer, _SPATIAL):
+        rank = layer.input_spec.ndim
+        first = 2 if getattr(layer, "data_format", "") == "channels_first" else 1
+        return tuple(range(first, first + rank - 2))
+    shape = getattr(layer, "noise_shape", None) or ()
+    return tuple(axis for axis, size in enumerate(shape) if size == 1)
+
+
+def block_ends(model: keras.Model) -> list[str]:
+    """Paths of the layers that end a block: the sums of residual branches, and where a model has none the last layer of
+    each resolution."""
+    network = Network.of(model)
+    sums = [s.path for s in network.steps_to_logits if isinstance(s.operation, keras.layers.Add)]
+    return [path for path in sums if network.grid(path)] or default_layers(network)
+
+
+@dataclass(frozen=True)
+class DropoutResult:
+    """What `mc_dropout` found.
+
+    ``mean``, ``std``: by method, float32 ``(n, height, width)``, over passes (standard deviation with n_passes - 1).
+    ``scores``: a row for each pass, method, image and metric (pass, method, image_id, metric, reading, value),
+    each method's maps read as it declares (`xaiutils.map_reading`).
+    ``predictions``: a row for each pass and image (pass, image_id, target, p, logit): the target's probability and
+    logit. ``layers``: names of the layers that dropped units.
+    """
+
+    mean: dict[str, np.ndarray]
+    std: dict[str, np.ndarray]
+    scores: pd.DataFrame
+    predictions: pd.DataFrame
+    layers: tuple[str, ...]
+
+
+def mc_dropout(
+    model: keras.Model,
+    ds: ImageDataset,
+    methods: Iterable[str],
+    n_passes: int = 10,
+    after: Iterable[str] = (),
+    rate: float = 0.1,
+    metrics: Iterable[str] = (),
+    targets: int | Iterable[int] | None = None,
+    batch_size: int = 32,
+    parameters: Mapping[str, Mapping] | None = None,
+    metric_parameters: Mapping[str, Mapping] | None = None,
+    seed: int = 0,
+) -> DropoutResult:
+    """Maps, predictions and scores of maps over ``n_passes`` passes with dropout (see this module).
+
+    Args:
+        methods, parameters: as `xaiutils.explain_all` takes them.
+        n_passes: at least 2; the thesis: 10.
+        after, rate: where dropout is put, and how much, beside the model's own; see `thinned`. The thesis: 0.1 behind
+            every block.
+        metrics, metric_parameters: names in `xaiutils.METRICS` that every pass's maps are scored by, with the thinned
+            model, and their parameters; none: no scores.
+        targets: as for `xaiutils.explain`; None: the classes that the model predicts without dropout.
+
+    Raises:
+        ModelError, ValueError: as `thinned` and `xaiutils.explain_all`.
+    """
+    check_classes(model, ds)
+    if n_passes < 2:
+        raise ValueError(f"n_passes={n_passes}; a spread needs at least 2.")
+    methods, metrics = list(methods), list(metrics)
+    _, images, classes = prepare(model, ds.images, targets, batch_size)
+    thin = thinned(model, after, rate)
+    sums: dict[str, _Moments] = {}
+    scores, predictions = [], []
+    for number, network in _passes(thin, n_passes, seed):
+        maps = explain_all(network, images, classes, methods, batch_size, parameters)
+        for name, found in maps.items():
+            sums.setdefault(name, _Moments(found.shape)).add(found)
+        predictions.append(_predictions(network, images, classes, ds.ids, batch_size, number))
+        if metrics:
+            table = evaluate_all(network, ds, maps, metrics, classes, batch_size, metric_parameters, parameters)
+            table.insert(0, "pass", number)
+            scores.append(table)
+    empty = pd.DataFrame(columns=["pass", "method", "image_id", "metric", "reading", "value"])
+    return DropoutResult(
+        {name: found.mean.astype(np.float32) for name, found in sums.items()},
+        {name: found.std().astype(np.float32) for name, found in sums.items()},
+        pd.concat(scores, ignore_index=True) if scores else empty,
+        pd.concat(predictions, ignore_index=True),
+        thin.layers,
+    )
+
+
+def _passes(thin: ThinnedModel, n_passes: int, seed: int) -> Iterator[tuple[int, keras.Model]]:
+    return ((number, thin.thin(seed, number)) for number in progress(range(n_passes), title="dropout passes"))
+
+
+def _predictions(network, images, classes, ids, batch_size: int, number: int) -> pd.DataFrame:
+    logits = predict(network, images, batch_size)
+    p = Network.of(network).probabilities(logits).numpy()
+    rows = np.arange(len(images))
+    columns = {
+        "pass": number,
+        "image_id": ids,
+        "target": classes,
+        "p": p[rows, classes],
+        "logit": logits[rows, classes],
+    }
+    return pd.DataFrame(columns)
+
+
+class _Moments:
+    """Mean and spread of a stream of arrays, in double precision (Welford's update)."""
+
+    def __init__(self, shape: tuple[int, ...]):
+        self.n, self.mean, self._squares = 0, np.zeros(shape), np.zeros(shape)
+
+    def add(self, x: np.ndarray) -> None:
+        self.n += 1
+        step = x - self.mean
+        self.mean += step / self.n
+        self._squares += step * (x - self.mean)
+
+    def std(self) -> np.ndarray:
+        return np.sqrt(self._squares / (self.n - 1))
+
+
+def score_spread(scores: pd.DataFrame) -> pd.DataFrame:
+    """From the scores of `mc_dropout` to what dropout and what the choice of images adds to their spread.
+
+    Returns a row for each method and metric: method, metric, mean, std_passes (standard deviation over passes of the
+    mean over images), std_images (over images of the mean over passes), n (images with a value in every pass).
+    """
+    rows = []
+    for (method, metric), group in scores.groupby(["method", "metric"], sort=False, observed=True):
+        wide = group.pivot_table(values="value", index="image_id", columns="pass", dropna=False, sort=False).dropna()
+        columns = (wide.to_numpy().mean() if len(wide) else np.nan, wide.mean().std(), wide.mean(axis=1).std())
+        rows.append((method, metric, *columns, len(wide)))
+    return pd.DataFrame(rows, columns=["method", "metric", "mean", "std_passes", "std_images", "n"])

@@ -1,0 +1,328 @@
+"""A classifier's head: which tensor holds its logits, and what turns them into the output. Read from the graph.
+
+A softmax or sigmoid that stands last, alone or fused into a Dense layer, is taken off: its input are the logits. Any
+other output of probabilities (a mean of members, smoothed labels, a layer with a softmax inside) is explained by its
+logarithm: log p where the classes sum to one, log-odds where they are independent. Whether an output is a probability
+is a property of the operations, not of the weights that they happen to have: it is tried with inputs of every size
+and, in layers of the user's own, with other weights. Everything else is taken for logits.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from xaiutils.backend import keras, tf
+from xaiutils.graph.log_probability import LogProbability
+from xaiutils.graph.steps import ModelError, Step
+
+layers, ops = keras.layers, keras.ops
+_PASS_THROUGH = ("Cast", "Copy", "Dropout", "Identity", "InputLayer")
+_LARGEST = 100_000  # numbers in a tensor that is still part of a head
+_TRIALS = 48
+
+Graph = Any  # xaiutils.graph.network.Network, which imports this module
+
+
+@dataclass(frozen=True)
+class Head:
+    """Where the logits are, by the key of their tensor, and "softmax" or "sigmoid", what makes probabilities of them.
+
+    ``without_activation`` computes the logits where the activation is fused into the layer. ``log`` computes them from
+    the tensors ``leaves`` where the head is explained by the logarithm of its probability; ``logits`` is then the
+    output's key.
+    """
+
+    logits: int
+    activation: str
+    without_activation: Callable[[Any], Any] | None = None
+    log: LogProbability | None = None
+    leaves: tuple[int, ...] = ()
+
+
+def find_head(graph: Graph, output: int) -> Head:
+    """The head of the graph's tensor ``output``, ``(n, classes)``."""
+    units, key = graph.shapes[output][-1], output
+    step = graph._producer.get(key)
+    while step is not None and _changes_nothing(graph, step):
+        key = step.reads[0]
+        step = graph._producer.get(key)
+    if step is None:
+        raise ModelError("the model has no layer that computes class scores.")
+    activation, axis = activation_of(graph, step)
+    if activation in ("softmax", "log_softmax", "sigmoid") and axis == -1:
+        return Head(step.reads[0], _checked(activation, units))
+    if _is_plain_dense(step.operation):
+        name = function_kind(step.operation.activation, units)
+        if name == "linear":
+            return Head(key, "softmax")
+        if name is not None:
+            return Head(key, _checked(name, units), _WithoutActivation(step.operation))
+    return _tried(graph, step, key)
+
+
+def _changes_nothing(graph: Graph, step: Step) -> bool:
+    name = type(step.operation).__name__
+    if name in ("Flatten", "Reshape", "Squeeze"):
+        return len(step.reads) == 1 and graph.shapes[step.reads[0]] == graph.shapes[step.outputs[0]]
+    return name in _PASS_THROUGH or activation_of(graph, step)[0] == "linear"
+
+
+def _checked(activation: str, units: int | None) -> str:
+    kind = "sigmoid" if activation == "sigmoid" else "softmax"
+    if kind == "softmax" and units == 1:
+        raise ModelError(
+            "the model ends in the softmax of one unit, which is 1 whatever the image; use a sigmoid, or two units."
+        )
+    return kind
+
+
+class _WithoutActivation:
+    """A Dense layer's result before its fused activation, from the same weights and in its own precision."""
+
+    def __init__(self, layer: Any):
+        self.layer = layer
+
+    def __call__(self, x: Any) -> Any:
+        layer = self.layer
+        if layer.quantization_mode is not None:
+            with _linear(layer):
+                return layer(x)
+        dtype = layer.compute_dtype
+        y = ops.matmul(ops.cast(x, dtype), ops.cast(layer.kernel, dtype))
+        return y if layer.bias is None else y + ops.cast(layer.bias, dtype)
+
+
+@contextmanager
+def _linear(layer: Any) -> Iterator[None]:
+    activation, layer.activation = layer.activation, keras.activations.linear
+    try:
+        yield
+    finally:
+        layer.activation = activation
+
+
+def _is_plain_dense(operation: Any) -> bool:
+    return isinstance(operation, layers.Dense) and type(operation).call is layers.Dense.call
+
+
+# Activations --------------------------------------------------------------------------------------------------------
+
+_FUNCTIONS = {
+    keras.activations.linear: "linear",
+    keras.activations.softmax: "softmax",
+    keras.activations.log_softmax: "log_softmax",
+    keras.activations.sigmoid: "sigmoid",
+    ops.softmax: "softmax",
+    ops.log_softmax: "log_softmax",
+    ops.sigmoid: "sigmoid",
+    tf.nn.softmax: "softmax",
+    tf.nn.log_softmax: "log_softmax",
+    tf.nn.sigmoid: "sigmoid",
+    None: "linear",
+}
+
+
+def activation_of(graph: Graph, step: Step) -> tuple[str | None, Any]:
+    """What a step does if it is nothing but an activation: "softmax", "log_softmax", "sigmoid" or "linear", None for
+    anything else; and the axis, -1 for the last."""
+    operation, name = step.operation, type(step.operation).__name__
+    if len(step.reads) != 1:
+        return None, -1
+    rank = len(graph.shapes[step.reads[0]])
+    if type(operation) is layers.Softmax or name in ("Softmax", "LogSoftmax"):
+        if isinstance(operation, keras.Layer) and type(operation) is not layers.Softmax:
+            return None, -1
+        axis = operation.axis
+        axis = axis if isinstance(axis, int) else axis[0] if len(axis) == 1 else tuple(axis)
+        axis = -1 if axis == rank - 1 else axis
+        return ("log_softmax" if name == "LogSoftmax" else "softmax"), axis
+    if name == "Sigmoid" and not isinstance(operation, keras.Layer):
+        return "sigmoid", -1
+    if type(operation) is layers.Activation:
+        return function_kind(operation.activation, graph.shapes[step.reads[0]][-1]), -1
+    if type(operation) is layers.Lambda and graph.shapes[step.reads[0]] == graph.shapes[step.outputs[0]] and rank == 2:
+        (key,) = step.reads
+        return function_kind(lambda x: step.call(operation, {key: x})[0], graph.shapes[key][-1]), -1
+    return None, -1
+
+
+def function_kind(function: Any, units: int | None) -> str | None:
+    """ "softmax", "log_softmax", "sigmoid" or "linear" if that is what a function of ``(n, units)`` is: known as
+    such, or giving the same for logits of every size, alone and against each other."""
+    try:
+        if function in _FUNCTIONS:
+            return _FUNCTIONS[function]
+    except TypeError:  # not hashable
+        pass
+    z = tf.constant(_logits_to_try((units or 4,)))
+    try:
+        with tf.init_scope():
+            found = np.asarray(tf.cast(function(z), tf.float32))
+    except Exception:  # whatever a user's function raises on two axes
+        return None
+    if found.shape != z.shape:
+        return None
+    for name in ("linear", "sigmoid", *(("softmax", "log_softmax") if z.shape[1] > 1 else ())):
+        expected = z if name == "linear" else getattr(tf.nn, name)(z)
+        if np.allclose(found, expected, rtol=1e-5, atol=1e-6):
+            return name
+    return None
+
+
+def _logits_to_try(shape: Sequence[int]) -> np.ndarray:
+    """Float32 ``(_TRIALS, *shape)``: numbers of every size, equal ones, and single ones far from the rest."""
+    rng = np.random.default_rng(0)
+    size = np.repeat([0.1, 1, 10, 100], -(-_TRIALS // 4))[:_TRIALS].reshape(-1, *[1] * len(shape))
+    z = rng.normal(size=(_TRIALS, *shape)) * size
+    flat = z.reshape(_TRIALS, -1)
+    flat[0], flat[12], flat[24] = 0, 5, -5
+    for row in range(4):
+        flat[1 + row] = 0
+        flat[1 + row, row % flat.shape[1]] = 40 if row % 2 else -40
+    return z.astype(np.float32)
+
+
+# Heads that are not one activation ------------------------------------------------------------------------------------
+
+
+def _tried(graph: Graph, step: Step, key: int) -> Head:
+    """The head of an output that no known activation makes."""
+    leaves: dict[int, str] = {}
+    _find_leaves(graph, key, leaves)
+    only_probabilities = "number" not in leaves.values()
+    try:
+        values, kind = _what_is_output(graph, step, key, leaves)
+    except Exception as error:  # whatever a user's layer raises
+        raise ModelError(
+            f"what the model returns cannot be told, since its end ({step.path!r}, {type(step.operation).__name__}) "
+            f"cannot be run by itself ({error}); give a model that ends in a Dense layer of logits, then "
+            "keras.layers.Softmax or Activation."
+        ) from error
+    if kind is None:
+        if only_probabilities:
+            raise ModelError(
+                f"the model ends in {step.path!r} ({type(step.operation).__name__}), which makes numbers out of "
+                "probabilities that are no probabilities themselves: they do not sum to one, or leave [0, 1]. Divide "
+                "them by their sum, or give a model that returns logits."
+            )
+        return Head(key, "softmax")
+    log = LogProbability(graph, key, kind, lambda s: activation_of(graph, s))
+    if not _agrees(graph, log, values, key):
+        log.use_value(graph, key)
+    return Head(key, kind, log=log, leaves=tuple(log.leaves))
+
+
+def _agrees(graph: Graph, log: LogProbability, values: dict[int, Any], key: int) -> bool:
+    """Whether the logarithm is that of the output, on the values that were tried."""
+    inner = [leaf for leaf in log.leaves if leaf not in values]
+    try:
+        *found, output = graph._run(values, [*inner, key])
+        given = {**values, **dict(zip(inner, found, strict=True))}
+        mine = log.probabilities(*(given[leaf] for leaf in log.leaves))
+    except Exception:  # whatever a user's layer raises
+        return False
+    return np.allclose(mine, tf.cast(output, tf.float32), rtol=1e-3, atol=1e-5)
+
+
+def _what_is_output(graph: Graph, step: Step, key: int, leaves: dict[int, str]) -> tuple[dict[int, Any], str | None]:
+    """Values of the leaves to try, and what the output is for all of them: "softmax" where it sums to one, "sigmoid"
+    where it lies in [0, 1], else None."""
+    if set(leaves) == {key}:  # a layer's own output
+        own = leaves[key]
+        return {key: tf.constant(_sample(own, _shape(graph, key)))}, None if own == "number" else own
+    values = {leaf: tf.constant(_sample(origin, _shape(graph, leaf))) for leaf, origin in leaves.items()}
+    (output,) = graph._run(values, [key])
+    return values, probability_kind(np.asarray(tf.cast(output, tf.float64)))
+
+
+def probability_kind(values: np.ndarray) -> str | None:
+    """ "softmax", "sigmoid" or None for outputs ``(n, classes)`` of inputs of every size."""
+    if not np.isfinite(values).all() or values.min() < -1e-6 or values.max() > 1 + 1e-3:
+        return None
+    if values.shape[-1] > 1 and np.abs(values.sum(axis=-1) - 1).max() < 1e-3:
+        return "softmax"
+    return "sigmoid" if values.max() <= 1 + 1e-6 and (values > 0).any() and (values < 1).any() else None
+
+
+def _shape(graph: Graph, key: int) -> list[int]:
+    return [n or 4 for n in graph.shapes[key][1:]]
+
+
+def _sample(origin: str, shape: list[int]) -> np.ndarray:
+    z = _logits_to_try(shape)
+    if origin in ("number", "logit"):
+        return z
+    z = z.astype(np.float64)
+    if origin == "sigmoid":
+        return (1 / (1 + np.exp(-z))).astype(np.float32)
+    p = np.exp(z - z.max(axis=-1, keepdims=True))
+    return (p / p.sum(axis=-1, keepdims=True)).astype(np.float32)
+
+
+def _find_leaves(graph: Graph, key: int, leaves: dict[int, str]) -> None:
+    """The tensors that a head begins with, and what they hold: any "number", the "logit" of a softmax or sigmoid that
+    goes into nothing else, or, where a layer makes it, the probability of a "softmax" or "sigmoid"."""
+    if leaves.get(key, "logit") != "logit":
+        return
+    step = graph._producer.get(key)
+    if step is None or int(np.prod(_shape(graph, key))) > _LARGEST:
+        leaves[key] = "number"
+        return
+    activation, _ = activation_of(graph, step)
+    if activation in ("softmax", "sigmoid"):
+        leaves.setdefault(step.reads[0], "logit")
+        return
+    if activation == "log_softmax":
+        leaves[step.reads[0]] = "number"
+        return
+    if type(step.operation).__name__ in _LINEAR and not _fused(step):
+        leaves[key] = "number"
+        return
+    if getattr(step.operation, "weights", None) or step.reads == [graph._input]:
+        leaves[key] = _of_layer(graph, step, key)
+        return
+    for read in step.reads:
+        _find_leaves(graph, read, leaves)
+
+
+_LINEAR = ("Dense", "EinsumDense", "Conv1D", "Conv2D", "DepthwiseConv2D", "SeparableConv2D", "BatchNormalization")
+
+
+def _fused(step: Step) -> bool:
+    return function_kind(getattr(step.operation, "activation", None), 4) != "linear"
+
+
+def _of_layer(graph: Graph, step: Step, key: int) -> str:
+    """What a layer returns, whatever its weights: "softmax", "sigmoid" or "number"."""
+    number = step.outputs.index(key)
+    few = 4 if max(int(np.prod(_shape(graph, k))) for k in step.reads) > _LARGEST // 10 else _TRIALS
+    rows = np.linspace(0, _TRIALS - 1, few).astype(int)
+    inputs = {k: tf.constant(_logits_to_try(_shape(graph, k))[rows]) for k in step.reads}
+    kinds = []
+    for seed in (None, 0, 1):
+        outputs = _with_other_weights(step, inputs, seed)
+        kinds.append(probability_kind(np.asarray(tf.cast(outputs[number], tf.float64))))
+    return kinds[0] if kinds[0] is not None and len(set(kinds)) == 1 else "number"
+
+
+def _with_other_weights(step: Step, inputs: dict[int, Any], seed: int | None) -> list[Any]:
+    """A layer's outputs with random weights, which leaves the layer as it is; with its own where ``seed`` is None, or
+    where it cannot be called without them."""
+    layer = step.operation
+    if seed is None or not isinstance(layer, keras.Layer) or not layer.variables:
+        return step.call(layer, inputs)
+    rng = np.random.default_rng(seed)
+
+    def drawn(variable):
+        if not keras.backend.is_float_dtype(variable.dtype):
+            return variable.value
+        values = rng.normal(size=variable.shape)
+        return ops.cast(np.abs(values) + 0.1 if "variance" in variable.path else values, variable.dtype)
+
+    args, kwargs = step.call_arguments(inputs)
+    given = [drawn(v) for v in layer.trainable_variables], [drawn(v) for v in layer.non_trainable_variables]
+    outputs, _ = layer.stateless_call(*given, *args, **kwargs)
+    return keras.tree.flatten(outputs)

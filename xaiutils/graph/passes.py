@@ -1,0 +1,334 @@
+"""The passes that all methods are made of: graph-compiled once for each model, batched, bounded in memory.
+
+Without autograph, which would double the seconds that tracing takes: Keras builds its graphs without it too.
+
+Images are float32 ``(n, height, width, 3)`` in [0, 255] and targets int32 ``(n,)`` throughout. All run `forward`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence, Set
+from typing import Any
+
+import numpy as np
+
+from xaiutils.backend import keras, tf
+from xaiutils.graph.network import ModelError, Network, Rule, Step
+from xaiutils.graph.places import Place, enlarged, extended
+from xaiutils.progress import progress
+
+_TARGETS = tf.TensorSpec([None], tf.int32)
+
+
+def batches(n: int, batch_size: int, title: str) -> Iterator[slice]:
+    """Consecutive slices of ``range(n)``, with progress."""
+    starts = range(0, n, batch_size)
+    return (slice(start, min(start + batch_size, n)) for start in progress(starts, title=title))
+
+
+def logits(network: Network, images: np.ndarray, batch_size: int) -> np.ndarray:
+    """Logits ``(n, classes)`` float32."""
+
+    def build():
+        return tf.function(lambda x: folded_logits(network, x), input_signature=[network.image_spec], autograph=False)
+
+    run = network.compiled("logits", build)
+    return np.concatenate([run(images[b]).numpy() for b in batches(len(images), batch_size, "predicting")])
+
+
+def forward(
+    network: Network, images: tf.Tensor, layers: Sequence[str] = (), watch: Callable[[tf.Tensor], None] | None = None
+) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    """`Network.forward`, with every batch normalisation that follows a convolution folded into that convolution.
+
+    y = gamma (K * x + b - mean) / sqrt(var + epsilon) + beta is one convolution, with the kernel scale K and the bias
+    beta + scale (b - mean), scale = gamma / sqrt(var + epsilon), which TensorFlow fuses with the activation behind it.
+    Both are made from the variables inside the graph, so new weights count at once, and nothing is copied. Results
+    differ from the plain graph's by rounding. A convolution whose own output is wanted stays as it is.
+    """
+    return network.forward(images, layers, watch, folding(network, wanted={network.step(path) for path in layers}))
+
+
+def folding(network: Network, rule: Rule | None = None, wanted: Set[Step] = frozenset()) -> Rule | None:
+    """The rule of `forward`; the other steps follow ``rule``, if there is one."""
+    norms = foldable_norms(network, wanted)
+    folded = set(norms.values())
+    if not norms:
+        return rule
+
+    def folded_rule(step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
+        if step in norms:
+            return [convolution_with_norm(step.operation, norms[step].operation, inputs[0])[0]]
+        if step in folded:
+            return inputs
+        return compute(inputs) if rule is None else rule(step, inputs, compute)
+
+    return folded_rule
+
+
+def folded_logits(network: Network, images: tf.Tensor) -> tf.Tensor:
+    """Logits ``(n, classes)`` of `forward`."""
+    return forward(network, images)[0]
+
+
+def foldable_norms(network: Network, wanted: Set[Step] = frozenset()) -> dict[Step, Step]:
+    """The batch normalisation behind each convolution whose result nothing else reads, nor is wanted itself."""
+    readers: dict[int, list[Step]] = {}
+    for step in network.steps:
+        for key in network._inputs_of(step):
+            readers.setdefault(key, []).append(step)
+    norms = {}
+    for step in network.steps:
+        behind = readers.get(step.outputs[0], [])
+        if (
+            len(behind) == 1
+            and step not in wanted
+            and _is_plain_convolution(step.operation)
+            and _is_plain_norm(behind[0].operation)
+        ):
+            norms[step] = behind[0]
+    return norms
+
+
+def _is_plain_convolution(layer: object) -> bool:
+    return (
+        type(layer) in (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
+        and layer.activation is keras.activations.linear
+        and layer.data_format == "channels_last"
+        and layer.compute_dtype == "float32"
+        and getattr(layer, "quantization_mode", None) is None
+    )
+
+
+def _is_plain_norm(layer: object) -> bool:
+    return type(layer) is keras.layers.BatchNormalization and layer.axis in (-1, 3) and layer.compute_dtype == "float32"
+
+
+def convolution_with_norm(convolution: keras.Layer, norm: keras.Layer, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The output of both, and the bias ``(channels,)`` that it has in all."""
+
+    def read(variable: keras.Variable) -> tf.Tensor:
+        return tf.cast(variable, x.dtype)
+
+    scale = tf.math.rsqrt(read(norm.moving_variance) + norm.epsilon)
+    if norm.scale:
+        scale *= read(norm.gamma)
+    shift = -read(norm.moving_mean)
+    if convolution.use_bias:
+        shift += read(convolution.bias)
+    bias = shift * scale + read(norm.beta) if norm.center else shift * scale
+    kernel = read(convolution.kernel)
+    depthwise = type(convolution) is keras.layers.DepthwiseConv2D
+    convolve = keras.ops.depthwise_conv if depthwise else keras.ops.conv
+    y = convolve(
+        x,
+        kernel * (tf.reshape(scale, kernel.shape[2:]) if depthwise else scale),
+        strides=convolution.strides,
+        padding=convolution.padding,
+        data_format="channels_last",
+        dilation_rate=convolution.dilation_rate,
+    )
+    return tf.nn.bias_add(y, bias), bias
+
+
+def class_scores(network: Network, scores: tf.Tensor, targets: tf.Tensor, score: str) -> tf.Tensor:
+    """The target's entry of each row of logits, as "logit" or as "probability"."""
+    if score == "probability":
+        scores = network.probabilities(scores)
+    return tf.gather(scores, targets, axis=1, batch_dims=1)
+
+
+def input_gradients(network: Network) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Function (images, targets) -> gradient of each target logit by its image, ``(n, height, width, 3)``."""
+
+    def build():
+        connected = []
+
+        @tf.function(input_signature=[network.image_spec, _TARGETS], autograph=False)
+        def gradients(images, targets):
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(images)
+                # Images do not mix, so the gradient of the sum holds each image's own gradient.
+                total = tf.reduce_sum(class_scores(network, folded_logits(network, images), targets, "logit"))
+            found = tape.gradient(total, images)
+            connected.append(found is not None)  # while it is traced
+            return tf.zeros_like(images) if found is None else found
+
+        def run(images, targets):
+            found = gradients(images, targets)
+            if not connected[-1]:
+                raise ModelError("the model cuts the gradient to its input (does it cast to integers?); use occlusion.")
+            return found.numpy()
+
+        return run
+
+    return network.compiled("input gradients", build)
+
+
+def averaged_gradients(
+    network: Network,
+    images: np.ndarray,
+    targets: np.ndarray,
+    weights: np.ndarray,
+    place: Callable[[np.ndarray, int], np.ndarray],
+    batch_size: int,
+    title: str,
+) -> np.ndarray:
+    """Weighted sum over points of the gradients at moved images, ``(n, height, width, 3)`` float32.
+
+    ``place(members, point)`` returns the images ``members`` (indices) as they are at a point (a step of a path, a
+    noisy copy). All (point, image) pairs form one stream that is cut into batches, so neither many points of one
+    image nor one point of many images wastes a pass, and memory depends on ``batch_size`` alone.
+    """
+    gradients = input_gradients(network)
+    total = np.zeros(images.shape, np.float64)
+    for placed, members, rows in moved_copies(len(images), len(weights), place, batch_size, title):
+        result = gradients(placed, targets[members])
+        for point, at in rows:
+            total[members[at]] += weights[point] * result[at]
+    return total.astype(np.float32)
+
+
+def moved_copies(
+    n: int, n_points: int, place: Callable[[np.ndarray, int], np.ndarray], batch_size: int, title: str
+) -> Iterator[tuple[np.ndarray, np.ndarray, list[tuple[int, np.ndarray]]]]:
+    """The copies of n images at each of ``n_points`` points (steps of a path, draws of noise) as one stream of batches.
+
+    ``place(members, point)`` is as in `averaged_gradients`. Yields the copies ``(batch, height, width, 3)`` float32,
+    their images' indices ``(batch,)``, and for each point, in order, its number and the rows of the batch that are at
+    it; within one point every image occurs at most once.
+    """
+    for batch in batches(n * n_points, batch_size, title):
+        points, members = np.divmod(np.arange(batch.start, batch.stop), n)
+        rows = [(int(point), np.flatnonzero(points == point)) for point in np.unique(points)]
+        placed = np.concatenate([place(members[at], point) for point, at in rows])
+        yield placed.astype(np.float32, copy=False), members, rows
+
+
+def activation_and_gradient(
+    network: Network, layer: str
+) -> Callable[[np.ndarray, np.ndarray], tuple[tf.Tensor, tf.Tensor]]:
+    """Function (images, targets) -> a layer's activation and the target logit's gradient by it.
+
+    Both ``(n, rows, columns, channels)``; of a transformer's tokens, only the patch tokens.
+    """
+
+    def build():
+        @tf.function(input_signature=[network.image_spec, _TARGETS], autograph=False)
+        def run(images, targets):
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                scores, (activation,) = forward(network, images, [layer], tape.watch)
+                total = tf.reduce_sum(class_scores(network, scores, targets, "logit"))
+            gradient = tape.gradient(total, activation)
+            return tuple(tf.cast(network.to_grid(layer, x), tf.float32) for x in (activation, gradient))
+
+        return run
+
+    return network.compiled(("activation and gradient", layer, network.field(layer).stored), build)
+
+
+def activation(network: Network, layer: str, images: np.ndarray, batch_size: int) -> np.ndarray:
+    """A layer's activation ``(n, rows, columns, channels)`` float32."""
+
+    def build():
+        @tf.function(input_signature=[network.image_spec], autograph=False)
+        def run(batch):
+            return tf.cast(network.to_grid(layer, forward(network, batch, [layer])[1][0]), tf.float32)
+
+        return run
+
+    run = network.compiled(("activation", layer, network.field(layer).stored), build)
+    return np.concatenate([run(images[b]).numpy() for b in batches(len(images), batch_size, "activations")])
+
+
+def masked_scores(
+    network: Network,
+    images: np.ndarray,
+    fills: np.ndarray,
+    targets: np.ndarray,
+    members: np.ndarray,
+    masks: Callable[[slice], np.ndarray],
+    batch_size: int,
+    score: str = "logit",
+    title: str = "masking",
+    scale: bool = False,
+    place: Place | None = None,
+) -> np.ndarray:
+    """Score of image ``members[k]`` mixed with its fill by mask k: ``mask * image + (1 - mask) * fill``.
+
+    ``masks(batch)`` makes the masks ``(batch, rows, columns)`` of a slice of k, of any resolution; smaller ones are
+    enlarged bilinearly, to their ``place`` or else to the whole image. ``scale``: each is then scaled to [0, 1], a
+    constant one to 0. Outside of its place a mask is 0. ``fills`` is ``(n, height,
+    width, 3)`` or broadcastable to it. Returns float32 ``(len(members),)``.
+    """
+    height, width = images.shape[1:3]
+    at, grid = None, [None, None]
+    if place is not None:
+        grid = list(masks(slice(0, 1)).shape[1:])
+        at = None if place.covers(tuple(grid), (height, width)) else place
+
+    def build():
+        image, any_size = network.image_spec, tf.TensorSpec([None, *(grid if at else (None, None))], tf.float32)
+
+        @tf.function(input_signature=[image, image, _TARGETS, _TARGETS, any_size], autograph=False)
+        def run(image, fill, target, member, mask):
+            if at is None:
+                mask, inside = tf.image.resize(mask[..., None], tf.shape(image)[1:3])[..., 0], 1.0
+            else:
+                mask, inside = extended(mask, (height, width), at)
+            if scale:
+                low = tf.reduce_min(mask, axis=(1, 2), keepdims=True)
+                mask = tf.math.divide_no_nan(mask - low, tf.reduce_max(mask, axis=(1, 2), keepdims=True) - low)
+            mask = (mask * inside)[..., None]
+            mixed = tf.gather(fill, member) + mask * tf.gather(image - fill, member)
+            return class_scores(network, folded_logits(network, mixed), tf.gather(target, member), score)
+
+        return run
+
+    key = ("masked scores", score, scale) if at is None else ("masked scores", score, scale, at, *grid, height, width)
+    run = network.compiled(key, build)
+    fills = np.broadcast_to(fills, (len(images), height, width, 3))
+    result = np.empty(len(members), np.float32)
+    for batch in batches(len(members), batch_size, title):
+        # A batch holds many copies of few images; only these few are handed over.
+        few, member = np.unique(members[batch], return_inverse=True)
+        given = images[few], fills[few].astype(np.float32), targets[few], member.astype(np.int32)
+        result[batch] = run(*given, masks(batch).astype(np.float32, copy=False)).numpy()
+    return result
+
+
+def scores_of(
+    network: Network,
+    make: Callable[[slice], np.ndarray],
+    targets: np.ndarray,
+    batch_size: int,
+    score: str = "logit",
+    title: str = "scoring",
+) -> np.ndarray:
+    """Score ``(len(targets),)`` float32 of a stream of images, of which ``make(batch)`` makes a slice at a time."""
+
+    def build():
+        @tf.function(input_signature=[network.image_spec, _TARGETS], autograph=False)
+        def run(batch, target):
+            return class_scores(network, folded_logits(network, batch), target, score)
+
+        return run
+
+    run = network.compiled(("scores", score), build)
+    found = [
+        run(make(batch).astype(np.float32, copy=False), targets[batch]).numpy()
+        for batch in batches(len(targets), batch_size, title)
+    ]
+    return np.concatenate(found)
+
+
+def enlarge(maps: np.ndarray | tf.Tensor, height: int, width: int, place: Place | None = None) -> np.ndarray:
+    """Bilinear resize of ``(n, rows, columns)`` to ``(n, height, width)`` float32, half-pixel centres; with ``place``,
+    `Network.place` of the layer, laid where the layer's grid lies in the image, and 0 outside of it."""
+    return enlarged(tf.convert_to_tensor(maps, tf.float32), (height, width), place).numpy()
+
+
+def reduce_channels(gradients: np.ndarray, reduction: str) -> np.ndarray:
+    """``(n, height, width, 3)`` to ``(n, height, width)``."""
+    if reduction == "sum":
+        return gradients.sum(axis=-1)
+    absolute = np.abs(gradients)
+    return absolute.max(axis=-1) if reduction == "max_abs" else absolute.sum(axis=-1)

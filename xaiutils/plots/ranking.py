@@ -1,0 +1,223 @@
+"""Figures of comparisons: ranks of methods, agreement of metrics, and image by image."""
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from xaiutils.classification.verdict import p_value
+from xaiutils.datasets import ImageDataset
+from xaiutils.evaluation.metrics.metric import METRICS
+from xaiutils.evaluation.ranking import Ranking
+from xaiutils.plots.maps import attribution_grid
+from xaiutils.plots.style import COLOURS, tidy
+from xaiutils.statistics.summaries import check_one_reading
+from xaiutils.text import drawn
+
+
+def critical_difference(ranking: Ranking, titles: Mapping[str, str] = MappingProxyType({})) -> Figure:
+    """Mean ranks on a line, best on the left; bars join methods that Nemenyi's test does not tell apart (Demsar 2006,
+    JMLR 7). Where Friedman's test finds no difference at all, one bar joins all, and the title says so.
+    """
+    ranks, k = ranking.ranks, len(ranking.ranks)
+    differ = ranking.p < ranking.alpha
+    groups = ranking.groups if differ else [list(ranks.index)]
+    left = (k + 1) // 2
+    depth = 0.9 + 0.22 * len(groups)
+    bottom = depth + 0.45 * max(left, k - left)
+    figure = Figure(figsize=(8.5, 0.5 * bottom + 1.1), layout="constrained")
+    axes = figure.subplots()
+    axes.set_xlim(1 - 0.45 * (k - 1), k + 0.45 * (k - 1))
+    axes.set_ylim(bottom, -1.2)
+    axes.set_axis_off()
+    axes.plot([1, k], [0, 0], color="black", linewidth=1)
+    for place in range(1, k + 1):
+        axes.plot([place, place], [0, -0.15], color="black", linewidth=1)
+        axes.text(place, -0.25, str(place), ha="center", va="bottom", fontsize=9)
+    axes.text(1 - 0.05 * k, 0, "mean rank", ha="right", va="center", fontsize=9, color="0.3")
+    reach = min(ranking.critical, k - 1)
+    axes.plot([1, 1 + reach], [-0.95, -0.95], color=COLOURS[1], linewidth=2)
+    axes.text(1 + reach / 2, -1.0, f"critical difference {ranking.critical:.2f}", ha="center", va="bottom", fontsize=9)
+    for i, (name, value) in enumerate(ranks.items()):
+        on_left = i < left
+        level = depth + 0.45 * (i if on_left else k - 1 - i)
+        end = 1 - 0.06 * (k - 1) if on_left else k + 0.06 * (k - 1)
+        axes.plot([value, value, end], [0, level, level], color="0.4", linewidth=1)
+        words = [drawn(titles.get(name, name)), f"{value:.2f}"]
+        axes.text(
+            end,
+            level,
+            f" {'  '.join(words if on_left else words[::-1])} ",
+            ha="right" if on_left else "left",
+            va="center",
+            fontsize=9,
+        )
+    for i, group in enumerate(groups):
+        ends = ranks[group[0]] - 0.03, ranks[group[-1]] + 0.03
+        axes.plot(ends, [0.4 + 0.22 * i] * 2, color=COLOURS[0], linewidth=4, solid_capstyle="butt")
+    found = f"{p_value(ranking.p)}{'' if differ else ': no difference found'}"
+    axes.set_title(f"{METRICS[ranking.metric].title}: Friedman's test over {ranking.n} units, {found}", fontsize=10)
+    return figure
+
+
+def rank_heatmap(
+    ranks: pd.DataFrame, titles: Mapping[str, str] = MappingProxyType({}), controls: Sequence[str] = ()
+) -> Figure:
+    """Mean ranks (1 is best) of methods (rows) by metrics (columns), as `mean_ranks` gives them; controls in grey
+    letters. Rows keep their order."""
+    names = [f"{METRICS[m].title}\n({'higher' if METRICS[m].higher_is_better else 'lower'} is better)" for m in ranks]
+    rows = [drawn(titles.get(m, m)) for m in ranks.index]
+    figure = _heatmap(ranks.to_numpy(float), rows, names, (1, len(ranks)), "viridis_r", "mean rank (1: best)", "{:.1f}")
+    for label, method in zip(figure.axes[0].get_yticklabels(), ranks.index, strict=True):
+        label.set_color("0.5" if method in controls else "black")
+    return figure
+
+
+def agreement_heatmap(tau: pd.DataFrame) -> Figure:
+    """Kendall's tau of every two metrics, as `agreement` gives it."""
+    names = [METRICS[m].title for m in tau]
+    return _heatmap(tau.to_numpy(float), names, names, (-1, 1), "RdBu", "Kendall's tau", "{:.2f}")
+
+
+def _heatmap(
+    values: np.ndarray,
+    rows: list[str],
+    columns: list[str],
+    limits: tuple[float, float],
+    colours: str,
+    label: str,
+    written: str,
+) -> Figure:
+    figure = Figure(figsize=(0.85 * len(columns) + 3.0, 0.34 * len(rows) + 1.9), layout="constrained")
+    axes = figure.subplots()
+    shown = axes.imshow(values, cmap=colours, vmin=limits[0], vmax=limits[1], aspect="auto")
+    axes.set_xticks(range(len(columns)), columns, rotation=40, ha="right", rotation_mode="anchor", fontsize=8)
+    axes.set_yticks(range(len(rows)), rows, fontsize=9)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    for (row, column), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            red, green, blue, _ = shown.cmap(shown.norm(value))
+            dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
+            axes.text(
+                column,
+                row,
+                written.format(value),
+                ha="center",
+                va="center",
+                fontsize=8,
+                color="white" if dark else "black",
+            )
+    figure.colorbar(shown, ax=axes, label=label, shrink=0.8)
+    return figure
+
+
+def scatter_pair(
+    table: pd.DataFrame,
+    metric: str,
+    a: str,
+    b: str,
+    titles: Mapping[str, str] = MappingProxyType({}),
+    colour_by: str = "correct",
+) -> Figure:
+    """Two methods image by image: a dot an image, below the diagonal where ``a`` has the larger value. Colours by the
+    column ``colour_by`` where the table has it."""
+    wide = _pair(table, metric, a, b)
+    figure = Figure(figsize=(4.6, 4.4), layout="constrained")
+    axes = figure.subplots()
+    groups = wide.groupby(colour_by, sort=True) if colour_by in wide else [("", wide)]
+    for i, (name, group) in enumerate(groups):
+        said = drawn(f"{colour_by}: {name}") if colour_by in wide else None
+        axes.scatter(
+            group[a],
+            group[b],
+            s=22,
+            color=COLOURS[i % len(COLOURS)],
+            alpha=0.75,
+            linewidths=0,
+            label=said,
+        )
+    low, high = (float(f(wide[[a, b]].to_numpy(), initial=0)) for f in (np.min, np.max))
+    axes.plot([low, high], [low, high], color="0.5", linewidth=1, linestyle=":")
+    more = int((wide[a] > wide[b]).sum()), int((wide[a] < wide[b]).sum())
+    axes.set_xlabel(f"{drawn(titles.get(a, a))} (larger on {more[0]})")
+    axes.set_ylabel(f"{drawn(titles.get(b, b))} (larger on {more[1]})")
+    axes.set_title(f"{METRICS[metric].title} of {len(wide)} images", fontsize=10)
+    if colour_by in wide:
+        axes.legend(frameon=False, fontsize=8)
+    tidy(axes)
+    return figure
+
+
+def _pair(table: pd.DataFrame, metric: str, a: str, b: str) -> pd.DataFrame:
+    """Columns a, b and what else the table says of each image."""
+    rows = check_one_reading(table[table["metric"] == metric])
+    wide = rows[rows["method"].isin((a, b))].pivot_table("value", "image_id", "method", sort=False).dropna()
+    if not {a, b} <= set(wide):
+        raise ValueError(f"{metric}: {a!r} and {b!r} are not both in the table with values of the same images.")
+    facts = (
+        rows.drop_duplicates("image_id")
+        .set_index("image_id")
+        .drop(columns=["method", "metric", "value", "reading"], errors="ignore")
+    )
+    return wide.join(facts)
+
+
+def against(
+    table: pd.DataFrame,
+    metric: str,
+    column: str,
+    methods: Sequence[str],
+    label: str = "",
+    titles: Mapping[str, str] = MappingProxyType({}),
+) -> Figure:
+    """A metric of each image against a fact of it (size of the lesion, probability), a panel a method, with the line
+    of least squares where the fact varies."""
+    check_one_reading(table[table["metric"] == metric])
+    columns = min(len(methods), 4)
+    rows = -(-len(methods) // columns)
+    figure = Figure(figsize=(2.5 * columns + 0.6, 2.3 * rows + 0.5), layout="constrained")
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for axes in grid[len(methods) :]:
+        axes.set_axis_off()
+    for axes, method in zip(grid, methods, strict=False):
+        chosen = table[(table["metric"] == metric) & (table["method"] == method)].dropna(subset=["value", column])
+        x, y = chosen[column].to_numpy(float), chosen["value"].to_numpy(float)
+        axes.scatter(x, y, s=14, color=COLOURS[0], alpha=0.7, linewidths=0)
+        if len(x) > 2 and np.ptp(x) > 0:
+            slope, offset = np.polyfit(x, y, 1)
+            ends = np.array([x.min(), x.max()])
+            axes.plot(ends, slope * ends + offset, color=COLOURS[1], linewidth=1.5)
+        axes.set_title(drawn(titles.get(method, method)), fontsize=9)
+        tidy(axes)
+    figure.supxlabel(drawn(label or column), fontsize=9)
+    figure.supylabel(METRICS[metric].title, fontsize=9)
+    return figure
+
+
+def disagreement_grid(
+    ds: ImageDataset,
+    maps: Mapping[str, np.ndarray],
+    found: pd.DataFrame,
+    a: str,
+    b: str,
+    metric: str,
+    signed: Mapping[str, bool],
+    titles: Mapping[str, str] = MappingProxyType({}),
+) -> Figure:
+    """The images of `disagreements` with the maps of both methods, and the values of each beside them.
+
+    ``maps`` are of all images of ``ds``, read as those that were scored (`xaiutils.map_reading`).
+    """
+    where = [ds.ids.index(i) for i in found["image_id"]]
+    rows = [
+        f"{ds.class_names[ds.labels[i]]}\n{one:.2f} | {other:.2f}"
+        for i, one, other in zip(where, found["a"], found["b"], strict=True)
+    ]
+    both = {name: maps[name][where] for name in (a, b)}
+    names = {name: titles.get(name, name) for name in (a, b)}
+    masks = None if ds.masks is None else ds.masks[where]
+    title = f"{METRICS[metric].title}: {names[a]} | {names[b]}"
+    return attribution_grid(ds.select(where).images, both, signed, rows, names, masks, title)

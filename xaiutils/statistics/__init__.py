@@ -1,0 +1,1 @@
+"""Statistics, the same for models and for maps: bootstrap, intervals, tests, summaries and regression."""

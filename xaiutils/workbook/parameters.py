@@ -1,0 +1,177 @@
+"""The notebooks' parameters, declared once: checked when a notebook starts and before a walk starts any."""
+
+import inspect
+import re
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from xaiutils.datasets import DATASETS
+from xaiutils.map_reading import READINGS
+from xaiutils.registry import Parameter, suggest
+
+_DECLARED = (
+    Parameter("dataset", str, "phantom", "the data set", choices=tuple(DATASETS)),
+    Parameter("data_dir", str, "../data", "where the files of the data set are, or are downloaded to"),
+    Parameter("data_options", dict, {}, "options of the data set's loader, see load_dataset"),
+    Parameter("image_size", int, 224, "height and width in pixels", 32, 2048),
+    Parameter("n_train", int, 600, "training images at most, 0 for all", 0),
+    Parameter("n_val", int, 120, "validation images at most, 0 for all", 0),
+    Parameter("n_test", int, 200, "test images at most, 0 for all", 0),
+    Parameter("seed", int, 0, "seed of everything random", 0, 2**32 - 1),
+    Parameter("run_name", str, "default", "folder of the results under runs_dir"),
+    Parameter("runs_dir", str, "../runs", "folder of all runs; the environment variable XAI_RUNS overrides it"),
+    Parameter(
+        "positive_class",
+        str,
+        "",
+        "class that is looked for; empty: of two the one whose name speaks of disease",
+    ),
+    Parameter("models", list, ["efficientnet_lite0", "vit_mini16"], "the models"),
+    Parameter("model", str, "efficientnet_lite0", "the model that is looked at first"),
+    Parameter("weights", str, "auto", "pretrained weights where there are some, or none", choices=("auto", "none")),
+    Parameter("head", str, "linear", "what follows the backbone", choices=("linear", "thesis")),
+    Parameter(
+        "recipe",
+        str,
+        "auto",
+        "auto: modern for pretrained backbones, scratch for others",
+        choices=(
+            "auto",
+            "modern",
+            "modern_finetune",
+            "scratch",
+            "finetune",
+            "thesis",
+            "thesis_corrected",
+            "attention_study",
+        ),
+    ),
+    Parameter("then", str, "", "recipe of a second stage; empty: none", choices=("", "finetune")),
+    Parameter("train_batch_size", int, 0, "images a training step, 0 for the recipe's own", 0, 4096),
+    Parameter("devices", str, "auto", "auto: the first GPU, else the CPU; all: every GPU", choices=("auto", "all")),
+    Parameter(
+        "precision",
+        str,
+        "float32",
+        "what training computes in",
+        choices=("float32", "mixed_bfloat16", "mixed_float16"),
+    ),
+    Parameter("maps_every", int, 0, "epochs between drawings of maps while a model trains, 0 for none", 0, 10_000),
+    Parameter("epochs", int, 0, "at most so many epochs, 0 for the recipe's own", 0, 10_000),
+    Parameter("batch_size", int, 32, "images in one pass; lower it when memory is short", 1, 4096),
+    Parameter("methods", list, [], "the attribution methods"),
+    Parameter("method", str, "grad_cam", "the attribution method that is looked at first"),
+    Parameter("method_parameters", dict, {}, "parameters of methods by the method's name"),
+    Parameter("transforms", list, [], "the image changes"),
+    Parameter("transform", str, "original", "the image change that is looked at first"),
+    Parameter("image_index", int, -1, "position in the test split; -1 for a clear example of the positive class", -1),
+    Parameter(
+        "metrics",
+        list,
+        [
+            "iou",
+            "pointing_game",
+            "relevance_mass",
+            "roc_auc",
+            "insertion_auc",
+            "deletion_auc",
+            "confidence_drop",
+            "average_drop",
+            "fidelity",
+            "sparseness",
+            "entropy",
+        ],
+        "metrics of maps; where the data has no masks, those that need them are measured on mosaics",
+    ),
+    Parameter(
+        "readings",
+        list,
+        ["magnitude", "positive"],
+        "how maps that have a sign are read before they are scored; tests and ranks use the first",
+        choices=READINGS,
+    ),
+    Parameter("n_images", int, 24, "test images whose maps are scored", 2),
+    Parameter("n_faithfulness", int, 8, "of these, images for metrics that run the model", 2),
+    Parameter("faithfulness_steps", int, 10, "steps of the insertion and deletion curves", 2, 10_000),
+    Parameter("n_sanity", int, 8, "test images of the sanity checks", 2),
+    Parameter("n_stages", int, 5, "groups of layers that lose their weights one after the other", 2, 1000),
+    Parameter("n_axioms", int, 4, "of the images of the sanity checks, those whose axioms are measured", 2),
+    Parameter("axiom_channels", int, 64, "channels removed to measure sensitivity, 0 for all", 0, 100_000),
+    Parameter("n_passes", int, 10, "passes with dropout; the thesis: 10", 2, 10_000),
+    Parameter("dropout_rate", float, 0.1, "dropout behind each block; the thesis: 0.1", 0.0, 0.99),
+    Parameter("class_image_steps", int, 120, "steps of the ascent to an image of each class", 1, 10_000),
+    Parameter("controls", list, ["random"], "rankings of pixels that know nothing of the model"),
+    Parameter("modes", list, ["remove"], "what is retrained on, see notebook 07", choices=("remove", "keep", "shape")),
+    Parameter("fractions", list, [0.1, 0.5, 0.9], "parts of the pixels that are removed, or kept"),
+    Parameter("n_seeds", int, 2, "models trained for each method and fraction", 1, 1000),
+    Parameter("fit_epochs", int, 100, "epochs to fit permuted labels", 1, 100_000),
+)
+PARAMETERS = {p.name: p for p in _DECLARED}
+
+
+@cache
+def text_names() -> dict[str, bool]:
+    """Parameters and data set options whose values are texts, by name, and whether a list of them: YAML must not make
+    booleans, numbers or dates of them."""
+    found = {p.name: False for p in PARAMETERS.values() if p.kind is str}
+    for entry in DATASETS.values():
+        for name, option in inspect.signature(entry.load).parameters.items():
+            if option.kind is option.KEYWORD_ONLY and "str" in str(option.annotation):
+                found[name] = not isinstance(option.default, str)
+    return found
+
+
+_RUN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
+
+def check(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Check notebook parameters by name, all at once.
+
+    Returns the values (an integer where a number is meant becomes a float). Raises ValueError that lists every
+    unknown name, wrong type, bad value and unknown model, method or transform, with what is allowed.
+    """
+    problems, checked = [], {}
+    for name, value in values.items():
+        if name not in PARAMETERS:
+            problems.append(f"unknown parameter {name!r}; {suggest(name, list(PARAMETERS))}")
+            continue
+        try:
+            checked[name] = PARAMETERS[name].check(value)
+            if name == "run_name" and not _RUN_NAME.fullmatch(value):
+                raise ValueError(f"run_name={value!r} is not a folder name; use letters, digits, ., - and _.")
+            _check_names(name, checked[name], values.get("method_parameters"))
+        except (TypeError, ValueError, KeyError) as error:
+            problems.append(str(error))
+    if problems:
+        raise ValueError("the parameters are not valid:\n- " + "\n- ".join(problems))
+    return checked
+
+
+def _check_names(name: str, value: Any, method_parameters: Any) -> None:
+    """Names of models, methods and transforms, and the parameters given to methods, which may bring names of their
+    own (see `xaiutils.explain_all`)."""
+    if name == "method_parameters":
+        from xaiutils.attribution import resolve
+
+        resolve([], value)
+        return
+    if name in ("model", "models"):
+        from xaiutils.models import MODELS as registry
+    elif name in ("method", "methods"):
+        from xaiutils.attribution import METHODS as registry
+    elif name in ("transform", "transforms"):
+        from xaiutils.transforms import TRANSFORMS as registry
+    elif name == "metrics":
+        from xaiutils.evaluation import METRICS as registry
+    else:
+        return
+    names = [value] if isinstance(value, str) else list(value)
+    if name in ("models", "methods", "transforms", "metrics") and not names:
+        raise ValueError(f"{name} is an empty list; give at least one of {', '.join(registry)}.")
+    if len(set(names)) < len(names):
+        raise ValueError(f"{name} names one of its entries twice: {names}.")
+    own = method_parameters if name == "methods" and isinstance(method_parameters, Mapping) else {}
+    for entry in names:
+        if "method" not in (own.get(entry) or {}):
+            registry[entry]

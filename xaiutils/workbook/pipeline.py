@@ -1,0 +1,250 @@
+"""All notebooks in order, unattended: ``python -m xaiutils.workbook.pipeline dataset=folder data_dir=...``.
+
+Every notebook runs in a kernel of its own through papermill and leaves its executed copy, log, figures, tables and
+maps in ``runs/<run_name>/``; at the end ``report.html`` shows them together.
+"""
+
+import argparse
+import inspect
+import json
+import os
+import sys
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from xaiutils.class_names import positive_class
+from xaiutils.datasets import DATASETS
+from xaiutils.registry import suggest
+from xaiutils.workbook.execute import NotebookError as WalkError
+from xaiutils.workbook.execute import execute, private_kernel
+from xaiutils.workbook.parameters import PARAMETERS, check, text_names
+from xaiutils.yaml_text import load_yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOKS = ROOT / "notebooks"
+
+__all__ = ["NOTEBOOKS", "ROOT", "WalkError", "notebooks", "prepare", "private_kernel", "read_arguments", "run_walk"]
+
+
+ON_REQUEST = ("07_retraining_checks",)  # trains many models
+
+
+def notebooks(folder: Path = NOTEBOOKS, on_request: bool = False) -> list[Path]:
+    """The numbered notebooks in reading order, those that train many models only if asked for. Raises FileNotFoundError
+    where there are none."""
+    found = sorted(path for path in folder.glob("[0-9][0-9]_*.ipynb") if on_request or path.stem not in ON_REQUEST)
+    if not found:
+        raise FileNotFoundError(f"{folder} holds no numbered notebooks; run the walk from a checkout of the workbook.")
+    return found
+
+
+def read_arguments(assignments: Sequence[str], parameter_file: Path | None = None) -> dict[str, Any]:
+    """Notebook parameters from a YAML file, overlaid with ``key=value`` texts.
+
+    Values are YAML; a list may be written with commas, and an entry of a dict by itself: ``data_options.task=five``.
+    Raises ValueError for a text without "=" or an unreadable file; names and values are checked by `prepare`.
+    """
+    values: dict[str, Any] = {}
+    if parameter_file is not None:
+        try:
+            loaded = load_yaml(Path(parameter_file).read_text(encoding="utf-8"), texts=text_names())
+        except (OSError, ValueError) as error:
+            raise ValueError(f"the parameter file cannot be read: {error}") from error
+        if not isinstance(loaded, dict):
+            raise ValueError(f"{parameter_file} must hold 'name: value' lines.")
+        values |= {str(name): _typed(str(name), value) for name, value in loaded.items()}
+    for text in assignments:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"{text!r} is not of the form name=value.")
+        name, *inner = name.strip().split(".")
+        if inner:
+            _put(values, [name, *inner], value)
+        else:
+            values[name] = _typed(name, value)
+    return values
+
+
+def _put(values: dict[str, Any], path: list[str], text: str) -> None:
+    """Set an entry of a dict in a dict ..., making those that are not there."""
+    is_text = path[-1] in text_names()
+    try:
+        value = load_yaml(text, texts=text_names(), is_text=is_text)
+    except ValueError:
+        raise ValueError(f"{'.'.join(path)}={text!r} cannot be read as YAML.") from None
+    if is_text and text_names()[path[-1]] and isinstance(value, str):
+        value = [part.strip() for part in value.split(",") if part.strip()]
+    for name in path[:-1]:
+        values = values.setdefault(name, {})
+        if not isinstance(values, dict):
+            raise ValueError(f"{'.'.join(path)}: {name} is {values!r}, which has no entries.")
+    values[path[-1]] = value
+
+
+def _typed(name: str, value: Any) -> Any:
+    """Text to the declared kind where that is unambiguous; anything else is left for `check` to refuse."""
+    kind = PARAMETERS[name].kind if name in PARAMETERS else str
+    if not isinstance(value, str) or kind is str:
+        return value if kind is not str else str(value)
+    if kind is list and not value.lstrip().startswith("["):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    try:
+        parsed = load_yaml(value, texts=text_names())
+    except ValueError:
+        raise ValueError(f"{name}={value!r} cannot be read as YAML; expected {PARAMETERS[name].allowed()}.") from None
+    if kind is float and isinstance(parsed, str):  # YAML reads 1e-3 as a text
+        try:
+            return float(parsed)
+        except ValueError:
+            return value
+    if isinstance(parsed, dict) and any(v is None and ":" in str(k) for k, v in parsed.items()):
+        raise ValueError(f"{name}={value!r}: YAML wants a blank after each colon; or write {name}.NAME=VALUE.")
+    return parsed
+
+
+def resolve_folder(folder: str) -> str:
+    """The absolute path of ``folder``, ``~`` written out. Raises ValueError where it is no path."""
+    try:
+        return str(Path(folder).expanduser().resolve())
+    except (RuntimeError, ValueError, OSError) as error:  # no such user, a NUL, a loop of links
+        raise ValueError(f"data_dir={folder!r} is no folder: {error}") from error
+
+
+def prepare(values: Mapping[str, Any], steps: Sequence[Path]) -> dict[Path, dict[str, Any]]:
+    """Check ``values`` and share them out: each notebook gets those that its parameters cell declares.
+
+    Raises ValueError for anything that `xaiutils.workbook.parameters.check` refuses, and for a parameter that no
+    notebook takes.
+    """
+    import papermill
+
+    checked = check(values)
+    if problems := dataset_problems(checked):
+        raise ValueError(problems[0])
+    if "data_dir" in checked:  # given from where the user is; the notebooks run in their own folder
+        checked["data_dir"] = resolve_folder(checked["data_dir"])
+    declared = {step: set(papermill.inspect_notebook(str(step))) for step in steps}
+    everywhere = set().union(*declared.values())
+    if "models" in checked and "model" not in checked and "model" in everywhere:
+        checked["model"] = checked["models"][0]
+    elif "model" in checked and "models" not in checked and "models" in everywhere:
+        checked["models"] = [checked["model"]]
+    for name in checked:
+        if name not in everywhere:
+            raise ValueError(f"no notebook takes the parameter {name!r}; {suggest(name, sorted(everywhere))}")
+    return {step: {k: v for k, v in checked.items() if k in declared[step]} for step in steps}
+
+
+def dataset_problems(checked: Mapping[str, Any]) -> list[str]:
+    """What checked parameters ask of a data set that it does not have, in words."""
+    dataset, problems = checked.get("dataset", "phantom"), []
+    if "data_dir" in checked and not DATASETS[dataset].reads_files:
+        readers = [name for name, entry in DATASETS.items() if entry.reads_files]
+        problems.append(
+            f"data_dir is given, but dataset={dataset!r} reads no files; give dataset={' or '.join(readers)}."
+        )
+    known = list(DATASETS[dataset].options)
+    for option in checked.get("data_options", {}):
+        if option not in known:
+            problems.append(f"data_options: {dataset} has no option {option!r}; {suggest(option, known)}")
+    return problems
+
+
+def runs_folder() -> Path:
+    """The folder of all runs, where nothing else is said: the environment variable XAI_RUNS, or ``runs``."""
+    return Path(os.environ.get("XAI_RUNS") or ROOT / "runs")
+
+
+def check_data(parameters: Mapping[str, Any]) -> None:
+    """List the images of a data set that is not downloaded, and print what there is to warn of, before anything starts.
+
+    Raises ValueError that says what is wrong with ``data_dir``, the options, or ``positive_class``.
+    """
+    name = parameters.get("dataset", PARAMETERS["dataset"].default)
+    entry = DATASETS[name]
+    if not entry.reads_files or "downloaded" in entry.access:
+        return
+    place = Path(parameters.get("data_dir") or NOTEBOOKS / PARAMETERS["data_dir"].default)
+    given = {"data_dir": place.resolve(), "seed": parameters.get("seed", 0)}
+    takes = inspect.signature(entry.load).parameters
+    try:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            listing = entry.load(**{k: v for k, v in given.items() if k in takes}, **parameters.get("data_options", {}))
+        positive_class(listing.class_names, parameters.get("positive_class", ""))
+    except (ValueError, TypeError, OSError) as error:
+        raise ValueError(f"dataset={name!r}: {error}") from error
+    for warning in said:
+        print(f"warning: {warning.message}", file=sys.stderr)
+    print(f"{len(listing.records)} images of {len(listing.class_names)} classes in {place}", flush=True)
+
+
+def run_walk(values: Mapping[str, Any], runs_dir: Path | None = None, steps: Sequence[Path] | None = None) -> Path:
+    """Execute the notebooks with the given parameters and write the report; returns the run folder.
+
+    ``runs_dir``: None for XAI_RUNS, else the parameter of that name, else ``runs`` of the workbook.
+
+    Prints a line for each notebook. Raises ValueError before anything runs when a parameter is not valid, WalkError
+    when a notebook fails: its copy with the error is kept as ``NAME.failed.ipynb``, and the later ones are not run.
+    """
+    from xaiutils.workbook.html_report import write_report
+
+    steps = notebooks() if steps is None else list(steps)
+    if runs_dir is None:
+        runs_dir = runs_folder() if os.environ.get("XAI_RUNS") else Path(values.get("runs_dir") or runs_folder())
+    shared = prepare({"run_name": "default", **values, "runs_dir": str(Path(runs_dir).resolve())}, steps)
+    check_data({**shared[steps[0]], "positive_class": values.get("positive_class", "")})
+    folder = Path(runs_dir).resolve() / shared[steps[0]]["run_name"]
+    folder.mkdir(parents=True, exist_ok=True)
+    _forget(folder, steps)
+    begun = time.monotonic()
+    for number, step in enumerate(steps, start=1):
+        print(f"[{number}/{len(steps)}] {step.stem} ...", end=" ", flush=True)
+        start = time.monotonic()
+        try:
+            execute(step, shared[step], folder, {"XAI_PROGRESS": "log", "XAI_RUNS": str(folder.parent)})
+        except WalkError:
+            print("failed", flush=True)
+            if any((folder / "record").glob("*.json")):
+                write_report(folder)
+            raise
+        print(f"{time.monotonic() - start:.0f} s", flush=True)
+    report = write_report(folder)
+    print(f"done in {time.monotonic() - begun:.0f} s: {report}")
+    return folder
+
+
+def _forget(folder: Path, steps: Sequence[Path]) -> None:
+    """Remove what earlier walks left of these steps, so that a walk that fails does not show old results as its own."""
+    old = [folder / "report.html"]
+    for step in steps:
+        old += [folder / "record" / f"{step.stem}.json", *(folder / "notebooks").glob(f"{step.stem}*.ipynb")]
+    for path in old:
+        path.unlink(missing_ok=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m xaiutils.workbook.pipeline", description=__doc__.split("\n\n")[0])
+    parser.add_argument("assignments", nargs="*", metavar="name=value", help="a notebook parameter")
+    parser.add_argument("--parameters", type=Path, metavar="FILE.yml", help="notebook parameters as YAML")
+    parser.add_argument("--runs", type=Path, metavar="FOLDER", help="folder of all runs; default: XAI_RUNS, or runs")
+    parser.add_argument("--list", action="store_true", help="list the parameters and stop")
+    options = parser.parse_args(arguments)
+    if options.list:
+        for p in PARAMETERS.values():
+            print(f"{p.name} = {json.dumps(p.default)}: {p.help}; {p.allowed()}")
+        return 0
+    try:
+        run_walk(read_arguments(options.assignments, options.parameters), options.runs)
+    except (ValueError, FileNotFoundError, WalkError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
