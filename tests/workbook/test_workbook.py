@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from xaiutils import workbook
+from xaiutils import datasets, workbook
 from xaiutils.files import replace_file, write_text
 from xaiutils.progress import listening, progress
 
@@ -59,8 +59,8 @@ def test_prepared_data_are_kept_until_a_parameter_changes(parameters, monkeypatc
     run = workbook.start("01_x", parameters)
     first = run.dataset("train")
     calls = []
-    real = workbook.load_dataset
-    monkeypatch.setattr(workbook, "load_dataset", lambda **k: calls.append(k) or real(**k))
+    real = datasets.load_dataset
+    monkeypatch.setattr("xaiutils.workbook.run.load_dataset", lambda **k: calls.append(k) or real(**k))
     again = workbook.start("02_y", parameters).dataset("train")
     assert not calls
     for name in ("pixels", "labels", "masks"):

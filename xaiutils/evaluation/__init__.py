@@ -57,8 +57,8 @@ def evaluate(
             explain changed images anew.
         reading: how the maps are read before they are scored: "signed", "positive" or "magnitude", see
             `xaiutils.map_reading.read_maps`. None: as the method declares (`Method.own_reading`), or by magnitude where
-            no method is given. As they are, maps of gradients and their products would be ranked by their sign, which is
-            negative on dark evidence, and compared with maps that cannot be negative.
+            no method is given. As they are, maps of gradients and their products would be ranked by their sign, which
+            is negative on dark evidence, and compared with maps that cannot be negative.
 
     Returns:
         A row for each image and metric: image_id, metric, reading (a metric that is defined for one reading alone has

@@ -47,8 +47,8 @@ def start(notebook: str, namespace: Mapping[str, Any]) -> "Run":
     Args:
         notebook: the notebook's name, such as "02_train_models".
         namespace: ``globals()``. Every parameter of `xaiutils.workbook.parameters` found there is checked. At the
-            first start in a kernel any other variable is taken for a mistyped parameter and refused: papermill itself sets a
-            variable that the notebook never reads, and goes on.
+            first start in a kernel any other variable is taken for a mistyped parameter and refused: papermill itself
+            sets a variable that the notebook never reads, and goes on.
 
     Raises:
         ValueError: lists everything that is wrong, with what is allowed.

@@ -1,8 +1,8 @@
 """ROAD, remove and debias (Rong et al. 2022, arXiv:2202.00449): does the score follow when pixels go without a trace?
 
-A removed pixel is imputed from those that are kept (see `xaiutils.evaluation.metrics.imputation`) with a little noise, so
-that the model sees an image with less in it and not the shape of a hole. MoRF removes the most relevant pixels first: the
-score of a good map falls early. LeRF removes the least relevant first: it stays high for long.
+A removed pixel is imputed from those that are kept (see `xaiutils.evaluation.metrics.imputation`) with a little
+noise, so that the model sees an image with less in it and not the shape of a hole. MoRF removes the most relevant
+pixels first: the score of a good map falls early. LeRF removes the least relevant first: it stays high for long.
 """
 
 from collections.abc import Iterable
