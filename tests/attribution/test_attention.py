@@ -215,7 +215,7 @@ def test_one_hand_made_layer():
 def test_the_form_with_relevance_is_the_authors(images):
     """Rows made by the authors' code (github.com/hila-chefer/Transformer-Explainability, commit c3e578f, its
     VisionTransformer in float64 with both norms' epsilon 1e-6) with the weights and images below."""
-    golden = np.load(Path(__file__).parent / "golden" / "transformer_attribution.npz")
+    golden = np.load(Path(__file__).parents[1] / "golden" / "transformer_attribution.npz")
     inputs, tokens = vit_backbone(ViTConfig(patch_size=8, width=16, depth=3, heads=2, mlp_ratio=2), SIZE)
     x = layers.Lambda(lambda t: t[:, 0], output_shape=(16,))(tokens)
     model = keras.Model(inputs, layers.Dense(3, name="logits")(x))

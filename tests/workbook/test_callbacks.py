@@ -153,7 +153,7 @@ import numpy as np
 from xaiutils.backend import tf, keras
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-sys.path.insert(0, "tests")
+sys.path[:0] = ["tests", "tests/training", "tests/workbook"]
 import xaiutils as xai
 from dataclasses import replace
 from test_callbacks import Recorder
@@ -198,6 +198,6 @@ print("equal")
 
 
 def test_two_devices_take_the_steps_of_one():
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     result = subprocess.run([sys.executable, "-c", _MIRRORED], capture_output=True, text=True, cwd=root)
     assert result.stdout.strip().endswith("equal"), result.stdout + result.stderr

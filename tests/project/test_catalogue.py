@@ -12,7 +12,7 @@ from PIL import Image
 import xaiutils as xai
 from xaiutils.registry import check_parameters
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
