@@ -28,7 +28,6 @@ import pandas as pd
 from methods import as_markdown
 
 import xaiutils as xai
-from xaiutils.attribution import cam_grid
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset, balanced_indices
 from xaiutils.evaluation import chance, control_maps, evaluate_all, summarise
@@ -37,6 +36,7 @@ from xaiutils.evaluation.findings import in_words
 from xaiutils.evaluation.ranking import of_reading
 from xaiutils.evaluation.studies.controls import ORACLES, is_control, random_weight_maps
 from xaiutils.files import replace_file, write_text
+from xaiutils.graph.predict import cam_grid
 
 HERE = Path(__file__).resolve().parent
 RUNS = Path(os.environ.get("XAI_RUNS") or HERE.parent / "runs") / "attributions"

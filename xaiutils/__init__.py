@@ -21,7 +21,7 @@ _PUBLIC = {
     "explain": "xaiutils.attribution",
     "explain_all": "xaiutils.attribution",
     "METHODS": "xaiutils.attribution",
-    "predict": "xaiutils.attribution",
+    "predict": "xaiutils.graph.predict",
     "evaluate": "xaiutils.evaluation",
     "METRICS": "xaiutils.evaluation",
 }

@@ -34,8 +34,7 @@ from xaiutils.attribution.map_warnings import MapWarning, warn_of_empty_maps, wa
 from xaiutils.attribution.method import METHODS, Method, own_reading
 from xaiutils.backend import keras
 from xaiutils.graph.network import ModelError, Network
-from xaiutils.graph.passes import logits as _logits
-from xaiutils.images import check_images
+from xaiutils.graph.predict import cam_grid, predict, prepare
 from xaiutils.map_reading import check_reading, read_maps
 from xaiutils.registry import check_parameters, suggest
 
@@ -53,23 +52,6 @@ __all__ = [
     "prepare",
     "resolve",
 ]
-
-
-def predict(model: keras.Model, images: np.ndarray, batch_size: int = 32, probabilities: bool = False) -> np.ndarray:
-    """Logits, or probabilities, of any Keras image classifier, float32 ``(n, classes)``.
-
-    Takes what `explain` takes; a one-unit sigmoid z gives the two logits (-z, z) and probabilities
-    (1 - p, p).
-    """
-    network = Network.of(model)
-    logits = _logits(network, check_images(images, _size(network)), _check_batch_size(batch_size))
-    return network.probabilities(logits).numpy() if probabilities else logits
-
-
-def cam_grid(model: keras.Model, layer: str = "") -> tuple[int, int]:
-    """Rows and columns of the field that class activation maps of ``model`` are made on, before they are enlarged."""
-    network = Network.of(model)
-    return network.grid(network.cam_layer(layer))
 
 
 def explain(
@@ -185,36 +167,6 @@ def own_readings(methods: Iterable[str], parameters: Mapping[str, Mapping] | Non
 
 def _without(values: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {k: v for k, v in values.items() if k != name}
-
-
-def prepare(
-    model: keras.Model, images: np.ndarray, targets: int | Iterable[int] | None, batch_size: int
-) -> tuple[Network, np.ndarray, np.ndarray]:
-    """The arguments of `explain`, checked: the network, float32 images, and int32 targets ``(n,)``."""
-    network = Network.of(model)
-    _check_batch_size(batch_size)
-    images = check_images(images, _size(network))
-    network.trace_shapes(images.shape[1:3])
-    if targets is None:
-        return network, images, _logits(network, images, batch_size).argmax(axis=1).astype(np.int32)
-    classes = np.asarray(targets)
-    if classes.dtype.kind not in "ui" or classes.ndim > 1 or classes.shape not in ((), (len(images),)):
-        raise ValueError(f"targets={targets!r}; expected a class index, one for each of {len(images)} images, or None.")
-    if classes.size and (classes.min() < 0 or classes.max() >= network.n_classes):
-        raise ValueError(
-            f"targets reach from {classes.min()} to {classes.max()}; the model has {network.n_classes} classes."
-        )
-    return network, images, np.broadcast_to(classes, len(images)).astype(np.int32)
-
-
-def _size(network: Network) -> tuple[int, int] | None:
-    return None if None in network.image_size else network.image_size
-
-
-def _check_batch_size(batch_size: int) -> int:
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
-        raise ValueError(f"batch_size={batch_size!r}; expected a positive integer.")
-    return int(batch_size)
 
 
 def _finite(maps: np.ndarray, method: str, images: np.ndarray) -> np.ndarray:

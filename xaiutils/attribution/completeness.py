@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xaiutils.attribution import METHODS, explain, prepare
+from xaiutils.attribution import METHODS, explain
 from xaiutils.backend import keras
+from xaiutils.graph.predict import prepare
 from xaiutils.images import check_maps
 from xaiutils.registry import check_parameters
 

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from xaiutils.attribution import Network
 from xaiutils.attribution.gradients import pictures
 from xaiutils.backend import keras, tf
+from xaiutils.graph.network import Network
 from xaiutils.graph.passes import class_scores
 from xaiutils.progress import progress
 

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import pandas as pd
 
-from xaiutils.attribution import METHODS, MapWarning, explain, prepare
+from xaiutils.attribution import METHODS, MapWarning, explain
 from xaiutils.attribution.method import own_reading
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
+from xaiutils.graph.predict import prepare
 
 # The order in which these declare their metrics is the order of METRICS.
 # isort: off

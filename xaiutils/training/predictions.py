@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from xaiutils.attribution import predict
 from xaiutils.backend import keras
 from xaiutils.class_names import positive_class
 from xaiutils.classification import Predictions, Report, assess, mean_auc
 from xaiutils.datasets import ImageDataset
+from xaiutils.graph.predict import predict
 
 __all__ = ["Report", "classification_report", "clear_example", "mean_auc", "predictions_of"]
 

@@ -20,8 +20,9 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from xaiutils.attribution import ModelError, Network, prepare
 from xaiutils.backend import keras, tf
+from xaiutils.graph.network import ModelError, Network
+from xaiutils.graph.predict import prepare
 from xaiutils.progress import progress
 
 __all__ = ["fgsm", "pgd"]

@@ -12,11 +12,12 @@ from typing import Any
 import ipywidgets as widgets
 import numpy as np
 
-from xaiutils.attribution import Network, predict
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
 from xaiutils.evaluation.thresholds import THRESHOLD
 from xaiutils.files import replace_file
+from xaiutils.graph.network import Network
+from xaiutils.graph.predict import predict
 from xaiutils.transforms import TRANSFORMS
 from xaiutils.widgets.board import Board, Finding
 from xaiutils.widgets.columns import MapColumn

@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xaiutils.attribution import METHODS, Network, cam_grid, explain, predict, prepare
+from xaiutils.attribution import METHODS, explain
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
 from xaiutils.evaluation import METRICS
 from xaiutils.evaluation.map_similarity import spearman
 from xaiutils.evaluation.metrics.faithfulness import perturbation_curve
+from xaiutils.graph.network import Network
+from xaiutils.graph.predict import cam_grid, predict, prepare
 from xaiutils.map_reading import read_maps
 from xaiutils.registry import check_parameters, suggest
 from xaiutils.transforms import TRANSFORMS

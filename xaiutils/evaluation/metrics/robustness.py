@@ -7,11 +7,11 @@ maps.
 import numpy as np
 import pandas as pd
 
-from xaiutils.attribution import predict
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
 from xaiutils.evaluation.map_similarity import SIMILARITIES
 from xaiutils.evaluation.metrics.metric import METRICS, Metric, check_classes
+from xaiutils.graph.predict import predict
 from xaiutils.progress import progress
 from xaiutils.registry import Parameter
 from xaiutils.transforms import TRANSFORMS

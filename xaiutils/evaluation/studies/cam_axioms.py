@@ -25,14 +25,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from xaiutils.attribution import METHODS, Network, prepare, resolve
+from xaiutils.attribution import METHODS, resolve
 from xaiutils.attribution.cam import gradient_cams, relevance_cam
 from xaiutils.attribution.cam.layer_aggregate import default_layers
 from xaiutils.attribution.completeness import completeness_gap
 from xaiutils.attribution.full_grad import full_grad_terms
 from xaiutils.backend import keras, tf
 from xaiutils.datasets import ImageDataset
+from xaiutils.graph.network import Network
 from xaiutils.graph.passes import activation_and_gradient, batches
+from xaiutils.graph.predict import prepare
 from xaiutils.progress import progress
 from xaiutils.registry import check_parameters, suggest
 

@@ -10,13 +10,15 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from xaiutils.attribution import ModelError, cam_grid, explain_all, predict
+from xaiutils.attribution import explain_all
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset, balanced_indices
 from xaiutils.evaluation import METRICS, chance, evaluate_all
 from xaiutils.evaluation.metrics.metric import check_classes
 from xaiutils.evaluation.studies.controls import control_maps, random_weight_maps
 from xaiutils.evaluation.studies.planted_evidence import grid_mosaics
+from xaiutils.graph.network import ModelError
+from xaiutils.graph.predict import cam_grid, predict
 
 
 @dataclass(frozen=True)

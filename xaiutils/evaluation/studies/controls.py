@@ -6,11 +6,13 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from skimage.filters import laplace, sobel
 
-from xaiutils.attribution import MapWarning, Network, explain_all, predict
+from xaiutils.attribution import MapWarning, explain_all
 from xaiutils.backend import keras, tf
 from xaiutils.datasets import ImageDataset
 from xaiutils.evaluation.studies.randomisation import random_weights, stages
+from xaiutils.graph.network import Network
 from xaiutils.graph.passes import enlarge
+from xaiutils.graph.predict import predict
 
 RANDOM_WEIGHTS = ", random weights"  # behind a method's name: its maps of the model that has forgotten all
 ORACLES = ("oracle", "oracle_full")

@@ -17,12 +17,14 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from xaiutils.attribution import ModelError, Network, explain_all, predict, prepare
+from xaiutils.attribution import explain_all
 from xaiutils.attribution.cam.layer_aggregate import default_layers
 from xaiutils.backend import keras, tf
 from xaiutils.datasets import ImageDataset
 from xaiutils.evaluation import evaluate_all
 from xaiutils.evaluation.metrics.metric import check_classes
+from xaiutils.graph.network import ModelError, Network
+from xaiutils.graph.predict import predict, prepare
 from xaiutils.graph.steps import as_function
 from xaiutils.progress import progress
 

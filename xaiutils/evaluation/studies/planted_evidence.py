@@ -14,12 +14,13 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
-from xaiutils.attribution import Network, predict
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
 from xaiutils.evaluation import evaluate_all
 from xaiutils.evaluation.metrics.metric import check_classes
+from xaiutils.graph.network import Network
 from xaiutils.graph.passes import batches
+from xaiutils.graph.predict import predict
 
 # Mosaics ----------------------------------------------------------------------------------------------------------
 

@@ -13,9 +13,11 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from xaiutils.attribution import Network, explain_all, own_readings, predict, resolve
+from xaiutils.attribution import explain_all, own_readings, resolve
 from xaiutils.backend import keras
 from xaiutils.evaluation.map_similarity import SIMILARITIES
+from xaiutils.graph.network import Network
+from xaiutils.graph.predict import predict
 from xaiutils.map_reading import read_maps
 from xaiutils.progress import progress
 from xaiutils.registry import suggest

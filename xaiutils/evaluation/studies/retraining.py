@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from xaiutils import __version__
-from xaiutils.attribution import explain_all, own_readings, predict, resolve
+from xaiutils.attribution import explain_all, own_readings, resolve
 from xaiutils.backend import keras
 from xaiutils.classification import mean_auc
 from xaiutils.datasets import ImageDataset
@@ -27,6 +27,7 @@ from xaiutils.evaluation.map_similarity import SIMILARITIES
 from xaiutils.evaluation.studies.controls import CONTROLS, ORACLES, control_maps
 from xaiutils.evaluation.thresholds import pixel_ranks
 from xaiutils.files import write_text
+from xaiutils.graph.predict import predict
 from xaiutils.progress import progress
 from xaiutils.registry import suggest
 from xaiutils.training import Recipe, train
