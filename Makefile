@@ -9,7 +9,7 @@ SHELL := /bin/bash
 
 # Variables given on the command line become notebook parameters; those of the caller's environment do not. A name that
 # means nothing here is refused: make would ignore a mistyped DATASET and run the default.
-KNOWN := DATASET DATA_DIR MODEL NAME PARAMETERS SET PYTHON LOCK MATRIX BATCH RUN INCLUDE MUTATION FUZZ
+KNOWN := DATASET DATA_DIR MODEL NAME PARAMETERS SET PYTHON LOCK MATRIX BATCH RUN INCLUDE MUTATION FUZZ DIGEST
 UNKNOWN := $(filter-out $(KNOWN) -% MAKE%,$(foreach v,$(.VARIABLES),$(if $(findstring command line,$(origin $v)),$v)))
 $(if $(strip $(UNKNOWN)),$(error unknown: $(UNKNOWN). Known: $(KNOWN); other notebook parameters go into SET='name=value ...' or PARAMETERS=file.yml))
 quoted = '$(subst ','\'',$(value $(1)))'
@@ -17,7 +17,7 @@ given = $(if $(findstring command line,$(origin $(1))),$(2)=$(call quoted,$(1)))
 WALK = $(call given,DATASET,dataset) $(call given,DATA_DIR,data_dir) $(call given,MODEL,models) $(call given,NAME,run_name) \
        $(SET) $(if $(PARAMETERS),--parameters $(call quoted,PARAMETERS))
 
-.PHONY: help setup run lab app batch pack test fuzz mutation notebooks bench lock clean
+.PHONY: help setup run lab app batch pack test structure digest fuzz mutation notebooks bench lock clean
 
 help:
 	@echo "make run        execute the notebooks but 07; results and report.html under runs/default"
@@ -30,6 +30,8 @@ help:
 	@echo "make test       the whole test suite"
 	@echo "make fuzz       10,000 damaged files against all readers, some ten minutes: make fuzz FUZZ='--n 500 --reader dicom'"
 	@echo "make mutation   which small faults no test notices, some hours on two cores: make mutation MUTATION='--n 150 --again'"
+	@echo "make structure  the package's size, and the rules that its modules keep"
+	@echo "make digest     whether a change alters results: make digest DIGEST='--write before.json', then '--compare before.json'"
 	@echo "make bench      speed against the thesis' libraries; the table goes to benchmarks/"
 	@echo "make notebooks  execute the notebooks and save them in place"
 	@echo "make lock       resolve the versions of requirements.lock anew"
@@ -78,6 +80,12 @@ fuzz: $(READY)
 
 mutation: $(READY)
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python tools/mutation.py $(MUTATION)
+
+structure: $(READY)
+	$(BIN)/python tools/structure.py
+
+digest: $(READY)
+	$(BIN)/python tools/behaviour_digest.py $(DIGEST)
 
 notebooks: $(READY)
 	$(BIN)/python tools/refresh_notebooks.py
