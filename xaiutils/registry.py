@@ -1,8 +1,11 @@
-"""Declarations that feed everything else: the panel's controls, the notebooks' parameters, the tables and the tests."""
+"""Declarations that feed everything else: the panel's controls, the notebooks' parameters, the tables and the tests.
+
+A module exports what it declares as a constant, and one explicit list, in reading order, makes the `Registry` of them.
+"""
 
 import difflib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -104,18 +107,29 @@ def check_parameters(owner: str, declared: tuple[Parameter, ...], given: Mapping
 
 
 class Registry(Mapping[str, Entry]):
-    """An ordered, read-only mapping of names to declarations whose look-up error names the nearest entries."""
+    """An ordered mapping of names to declarations whose look-up error names the nearest entries.
 
-    def __init__(self, kind: str):
+    ``kind`` is what an entry is called in messages, ``entries`` are declarations with a ``name``, in reading order.
+    ``METHODS.add(mine)`` tries out a declaration without editing the package, ``METHODS.remove(mine.name)`` takes it
+    out again. Raises ValueError where two entries have one name.
+    """
+
+    def __init__(self, kind: str, entries: Iterable[Entry] = ()):
         self._kind = kind
         self._entries: dict[str, Entry] = {}
+        self.add(*entries)
 
-    def add(self, entry: Entry) -> Entry:
-        name = entry.name  # type: ignore[attr-defined]
-        if name in self._entries:
-            raise ValueError(f"{self._kind} {name!r} is declared twice.")
-        self._entries[name] = entry
-        return entry
+    def add(self, *entries: Entry) -> None:
+        """Append declarations; ValueError where one of their names is taken."""
+        for entry in entries:
+            name = entry.name  # type: ignore[attr-defined]
+            if name in self._entries:
+                raise ValueError(f"{self._kind} {name!r} is declared twice.")
+            self._entries[name] = entry
+
+    def remove(self, name: str) -> None:
+        """Take an entry out; UnknownNameError where there is none."""
+        del self._entries[self[name].name]  # type: ignore[attr-defined]
 
     def __getitem__(self, name: str) -> Entry:
         try:

@@ -70,12 +70,18 @@ def test_registry():
         registry["nois"]
     with pytest.raises(KeyError):
         registry[["unhashable"]]
+    with pytest.raises(ValueError, match="twice"):
+        Registry("fill", (NOISE, NOISE))
+    registry.remove("noise")
+    assert not registry
+    with pytest.raises(UnknownNameError):
+        registry.remove("noise")
 
 
 # Where each registry is declared, and how many names it has there.
 REGISTRIES = {
     "xaiutils.transforms": "TRANSFORMS",
-    "xaiutils.attribution.method": "METHODS",
+    "xaiutils.attribution.methods": "METHODS",
     "xaiutils.evaluation.metrics.metric": "METRICS",
     "xaiutils.datasets.catalogue": "DATASETS",
     "xaiutils.models": "MODELS",

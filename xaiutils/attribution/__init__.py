@@ -10,28 +10,11 @@ from typing import Any
 
 import numpy as np
 
-# The order in which the families declare their methods is the order of METHODS.
-# isort: off
-from xaiutils.attribution import gradients  # noqa: F401
-from xaiutils.attribution import smoothgrad  # noqa: F401
-from xaiutils.attribution import backprop  # noqa: F401
-from xaiutils.attribution import perturbation  # noqa: F401
-from xaiutils.attribution import rise  # noqa: F401
-from xaiutils.attribution import lime  # noqa: F401
-from xaiutils.attribution import prediction_difference  # noqa: F401
 from xaiutils.attribution.cam import gradient_cams
-from xaiutils.attribution.cam import guided_grad_cam  # noqa: F401
-from xaiutils.attribution import full_grad  # noqa: F401
-from xaiutils.attribution import relevance  # noqa: F401
-from xaiutils.attribution.cam import relevance_cam  # noqa: F401
-from xaiutils.attribution.cam import layer_aggregate  # noqa: F401
-from xaiutils.attribution import attention  # noqa: F401
-from xaiutils.attribution import xrai  # noqa: F401
-
-# isort: on
 from xaiutils.attribution.libraries.adapter import ADAPTERS
 from xaiutils.attribution.map_warnings import MapWarning, warn_of_empty_maps, warn_once_of_a_miss
-from xaiutils.attribution.method import METHODS, Method, own_reading
+from xaiutils.attribution.method import Method, own_reading
+from xaiutils.attribution.methods import METHODS
 from xaiutils.backend import keras
 from xaiutils.graph.network import ModelError, Network
 from xaiutils.graph.predict import cam_grid, predict, prepare

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from xaiutils.attribution import backward_rules as rules
-from xaiutils.attribution.method import METHODS, Method
+from xaiutils.attribution.method import Method
 from xaiutils.attribution.relevance.transformer import TransformerPropagation
 from xaiutils.backend import keras, tf
 from xaiutils.graph.cam_layers import ancestors, cuts
@@ -420,87 +420,82 @@ _QUERY = Parameter(
     choices=("auto", "class_token", "patches"),
 )
 
-METHODS.add(
-    Method(
-        name="raw_attention",
-        title="Raw attention",
-        family="attention",
-        paper="Abnar & Zuidema 2020 (as a baseline), arXiv:2005.00928",
-        signed=False,
-        cost="1 forward",
-        compute=raw_attention,
-        parameters=(
-            Parameter("layer", str, "", "path of the attention layer; empty: the last"),
-            _FUSION,
-            _QUERY,
-        ),
-        suits=("vit",),
-    )
+RAW_ATTENTION = Method(
+    name="raw_attention",
+    title="Raw attention",
+    family="attention",
+    paper="Abnar & Zuidema 2020 (as a baseline), arXiv:2005.00928",
+    signed=False,
+    cost="1 forward",
+    compute=raw_attention,
+    parameters=(
+        Parameter("layer", str, "", "path of the attention layer; empty: the last"),
+        _FUSION,
+        _QUERY,
+    ),
+    suits=("vit",),
 )
-METHODS.add(
-    Method(
-        name="attention_rollout",
-        title="Attention rollout",
-        family="attention",
-        paper="Abnar & Zuidema 2020, arXiv:2005.00928",
-        signed=False,
-        cost="1 forward",
-        compute=attention_rollout,
-        parameters=(
-            _FUSION,
-            Parameter(
-                "discard_ratio",
-                float,
-                0.0,
-                "fraction of each layer's attention, its smallest entries, set to 0 first; the paper: 0",
-                0.0,
-                0.99,
-            ),
-            _QUERY,
+
+ATTENTION_ROLLOUT = Method(
+    name="attention_rollout",
+    title="Attention rollout",
+    family="attention",
+    paper="Abnar & Zuidema 2020, arXiv:2005.00928",
+    signed=False,
+    cost="1 forward",
+    compute=attention_rollout,
+    parameters=(
+        _FUSION,
+        Parameter(
+            "discard_ratio",
+            float,
+            0.0,
+            "fraction of each layer's attention, its smallest entries, set to 0 first; the paper: 0",
+            0.0,
+            0.99,
         ),
-        suits=("vit",),
-    )
+        _QUERY,
+    ),
+    suits=("vit",),
 )
-METHODS.add(
-    Method(
-        name="transformer_attribution",
-        title="Transformer attribution",
-        family="attention",
-        paper="Chefer, Gur & Wolf 2021, arXiv:2103.15679 (generic) and arXiv:2012.09838 (relevance)",
-        signed=False,
-        cost="1 gradient (relevance: about 4)",
-        compute=transformer_attribution,
-        parameters=(
-            Parameter(
-                "form",
-                str,
-                "generic",
-                "what the gradient is multiplied by: attention (ICCV 2021), or its LRP relevance (CVPR 2021)",
-                choices=("generic", "relevance"),
-            ),
-            _QUERY,
+
+TRANSFORMER_ATTRIBUTION = Method(
+    name="transformer_attribution",
+    title="Transformer attribution",
+    family="attention",
+    paper="Chefer, Gur & Wolf 2021, arXiv:2103.15679 (generic) and arXiv:2012.09838 (relevance)",
+    signed=False,
+    cost="1 gradient (relevance: about 4)",
+    compute=transformer_attribution,
+    parameters=(
+        Parameter(
+            "form",
+            str,
+            "generic",
+            "what the gradient is multiplied by: attention (ICCV 2021), or its LRP relevance (CVPR 2021)",
+            choices=("generic", "relevance"),
         ),
-        suits=("vit",),
-    )
+        _QUERY,
+    ),
+    suits=("vit",),
 )
-METHODS.add(
-    Method(
-        name="legrad",
-        title="LeGrad",
-        family="attention",
-        paper="Bousselham, Boggust, Chaybouti, Strobelt & Kuehne 2024, arXiv:2404.03214",
-        signed=False,
-        cost="1 gradient",
-        compute=legrad,
-        parameters=(
-            Parameter(
-                "pooling",
-                str,
-                "mean",
-                "what a head that reads the class token is given of each block: the mean of its tokens, or that token",
-                choices=("mean", "model"),
-            ),
+
+LEGRAD = Method(
+    name="legrad",
+    title="LeGrad",
+    family="attention",
+    paper="Bousselham, Boggust, Chaybouti, Strobelt & Kuehne 2024, arXiv:2404.03214",
+    signed=False,
+    cost="1 gradient",
+    compute=legrad,
+    parameters=(
+        Parameter(
+            "pooling",
+            str,
+            "mean",
+            "what a head that reads the class token is given of each block: the mean of its tokens, or that token",
+            choices=("mean", "model"),
         ),
-        suits=("vit",),
-    )
+    ),
+    suits=("vit",),
 )

@@ -7,7 +7,7 @@ import numpy as np
 
 from xaiutils.attribution import backward_rules as rules
 from xaiutils.attribution.gradients import BASELINES, baseline_total, start_images
-from xaiutils.attribution.method import METHODS, REDUCTION, SHARES, Method
+from xaiutils.attribution.method import REDUCTION, SHARES, Method
 from xaiutils.backend import keras, tf
 from xaiutils.graph.layers.norms import Norm
 from xaiutils.graph.network import ModelError, Network, Step
@@ -418,58 +418,54 @@ _ACTIVATIONS = Parameter(
     "the paper's rule, for ReLU networks; all: generalised to SiLU, GELU and the like",
     choices=("relu", "all"),
 )
-METHODS.add(
-    Method(
-        name="guided_backprop",
-        title="Guided backpropagation",
-        family="backprop",
-        paper="Springenberg, Dosovitskiy, Brox & Riedmiller 2015, arXiv:1412.6806",
-        signed=False,
-        cost="1 gradient",
-        compute=guided_backprop,
-        parameters=(_ACTIVATIONS, REDUCTION),
-        suits=("cnn",),
-    )
+GUIDED_BACKPROP = Method(
+    name="guided_backprop",
+    title="Guided backpropagation",
+    family="backprop",
+    paper="Springenberg, Dosovitskiy, Brox & Riedmiller 2015, arXiv:1412.6806",
+    signed=False,
+    cost="1 gradient",
+    compute=guided_backprop,
+    parameters=(_ACTIVATIONS, REDUCTION),
+    suits=("cnn",),
 )
-METHODS.add(
-    Method(
-        name="deconvolution",
-        title="Deconvolution",
-        family="backprop",
-        paper="Zeiler & Fergus 2014, arXiv:1311.2901",
-        signed=False,
-        cost="1 gradient",
-        compute=deconvolution,
-        parameters=(_ACTIVATIONS, REDUCTION),
-        suits=("cnn",),
-    )
+
+DECONVOLUTION = Method(
+    name="deconvolution",
+    title="Deconvolution",
+    family="backprop",
+    paper="Zeiler & Fergus 2014, arXiv:1311.2901",
+    signed=False,
+    cost="1 gradient",
+    compute=deconvolution,
+    parameters=(_ACTIVATIONS, REDUCTION),
+    suits=("cnn",),
 )
-METHODS.add(
-    Method(
-        name="deep_lift",
-        title="DeepLIFT",
-        family="backprop",
-        paper="Shrikumar, Greenside & Kundaje 2017, arXiv:1704.02685",
-        signed=True,
-        cost="1 gradient, + 1 forward (reveal_cancel: about 3 gradients)",
-        compute=deep_lift,
-        parameters=(
-            Parameter(
-                "rule",
-                str,
-                "rescale",
-                "one multiplier for each activation, or one each for what raises and what lowers it",
-                choices=("rescale", "reveal_cancel"),
-            ),
-            Parameter("baseline", str, "black", "the reference image", choices=BASELINES),
-            Parameter(
-                "baseline_image",
-                np.ndarray,
-                None,
-                "a colour, an image or an image for each, in [0, 255], used instead of baseline",
-            ),
-            SHARES,
+
+DEEP_LIFT = Method(
+    name="deep_lift",
+    title="DeepLIFT",
+    family="backprop",
+    paper="Shrikumar, Greenside & Kundaje 2017, arXiv:1704.02685",
+    signed=True,
+    cost="1 gradient, + 1 forward (reveal_cancel: about 3 gradients)",
+    compute=deep_lift,
+    parameters=(
+        Parameter(
+            "rule",
+            str,
+            "rescale",
+            "one multiplier for each activation, or one each for what raises and what lowers it",
+            choices=("rescale", "reveal_cancel"),
         ),
-        total=baseline_total,
-    )
+        Parameter("baseline", str, "black", "the reference image", choices=BASELINES),
+        Parameter(
+            "baseline_image",
+            np.ndarray,
+            None,
+            "a colour, an image or an image for each, in [0, 255], used instead of baseline",
+        ),
+        SHARES,
+    ),
+    total=baseline_total,
 )

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from xaiutils.attribution.method import METHODS, Method
+from xaiutils.attribution.method import Method
 from xaiutils.backend import keras, tf
 from xaiutils.graph.network import ModelError, Network, Step
 from xaiutils.graph.passes import batches, class_scores, convolution_with_norm, foldable_norms
@@ -258,23 +258,21 @@ def _psi(share: tf.Tensor) -> tf.Tensor:
     return tf.math.divide_no_nan(tf.reduce_sum(size, axis=-1) - channels * low, high - low)
 
 
-METHODS.add(
-    Method(
-        name="full_grad",
-        title="FullGrad",
-        family="gradients",
-        paper="Srinivas & Fleuret 2019, arXiv:1905.00780",
-        signed=False,
-        cost="1 gradient",
-        compute=full_grad,
-        parameters=(
-            Parameter(
-                "biases",
-                str,
-                "all",
-                "those of every operation, or only the ones that layers hold",
-                choices=("all", "explicit"),
-            ),
+FULL_GRAD = Method(
+    name="full_grad",
+    title="FullGrad",
+    family="gradients",
+    paper="Srinivas & Fleuret 2019, arXiv:1905.00780",
+    signed=False,
+    cost="1 gradient",
+    compute=full_grad,
+    parameters=(
+        Parameter(
+            "biases",
+            str,
+            "all",
+            "those of every operation, or only the ones that layers hold",
+            choices=("all", "explicit"),
         ),
-    )
+    ),
 )

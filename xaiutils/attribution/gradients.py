@@ -3,7 +3,7 @@
 import numpy as np
 from scipy import ndimage
 
-from xaiutils.attribution.method import METHODS, REDUCTION, SEED, SHARES, Method
+from xaiutils.attribution.method import REDUCTION, SEED, SHARES, Method
 from xaiutils.graph.network import Network
 from xaiutils.graph.passes import (
     averaged_gradients,
@@ -221,95 +221,89 @@ _QUADRATURE = Parameter(
     "quadrature", str, "midpoint", "integration rule", choices=("midpoint", "gauss_legendre", "trapezoid")
 )
 
-METHODS.add(
-    Method(
-        name="vanilla_gradients",
-        title="Vanilla gradients",
-        family="gradients",
-        paper="Simonyan, Vedaldi & Zisserman 2014, arXiv:1312.6034",
-        signed=False,
-        cost="1 gradient",
-        compute=vanilla_gradients,
-        parameters=(REDUCTION,),
-    )
+VANILLA_GRADIENTS = Method(
+    name="vanilla_gradients",
+    title="Vanilla gradients",
+    family="gradients",
+    paper="Simonyan, Vedaldi & Zisserman 2014, arXiv:1312.6034",
+    signed=False,
+    cost="1 gradient",
+    compute=vanilla_gradients,
+    parameters=(REDUCTION,),
 )
-METHODS.add(
-    Method(
-        name="gradients_x_inputs",
-        title="Gradients x inputs",
-        family="gradients",
-        paper="Shrikumar, Greenside, Shcherbina & Kundaje 2016, arXiv:1605.01713",
-        signed=True,
-        cost="1 gradient",
-        compute=gradients_x_inputs,
-        parameters=(SHARES,),
-    )
+
+GRADIENTS_X_INPUTS = Method(
+    name="gradients_x_inputs",
+    title="Gradients x inputs",
+    family="gradients",
+    paper="Shrikumar, Greenside, Shcherbina & Kundaje 2016, arXiv:1605.01713",
+    signed=True,
+    cost="1 gradient",
+    compute=gradients_x_inputs,
+    parameters=(SHARES,),
 )
-METHODS.add(
-    Method(
-        name="integrated_gradients",
-        title="Integrated gradients",
-        family="gradients",
-        paper="Sundararajan, Taly & Yan 2017, arXiv:1703.01365",
-        signed=True,
-        cost="n_steps gradients",
-        compute=integrated_gradients,
-        total=baseline_total,
-        parameters=(
-            _N_STEPS,
-            Parameter("baseline", str, "black", "the reference image", choices=BASELINES),
-            Parameter(
-                "baseline_image",
-                np.ndarray,
-                None,
-                "a colour, an image or an image for each, in [0, 255], used instead of baseline",
-            ),
-            _QUADRATURE,
-            SHARES,
+
+INTEGRATED_GRADIENTS = Method(
+    name="integrated_gradients",
+    title="Integrated gradients",
+    family="gradients",
+    paper="Sundararajan, Taly & Yan 2017, arXiv:1703.01365",
+    signed=True,
+    cost="n_steps gradients",
+    compute=integrated_gradients,
+    total=baseline_total,
+    parameters=(
+        _N_STEPS,
+        Parameter("baseline", str, "black", "the reference image", choices=BASELINES),
+        Parameter(
+            "baseline_image",
+            np.ndarray,
+            None,
+            "a colour, an image or an image for each, in [0, 255], used instead of baseline",
         ),
-    )
+        _QUADRATURE,
+        SHARES,
+    ),
 )
-METHODS.add(
-    Method(
-        name="integrated_gradients_bw",
-        title="Integrated gradients, black and white",
-        family="gradients",
-        paper="Sundararajan, Taly & Yan 2017, arXiv:1703.01365; from black and white: Kapishnikov et al. 2019, XRAI, "
-        "arXiv:1906.02825",
-        signed=True,
-        cost="2 n_steps gradients",
-        compute=integrated_gradients_bw,
-        total=_bw_total,
-        parameters=(_N_STEPS, _QUADRATURE, SHARES),
-    )
+
+INTEGRATED_GRADIENTS_BW = Method(
+    name="integrated_gradients_bw",
+    title="Integrated gradients, black and white",
+    family="gradients",
+    paper="Sundararajan, Taly & Yan 2017, arXiv:1703.01365; from black and white: Kapishnikov et al. 2019, XRAI, "
+    "arXiv:1906.02825",
+    signed=True,
+    cost="2 n_steps gradients",
+    compute=integrated_gradients_bw,
+    total=_bw_total,
+    parameters=(_N_STEPS, _QUADRATURE, SHARES),
 )
-METHODS.add(
-    Method(
-        name="expected_gradients",
-        title="Expected gradients",
-        family="gradients",
-        paper="Erion, Janizek, Sturmfels, Lundberg & Lee 2021, arXiv:1906.10670",
-        signed=True,
-        cost="n_samples gradients",
-        compute=expected_gradients,
-        total=_expected_total,
-        parameters=(
-            Parameter("n_samples", int, 50, "draws of a background image and an alpha", 1, 10_000),
-            Parameter(
-                "background",
-                np.ndarray,
-                None,
-                "reference images (k, height, width, 3) in [0, 255], in the paper training images; None: 16 even greys",
-            ),
-            Parameter(
-                "alphas",
-                str,
-                "random",
-                "how the positions between reference and image are drawn",
-                choices=("random", "stratified"),
-            ),
-            SEED,
-            SHARES,
+
+EXPECTED_GRADIENTS = Method(
+    name="expected_gradients",
+    title="Expected gradients",
+    family="gradients",
+    paper="Erion, Janizek, Sturmfels, Lundberg & Lee 2021, arXiv:1906.10670",
+    signed=True,
+    cost="n_samples gradients",
+    compute=expected_gradients,
+    total=_expected_total,
+    parameters=(
+        Parameter("n_samples", int, 50, "draws of a background image and an alpha", 1, 10_000),
+        Parameter(
+            "background",
+            np.ndarray,
+            None,
+            "reference images (k, height, width, 3) in [0, 255], in the paper training images; None: 16 even greys",
         ),
-    )
+        Parameter(
+            "alphas",
+            str,
+            "random",
+            "how the positions between reference and image are drawn",
+            choices=("random", "stratified"),
+        ),
+        SEED,
+        SHARES,
+    ),
 )

@@ -7,7 +7,7 @@ from types import ModuleType
 import numpy as np
 from skimage import segmentation as skimage_segmentation
 
-from xaiutils.attribution.method import METHODS, SEED, Method
+from xaiutils.attribution.method import SEED, Method
 from xaiutils.attribution.perturbation import FILLS, SCORES, fill_images
 from xaiutils.graph.passes import logits, masked_scores
 from xaiutils.progress import progress
@@ -172,37 +172,35 @@ def _no_bar(module: ModuleType) -> Iterator[None]:
         module.tqdm = bar
 
 
-METHODS.add(
-    Method(
-        name="lime",
-        title="LIME",
-        family="perturbation",
-        paper="Ribeiro, Singh & Guestrin 2016, arXiv:1602.04938",
-        signed=True,
-        cost="n_samples forwards",
-        compute=lime,
-        parameters=(
-            Parameter("n_samples", int, 1000, "images with superpixels hidden; the authors' package: 1000", 2, 100_000),
-            Parameter(
-                "segmentation",
-                str,
-                "quickshift",
-                "how superpixels are found",
-                choices=("quickshift", "slic"),
-            ),
-            Parameter("n_segments", int, 50, "superpixels, about; slic only", 2, 2000),
-            Parameter("segments", np.ndarray, None, "superpixel numbers (n, height, width) in place of segmentation"),
-            Parameter(
-                "fill",
-                str,
-                "superpixel",
-                "what hidden superpixels show; superpixel: their mean colour",
-                choices=("superpixel", *FILLS),
-            ),
-            Parameter("kernel_width", float, 0.25, "width of the kernel of the sample weights", 0.01, 100.0),
-            Parameter("alpha", float, 1.0, "weight of the ridge penalty", 1e-6, 1e6),
-            Parameter("score", str, "probability", "the score that the linear model predicts", choices=SCORES),
-            SEED,
+LIME = Method(
+    name="lime",
+    title="LIME",
+    family="perturbation",
+    paper="Ribeiro, Singh & Guestrin 2016, arXiv:1602.04938",
+    signed=True,
+    cost="n_samples forwards",
+    compute=lime,
+    parameters=(
+        Parameter("n_samples", int, 1000, "images with superpixels hidden; the authors' package: 1000", 2, 100_000),
+        Parameter(
+            "segmentation",
+            str,
+            "quickshift",
+            "how superpixels are found",
+            choices=("quickshift", "slic"),
         ),
-    )
+        Parameter("n_segments", int, 50, "superpixels, about; slic only", 2, 2000),
+        Parameter("segments", np.ndarray, None, "superpixel numbers (n, height, width) in place of segmentation"),
+        Parameter(
+            "fill",
+            str,
+            "superpixel",
+            "what hidden superpixels show; superpixel: their mean colour",
+            choices=("superpixel", *FILLS),
+        ),
+        Parameter("kernel_width", float, 0.25, "width of the kernel of the sample weights", 0.01, 100.0),
+        Parameter("alpha", float, 1.0, "weight of the ridge penalty", 1e-6, 1e6),
+        Parameter("score", str, "probability", "the score that the linear model predicts", choices=SCORES),
+        SEED,
+    ),
 )

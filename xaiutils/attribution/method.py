@@ -86,6 +86,7 @@ class Method:
         return sources(self.name)
 
 
+# Filled by `xaiutils.attribution.methods`; here, so that a method which builds on another one can look it up.
 METHODS: Registry[Method] = Registry("method")
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from xaiutils.attribution.gradients import baseline_images
-from xaiutils.attribution.method import METHODS, Method
+from xaiutils.attribution.method import Method
 from xaiutils.graph.passes import class_scores, logits, masked_scores
 from xaiutils.registry import Parameter
 
@@ -74,34 +74,32 @@ def mean_over_windows(values: np.ndarray, windows: list[tuple[slice, slice]], he
     return (total / covers).astype(np.float32)
 
 
-METHODS.add(
-    Method(
-        name="occlusion",
-        title="Occlusion",
-        family="perturbation",
-        paper="Zeiler & Fergus 2014, arXiv:1311.2901",
-        signed=True,
-        cost="1 forward for each window, + 1",
-        compute=occlusion,
-        parameters=(
-            Parameter("patch_size", int, 15, "side of the window in pixels; the thesis: 5, 10, 15", 1, 1024),
-            Parameter("patch_width", int, 0, "width of the window, patch_size its height; 0: square", 0, 1024),
-            Parameter(
-                "stride",
-                int,
-                0,
-                "pixels between windows; 0: side by side; at most the window",
-                0,
-                1024,
-            ),
-            Parameter("fill", str, "grey", "what hidden pixels show; the paper: grey", choices=FILLS),
-            Parameter(
-                "score",
-                str,
-                "logit",
-                "the score whose drop is drawn; the paper: the probability, which hardly drops where it is nearly 1",
-                choices=SCORES,
-            ),
+OCCLUSION = Method(
+    name="occlusion",
+    title="Occlusion",
+    family="perturbation",
+    paper="Zeiler & Fergus 2014, arXiv:1311.2901",
+    signed=True,
+    cost="1 forward for each window, + 1",
+    compute=occlusion,
+    parameters=(
+        Parameter("patch_size", int, 15, "side of the window in pixels; the thesis: 5, 10, 15", 1, 1024),
+        Parameter("patch_width", int, 0, "width of the window, patch_size its height; 0: square", 0, 1024),
+        Parameter(
+            "stride",
+            int,
+            0,
+            "pixels between windows; 0: side by side; at most the window",
+            0,
+            1024,
         ),
-    )
+        Parameter("fill", str, "grey", "what hidden pixels show; the paper: grey", choices=FILLS),
+        Parameter(
+            "score",
+            str,
+            "logit",
+            "the score whose drop is drawn; the paper: the probability, which hardly drops where it is nearly 1",
+            choices=SCORES,
+        ),
+    ),
 )

@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 
-from xaiutils.attribution.method import METHODS, SEED, Method
+from xaiutils.attribution.method import SEED, Method
 from xaiutils.attribution.perturbation import check_stride, mean_over_windows, window_starts
 from xaiutils.graph.passes import class_scores, logits, scores_of
 from xaiutils.images import check_images
@@ -176,30 +176,28 @@ def _check_background(
         )
 
 
-METHODS.add(
-    Method(
-        name="prediction_difference",
-        title="Prediction difference analysis",
-        family="perturbation",
-        paper="Zintgraf, Cohen, Adel & Welling 2017, arXiv:1702.04595",
-        signed=True,
-        cost="n_samples forwards for each window, + 1",
-        compute=prediction_difference,
-        parameters=(
-            Parameter("patch_size", int, 10, "side of the window in pixels; the paper: 5 to 20", 1, 20),
-            Parameter("padding", int, 2, "pixels around the window that it is drawn given", 0, _MOST_PADDING),
-            Parameter("stride", int, 0, "pixels between windows; 0: side by side; the paper: 1", 0, 20),
-            Parameter("n_samples", int, 10, "draws of each window; the paper: 10", 1, 1000),
-            Parameter(
-                "sampling",
-                str,
-                "conditional",
-                "how the window is drawn: given its neighbourhood, or from other images",
-                choices=("conditional", "marginal"),
-            ),
-            Parameter("background", np.ndarray, None, "images that windows are drawn from; None: the image itself"),
-            Parameter("n_training", int, 10_000, "N of the Laplace correction, the model's training images", 1, 10**9),
-            SEED,
+PREDICTION_DIFFERENCE = Method(
+    name="prediction_difference",
+    title="Prediction difference analysis",
+    family="perturbation",
+    paper="Zintgraf, Cohen, Adel & Welling 2017, arXiv:1702.04595",
+    signed=True,
+    cost="n_samples forwards for each window, + 1",
+    compute=prediction_difference,
+    parameters=(
+        Parameter("patch_size", int, 10, "side of the window in pixels; the paper: 5 to 20", 1, 20),
+        Parameter("padding", int, 2, "pixels around the window that it is drawn given", 0, _MOST_PADDING),
+        Parameter("stride", int, 0, "pixels between windows; 0: side by side; the paper: 1", 0, 20),
+        Parameter("n_samples", int, 10, "draws of each window; the paper: 10", 1, 1000),
+        Parameter(
+            "sampling",
+            str,
+            "conditional",
+            "how the window is drawn: given its neighbourhood, or from other images",
+            choices=("conditional", "marginal"),
         ),
-    )
+        Parameter("background", np.ndarray, None, "images that windows are drawn from; None: the image itself"),
+        Parameter("n_training", int, 10_000, "N of the Laplace correction, the model's training images", 1, 10**9),
+        SEED,
+    ),
 )

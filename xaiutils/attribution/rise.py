@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from xaiutils.attribution.method import METHODS, SEED, Method
+from xaiutils.attribution.method import SEED, Method
 from xaiutils.attribution.perturbation import FILLS, SCORES, fill_images
 from xaiutils.graph.passes import batches, masked_scores
 from xaiutils.registry import Parameter
@@ -75,32 +75,30 @@ def rise(
     return (total / (n_masks * p1)).astype(np.float32)
 
 
-METHODS.add(
-    Method(
-        name="rise",
-        title="RISE",
-        family="perturbation",
-        paper="Petsiuk, Das & Saenko 2018, arXiv:1806.07421",
-        signed=False,
-        cost="n_masks forwards",
-        compute=rise,
-        # A constant in every score adds a picture of how often the masks showed each pixel.
-        shift_invariant_by=lambda parameters: parameters["score"] == "probability",
-        parameters=(
-            Parameter("n_masks", int, 4000, "random masks; the paper: 4000 (VGG16), 8000 (ResNet50)", 1, 100_000),
-            Parameter("cells", int, 7, "cells along each side of a mask; the paper: 7", 1, 64),
-            Parameter("p1", float, 0.5, "probability that a cell is shown; the paper: 0.5", 0.01, 0.99),
-            Parameter(
-                "fill",
-                str,
-                "grey",
-                "what hidden pixels show; the paper: about grey",
-                choices=FILLS,
-            ),
-            Parameter("score", str, "probability", "the score that is averaged", choices=SCORES),
-            SEED,
+RISE = Method(
+    name="rise",
+    title="RISE",
+    family="perturbation",
+    paper="Petsiuk, Das & Saenko 2018, arXiv:1806.07421",
+    signed=False,
+    cost="n_masks forwards",
+    compute=rise,
+    # A constant in every score adds a picture of how often the masks showed each pixel.
+    shift_invariant_by=lambda parameters: parameters["score"] == "probability",
+    parameters=(
+        Parameter("n_masks", int, 4000, "random masks; the paper: 4000 (VGG16), 8000 (ResNet50)", 1, 100_000),
+        Parameter("cells", int, 7, "cells along each side of a mask; the paper: 7", 1, 64),
+        Parameter("p1", float, 0.5, "probability that a cell is shown; the paper: 0.5", 0.01, 0.99),
+        Parameter(
+            "fill",
+            str,
+            "grey",
+            "what hidden pixels show; the paper: about grey",
+            choices=FILLS,
         ),
-        signed_by=lambda parameters: parameters["score"] == "logit",
-        reading="signed",  # a mean score: 0 of a logit is no border between for and against
-    )
+        Parameter("score", str, "probability", "the score that is averaged", choices=SCORES),
+        SEED,
+    ),
+    signed_by=lambda parameters: parameters["score"] == "logit",
+    reading="signed",  # a mean score: 0 of a logit is no border between for and against
 )

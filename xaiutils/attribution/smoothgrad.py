@@ -153,55 +153,51 @@ def _declare(
     compute: Callable[..., np.ndarray],
     fewest: int = 1,
     signed_by: Callable[[Mapping[str, Any]], bool] = lambda _: False,
-) -> None:
-    METHODS.add(
-        Method(
-            name=name,
-            title=title,
-            family="gradients",
-            paper=paper,
-            signed=False,
-            cost="n_samples times the base, by default 1 gradient",
-            compute=compute,
-            shift_invariant_by=base_is_shift_invariant,
-            parameters=(
-                Parameter(
-                    "n_samples",
-                    int,
-                    25,
-                    "noisy copies; Smilkov: 50, above it little changes",
-                    fewest,
-                    1000,
-                ),
-                Parameter(
-                    "noise", float, 0.15, "sigma as a fraction of each image's range; Smilkov: 0.1 to 0.2", 0.0, 1.0
-                ),
-                REDUCTION,
-                SEED,
-                Parameter("base", str, _PLAIN, f"the method that is smoothed, of {', '.join(FAMILIES)}"),
-                Parameter("base_parameters", dict, {}, "parameters of the base"),
-                BASE_READING,
+) -> Method:
+    return Method(
+        name=name,
+        title=title,
+        family="gradients",
+        paper=paper,
+        signed=False,
+        cost="n_samples times the base, by default 1 gradient",
+        compute=compute,
+        shift_invariant_by=base_is_shift_invariant,
+        parameters=(
+            Parameter(
+                "n_samples",
+                int,
+                25,
+                "noisy copies; Smilkov: 50, above it little changes",
+                fewest,
+                1000,
             ),
-            signed_by=signed_by,
-            reading_by=_read_as_base,
-        )
+            Parameter("noise", float, 0.15, "sigma as a fraction of each image's range; Smilkov: 0.1 to 0.2", 0.0, 1.0),
+            REDUCTION,
+            SEED,
+            Parameter("base", str, _PLAIN, f"the method that is smoothed, of {', '.join(FAMILIES)}"),
+            Parameter("base_parameters", dict, {}, "parameters of the base"),
+            BASE_READING,
+        ),
+        signed_by=signed_by,
+        reading_by=_read_as_base,
     )
 
 
-_declare(
+SMOOTHGRAD = _declare(
     "smoothgrad",
     "SmoothGrad",
     "Smilkov, Thorat, Kim, Viegas & Wattenberg 2017, arXiv:1706.03825",
     smoothgrad,
     signed_by=_keeps_signs,
 )
-_declare(
+SMOOTHGRAD_SQUARED = _declare(
     "smoothgrad_squared",
     "SmoothGrad squared",
     "Hooker, Erhan, Kindermans & Kim 2019, arXiv:1806.10758",
     smoothgrad_squared,
 )
-_declare(
+VARGRAD = _declare(
     "vargrad",
     "VarGrad",
     "Adebayo, Gilmer, Goodfellow & Kim 2018, arXiv:1810.03307",

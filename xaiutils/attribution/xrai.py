@@ -83,22 +83,20 @@ def xrai(
     return found
 
 
-METHODS.add(
-    Method(
-        name="xrai",
-        title="XRAI",
-        family="regions",
-        paper="Kapishnikov, Bolukbasi, Viegas & Terry 2019, arXiv:1906.02825",
-        signed=True,
-        signed_by=base_is_signed,
-        cost="those of the base method",
-        compute=xrai,
-        shift_invariant_by=base_is_shift_invariant,
-        parameters=(
-            Parameter("base", str, "integrated_gradients_bw", "method whose map ranks the regions"),
-            Parameter("base_parameters", dict, {}, "parameters of the base method"),
-            Parameter("algorithm", str, "full", "how regions are ranked; fast: once", choices=("full", "fast")),
-            BASE_READING,
-        ),
-    )
+XRAI = Method(
+    name="xrai",
+    title="XRAI",
+    family="regions",
+    paper="Kapishnikov, Bolukbasi, Viegas & Terry 2019, arXiv:1906.02825",
+    signed=True,
+    signed_by=base_is_signed,
+    cost="those of the base method",
+    compute=xrai,
+    shift_invariant_by=base_is_shift_invariant,
+    parameters=(
+        Parameter("base", str, "integrated_gradients_bw", "method whose map ranks the regions"),
+        Parameter("base_parameters", dict, {}, "parameters of the base method"),
+        Parameter("algorithm", str, "full", "how regions are ranked; fast: once", choices=("full", "fast")),
+        BASE_READING,
+    ),
 )

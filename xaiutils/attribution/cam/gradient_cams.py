@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from xaiutils.attribution.method import LAYER, METHODS, Method
+from xaiutils.attribution.method import LAYER, Method
 from xaiutils.backend import keras, tf
 from xaiutils.graph.network import ModelError, Network
 from xaiutils.graph.passes import (
@@ -328,25 +328,23 @@ def _without_relu(parameters: Mapping[str, Any]) -> bool:
 
 def _gradient_cam(
     name: str, title: str, paper: str, combine: Callable, options: tuple[Parameter, ...] = (), signed: bool = False
-) -> None:
+) -> Method:
     def compute(network, images, targets, batch_size, *, layer: str, **options) -> np.ndarray:
         combine_so, paths = functools.partial(combine, **options), network.cam_layers(layer)
         return from_one_pass(network, images, targets, batch_size, [combine_so], paths)[0]
 
     compute.__doc__ = combine.__doc__
-    METHODS.add(
-        Method(
-            name=name,
-            title=title,
-            family="cam",
-            paper=paper,
-            signed=signed,
-            cost="1 gradient",
-            compute=compute,
-            parameters=(LAYER, *options),
-            combine=combine,
-            signed_by=_without_relu if any(p.name == "relu" for p in options) else None,
-        )
+    return Method(
+        name=name,
+        title=title,
+        family="cam",
+        paper=paper,
+        signed=signed,
+        cost="1 gradient",
+        compute=compute,
+        parameters=(LAYER, *options),
+        combine=combine,
+        signed_by=_without_relu if any(p.name == "relu" for p in options) else None,
     )
 
 
@@ -354,35 +352,36 @@ def _relu(default: bool) -> Parameter:
     return Parameter("relu", bool, default, "set negative values to 0; False gives a signed map")
 
 
-METHODS.add(
-    Method(
-        name="cam",
-        title="CAM",
-        family="cam",
-        paper="Zhou, Khosla, Lapedriza, Oliva & Torralba 2016, arXiv:1512.04150",
-        signed=True,
-        cost="1 forward",
-        compute=cam,
-        parameters=(LAYER,),
-        suits=("cnn",),  # and transformers that pool their tokens; those of `xaiutils.models` read the class token
-    )
+CAM = Method(
+    name="cam",
+    title="CAM",
+    family="cam",
+    paper="Zhou, Khosla, Lapedriza, Oliva & Torralba 2016, arXiv:1512.04150",
+    signed=True,
+    cost="1 forward",
+    compute=cam,
+    parameters=(LAYER,),
+    suits=("cnn",),  # and transformers that pool their tokens; those of `xaiutils.models` read the class token
 )
-_gradient_cam("grad_cam", "Grad-CAM", "Selvaraju et al. 2017, arXiv:1610.02391", grad_cam, (_relu(True),))
-_gradient_cam(
+
+GRAD_CAM = _gradient_cam("grad_cam", "Grad-CAM", "Selvaraju et al. 2017, arXiv:1610.02391", grad_cam, (_relu(True),))
+GRAD_CAM_PLUS_PLUS = _gradient_cam(
     "grad_cam_plus_plus",
     "Grad-CAM++",
     "Chattopadhay, Sarkar, Howlader & Balasubramanian 2018, arXiv:1710.11063",
     grad_cam_plus_plus,
 )
-_gradient_cam(
+XGRAD_CAM = _gradient_cam(
     "xgrad_cam",
     "XGrad-CAM",
     "Fu, Hu, Dong, Guo, Gao & Li 2020, arXiv:2008.02312",
     xgrad_cam,
     (Parameter("epsilon", float, 1e-6, "added to each channel's sum, with its sign", 0.0, 1.0), _relu(True)),
 )
-_gradient_cam("hirescam", "HiResCAM", "Draelos & Carin 2020, arXiv:2011.08891", hirescam, (_relu(False),), signed=True)
-_gradient_cam(
+HIRESCAM = _gradient_cam(
+    "hirescam", "HiResCAM", "Draelos & Carin 2020, arXiv:2011.08891", hirescam, (_relu(False),), signed=True
+)
+LAYER_CAM = _gradient_cam(
     "layer_cam",
     "LayerCAM",
     "Jiang, Zhang, Hou, Cheng & Wei 2021, IEEE Transactions on Image Processing 30",
@@ -390,7 +389,7 @@ _gradient_cam(
 )
 
 
-def _score_cam(name: str, title: str, paper: str, cost: str, max_channels: Parameter, weighting: str) -> None:
+def _score_cam(name: str, title: str, paper: str, cost: str, max_channels: Parameter, weighting: str) -> Method:
     weights = Parameter(
         "weighting",
         str,
@@ -399,21 +398,19 @@ def _score_cam(name: str, title: str, paper: str, cost: str, max_channels: Param
         "black",
         choices=("softmax", "authors", "probability"),
     )
-    METHODS.add(
-        Method(
-            name=name,
-            title=title,
-            family="cam",
-            paper=paper,
-            signed=False,
-            cost=cost,
-            compute=score_cam,
-            parameters=(LAYER, max_channels, weights),
-        )
+    return Method(
+        name=name,
+        title=title,
+        family="cam",
+        paper=paper,
+        signed=False,
+        cost=cost,
+        compute=score_cam,
+        parameters=(LAYER, max_channels, weights),
     )
 
 
-_score_cam(
+SCORE_CAM = _score_cam(
     "score_cam",
     "Score-CAM",
     "Wang et al. 2020, arXiv:1910.01279",
@@ -423,7 +420,7 @@ _score_cam(
     ),
     "softmax",
 )
-_score_cam(
+FASTER_SCORE_CAM = _score_cam(
     "faster_score_cam",
     "Faster Score-CAM",
     "github.com/tabayashi0117/Score-CAM, after Wang et al. 2020, arXiv:1910.01279",
@@ -431,21 +428,19 @@ _score_cam(
     Parameter("max_channels", int, 10, "channels scored for each image, those that vary most", low=1, high=100_000),
     "authors",
 )
-METHODS.add(
-    Method(
-        name="ablation_cam",
-        title="Ablation-CAM",
-        family="cam",
-        paper="Desai & Ramaswamy 2020, Ablation-CAM, WACV",
-        signed=False,
-        cost="1 forward, + 1 of the layers behind it for each channel",
-        compute=ablation_cam,
-        shift_invariant_by=lambda parameters: not parameters["relative"],
-        parameters=(
-            LAYER,
-            Parameter(
-                "relative", bool, False, "divide by the target's logit: published, but turned over where it is negative"
-            ),
+ABLATION_CAM = Method(
+    name="ablation_cam",
+    title="Ablation-CAM",
+    family="cam",
+    paper="Desai & Ramaswamy 2020, Ablation-CAM, WACV",
+    signed=False,
+    cost="1 forward, + 1 of the layers behind it for each channel",
+    compute=ablation_cam,
+    shift_invariant_by=lambda parameters: not parameters["relative"],
+    parameters=(
+        LAYER,
+        Parameter(
+            "relative", bool, False, "divide by the target's logit: published, but turned over where it is negative"
         ),
-    )
+    ),
 )

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from xaiutils.attribution.backprop import guided_backprop
+from xaiutils.attribution.backprop import GUIDED_BACKPROP, guided_backprop
 from xaiutils.attribution.cam.gradient_cams import from_one_pass, grad_cam
-from xaiutils.attribution.method import LAYER, METHODS, Method
+from xaiutils.attribution.method import LAYER, Method
 from xaiutils.graph.network import Network
 
 
@@ -21,17 +21,15 @@ def guided_grad_cam(
     return coarse * fine
 
 
-METHODS.add(
-    Method(
-        name="guided_grad_cam",
-        title="Guided Grad-CAM",
-        family="cam",
-        paper="Selvaraju et al. 2017, arXiv:1610.02391",
-        signed=METHODS["guided_backprop"].signed,
-        cost="2 gradients",
-        compute=guided_grad_cam,
-        parameters=(LAYER, *METHODS["guided_backprop"].parameters),
-        suits=METHODS["guided_backprop"].suits,
-        reading=METHODS["guided_backprop"].own_reading({}),  # its sign is that of a gradient
-    )
+GUIDED_GRAD_CAM = Method(
+    name="guided_grad_cam",
+    title="Guided Grad-CAM",
+    family="cam",
+    paper="Selvaraju et al. 2017, arXiv:1610.02391",
+    signed=GUIDED_BACKPROP.signed,
+    cost="2 gradients",
+    compute=guided_grad_cam,
+    parameters=(LAYER, *GUIDED_BACKPROP.parameters),
+    suits=GUIDED_BACKPROP.suits,
+    reading=GUIDED_BACKPROP.own_reading({}),  # its sign is that of a gradient
 )

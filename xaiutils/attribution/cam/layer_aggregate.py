@@ -172,29 +172,27 @@ _SCALINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "max_abs": _over_largest,
     "none": lambda maps: maps,
 }
-METHODS.add(
-    Method(
-        name="layer_aggregate",
-        title="Layer aggregate",
-        family="cam",
-        paper="You 2022, MSc thesis, Imperial College London; maximum: Jiang et al. 2021, LayerCAM, IEEE TIP 30",
-        signed=False,
-        cost="1 gradient or 1 relevance pass; of other bases their cost for each layer",
-        compute=layer_aggregate,
-        shift_invariant_by=base_is_shift_invariant,
-        parameters=(
-            Parameter("base", str, "xrelevance_cam", "the method that makes each layer's map", choices=_BASES),
-            Parameter("layers", list, [], "paths of layers; empty: one of each resolution, or every block of a ViT"),
-            Parameter("fusion", str, "mean", "mean then min-max, or maximum of scaled maps", choices=("mean", "max")),
-            Parameter(
-                "scale_layers",
-                str,
-                "min_max",
-                "what each layer's map goes through before the mean; none: the layer with the largest values rules",
-                choices=tuple(_SCALINGS),
-            ),
-            Parameter("base_parameters", dict, {}, "parameters of the base"),
-            BASE_READING,
+LAYER_AGGREGATE = Method(
+    name="layer_aggregate",
+    title="Layer aggregate",
+    family="cam",
+    paper="You 2022, MSc thesis, Imperial College London; maximum: Jiang et al. 2021, LayerCAM, IEEE TIP 30",
+    signed=False,
+    cost="1 gradient or 1 relevance pass; of other bases their cost for each layer",
+    compute=layer_aggregate,
+    shift_invariant_by=base_is_shift_invariant,
+    parameters=(
+        Parameter("base", str, "xrelevance_cam", "the method that makes each layer's map", choices=_BASES),
+        Parameter("layers", list, [], "paths of layers; empty: one of each resolution, or every block of a ViT"),
+        Parameter("fusion", str, "mean", "mean then min-max, or maximum of scaled maps", choices=("mean", "max")),
+        Parameter(
+            "scale_layers",
+            str,
+            "min_max",
+            "what each layer's map goes through before the mean; none: the layer with the largest values rules",
+            choices=tuple(_SCALINGS),
         ),
-    )
+        Parameter("base_parameters", dict, {}, "parameters of the base"),
+        BASE_READING,
+    ),
 )

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from xaiutils.attribution import backward_rules as rules
-from xaiutils.attribution.method import LAYER, METHODS, Method
+from xaiutils.attribution.method import LAYER, Method
 from xaiutils.attribution.relevance import place
 from xaiutils.attribution.relevance.linear_rules import Settings, stabilised
 from xaiutils.attribution.relevance.propagation import Propagation
@@ -106,27 +106,24 @@ def conserving_weights(A: tf.Tensor, R: tf.Tensor) -> tf.Tensor:
 
 
 WEIGHTED = {"relevance_cam": mean_weights, "xrelevance_cam": conserving_weights}
-METHODS.add(
-    Method(
-        name="relevance_cam",
-        title="Relevance-CAM",
-        family="relevance",
-        paper="Lee, Kim, Park, Eo & Hwang 2021, CVPR",
-        signed=True,
-        cost="1 forward, and relevance down to the layer",
-        compute=relevance_cam,
-        parameters=(LAYER,),
-    )
+RELEVANCE_CAM = Method(
+    name="relevance_cam",
+    title="Relevance-CAM",
+    family="relevance",
+    paper="Lee, Kim, Park, Eo & Hwang 2021, CVPR",
+    signed=True,
+    cost="1 forward, and relevance down to the layer",
+    compute=relevance_cam,
+    parameters=(LAYER,),
 )
-METHODS.add(
-    Method(
-        name="xrelevance_cam",
-        title="XRelevance-CAM",
-        family="relevance",
-        paper="You 2022, MSc thesis, Imperial College London",
-        signed=True,
-        cost="1 forward, and relevance down to the layer",
-        compute=xrelevance_cam,
-        parameters=(LAYER,),
-    )
+
+XRELEVANCE_CAM = Method(
+    name="xrelevance_cam",
+    title="XRelevance-CAM",
+    family="relevance",
+    paper="You 2022, MSc thesis, Imperial College London",
+    signed=True,
+    cost="1 forward, and relevance down to the layer",
+    compute=xrelevance_cam,
+    parameters=(LAYER,),
 )

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from xaiutils.attribution import backward_rules as rules
-from xaiutils.attribution.method import METHODS, SHARES, Method
+from xaiutils.attribution.method import SHARES, Method
 from xaiutils.attribution.relevance.linear_rules import Settings
 from xaiutils.attribution.relevance.propagation import COMPOSITES, Propagation
 from xaiutils.backend import tf
@@ -234,46 +234,42 @@ _VARIANT = Parameter(
     "the published difference; or, as the published code, the dual rescaled and negative values cut",
     choices=("published", "code"),
 )
-METHODS.add(
-    Method(
-        name="lrp",
-        title="LRP",
-        family="relevance",
-        paper="Bach, Binder, Montavon, Klauschen, Mueller & Samek 2015, doi:10.1371/journal.pone.0130140; AttnLRP: "
-        "Achtibat et al. 2024, arXiv:2402.05602",
-        signed=True,
-        cost="1 gradient (epsilon) to about 3",
-        compute=lrp,
-        shift_invariant_by=_starts_with_what_its_weights_give,
-        reading_by=lambda parameters: "magnitude" if parameters["rule"] == "epsilon" else "positive",
-        parameters=(*_parameters("epsilon_plus", bias=True), SHARES),
-    )
+LRP = Method(
+    name="lrp",
+    title="LRP",
+    family="relevance",
+    paper="Bach, Binder, Montavon, Klauschen, Mueller & Samek 2015, doi:10.1371/journal.pone.0130140; AttnLRP: "
+    "Achtibat et al. 2024, arXiv:2402.05602",
+    signed=True,
+    cost="1 gradient (epsilon) to about 3",
+    compute=lrp,
+    shift_invariant_by=_starts_with_what_its_weights_give,
+    reading_by=lambda parameters: "magnitude" if parameters["rule"] == "epsilon" else "positive",
+    parameters=(*_parameters("epsilon_plus", bias=True), SHARES),
 )
-METHODS.add(
-    Method(
-        name="clrp",
-        title="Contrastive LRP",
-        family="relevance",
-        paper="Gu, Yang & Tresp 2018, arXiv:1812.02100",
-        signed=True,
-        cost="as lrp (variant code: twice)",
-        compute=clrp,
-        shift_invariant=False,  # in its scale alone, which is that of the logit
-        signed_by=lambda parameters: parameters["variant"] == "published",
-        parameters=(_VARIANT, *_parameters("deep_taylor", bias=False)),
-    )
+
+CLRP = Method(
+    name="clrp",
+    title="Contrastive LRP",
+    family="relevance",
+    paper="Gu, Yang & Tresp 2018, arXiv:1812.02100",
+    signed=True,
+    cost="as lrp (variant code: twice)",
+    compute=clrp,
+    shift_invariant=False,  # in its scale alone, which is that of the logit
+    signed_by=lambda parameters: parameters["variant"] == "published",
+    parameters=(_VARIANT, *_parameters("deep_taylor", bias=False)),
 )
-METHODS.add(
-    Method(
-        name="sglrp",
-        title="Softmax-gradient LRP",
-        family="relevance",
-        paper="Iwana, Kuroki & Uchida 2019, arXiv:1908.04351",
-        signed=True,
-        cost="as lrp (variant code: twice)",
-        compute=sglrp,
-        shift_invariant_by=lambda parameters: not parameters["bias"],
-        signed_by=lambda parameters: parameters["variant"] == "published",
-        parameters=(_VARIANT, *_parameters("deep_taylor", bias=False)),
-    )
+
+SGLRP = Method(
+    name="sglrp",
+    title="Softmax-gradient LRP",
+    family="relevance",
+    paper="Iwana, Kuroki & Uchida 2019, arXiv:1908.04351",
+    signed=True,
+    cost="as lrp (variant code: twice)",
+    compute=sglrp,
+    shift_invariant_by=lambda parameters: not parameters["bias"],
+    signed_by=lambda parameters: parameters["variant"] == "published",
+    parameters=(_VARIANT, *_parameters("deep_taylor", bias=False)),
 )

@@ -1,0 +1,79 @@
+"""All attribution methods, in reading order: the one list that fills `METHODS`.
+
+A new method is a module that exports its `xaiutils.attribution.method.Method`, and its line here.
+"""
+
+from xaiutils.attribution.attention import ATTENTION_ROLLOUT, LEGRAD, RAW_ATTENTION, TRANSFORMER_ATTRIBUTION
+from xaiutils.attribution.backprop import DECONVOLUTION, DEEP_LIFT, GUIDED_BACKPROP
+from xaiutils.attribution.cam.gradient_cams import (
+    ABLATION_CAM,
+    CAM,
+    FASTER_SCORE_CAM,
+    GRAD_CAM,
+    GRAD_CAM_PLUS_PLUS,
+    HIRESCAM,
+    LAYER_CAM,
+    SCORE_CAM,
+    XGRAD_CAM,
+)
+from xaiutils.attribution.cam.guided_grad_cam import GUIDED_GRAD_CAM
+from xaiutils.attribution.cam.layer_aggregate import LAYER_AGGREGATE
+from xaiutils.attribution.cam.relevance_cam import RELEVANCE_CAM, XRELEVANCE_CAM
+from xaiutils.attribution.full_grad import FULL_GRAD
+from xaiutils.attribution.gradients import (
+    EXPECTED_GRADIENTS,
+    GRADIENTS_X_INPUTS,
+    INTEGRATED_GRADIENTS,
+    INTEGRATED_GRADIENTS_BW,
+    VANILLA_GRADIENTS,
+)
+from xaiutils.attribution.lime import LIME
+from xaiutils.attribution.method import METHODS
+from xaiutils.attribution.perturbation import OCCLUSION
+from xaiutils.attribution.prediction_difference import PREDICTION_DIFFERENCE
+from xaiutils.attribution.relevance import CLRP, LRP, SGLRP
+from xaiutils.attribution.rise import RISE
+from xaiutils.attribution.smoothgrad import SMOOTHGRAD, SMOOTHGRAD_SQUARED, VARGRAD
+from xaiutils.attribution.xrai import XRAI
+
+__all__ = ["METHODS"]
+
+METHODS.add(
+    VANILLA_GRADIENTS,
+    GRADIENTS_X_INPUTS,
+    INTEGRATED_GRADIENTS,
+    INTEGRATED_GRADIENTS_BW,
+    EXPECTED_GRADIENTS,
+    SMOOTHGRAD,
+    SMOOTHGRAD_SQUARED,
+    VARGRAD,
+    GUIDED_BACKPROP,
+    DECONVOLUTION,
+    DEEP_LIFT,
+    OCCLUSION,
+    RISE,
+    LIME,
+    PREDICTION_DIFFERENCE,
+    CAM,
+    GRAD_CAM,
+    GRAD_CAM_PLUS_PLUS,
+    XGRAD_CAM,
+    HIRESCAM,
+    LAYER_CAM,
+    SCORE_CAM,
+    FASTER_SCORE_CAM,
+    ABLATION_CAM,
+    GUIDED_GRAD_CAM,
+    FULL_GRAD,
+    LRP,
+    CLRP,
+    SGLRP,
+    RELEVANCE_CAM,
+    XRELEVANCE_CAM,
+    LAYER_AGGREGATE,
+    RAW_ATTENTION,
+    ATTENTION_ROLLOUT,
+    TRANSFORMER_ATTRIBUTION,
+    LEGRAD,
+    XRAI,
+)
