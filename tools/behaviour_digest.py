@@ -12,22 +12,20 @@ its name in the whole package.
 """
 
 import argparse
+import atexit
 import dataclasses
 import functools
-import hashlib
-import importlib
 import json
 import os
-import re
 import shutil
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
 FOLDER = Path(tempfile.mkdtemp(prefix="xai-digest-"))
+atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
     os.environ[_name] = "1"
 os.environ.update(CUDA_VISIBLE_DEVICES="-1", XAI_PROGRESS="off", XAI_CACHE=str(FOLDER / "cache"))
@@ -38,162 +36,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import keras
 import numpy as np
 import pandas as pd
-import tensorflow as tf
-from PIL import Image
+from digest_inputs import CLASSES, SIZE, find, images, model, phantom, predictions, variants, write_pictures
+from digest_record import Record, compare
 
 import xaiutils as xai
 
-tf.config.experimental.enable_op_determinism()
-SIZE, CLASSES = 48, 3
 KIT = os.environ.get("XAI_KIT", "")
-# Parameters that make methods and metrics cheap, and others than the defaults where there are no choices to take.
-CHEAP = {"n_samples": 4, "n_steps": 4, "n_masks": 24, "n_training": 300, "patch_size": 12, "max_channels": 4}
-CHEAP |= {"percentages": [20, 60]}
-OTHER = {"noise": 0.3, "epsilon": 0.05, "gamma": 0.5, "alpha": 3.0, "kernel_width": 0.5, "p1": 0.3, "cells": 4}
-OTHER |= {"stride": 8, "patch_width": 6, "discard_ratio": 0.5, "tolerance": 4, "level": 0.3, "area": 0.25, "padding": 1}
-OTHER |= {"base": "grad_cam", "baseline_image": [30.0, 60, 90], "seed": 5, "n_segments": 9}
-
-
-class Record:
-    """Entries by key; only keys that start with ``only`` are computed, or lead to one that does."""
-
-    def __init__(self, only: str):
-        self.only, self.entries, self.seconds = only, {}, {}
-
-    def wants(self, key: str) -> bool:
-        return key.startswith(self.only) or self.only.startswith(key + "/")
-
-    def run(self, key: str, compute: Callable[[], object]) -> None:
-        """What ``compute`` returns, under ``key``, or the error that it raises."""
-        if not self.wants(key):
-            return
-        start = time.perf_counter()
-        try:
-            self.add(key, compute())
-        except Exception as error:
-            self.add(key, f"error: {type(error).__name__}: {error}")
-        self.seconds[key] = time.perf_counter() - start
-
-    def add(self, key: str, value: object) -> None:
-        if isinstance(value, pd.Series):
-            value = value.to_frame(str(value.name))
-        if isinstance(value, pd.DataFrame):
-            flat = value.reset_index() if value.index.nlevels > 1 or value.index.dtype == object else value
-            numbers = [c for c in flat.columns if flat[c].dtype.kind in "iufb"]
-            for column in numbers:
-                self.add(f"{key}[{column}]", flat[column].to_numpy())
-            others = flat.drop(columns=numbers).to_csv(index=False)
-            self.add(key, f"columns: {list(map(str, flat.columns))}, {len(flat)} rows\n{others}")
-        elif isinstance(value, Mapping):
-            for name, part in value.items():
-                self.add(f"{key}/{name}", part)
-            self.add(key + "/keys", ", ".join(map(str, value)))
-        elif dataclasses.is_dataclass(value):
-            self.add(key, {f.name: getattr(value, f.name) for f in dataclasses.fields(value)})
-        elif isinstance(value, np.ndarray | tf.Tensor | float | np.generic):
-            array = np.asarray(value)
-            self._put(key, str(array.tolist()) if array.dtype.kind in "OUS" else _array(array))
-        else:
-            text = value if isinstance(value, str) else repr(value)
-            for folder, name in ((str(FOLDER), "<folder>"), (KIT, "<kit>")):
-                text = text.replace(folder, name) if folder else text
-            self._put(key, re.sub(r" at 0x[0-9a-f]+", "", text))
-
-    def _put(self, key: str, entry: object) -> None:
-        if key.startswith(self.only):
-            self.entries[key] = entry
-
-
-def _array(array: np.ndarray) -> dict:
-    """dtype, shape and values as a digest, and what lets a deviation be told; 0 and -0 are the same."""
-    array = np.ascontiguousarray(array + array.dtype.type(0) if array.dtype.kind == "f" else array)
-    digest = hashlib.sha256(f"{array.dtype} {array.shape}".encode() + array.tobytes()).hexdigest()
-    values = array.astype(np.float64).ravel()
-    known = values[np.isfinite(values)]
-    mean, std = (float(known.mean()), float(known.std())) if known.size else (None, None)
-    picked = values[np.unique(np.linspace(0, values.size - 1, min(64, values.size)).astype(int))] if values.size else []
-    sample = [float(v) if np.isfinite(v) else None for v in picked]
-    kind, shape = str(array.dtype), list(array.shape)
-    return {"digest": digest, "mean": mean, "std": std, "shape": shape, "dtype": kind, "sample": sample}
-
-
-def find(name: str):
-    """A function or class of the package by its name, wherever it is defined; that of evaluation first."""
-    package = Path(xai.__file__).parent
-    for file in sorted(package.rglob("*.py"), key=lambda file: ("evaluation" not in file.parts, file)):
-        if re.search(rf"^(def|class) {name}\b", file.read_text(encoding="utf-8"), re.MULTILINE):
-            parts = [p for p in file.relative_to(package.parent).with_suffix("").parts if p != "__init__"]
-            return getattr(importlib.import_module(".".join(parts)), name)
-    raise LookupError(f"{name} is nowhere in the package.")
-
-
-# What is explained ------------------------------------------------------------------------------------------------
-
-
-@functools.cache
-def images() -> np.ndarray:
-    """Three smooth random images."""
-    coarse = np.random.default_rng(7).uniform(0, 255, (3, 9, 9, 3))
-    smooth = tf.image.resize(coarse, (SIZE, SIZE), method="bicubic")
-    return np.clip(smooth, 0, 255).astype(np.float32)
-
-
-@functools.cache
-def model(kind: str) -> keras.Model:
-    """A CNN with batch norm, a skip and a depthwise layer, all weights drawn, biases and statistics too; or the ViT.
-
-    "cnn" ends in a softmax of three classes, "pair" of two, of which the phantoms are half and half; "sigmoid" has one
-    unit and a nested backbone.
-    """
-    keras.backend.clear_session()
-    keras.utils.set_random_seed(3)
-    layers = keras.layers
-    if kind == "vit":
-        made = xai.build_model("vit_mini16", n_classes=CLASSES, image_size=SIZE)
-    else:
-        inputs = keras.Input((SIZE, SIZE, 3))
-        x = layers.Rescaling(1 / 127.5, offset=-1.0, name="scale")(inputs)
-        x = layers.Conv2D(8, 3, strides=2, padding="same", use_bias=False, name="conv1")(x)
-        x = layers.ReLU(name="relu1")(layers.BatchNormalization(name="norm1")(x))
-        y = layers.DepthwiseConv2D(3, padding="same", name="depthwise")(x)
-        y = layers.Conv2D(8, 1, activation="relu", name="conv2")(layers.BatchNormalization(name="norm2")(y))
-        x = layers.MaxPooling2D(name="max")(layers.Add(name="add")([x, y]))
-        x = layers.Conv2D(10, 3, padding="same", activation="relu", name="conv3")(x)
-        if kind == "sigmoid":
-            body, inputs = keras.Model(inputs, x, name="backbone"), keras.Input((SIZE, SIZE, 3))
-            x = body(inputs)
-        x = layers.GlobalAveragePooling2D(name="pool")(x)
-        units, last = (1, "sigmoid") if kind == "sigmoid" else (2 if kind == "pair" else CLASSES, "softmax")
-        made = keras.Model(inputs, layers.Dense(units, activation=last, name="classes")(x))
-    rng = np.random.default_rng(11)
-    for weight in made.weights:
-        drawn = np.asarray(weight) + rng.normal(0, 0.1, weight.shape)
-        weight.assign(np.abs(drawn) if "variance" in weight.path else drawn)
-    if kind == "pair":
-        logits = xai.predict(made, phantom(12).images)
-        made.layers[-1].bias.assign_add([np.median(logits[:, 1] - logits[:, 0]), 0])
-    return made
-
-
-@functools.cache
-def phantom(n: int, split: str = "test") -> xai.ImageDataset:
-    return xai.load_dataset("phantom", split, image_size=SIZE, limit=n, task="presence")
-
-
-def variants(declared: tuple, lists: bool = True) -> dict[str, dict]:
-    """Cheap parameters, and the same with another value of each parameter in turn."""
-    cheap = {p.name: CHEAP[p.name] for p in declared if p.name in CHEAP}
-    found = {"default": cheap}
-    for p in declared:
-        if p.kind is list:
-            continue
-        values = [c for c in p.choices if c != p.default] or ([not p.default] if p.kind is bool else [])
-        values = values or ([OTHER[p.name]] if p.name in OTHER else [])
-        found |= {f"{p.name}={v}": {**cheap, p.name: v} for v in (values if lists else values[:1])}
-    return found
-
-
-# The parts --------------------------------------------------------------------------------------------------------
 
 
 def registries(record: Record) -> None:
@@ -345,28 +193,6 @@ def evaluation(record: Record) -> None:
     run("evaluation/class_model", lambda: xai.class_model.class_model(network, 1, **options))
 
 
-def write_pictures(folder: Path) -> None:
-    """Two classes of pictures with masks of some, by patients: as folders, as a table and as a COCO file."""
-    rng, rows, coco = np.random.default_rng(9), [], {"images": [], "annotations": [], "categories": []}
-    coco["categories"] = [{"id": 1, "name": "benign"}, {"id": 2, "name": "malignant"}]
-    for i in range(24):
-        label, name = ("benign", "malignant")[i % 2], f"p{i // 3:02d}_{i:02d}"
-        path = folder / label / f"{name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (30, 40 + i % 3), dtype=np.uint8)).save(path)
-        mask = np.zeros((30, 40 + i % 3), np.uint8)
-        mask[5:15, i % 20 : i % 20 + 9] = 255
-        if i % 3:
-            Image.fromarray(mask).save(path.with_name(f"{name}_mask.png"))
-        box = [i % 20, 5, 9, 10]
-        where = {"image": f"{label}/{name}.png", "label": label, "patient": f"p{i // 3}", "age": 40 + i}
-        rows.append({**where, "boxes": ",".join(map(str, box)) if i % 3 else ""})
-        coco["images"].append({"id": i, "file_name": where["image"], "width": mask.shape[1], "height": 30})
-        coco["annotations"].append({"id": i, "image_id": i, "category_id": 1 + i % 2, "bbox": box, "area": 90})
-    pd.DataFrame(rows).to_csv(folder / "index.csv", index=False)
-    (folder / "boxes.json").write_text(json.dumps(coco))
-
-
 def datasets(record: Record) -> None:
     def load(key: str, name: str, splits: tuple[str, ...], **options) -> None:
         @functools.cache
@@ -405,15 +231,6 @@ def datasets(record: Record) -> None:
         folders = {"busi": "busi", "oxford_pets": "oxford_pets", "mnist": "mnist", "cats_vs_dogs": "cats_dogs"}
         for name, folder in (folders | {"cbis_ddsm": "cbis_ddsm"}).items():
             load(f"kit/{name}", name, ("val", "test"), data_dir=Path(KIT) / folder)
-
-
-def predictions(n: int, names: tuple[str, ...], seed: int, skill: float = 1.0, per_patient: int = 1):
-    rng = np.random.default_rng(seed)
-    labels = np.arange(n) % len(names)
-    logits = rng.normal(size=(n, len(names))) + skill * np.eye(len(names))[labels]
-    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    groups = {"patient": [f"p{i // per_patient}" for i in range(n)]} if per_patient > 1 else {}
-    return xai.classification.Predictions(labels, p, names, groups, [f"i{i}" for i in range(n)])
 
 
 def classification(record: Record) -> None:
@@ -471,7 +288,7 @@ PARTS = (registries, transforms, maps, metrics, evaluation, datasets, classifica
 
 
 def compute(only: str, timings: bool) -> dict[str, object]:
-    record = Record(only)
+    record = Record(only, {str(FOLDER): "<folder>"} | ({KIT: "<kit>"} if KIT else {}))
     for part in PARTS:
         if record.wants(part.__name__) or part.__name__.startswith(only):
             start = time.perf_counter()
@@ -481,36 +298,6 @@ def compute(only: str, timings: bool) -> dict[str, object]:
         for key, seconds in sorted(record.seconds.items(), key=lambda item: -item[1])[:25]:
             print(f"{seconds:7.2f} s {key}", file=sys.stderr)
     return dict(sorted(record.entries.items()))
-
-
-def difference(old: object, new: object) -> str:
-    """In a line, how an entry changed."""
-    if not (isinstance(old, dict) and isinstance(new, dict)):
-        if not (isinstance(old, str) and isinstance(new, str)):
-            return f"was {str(old)[:200]!r}, is {str(new)[:200]!r}"
-        at = next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
-        return f"text from character {at}: {old[max(at - 30, 0) : at + 60]!r} -> {new[max(at - 30, 0) : at + 60]!r}"
-    if (old["shape"], old["dtype"]) != (new["shape"], new["dtype"]):
-        return f"{old['dtype']} {old['shape']} -> {new['dtype']} {new['shape']}"
-    pairs = [p for p in zip(old["sample"], new["sample"], strict=True) if None not in p]
-    scale = max((abs(a) for a, _ in pairs), default=0) or 1
-    largest = max((abs(a - b) for a, b in pairs), default=0) / scale
-    lost = sum((a is None) != (b is None) for a, b in zip(old["sample"], new["sample"], strict=True))
-    nan = f", {lost} sampled values NaN in one" if lost else ""
-    return f"mean {old['mean']} -> {new['mean']}, largest sampled deviation {largest:.2g} of the largest value{nan}"
-
-
-def compare(old: dict[str, object], new: dict[str, object]) -> int:
-    """Print what differs; return how many keys do."""
-    differ = [k for k in new if k in old and old[k] != new[k]]
-    missing, added = sorted(old.keys() - new.keys()), sorted(new.keys() - old.keys())
-    for key in differ:
-        print(f"differs  {key}: {difference(old[key], new[key])}")
-    for title, keys in (("missing", missing), ("new", added)):
-        for key in keys:
-            print(f"{title:8} {key}")
-    print(f"{len(new)} keys: {len(differ)} differ, {len(missing)} missing, {len(added)} new")
-    return len(differ) + len(missing) + len(added)
 
 
 def main() -> int:
@@ -524,10 +311,7 @@ def main() -> int:
     parser.add_argument("--timings", action="store_true", help="say what took longest")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
-    try:
-        found = compute(arguments.only, arguments.timings)
-    finally:
-        shutil.rmtree(FOLDER, ignore_errors=True)
+    found = compute(arguments.only, arguments.timings)
     if arguments.write:
         arguments.write.write_text(json.dumps(found, indent=1), encoding="utf-8")
         print(f"{len(found)} keys in {arguments.write}")
