@@ -138,7 +138,7 @@ def test_every_text_is_free_of_markup(names):
         for line in written.splitlines():
             assert not re.search(r"(?<!\\)[$`]|<(?!a )|(?<!\\)\*\w", line.removeprefix("> ")), line
         tables = [line for line in written.splitlines() if line.startswith("| ")]
-        head = [i for i, line in enumerate(tables) if set(line) <= set("| -")]
+        head = [i for i, line in enumerate(tables) if set(line) <= set("| -:")]
         assert head
         for i in head:
             cells = [len(re.findall(r"(?<!\\)\|", line)) for line in tables[i - 1 : i + 2]]

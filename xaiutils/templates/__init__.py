@@ -1,0 +1,63 @@
+"""Texts that the workbook writes: the facts come from Python, the prose is in this folder's templates, to be edited."""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import jinja2
+import numpy as np
+import pandas as pd
+
+from xaiutils.text import markdown, one_line
+
+
+class Markdown(str):
+    """Text that is Markdown already, which `render` puts in as it is."""
+
+
+def render(name: str, **facts: Any) -> str:
+    """Fill in the template ``name`` of this folder, such as ``"model_card.md.j2"``.
+
+    What ``{{ }}`` puts in is made safe for the medium that the name's ending says: in ``.md.j2`` it is escaped by
+    `xaiutils.text.markdown` unless it is `Markdown` (a table of `markdown_table`), in ``.txt.j2`` it is kept on one
+    line, in ``.html.j2`` Jinja escapes it. A fact that a template names and that is not given is an error
+    (``jinja2.UndefinedError``).
+    """
+    return _environment(name.removesuffix(".j2").rpartition(".")[2]).get_template(name).render(**facts)
+
+
+def markdown_table(table: pd.DataFrame, number: Callable[[float], str] | None = None) -> Markdown:
+    """``table`` as a table of Markdown, without its index; columns of numbers are aligned to the right.
+
+    ``number`` writes floats (default: `three_decimals`); all other values are written by ``str``; text is escaped.
+    """
+
+    def cell(value: Any) -> str:
+        if isinstance(value, Markdown):
+            return value
+        return markdown((number or three_decimals)(value) if isinstance(value, float | np.floating) else value)
+
+    rows = [[cell(v) for v in row] for row in table.itertuples(index=False, name=None)]
+    rule = ["---:" if pd.api.types.is_numeric_dtype(dtype) else "---" for dtype in table.dtypes]
+    return Markdown("\n".join(f"| {' | '.join(row)} |" for row in ([cell(c) for c in table.columns], rule, *rows)))
+
+
+def three_decimals(value: float) -> str:
+    """A number for a table: three decimals, from 100 on none but commas between the thousands; "-" if not finite."""
+    if not np.isfinite(value):
+        return "-"
+    return f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}"
+
+
+@cache
+def _environment(medium: str) -> jinja2.Environment:
+    finalize = {"md": lambda v: v if isinstance(v, Markdown) else markdown(v), "txt": one_line, "html": None}[medium]
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("xaiutils", "templates"),
+        autoescape=medium == "html",
+        finalize=finalize,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
