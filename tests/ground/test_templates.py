@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from xaiutils.templates import Markdown, markdown_table, render, three_decimals
+from xaiutils.templates import markdown_table, render, three_decimals
 
 
 def test_a_table_of_markdown():
@@ -17,8 +17,8 @@ def test_a_table_of_markdown():
         "| \\* | 2000 | - |",
     ]
     assert markdown_table(table[["value"]], "{:.1f}".format).splitlines()[2] == "| 0.1 |"
-    link = pd.DataFrame({"link": [Markdown("[notebook](a_b.ipynb)")]})
-    assert markdown_table(link).endswith("| [notebook](a_b.ipynb) |")
+    link = pd.DataFrame({"link": ["[notebook](a_b.ipynb)"]})
+    assert markdown_table(link, already_markdown=["link"]).endswith("| [notebook](a_b.ipynb) |")
 
 
 def test_numbers_of_tables():

@@ -1,6 +1,6 @@
 """Texts that the workbook writes: the facts come from Python, the prose is in this folder's templates, to be edited."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from functools import cache
 from typing import Any
 
@@ -26,20 +26,26 @@ def render(name: str, **facts: Any) -> str:
     return _environment(name.removesuffix(".j2").rpartition(".")[2]).get_template(name).render(**facts)
 
 
-def markdown_table(table: pd.DataFrame, number: Callable[[float], str] | None = None) -> Markdown:
+def markdown_table(
+    table: pd.DataFrame, number: Callable[[float], str] | None = None, already_markdown: Container[str] = ()
+) -> Markdown:
     """``table`` as a table of Markdown, without its index; columns of numbers are aligned to the right.
 
-    ``number`` writes floats (default: `three_decimals`); all other values are written by ``str``; text is escaped.
+    ``number`` writes floats (default: `three_decimals`); all other values are written by ``str``; text is escaped,
+    except in the columns named in ``already_markdown``, such as one of links.
     """
 
     def cell(value: Any) -> str:
-        if isinstance(value, Markdown):
-            return value
         return markdown((number or three_decimals)(value) if isinstance(value, float | np.floating) else value)
 
-    rows = [[cell(v) for v in row] for row in table.itertuples(index=False, name=None)]
+    head = [markdown(name) for name in table.columns]
     rule = ["---:" if pd.api.types.is_numeric_dtype(dtype) else "---" for dtype in table.dtypes]
-    return Markdown("\n".join(f"| {' | '.join(row)} |" for row in ([cell(c) for c in table.columns], rule, *rows)))
+    writers = [str if name in already_markdown else cell for name in table.columns]
+    rows = [
+        [write(value) for write, value in zip(writers, row, strict=True)]
+        for row in table.itertuples(index=False, name=None)
+    ]
+    return Markdown("\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows)))
 
 
 def three_decimals(value: float) -> str:
