@@ -39,7 +39,7 @@ import pandas as pd
 import xaiutils as xai
 from xaiutils.attribution import ModelError, Network
 from xaiutils.attribution.cam import gradient_cams
-from xaiutils.attribution.perturbation import window_starts
+from xaiutils.attribution.windows import window_starts
 from xaiutils.backend import keras, tf
 from xaiutils.files import write_text
 from xaiutils.graph import passes

@@ -8,8 +8,8 @@ from skimage.data import astronaut
 
 import xaiutils as xai
 from xaiutils.attribution import ModelError, Network
+from xaiutils.attribution.baselines import baseline_images
 from xaiutils.attribution.completeness import completeness_gap
-from xaiutils.attribution.gradients import baseline_images
 from xaiutils.attribution.smoothgrad import FAMILIES
 from xaiutils.backend import keras, tf
 from xaiutils.graph.passes import input_gradients

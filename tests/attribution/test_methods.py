@@ -7,8 +7,8 @@ from conftest import SIZE, make_flat, make_vit
 import xaiutils as xai
 from xaiutils.attribution import Network
 from xaiutils.attribution.cam import gradient_cams
-from xaiutils.attribution.gradients import quadrature_rule
-from xaiutils.attribution.perturbation import window_starts
+from xaiutils.attribution.integrated_gradients import quadrature_rule
+from xaiutils.attribution.windows import window_starts
 from xaiutils.backend import keras, tf
 from xaiutils.graph.passes import activation_and_gradient, enlarge
 
@@ -308,7 +308,7 @@ def test_windows_reach_the_end():
 @pytest.mark.parametrize("baseline", ["black", "white", "mean", "blur"])
 @pytest.mark.parametrize("shape", ["flat softmax", "vit", "one-unit sigmoid"])
 def test_integrated_gradients_are_complete(models, images, shape, baseline):
-    from xaiutils.attribution.gradients import baseline_images
+    from xaiutils.attribution.baselines import baseline_images
 
     model = models[shape]
     maps = xai.explain(model, images, 1, "integrated_gradients", n_steps=200, baseline=baseline)

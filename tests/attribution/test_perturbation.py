@@ -7,9 +7,10 @@ from scipy.stats import spearmanr
 
 import xaiutils as xai
 from xaiutils.attribution import Network, lime
-from xaiutils.attribution.perturbation import fill_images, window_starts
+from xaiutils.attribution.baselines import fill_images
 from xaiutils.attribution.prediction_difference import PatchGaussian
 from xaiutils.attribution.rise import RandomMasks
+from xaiutils.attribution.windows import window_starts
 from xaiutils.backend import keras, tf
 from xaiutils.datasets.reading.image_files import read_image
 from xaiutils.graph import passes

@@ -7,8 +7,8 @@ from scipy import stats
 from skimage.feature import hog
 
 import xaiutils as xai
+from xaiutils.attribution.baselines import baseline_images
 from xaiutils.attribution.cam import gradient_cams
-from xaiutils.attribution.gradients import baseline_images
 from xaiutils.attribution.rise import RandomMasks
 from xaiutils.backend import keras, tf
 from xaiutils.datasets import ImageDataset

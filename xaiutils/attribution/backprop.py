@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from xaiutils.attribution import backward_rules as rules
-from xaiutils.attribution.gradients import BASELINES, baseline_total, start_images
+from xaiutils.attribution.baselines import BASELINE, BASELINE_IMAGE, chosen_baselines, score_above_baseline
 from xaiutils.attribution.method import REDUCTION, SHARES, Method
 from xaiutils.backend import keras, tf
 from xaiutils.graph.layers.norms import Norm
@@ -151,7 +151,7 @@ def deep_lift(
     ``baseline`` and ``baseline_image`` are as in integrated_gradients. Cost: a forward pass of the baseline (once for
     "black" and "white", or one given image), and one forward and backward pass of the image.
     """
-    start = start_images(images, baseline, baseline_image)
+    start = chosen_baselines(images, baseline, baseline_image)
     shared = np.ptp(start, axis=0).max() == 0  # one baseline for all images
     run = _multipliers(network, rule)
     maps = []
@@ -458,14 +458,9 @@ DEEP_LIFT = Method(
             "one multiplier for each activation, or one each for what raises and what lowers it",
             choices=("rescale", "reveal_cancel"),
         ),
-        Parameter("baseline", str, "black", "the reference image", choices=BASELINES),
-        Parameter(
-            "baseline_image",
-            np.ndarray,
-            None,
-            "a colour, an image or an image for each, in [0, 255], used instead of baseline",
-        ),
+        BASELINE,
+        BASELINE_IMAGE,
         SHARES,
     ),
-    total=baseline_total,
+    total=score_above_baseline,
 )

@@ -7,8 +7,8 @@ from types import ModuleType
 import numpy as np
 from skimage import segmentation as skimage_segmentation
 
-from xaiutils.attribution.method import SEED, Method
-from xaiutils.attribution.perturbation import FILLS, SCORES, fill_images
+from xaiutils.attribution.baselines import FILLS, fill_images
+from xaiutils.attribution.method import SCORES, SEED, Method
 from xaiutils.graph.passes import logits, masked_scores
 from xaiutils.progress import progress
 from xaiutils.registry import Parameter

@@ -122,6 +122,8 @@ FAMILY_READINGS = {
     "regions": "positive",
 }
 
+SCORES = ("logit", "probability")  # of the target, that methods which hide pixels watch
+
 # Parameters that mean the same wherever they occur.
 SEED = Parameter("seed", int, 0, "seed of the random draws", low=0)
 LAYER = Parameter("layer", str, "", "layer whose activation is read; empty: the last feature map or token grid")

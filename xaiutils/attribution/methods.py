@@ -19,21 +19,18 @@ from xaiutils.attribution.cam.gradient_cams import (
 from xaiutils.attribution.cam.guided_grad_cam import GUIDED_GRAD_CAM
 from xaiutils.attribution.cam.layer_aggregate import LAYER_AGGREGATE
 from xaiutils.attribution.cam.relevance_cam import RELEVANCE_CAM, XRELEVANCE_CAM
+from xaiutils.attribution.expected_gradients import EXPECTED_GRADIENTS
 from xaiutils.attribution.full_grad import FULL_GRAD
-from xaiutils.attribution.gradients import (
-    EXPECTED_GRADIENTS,
-    GRADIENTS_X_INPUTS,
-    INTEGRATED_GRADIENTS,
-    INTEGRATED_GRADIENTS_BW,
-    VANILLA_GRADIENTS,
-)
+from xaiutils.attribution.gradients_x_inputs import GRADIENTS_X_INPUTS
+from xaiutils.attribution.integrated_gradients import INTEGRATED_GRADIENTS, INTEGRATED_GRADIENTS_BW
 from xaiutils.attribution.lime import LIME
 from xaiutils.attribution.method import METHODS
-from xaiutils.attribution.perturbation import OCCLUSION
+from xaiutils.attribution.occlusion import OCCLUSION
 from xaiutils.attribution.prediction_difference import PREDICTION_DIFFERENCE
 from xaiutils.attribution.relevance import CLRP, LRP, SGLRP
 from xaiutils.attribution.rise import RISE
 from xaiutils.attribution.smoothgrad import SMOOTHGRAD, SMOOTHGRAD_SQUARED, VARGRAD
+from xaiutils.attribution.vanilla_gradients import VANILLA_GRADIENTS
 from xaiutils.attribution.xrai import XRAI
 
 __all__ = ["METHODS"]

@@ -5,8 +5,8 @@ import functools
 import numpy as np
 
 from xaiutils.attribution.method import SEED, Method
-from xaiutils.attribution.perturbation import check_stride, mean_over_windows, window_starts
-from xaiutils.graph.passes import class_scores, logits, scores_of
+from xaiutils.attribution.windows import check_stride, mean_over_windows, window_starts
+from xaiutils.graph.passes import scores_of, target_scores
 from xaiutils.images import check_images
 from xaiutils.registry import Parameter
 
@@ -141,7 +141,7 @@ def prediction_difference(
     everyone = np.repeat(targets, len(corners) * n_samples)
     without = scores_of(network, make, everyone, batch_size, "probability", "prediction difference")
     without = without.reshape(shape).mean(axis=2, dtype=np.float64)
-    whole = class_scores(network, logits(network, images, batch_size), targets, "probability").numpy()
+    whole = target_scores(network, images, targets, batch_size, "probability")
     n_classes = network.n_classes if network.activation == "softmax" else 2
     evidence = _log2_odds(whole[:, None], n_training, n_classes) - _log2_odds(without, n_training, n_classes)
     windows = [(slice(y, y + rows), slice(x, x + columns)) for y, x in corners]

@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
-from xaiutils.attribution.method import SEED, Method
-from xaiutils.attribution.perturbation import FILLS, SCORES, fill_images
+from xaiutils.attribution.baselines import FILLS, fill_images
+from xaiutils.attribution.method import SCORES, SEED, Method
 from xaiutils.graph.passes import batches, masked_scores
 from xaiutils.registry import Parameter
 

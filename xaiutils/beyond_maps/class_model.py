@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from xaiutils.attribution.gradients import pictures
+from xaiutils.attribution.baselines import reference_images
 from xaiutils.backend import keras, tf
 from xaiutils.graph.network import Network
 from xaiutils.graph.passes import class_scores
@@ -74,7 +74,9 @@ def class_model(
     network = Network.of(model)
     _check(network, target, n_steps, learning_rate, l2, total_variation, blur, jitter, start)
     shape = (*_size(network, image_size), 3)
-    centre = np.broadcast_to(pictures("mean", np.asarray(mean, np.float32), shape), (1, *shape)).astype(np.float32)
+    centre = np.broadcast_to(reference_images("mean", np.asarray(mean, np.float32), shape), (1, *shape)).astype(
+        np.float32
+    )
     network.trace_shapes(shape[:2])
     rng = np.random.default_rng(seed)
     low, high = (0 - centre) / _UNIT, (255 - centre) / _UNIT

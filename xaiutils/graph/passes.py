@@ -136,6 +136,19 @@ def class_scores(network: Network, scores: tf.Tensor, targets: tf.Tensor, score:
     return tf.gather(scores, targets, axis=1, batch_dims=1)
 
 
+def target_scores(
+    network: Network, images: np.ndarray, targets: np.ndarray, batch_size: int, score: str = "logit"
+) -> np.ndarray:
+    """The score of each image's target, float32 ``(n,)``."""
+    return class_scores(network, logits(network, images, batch_size), targets, score).numpy()
+
+
+def batched_input_gradients(network: Network, images: np.ndarray, targets: np.ndarray, batch_size: int) -> np.ndarray:
+    """Gradient of each target logit by its image, ``(n, height, width, 3)``."""
+    run = input_gradients(network)
+    return np.concatenate([run(images[b], targets[b]) for b in batches(len(images), batch_size, "gradients")])
+
+
 def input_gradients(network: Network) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """Function (images, targets) -> gradient of each target logit by its image, ``(n, height, width, 3)``."""
 

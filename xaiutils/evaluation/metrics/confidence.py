@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from xaiutils.attribution.perturbation import FILLS, fill_images
+from xaiutils.attribution.baselines import FILLS, fill_images
 from xaiutils.evaluation.metrics.metric import METRICS, Metric
 from xaiutils.evaluation.thresholds import top_pixels
 from xaiutils.graph.passes import class_scores, logits, masked_scores

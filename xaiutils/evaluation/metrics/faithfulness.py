@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from xaiutils.attribution.perturbation import FILLS, fill_images
+from xaiutils.attribution.baselines import FILLS, fill_images
 from xaiutils.evaluation.metrics.metric import METRICS, Metric
 from xaiutils.evaluation.thresholds import pixel_ranks
 from xaiutils.graph.passes import masked_scores

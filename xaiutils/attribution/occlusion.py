@@ -1,38 +1,26 @@
-"""Methods that hide parts of the image and watch the score: what they share, and occlusion."""
+"""Occlusion: how far the score falls when a window of the image is hidden."""
 
 import numpy as np
 
-from xaiutils.attribution.gradients import baseline_images
-from xaiutils.attribution.method import Method
-from xaiutils.graph.passes import class_scores, logits, masked_scores
+from xaiutils.attribution.baselines import FILLS, fill_images
+from xaiutils.attribution.method import SCORES, Method
+from xaiutils.attribution.windows import check_stride, mean_over_windows, window_starts
+from xaiutils.graph.network import Network
+from xaiutils.graph.passes import masked_scores, target_scores
 from xaiutils.registry import Parameter
-
-FILLS = ("grey", "black", "white", "mean", "blur")
-SCORES = ("logit", "probability")
-
-
-def fill_images(images: np.ndarray, fill: str) -> np.ndarray:
-    """What hidden pixels show: mid-grey 127.5, or a baseline of `xaiutils.attribution.gradients.baseline_images`."""
-    return np.full_like(images, 127.5) if fill == "grey" else baseline_images(images, fill)
-
-
-def window_starts(length: int, patch: int, stride: int) -> np.ndarray:
-    """First pixels of the windows along one side; the last window may reach over the edge and is cut there."""
-    last = max(0, length - patch)
-    return np.arange(0, -(-last // stride) * stride + 1, stride)
-
-
-def check_stride(stride: int, window: int) -> None:
-    """ValueError where windows of this side, at every ``stride`` pixels, would leave pixels between them uncovered."""
-    if stride > window:
-        raise ValueError(
-            f"stride={stride} is larger than the window of {window} pixels: pixels between the windows would get no "
-            "value. Give a smaller stride, or 0 for windows side by side."
-        )
 
 
 def occlusion(
-    network, images, targets, batch_size, *, patch_size: int, patch_width: int, stride: int, fill: str, score: str
+    network: Network,
+    images: np.ndarray,
+    targets: np.ndarray,
+    batch_size: int,
+    *,
+    patch_size: int,
+    patch_width: int,
+    stride: int,
+    fill: str,
+    score: str,
 ) -> np.ndarray:
     """Mean over the windows that cover a pixel of S(x) - S(x with the window hidden) (Zeiler & Fergus 2014,
     arXiv:1311.2901).
@@ -61,17 +49,8 @@ def occlusion(
     hidden = masked_scores(
         network, images, fill_images(images, fill), targets, members, masks, batch_size, score, "occlusion"
     ).reshape(n, len(windows))
-    whole = class_scores(network, logits(network, images, batch_size), targets, score).numpy()
+    whole = target_scores(network, images, targets, batch_size, score)
     return mean_over_windows(whole[:, None] - hidden, windows, height, width)
-
-
-def mean_over_windows(values: np.ndarray, windows: list[tuple[slice, slice]], height: int, width: int) -> np.ndarray:
-    """Each pixel's mean over the windows that cover it of their values ``(n, windows)``; float32 maps."""
-    total, covers = np.zeros((len(values), height, width)), np.zeros((height, width))
-    for k, window in enumerate(windows):
-        total[:, window[0], window[1]] += values[:, k, None, None]
-        covers[window] += 1
-    return (total / covers).astype(np.float32)
 
 
 OCCLUSION = Method(
