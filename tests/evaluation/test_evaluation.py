@@ -12,13 +12,14 @@ import xaiutils as xai
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
 from xaiutils.evaluation import chance, control_maps, evaluate_all, summarise
-from xaiutils.evaluation.metrics.faithfulness import perturbation_curve
-from xaiutils.evaluation.metrics.robustness import prediction_change
+from xaiutils.evaluation.metrics.insertion_deletion import perturbation_curve
+from xaiutils.evaluation.metrics.metric import Case, Metric
 from xaiutils.evaluation.studies import compare_maps
 from xaiutils.evaluation.studies.dropout import mc_dropout
 from xaiutils.evaluation.studies.planted_evidence import grid_mosaics
+from xaiutils.evaluation.studies.prediction_change import prediction_change
 from xaiutils.evaluation.thresholds import binary_map, tune_level
-from xaiutils.graph.network import Network
+from xaiutils.registry import Parameter
 
 SIZE = 32
 LOCATED = [n for n, m in xai.METRICS.items() if m.needs == "masks"]
@@ -108,6 +109,30 @@ def test_evaluate_refuses_in_words(models, images):
     anywhere = {n for n, m in xai.METRICS.items() if m.needs == "maps"}
     assert set(xai.evaluate(None, without, maps)["metric"]) == anywhere
     assert set(xai.evaluate(None, ds, maps)["metric"]) == {*LOCATED, *anywhere}
+    with pytest.raises(TypeError, match="'grad_cam' has no parameter 'no_such'"):
+        xai.evaluate(None, ds, maps, ["iou"], method="grad_cam", method_parameters={"no_such": 1})
+    with pytest.raises(ValueError, match="without method"):
+        xai.evaluate(None, ds, maps, ["iou"], method_parameters={"layer": ""})
+    with pytest.raises(KeyError, match="did you mean grad_cam"):
+        xai.evaluation.evaluate_all(None, ds, {"gradcam": maps}, ["iou"], method_parameters={"gradcam": {"layer": ""}})
+
+
+def test_a_new_metric_is_a_function_and_a_declaration(models, images):
+    """Of what a case has, the toy takes the map, the mask, the targets and a parameter."""
+
+    def lit(case, *, level):
+        return np.array([level * m[k].sum() * t for m, k, t in zip(case.maps, case.masks, case.targets, strict=True)])
+
+    xai.METRICS.add(Metric("lit", "Lit", "model", True, "-", lit, (Parameter("level", float, 2.0, "a factor"),)))
+    try:
+        ds, maps = data(images[..., 0] > 128, images.astype(np.uint8)), np.ones((5, SIZE, SIZE), np.float32)
+        found = xai.evaluate(models["nested"], ds, maps, ["lit"], 1)["value"]
+        assert found.tolist() == (2.0 * ds.masks.sum(axis=(1, 2))).tolist()
+        assert "lit" in set(
+            xai.evaluate(models["nested"], ds, maps, None, 1, parameters={"lit": {"level": 1}})["metric"]
+        )
+    finally:
+        xai.METRICS.remove("lit")
 
 
 # Localisation -----------------------------------------------------------------------------------------------------
@@ -257,12 +282,11 @@ def test_deletion_and_insertion_of_a_linear_probability(counting):
 
 
 def test_curves_start_and_end_at_the_image_and_the_fill(models, images):
-    network, maps = Network.of(models["flat softmax"]), images[..., 0]
     p = xai.predict(models["flat softmax"], images, probabilities=True)[:, 2]
     black = xai.predict(models["flat softmax"], 0 * images, probabilities=True)[:, 2]
-    targets = np.full(5, 2, np.int32)
+    case = Case(images[..., 0], None, models["flat softmax"], images, np.full(5, 2, np.int32), 7)
     for insert, ends in ((False, (p, black)), (True, (black, p))):
-        x, curve = perturbation_curve(network, images, maps, targets, 7, n_steps=6, fill="black", insert=insert)
+        x, curve = perturbation_curve(case, n_steps=6, fill="black", insert=insert)
         np.testing.assert_allclose(curve[:, [0, -1]].T, ends, atol=1e-5)
         assert x[0] == 0
         assert x[-1] == 1
@@ -347,7 +371,8 @@ def test_control_oracle_of_uneven_fields():
 
 def test_evaluate_all(square):
     table = evaluate_all(None, data(square), {"good": square.astype(float), "bad": 1.0 - square}, ["iou"])
-    assert list(table) == ["method", "image_id", "metric", "reading", "value"]
+    assert list(table) == ["method", "weights", "image_id", "metric", "reading", "value"]
+    assert set(table["weights"]) == {"none"}, "maps of no method"
     assert table.set_index("method")["value"].to_dict() == {"good": 1.0, "bad": 0.0}
 
 

@@ -14,13 +14,13 @@ from xaiutils.backend import keras, tf
 from xaiutils.datasets import ImageDataset
 from xaiutils.evaluation import chance, control_maps, summarise
 from xaiutils.evaluation.map_similarity import SIMILARITIES, hog_correlation, spearman, ssim, top_intersection
-from xaiutils.evaluation.metrics.faithfulness import perturbation_curve
+from xaiutils.evaluation.metrics.insertion_deletion import perturbation_curve
 from xaiutils.evaluation.metrics.localisation import area_chance
+from xaiutils.evaluation.metrics.metric import Case
 from xaiutils.evaluation.metrics.robustness import max_sensitivity
 from xaiutils.evaluation.ranking import against_chance, compare
 from xaiutils.evaluation.studies.planted_evidence import Mark, plant
 from xaiutils.evaluation.thresholds import binary_map, pixel_ranks, top_pixels, tune_level
-from xaiutils.graph.network import Network
 from xaiutils.statistics.regression import regress
 
 # The largest value is outside the mask; the mask's two values are equal.
@@ -146,9 +146,8 @@ def test_perturbation_curve_naive(insert):
             changed[place] = True
         shown = changed if insert else ~changed
         expected.append(1 / (1 + np.exp(-(images[0] * shown[..., None] * weights).sum())))
-    x, curve = perturbation_curve(
-        Network.of(model), images, maps, np.array([1], np.int32), 4, n_steps=4, fill="black", insert=insert
-    )
+    case = Case(maps, None, model, images, np.array([1], np.int32), 4)
+    x, curve = perturbation_curve(case, n_steps=4, fill="black", insert=insert)
     np.testing.assert_allclose(x, np.array([0, 2, 4, 7, 9]) / 9)
     np.testing.assert_allclose(curve[0], expected, atol=1e-6)
     name = "insertion_auc" if insert else "deletion_auc"
@@ -163,17 +162,14 @@ def test_max_sensitivity_of_a_map_that_is_the_image():
     images = np.full((2, 30, 40, 3), 100, np.float32)
     images[:, 0] = 200
     maps = images[..., 0]
-    found = max_sensitivity(
-        None, images, maps, np.zeros(2), 4, lambda x, targets: x[..., 0], n_samples=5, noise=0.05, seed=0
-    )
+    found = max_sensitivity(Case(maps, images=images, explain=lambda x: x[..., 0]), n_samples=5, noise=0.05, seed=0)
     one = (
         5 * np.sqrt(30 * 40 / 3) / np.linalg.norm(maps[0])
     )  # the root of the mean square of uniform noise is 1 / sqrt(3)
     np.testing.assert_allclose(found, one, rtol=0.04)
     assert (found > one).all()  # the largest of five
-    still = max_sensitivity(
-        None, images, 0 * maps, np.zeros(2), 4, lambda x, t: 0 * x[..., 0], n_samples=1, noise=1, seed=0
-    )
+    zeros = Case(0 * maps, images=images, explain=lambda x: 0 * x[..., 0])
+    still = max_sensitivity(zeros, n_samples=1, noise=1, seed=0)
     assert np.isnan(still).all()
 
 

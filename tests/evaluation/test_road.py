@@ -10,8 +10,9 @@ import xaiutils as xai
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
 from xaiutils.evaluation.metrics.imputation import impute
-from xaiutils.evaluation.metrics.road import pixel_ranks, road_curve
-from xaiutils.graph.network import Network
+from xaiutils.evaluation.metrics.metric import Case
+from xaiutils.evaluation.metrics.road import road_curve
+from xaiutils.evaluation.thresholds import pixel_ranks
 
 SIZE = 32
 ROAD = ["road_morf", "road_lerf", "road"]
@@ -187,15 +188,15 @@ def test_perfect_and_reversed_rankings(square_model, square_data):
 
 def test_the_mean_of_correct_is_the_papers_accuracy(square_model, square_data):
     """One white pixel more decides for class 1, and noise of one seed is the same in every call."""
-    network, ds = Network.of(square_model), square_data
+    ds = square_data
     how = {"percentages": [0, 20], "noise": 0.0, "seed": 0, "most_relevant_first": True}
     around = ImageDataset(255 - ds.pixels, [0, 0, 0], ds.class_names, ds.ids)  # the square is darker: class 0
     for data, target in ((ds, 1), (around, 0)):
-        targets = np.full(3, target, np.int32)
-        fractions, values = road_curve(network, data.images, evidence(ds), targets, 2, score="correct", **how)
+        case = Case(evidence(ds), None, square_model, data.images, np.full(3, target, np.int32), 2)
+        fractions, values = road_curve(case, score="correct", **how)
         assert values[:, 0].tolist() == [1, 1, 1]
         assert set(np.unique(values)) <= {0, 1}
-        logit = road_curve(network, data.images, evidence(ds), targets, 2, score="logit", **how)[1]
+        logit = road_curve(case, score="logit", **how)[1]
         np.testing.assert_allclose(logit[:, 0], xai.predict(square_model, data.images)[:, target], rtol=1e-4)
         np.testing.assert_allclose(logit[:, 1], 0, atol=0.05)
     np.testing.assert_allclose(fractions, [0, round(0.2 * SIZE**2) / SIZE**2])
@@ -213,17 +214,16 @@ def test_a_constant_map_has_no_order(models, images):
 
 def test_values_do_not_depend_on_batches_nor_on_other_images(models, images):
     maps = np.random.default_rng(0).normal(size=(5, SIZE, SIZE)).astype(np.float32)
-    network, targets = Network.of(models["nested"]), np.arange(5, dtype=np.int32) % 3
+    targets = np.arange(5, dtype=np.int32) % 3
     how = {"percentages": range(10, 100, 20), "noise": 0.02, "seed": 3, "score": "logit"}
     for order in (True, False):
-        alone = [
-            road_curve(network, images[[k]], maps[[k]], targets[[k]], 4, most_relevant_first=order, **how)[1][0]
-            for k in range(5)
-        ]
+        cases = [Case(maps[[k]], None, models["nested"], images[[k]], targets[[k]], 4) for k in range(5)]
+        alone = [road_curve(case, most_relevant_first=order, **how)[1][0] for case in cases]
         for batch_size in (1, 3, 32):
-            found = road_curve(network, images, maps, targets, batch_size, most_relevant_first=order, **how)[1]
+            case = Case(maps, None, models["nested"], images, targets, batch_size)
+            found = road_curve(case, most_relevant_first=order, **how)[1]
             np.testing.assert_allclose(found, alone, atol=1e-5)
-    other = road_curve(network, images, maps, targets, 32, most_relevant_first=order, **how | {"seed": 4})[1]
+    other = road_curve(case, most_relevant_first=order, **how | {"seed": 4})[1]
     assert np.abs(other - found).min(axis=1).max() > 0
 
 
@@ -237,7 +237,7 @@ def test_noise_is_a_part_of_the_range_on_imputed_pixels_alone():
     maps = np.random.default_rng(0).normal(size=(1, 64, 64)).astype(np.float32)
     for percentage, noise in ((50, 0.01), (25, 0.1)):
         how = {"percentages": [percentage], "noise": noise, "seed": 0, "score": "logit", "most_relevant_first": True}
-        found = road_curve(Network.of(model), flat, maps, np.array([1], np.int32), 8, **how)[1]
+        found = road_curve(Case(maps, None, model, flat, np.array([1], np.int32), 8), **how)[1]
         assert found == pytest.approx(percentage / 100 * (255 * noise) ** 2, rel=0.1)
 
 

@@ -11,7 +11,7 @@ from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
 from xaiutils.evaluation import evaluate_all
 from xaiutils.evaluation.map_similarity import SIMILARITIES, hog_correlation, spearman, ssim, top_intersection
-from xaiutils.evaluation.metrics.robustness import prediction_change
+from xaiutils.evaluation.studies.prediction_change import prediction_change
 
 
 @pytest.fixture(scope="module")

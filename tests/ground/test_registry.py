@@ -82,7 +82,7 @@ def test_registry():
 REGISTRIES = {
     "xaiutils.transforms": "TRANSFORMS",
     "xaiutils.attribution.methods": "METHODS",
-    "xaiutils.evaluation.metrics.metric": "METRICS",
+    "xaiutils.evaluation.metrics": "METRICS",
     "xaiutils.datasets.catalogue": "DATASETS",
     "xaiutils.models": "MODELS",
     "xaiutils.training.recipes": "RECIPES",

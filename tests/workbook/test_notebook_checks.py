@@ -77,7 +77,7 @@ def flip_grad_cam(monkeypatch):
 
 def swap_iou(monkeypatch):
     entry = xai.METRICS["iou"]
-    swapped = localisation._of_binary(lambda found, mask: (found | mask).sum() / max((found & mask).sum(), 1))
+    swapped = localisation.each_found(lambda found, mask: (found | mask).sum() / max((found & mask).sum(), 1))
     monkeypatch.setitem(xai.METRICS._entries, "iou", dataclasses.replace(entry, compute=swapped))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from xaiutils.classification.compare_models import holm
-from xaiutils.evaluation.metrics.metric import METRICS
+from xaiutils.evaluation.metrics import METRICS
 from xaiutils.evaluation.ranking import against_chance, by_image, paired_test
 from xaiutils.evaluation.studies.controls import CONTROLS, ORACLES, RANDOM_WEIGHTS, is_control
 from xaiutils.statistics.summaries import check_one_reading, summarise

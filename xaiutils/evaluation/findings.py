@@ -11,7 +11,7 @@ import pandas as pd
 from xaiutils.attribution import METHODS
 from xaiutils.classification.verdict import many
 from xaiutils.evaluation.claims import claims
-from xaiutils.evaluation.metrics.metric import METRICS
+from xaiutils.evaluation.metrics import METRICS
 from xaiutils.evaluation.ranking import HITS, agreement, by_reading, compare, concordance, readings
 from xaiutils.evaluation.studies.controls import ORACLES, RANDOM_WEIGHTS, is_control
 from xaiutils.statistics.summaries import UNIT

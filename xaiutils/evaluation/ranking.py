@@ -16,7 +16,7 @@ import pandas as pd
 from scipy import stats
 
 from xaiutils.classification.compare_models import holm
-from xaiutils.evaluation.metrics.metric import METRICS
+from xaiutils.evaluation.metrics import METRICS
 from xaiutils.map_reading import check_reading
 from xaiutils.registry import suggest
 from xaiutils.statistics.summaries import UNIT, bootstrap_means, check_one_reading, summarise

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from xaiutils.classification.verdict import p_value
 from xaiutils.datasets import ImageDataset
-from xaiutils.evaluation.metrics.metric import METRICS
+from xaiutils.evaluation.metrics import METRICS
 from xaiutils.evaluation.ranking import Ranking
 from xaiutils.plots.maps import attribution_grid
 from xaiutils.plots.style import COLOURS, tidy

@@ -19,7 +19,8 @@ from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
 from xaiutils.evaluation import METRICS
 from xaiutils.evaluation.map_similarity import spearman
-from xaiutils.evaluation.metrics.faithfulness import perturbation_curve
+from xaiutils.evaluation.metrics.insertion_deletion import perturbation_curve
+from xaiutils.evaluation.metrics.metric import Case
 from xaiutils.graph.network import Network
 from xaiutils.graph.predict import cam_grid, predict, prepare
 from xaiutils.map_reading import read_maps
@@ -303,7 +304,7 @@ class Studio:
     def deletion(self, scene: Scene) -> Deletion:
         """Deletion curves of the maps of a scene, and of pixels in a random order, which know nothing.
 
-        `xaiutils.evaluation.metrics.faithfulness.perturbation_curve` in 20 steps to the image's mean colour.
+        `xaiutils.evaluation.metrics.insertion_deletion.perturbation_curve` in 20 steps to the image's mean colour.
         """
         found = {name: self._curve(scene, *ranking) for name, ranking in self._rankings(scene).items()}
         fractions = next(iter(found.values()))[0]
@@ -324,17 +325,9 @@ class Studio:
 
         def make() -> np.ndarray:
             model = self.model(scene.view)
-            network, images, targets = prepare(model, scene.image[None], scene.target, self.batch_size)
-            fractions, curve = perturbation_curve(
-                network,
-                images,
-                values[None],
-                targets,
-                self.batch_size,
-                n_steps=DELETION_STEPS,
-                fill="mean",
-                insert=False,
-            )
+            _, images, targets = prepare(model, scene.image[None], scene.target, self.batch_size)
+            case = Case(values[None], None, model, images, targets, self.batch_size)
+            fractions, curve = perturbation_curve(case, n_steps=DELETION_STEPS, fill="mean", insert=False)
             return np.stack([fractions, curve[0]])
 
         return self._kept.get(key, make)
@@ -402,14 +395,14 @@ def measure(
                 metric = METRICS[name]
                 parameters = check_parameters(f"metric {name!r}", metric.parameters, given)
                 chance = np.nan if metric.chance is None else metric.chance(mask[None], **parameters)[0]
-                add(name, metric.compute(values, mask[None], **parameters)[0], chance)
+                add(name, metric.compute(Case(values, mask[None]), **parameters)[0], chance)
         if view.region is not None:
             inside = box_mask(view.region, found.values.shape)
             share = METRICS["relevance_mass"].compute
             if inside.any():
-                add("region_positive", share(values, inside[None])[0], inside.mean())
+                add("region_positive", share(Case(values, inside[None]))[0], inside.mean())
                 if found.signed:
-                    add("region_negative", share(-values, inside[None])[0], inside.mean())
+                    add("region_negative", share(Case(-values, inside[None]))[0], inside.mean())
         for k, other in enumerate(maps, 1):
             if k != i and other.values is not None:
                 add(f"correlation_{k}", correlation(found, other))

@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from xaiutils.attribution import explain_all, resolve
 from xaiutils.backend import keras, tf
 from xaiutils.datasets import ImageDataset
-from xaiutils.evaluation.metrics.localisation import relevance_mass
+from xaiutils.evaluation.metrics.localisation import RELEVANCE_MASS
+from xaiutils.evaluation.metrics.metric import Case
 from xaiutils.files import replace_file
 from xaiutils.map_reading import read_maps
 from xaiutils.plots import attribution_grid, training_curves
@@ -88,7 +89,7 @@ class AttributionCallback(Callback):
         ds = self._ds
         maps = explain_all(model, ds.images, ds.labels, list(self._methods), self._batch_size, self._parameters)
         for name, found in maps.items() if measured else ():
-            inside = relevance_mass(read_maps(found, self._readings[name]), self._masks)
+            inside = RELEVANCE_MASS.compute(Case(read_maps(found, self._readings[name]), self._masks))
             if np.isfinite(inside).any():
                 row[f"outside_{name}"] = float(1 - np.nanmean(inside))
         figure = attribution_grid(

@@ -8,16 +8,17 @@ from collections.abc import Callable
 
 import numpy as np
 
-from xaiutils.evaluation.metrics.metric import METRICS, Metric
+from xaiutils.evaluation.metrics.metric import Case, Metric
 from xaiutils.registry import Parameter
 
 
-def _per_image(score: Callable, maps: np.ndarray) -> np.ndarray:
-    sizes = np.abs(maps.reshape(len(maps), -1)).astype(np.float64)
+def _of_values(score: Callable[[np.ndarray], float], case: Case) -> np.ndarray:
+    """``score`` of each map's absolute values."""
+    sizes = np.abs(case.maps.reshape(len(case.maps), -1)).astype(np.float64)
     return np.array([score(row) if row.any() else np.nan for row in sizes], np.float64)
 
 
-def sparseness(maps) -> np.ndarray:
+def sparseness(case: Case) -> np.ndarray:
     """Gini index of the absolute values: 0 where all pixels are equal, near 1 where one pixel holds all."""
 
     def gini(values):
@@ -25,55 +26,41 @@ def sparseness(maps) -> np.ndarray:
         place = 2 * np.arange(1, n + 1) - n - 1
         return (place * np.sort(values)).sum() / (n * values.sum())
 
-    return _per_image(gini, maps)
+    return _of_values(gini, case)
 
 
-def entropy(maps) -> np.ndarray:
-    """Entropy, in nats, of the absolute values as parts of their sum: 0 for one pixel, ln(pixels) for equal ones."""
+def entropy(case: Case) -> np.ndarray:
+    """Entropy, in nats, of the absolute values as fractions of their sum: 0 for one pixel, ln(pixels) for equal
+    ones."""
 
-    def of(values):
-        part = values[values > 0] / values.sum()
-        return max(0.0, -(part * np.log(part)).sum())
+    def in_nats(values):
+        share = values[values > 0] / values.sum()
+        return max(0.0, -(share * np.log(share)).sum())
 
-    return _per_image(of, maps)
-
-
-def effective_complexity(maps, *, level: float) -> np.ndarray:
-    """Part of the pixels whose absolute value is over ``level`` times the largest."""
-    return _per_image(lambda values: (values > level * values.max()).mean(), maps)
+    return _of_values(in_nats, case)
 
 
-METRICS.add(
-    Metric(
-        "sparseness",
-        "Sparseness (Gini)",
-        "maps",
-        True,
-        "Chalasani et al. 2020, Concise explanations of neural networks using adversarial training, arXiv:1810.06583",
-        sparseness,
-        reading="magnitude",
-    )
+def effective_complexity(case: Case, *, level: float) -> np.ndarray:
+    """Fraction of the pixels whose absolute value is over ``level`` times the largest."""
+    return _of_values(lambda values: (values > level * values.max()).mean(), case)
+
+
+_CHALASANI = "Chalasani et al. 2020, Concise explanations of neural networks using adversarial training, "
+_BHATT = "Bhatt, Weller & Moura 2020, Evaluating and aggregating feature-based model explanations, arXiv:2005.00631"
+_NGUYEN = "after Nguyen & Rodriguez Martinez 2020, arXiv:2007.07584; a fixed level in place of their tolerated loss"
+_LEVEL = Parameter("level", float, 0.1, "part of the largest value over which a pixel counts", 0.0, 1.0)
+
+SPARSENESS = Metric(
+    "sparseness", "Sparseness (Gini)", "maps", True, _CHALASANI + "arXiv:1810.06583", sparseness, reading="magnitude"
 )
-METRICS.add(
-    Metric(
-        "entropy",
-        "Entropy",
-        "maps",
-        False,
-        "Bhatt, Weller & Moura 2020, Evaluating and aggregating feature-based model explanations, arXiv:2005.00631",
-        entropy,
-        reading="magnitude",
-    )
-)
-METRICS.add(
-    Metric(
-        "effective_complexity",
-        "Effective complexity",
-        "maps",
-        False,
-        "after Nguyen & Rodriguez Martinez 2020, arXiv:2007.07584; a fixed level in place of their tolerated loss",
-        effective_complexity,
-        (Parameter("level", float, 0.1, "part of the largest value over which a pixel counts", 0.0, 1.0),),
-        reading="magnitude",
-    )
+ENTROPY = Metric("entropy", "Entropy", "maps", False, _BHATT, entropy, reading="magnitude")
+EFFECTIVE_COMPLEXITY = Metric(
+    "effective_complexity",
+    "Effective complexity",
+    "maps",
+    False,
+    _NGUYEN,
+    effective_complexity,
+    (_LEVEL,),
+    reading="magnitude",
 )

@@ -1,27 +1,68 @@
-"""What a metric declares: `METRICS` feeds `evaluate`, the notebooks, the docs and the tests."""
+"""What a metric is given, a `Case`, and what it declares, a `Metric`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from xaiutils.attribution.baselines import fill_images
 from xaiutils.backend import keras
-from xaiutils.datasets import ImageDataset
-from xaiutils.registry import Parameter, Registry
+from xaiutils.graph.network import Network
+from xaiutils.graph.passes import class_scores, logits, masked_scores
+from xaiutils.registry import Parameter
+
+
+@dataclass(frozen=True)
+class Case:
+    """The maps that are scored, and what is known of their images; a metric finds in it what it ``needs``.
+
+    ``maps``: float32 ``(n, height, width)``, read as the caller of `evaluate` asks (`xaiutils.map_reading`).
+    ``masks``: bool of the same shape. ``model``: the classifier, ``images``: float32 ``(n, height, width, channels)``
+    in [0, 255], and ``targets``: int32 ``(n,)``, the classes that were explained. ``explain``: the method, read alike:
+    it returns the maps of changed images, as many, for the same targets. ``batch_size``: images in one pass.
+    """
+
+    maps: np.ndarray
+    masks: np.ndarray | None = None
+    model: keras.Model | None = None
+    images: np.ndarray | None = None
+    targets: np.ndarray | None = None
+    batch_size: int = 32
+    explain: Callable[[np.ndarray], np.ndarray] | None = None
+
+    @property
+    def network(self) -> Network:
+        return Network.of(self.model)
+
+    def scores(self, score: str) -> np.ndarray:
+        """The target's ``score`` ("probability" or "logit") of each image, float64 ``(n,)``."""
+        found = logits(self.network, self.images, self.batch_size)
+        return class_scores(self.network, found, self.targets, score).numpy().astype(np.float64)
+
+    def masked_scores(
+        self, members: np.ndarray, kept: Callable[[slice], np.ndarray], fill: str, score: str, title: str
+    ) -> np.ndarray:
+        """The target's ``score`` of images of which parts show ``fill`` (`xaiutils.attribution.baselines.FILLS`),
+        float64 ``(len(members),)``.
+
+        ``members`` numbers the image of each, and ``kept`` gives for a slice of them how much of each pixel stays,
+        float32 ``(b, height, width)`` in [0, 1]. ``title`` is that of the progress bar.
+        """
+        fills = fill_images(self.images, fill)
+        found = masked_scores(
+            self.network, self.images, fills, self.targets, members, kept, self.batch_size, score, title
+        )
+        return found.astype(np.float64)
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One score of a map. ``needs`` is "maps" (nothing else), "masks", "model" or "method".
+    """One score of a map, the better the higher, or the lower.
 
-    ``compute`` returns one float for each image, NaN where the metric has no meaning: ``compute(maps, **parameters)``;
-    with masks ``compute(maps, masks, **parameters)``; with the model ``compute(network, images, maps, targets,
-    batch_size, **parameters)``; with the method, which explains changed images anew, ``compute(model, images, maps,
-    targets, batch_size, explain, **parameters)``, ``explain(images, targets)`` returning maps. ``chance(masks,
-    **parameters)`` is the expected value of a map without any knowledge, where it is known.
-
-    ``compute`` is given maps read as the caller of `evaluate` asks (`xaiutils.map_reading`). ``reading`` is for a
-    metric that is defined for one reading alone: it is then always given that one.
+    ``needs`` is "maps" (nothing else), "masks", "model" (with images and targets) or "method" (these, and ``explain``).
+    ``compute(case, **parameters)`` returns one float for each image, NaN where the metric has no meaning.
+    ``chance(masks, **parameters)`` is the expected value of an uninformed map, where it is known. ``reading`` is for a
+    metric that is defined for one reading of maps alone: it is then always given that one.
     """
 
     name: str
@@ -37,20 +78,3 @@ class Metric:
     @property
     def direction(self) -> str:
         return "higher is better" if self.higher_is_better else "lower is better"
-
-
-METRICS: Registry[Metric] = Registry("metric")
-
-
-def check_classes(model: keras.Model | None, ds: ImageDataset) -> None:
-    """Raise ValueError where the model answers with another number of classes than the data have: labels would name the
-    wrong outputs. One output stands for two classes."""
-    shape = getattr(model, "output_shape", None)
-    if not isinstance(shape, tuple) or len(shape) != 2 or shape[-1] is None:
-        return
-    outputs = max(2, shape[-1])
-    if outputs != len(ds.class_names):
-        raise ValueError(
-            f"the model answers with {outputs} classes and the data have {len(ds.class_names)} "
-            f"({', '.join(ds.class_names[:5])}): they do not belong together. Load the data that the model learnt."
-        )

@@ -13,8 +13,8 @@ import pandas as pd
 from xaiutils.attribution import explain_all
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset, balanced_indices
-from xaiutils.evaluation import METRICS, chance, evaluate_all
-from xaiutils.evaluation.metrics.metric import check_classes
+from xaiutils.evaluation.evaluate import chance, check_classes, evaluate_all
+from xaiutils.evaluation.metrics import METRICS
 from xaiutils.evaluation.studies.controls import control_maps, random_weight_maps
 from xaiutils.evaluation.studies.planted_evidence import grid_mosaics
 from xaiutils.graph.network import ModelError

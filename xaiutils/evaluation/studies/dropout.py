@@ -21,8 +21,7 @@ from xaiutils.attribution import explain_all
 from xaiutils.attribution.cam.layer_aggregate import default_layers
 from xaiutils.backend import keras, tf
 from xaiutils.datasets import ImageDataset
-from xaiutils.evaluation import evaluate_all
-from xaiutils.evaluation.metrics.metric import check_classes
+from xaiutils.evaluation.evaluate import check_classes, evaluate_all
 from xaiutils.graph.network import ModelError, Network
 from xaiutils.graph.predict import predict, prepare
 from xaiutils.graph.steps import as_function

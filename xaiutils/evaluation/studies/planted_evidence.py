@@ -16,8 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
-from xaiutils.evaluation import evaluate_all
-from xaiutils.evaluation.metrics.metric import check_classes
+from xaiutils.evaluation.evaluate import check_classes, evaluate_all
 from xaiutils.graph.network import Network
 from xaiutils.graph.passes import batches
 from xaiutils.graph.predict import predict

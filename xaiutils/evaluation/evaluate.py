@@ -1,0 +1,235 @@
+"""Maps to tables of scores: `evaluate` for the maps of one method, `evaluate_all` for several, and `chance`."""
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from xaiutils.attribution import METHODS, MapWarning, explain, resolve
+from xaiutils.attribution.method import own_reading
+from xaiutils.backend import keras
+from xaiutils.datasets import ImageDataset
+from xaiutils.evaluation.metrics import METRICS
+from xaiutils.evaluation.metrics.metric import Case
+from xaiutils.graph.predict import prepare
+from xaiutils.images import check_maps
+from xaiutils.map_reading import check_reading, read_maps
+from xaiutils.progress import progress
+from xaiutils.registry import check_parameters
+
+# The column ``weights`` of a table: those of the model that a map explains, or none where it explains no model.
+TRAINED, RANDOM, NO_MODEL = "trained", "random", "none"
+
+
+def evaluate(
+    model: keras.Model | None,
+    ds: ImageDataset,
+    maps: np.ndarray,
+    metrics: Iterable[str] | None = None,
+    targets: int | Iterable[int] | None = None,
+    batch_size: int = 32,
+    parameters: Mapping[str, Mapping[str, Any]] | None = None,
+    method: str | None = None,
+    method_parameters: Mapping[str, Any] | None = None,
+    reading: str | None = None,
+) -> pd.DataFrame:
+    """Score one map for each image of ``ds``.
+
+    Args:
+        model: the classifier that the maps explain; None is enough for metrics that need only masks.
+        maps: finite float32 ``(n, height, width)`` from `xaiutils.explain`.
+        metrics: names in `METRICS`; None: all that the data allow, except those that explain changed images.
+        targets: the classes that were explained, as given to `explain`; only metrics that run the model use them.
+        batch_size: images in one pass of the model.
+        parameters: a metric's parameters by its name.
+        method, method_parameters: what made the maps, as `explain` takes it: for the reading, and for metrics that
+            explain changed images.
+        reading: how the maps are read before they are scored: "signed", "positive" or "magnitude", see
+            `xaiutils.map_reading.read_maps`. None: as the method declares (`Method.own_reading`), or by magnitude where
+            no method is given. As they are, maps of gradients and their products would be ranked by their sign, which
+            is negative on dark evidence, and compared with maps that cannot be negative.
+
+    Returns:
+        A row for each image and metric: image_id, metric, reading (a metric that is defined for one reading alone has
+        that), value (NaN where the metric has no meaning, such as an empty mask).
+
+    Raises:
+        UnknownNameError, TypeError, ValueError: a name, a parameter or an array is not as needed.
+    """
+    raw = check_maps(maps, ds.pixels.shape[:3])
+    method_parameters = dict(method_parameters or {})
+    if method is not None:
+        resolve([method], {method: method_parameters})  # an unknown name raises with its neighbours
+    elif method_parameters:
+        raise ValueError(f"method_parameters={method_parameters!r} without method; give the method that they are of.")
+    reading = own_reading(method, method_parameters) if reading is None else check_reading(reading)
+    made = method_parameters.get("reading", "signed")  # of maps that were read before, no sign comes back
+    chosen = _chosen(metrics, parameters, ds, model is not None, method)
+    check_classes(model, ds)
+    case, columns = Case(raw, ds.masks, model, batch_size=batch_size), []
+    for name, values in progress(list(chosen.items()), title="metrics"):
+        metric = METRICS[name]
+        read = metric.reading or reading
+        if metric.needs in ("model", "method") and case.images is None:
+            _, images, classes = prepare(model, ds.images, targets, batch_size)
+            case = replace(case, images=images, targets=classes)
+        again = _method_again(case, method, method_parameters, read) if metric.needs == "method" else None
+        scores = metric.compute(replace(case, maps=read_maps(raw, read), explain=again), **values)
+        said = made if read == "signed" else read
+        found = {"image_id": ds.ids, "metric": name, "reading": said, "value": np.asarray(scores, np.float64)}
+        columns.append(pd.DataFrame(found))
+    return pd.concat(columns, ignore_index=True)
+
+
+def _method_again(
+    case: Case, method: str | None, parameters: Mapping[str, Any], reading: str
+) -> Callable[[np.ndarray], np.ndarray]:
+    """The maps of changed images, for the targets of ``case``, by the method that made its maps."""
+
+    def explain_changed(images: np.ndarray) -> np.ndarray:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", MapWarning)  # said of the maps themselves
+            found = explain(case.model, images, case.targets, method, batch_size=case.batch_size, **parameters)
+        return read_maps(found, reading)
+
+    return explain_changed
+
+
+def chance(
+    ds: ImageDataset,
+    metrics: Iterable[str],
+    parameters: Mapping[str, Mapping[str, Any]] | None = None,
+    reading: str | Iterable[str] = "magnitude",
+) -> pd.DataFrame:
+    """What an uninformed map is expected to score, for the metrics that know it; columns as `evaluate`.
+
+    It is the same by every reading: ``reading`` is that, or are those, of the rows that it stands beside.
+    """
+    chosen = _chosen(metrics, parameters, ds, has_model=True, method="any")
+    tables = [
+        pd.DataFrame({"image_id": ds.ids, "metric": name, "reading": read, "value": level(ds.masks, **values)})
+        for read in _readings(reading)
+        for name, values in chosen.items()
+        if (level := METRICS[name].chance) is not None
+    ]
+    columns = ["image_id", "metric", "reading", "value"]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns).astype({"value": float})
+
+
+def _readings(reading: str | Iterable[str] | None) -> list[str | None]:
+    """Each reading once; None stands for the method's own."""
+    asked = [reading] if reading is None or isinstance(reading, str) else list(dict.fromkeys(reading))
+    if not asked:
+        raise ValueError("reading is an empty list; give one of its values, or None.")
+    return [r if r is None else check_reading(r) for r in asked]
+
+
+def _chosen(
+    metrics: Iterable[str] | None,
+    parameters: Mapping[str, Mapping[str, Any]] | None,
+    ds: ImageDataset,
+    has_model: bool,
+    method: str | None,
+) -> dict[str, dict[str, Any]]:
+    """The metrics with all their parameters, if the data, the model and the method allow them."""
+    parameters = dict(parameters or {})
+    has_method = has_model and method is not None
+    available = {"maps": True, "masks": ds.masks is not None, "model": has_model, "method": has_method}
+    lacking = {
+        "masks": "masks; this data set has none",
+        "model": "a model; None was given",
+        "method": "the method that made the maps; give method= (and the model)",
+    }
+    anyway = [n for n, m in METRICS.items() if available[m.needs] and m.needs != "method"]
+    names = anyway if metrics is None else list(metrics)
+    for name in [*names, *parameters]:
+        METRICS[name]  # an unknown name raises with its neighbours
+    for name in names:
+        if not available[METRICS[name].needs]:
+            raise ValueError(f"metric {name!r} needs {lacking[METRICS[name].needs]}.")
+    if not names:
+        raise ValueError(
+            "metrics is an empty list; give names of xaiutils.METRICS, or None for all that the data allow."
+        )
+    return {n: check_parameters(f"metric {n!r}", METRICS[n].parameters, parameters.get(n, {})) for n in names}
+
+
+def evaluate_all(
+    model: keras.Model | None,
+    ds: ImageDataset,
+    maps: Mapping[str, np.ndarray],
+    metrics: Iterable[str] | None = None,
+    targets: int | Iterable[int] | None = None,
+    batch_size: int = 32,
+    parameters: Mapping[str, Mapping[str, Any]] | None = None,
+    method_parameters: Mapping[str, Mapping[str, Any]] | None = None,
+    reading: str | Iterable[str] | None = None,
+    weights: str = TRAINED,
+) -> pd.DataFrame:
+    """`evaluate` for the maps of several methods: a row for each image, method and metric.
+
+    Args:
+        model, ds, metrics, targets, batch_size, parameters: as `evaluate` takes them.
+        maps, method_parameters: as `explain_all` gives and takes them, by name. Maps under names that are of no method
+            (controls) have no rows for the metrics that explain changed images.
+        reading: as `evaluate` takes it, the same for all maps; or several, with a row for each, so that all methods can
+            be compared by either. None: each method's own.
+        weights: "trained", or "random" for maps of the model with random weights
+            (`xaiutils.evaluation.studies.controls.random_weight_maps`), which have no rows for the metrics that explain
+            changed images either.
+
+    Returns:
+        The columns of `evaluate` after method and weights, which is "none" for maps that are of no method.
+    """
+    if not maps:
+        raise ValueError("maps is empty; give the maps of at least one method by its name.")
+    if weights not in (TRAINED, RANDOM):
+        raise ValueError(f"weights={weights!r}; expected {TRAINED!r} or {RANDOM!r}, as of the model that is explained.")
+    asked, metrics, tables = _readings(reading), None if metrics is None else list(metrics), []
+    for name, found in maps.items():
+        given = dict((method_parameters or {}).get(name, {}))
+        method = given.pop("method", name)
+        known = method in METHODS
+        if given and not known:
+            METHODS[method]  # raises with the nearest names
+        again = known and weights == TRAINED
+        wanted = metrics if again or metrics is None else [m for m in metrics if METRICS[m].needs != "method"]
+        names = list(_chosen(wanted, parameters, ds, model is not None, method if again else None))
+        how = targets, batch_size, parameters, method if known else None, given
+        readings = dict.fromkeys(own_reading(method, given) if read is None else read for read in asked)
+        table = _by_readings(model, ds, found, names, how, list(readings))
+        tables.append(table.assign(method=name, weights=weights if known else NO_MODEL))
+    return pd.concat(tables, ignore_index=True)[["method", "weights", "image_id", "metric", "reading", "value"]]
+
+
+def _by_readings(
+    model: keras.Model | None, ds: ImageDataset, maps: np.ndarray, names: list[str], how: tuple, readings: list[str]
+) -> pd.DataFrame:
+    """`evaluate` of the same maps by several readings; what these cannot change is computed once."""
+    first, *others = readings
+    tables = [evaluate(model, ds, maps, names, *how, first)]
+    free = [n for n in names if not METRICS[n].reading]
+    same = [n for n in free if METRICS[n].needs != "method"] if np.min(maps) >= 0 else []
+    differ = [n for n in free if n not in same]
+    for read in others:
+        tables.append(tables[0][tables[0]["metric"].isin(same)].assign(reading=read))
+        if differ:
+            tables.append(evaluate(model, ds, maps, differ, *how, read))
+    return pd.concat(tables, ignore_index=True)
+
+
+def check_classes(model: keras.Model | None, ds: ImageDataset) -> None:
+    """Raise ValueError where the model answers with another number of classes than the data have: labels would name the
+    wrong outputs. One output stands for two classes."""
+    shape = getattr(model, "output_shape", None)
+    if not isinstance(shape, tuple) or len(shape) != 2 or shape[-1] is None:
+        return
+    outputs = max(2, shape[-1])
+    if outputs != len(ds.class_names):
+        raise ValueError(
+            f"the model answers with {outputs} classes and the data have {len(ds.class_names)} "
+            f"({', '.join(ds.class_names[:5])}): they do not belong together. Load the data that the model learnt."
+        )
