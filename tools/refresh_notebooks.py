@@ -17,7 +17,8 @@ from pathlib import Path
 import nbformat
 import papermill
 
-from xaiutils.workbook.pipeline import ROOT, notebooks, private_kernel
+from xaiutils.workbook.execute import private_kernel
+from xaiutils.workbook.pipeline import ROOT, notebooks
 
 OUTSIDE = re.compile(r"^(?P<what>.+): (?P<now>\S+), not the expected (?P<known>\S+) \+- ", re.MULTILINE)
 WIDGET = "application/vnd.jupyter.widget-view+json"

@@ -16,9 +16,10 @@ from PIL import Image
 from trees import make_cbis, make_inbreast
 
 from xaiutils.datasets import DATASETS
+from xaiutils.workbook.execute import NotebookError
 from xaiutils.workbook.html_report import write_report
 from xaiutils.workbook.parameters import PARAMETERS
-from xaiutils.workbook.pipeline import ROOT, WalkError, check_data, main, notebooks, prepare, read_arguments, run_walk
+from xaiutils.workbook.pipeline import ROOT, check_data, main, notebooks, prepare, read_arguments, run_notebooks
 
 PATHS = notebooks(ROOT / "notebooks")
 TINY = {
@@ -97,7 +98,7 @@ def test_arguments_are_typed_as_declared(tmp_path):
 )
 def test_bad_parameters_are_refused_before_anything_runs(tmp_path, values, words):
     with pytest.raises(ValueError, match=re.escape(words)):
-        run_walk(values, tmp_path)
+        run_notebooks(values, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -153,8 +154,8 @@ def write_notebook(path, source):
 
 def test_a_failing_notebook_is_kept_and_named(tmp_path, capsys):
     step = write_notebook(tmp_path / "01_a.ipynb", "print('so far')\nraise RuntimeError('no luck')")
-    with pytest.raises(WalkError, match=r"01_a failed in cell \d: RuntimeError: no luck"):
-        run_walk({"run_name": "x"}, tmp_path / "runs", [step])
+    with pytest.raises(NotebookError, match=r"01_a failed in cell \d: RuntimeError: no luck"):
+        run_notebooks({"run_name": "x"}, tmp_path / "runs", [step])
     folder = tmp_path / "runs" / "x"
     assert (folder / "notebooks" / "01_a.failed.ipynb").exists()
     assert not (folder / "notebooks" / "01_a.ipynb").exists()
@@ -166,11 +167,11 @@ def test_a_killed_kernel_is_reported_and_old_results_are_gone(tmp_path):
     folder = tmp_path / "runs" / "x"
     write_notebook(tmp_path / "01_a.ipynb", "print(1)")
     with pytest.raises(FileNotFoundError, match="no record"):  # this notebook records nothing
-        run_walk({"run_name": "x"}, tmp_path / "runs", [tmp_path / "01_a.ipynb"])
+        run_notebooks({"run_name": "x"}, tmp_path / "runs", [tmp_path / "01_a.ipynb"])
     assert (folder / "notebooks" / "01_a.ipynb").exists()
     write_notebook(tmp_path / "01_a.ipynb", "import os; os.kill(os.getpid(), 9)")
-    with pytest.raises(WalkError, match=r"01_a broke off: DeadKernelError"):
-        run_walk({"run_name": "x"}, tmp_path / "runs", [tmp_path / "01_a.ipynb"])
+    with pytest.raises(NotebookError, match=r"01_a broke off: DeadKernelError"):
+        run_notebooks({"run_name": "x"}, tmp_path / "runs", [tmp_path / "01_a.ipynb"])
     assert [p.name for p in (folder / "notebooks").iterdir()] == ["01_a.failed.ipynb"]
 
 
@@ -214,7 +215,7 @@ def test_report_needs_a_run(tmp_path):
 
 @pytest.mark.slow
 def test_walk_with_other_parameters(tmp_path, capsys):
-    folder = run_walk({**TINY, **LATER, "dataset": "digits", "run_name": "digits"}, tmp_path)
+    folder = run_notebooks({**TINY, **LATER, "dataset": "digits", "run_name": "digits"}, tmp_path)
     lines = capsys.readouterr().out.splitlines()
     n = len(PATHS)
     assert [line.split(" ... ")[0] for line in lines[:n]] == [f"[{i}/{n}] {p.stem}" for i, p in enumerate(PATHS, 1)]
@@ -262,7 +263,7 @@ def test_a_folder_with_blanks_in_its_name(tmp_path):
         Image.fromarray(mask).save(folder / f"{i}_mask.png")
     (images / "left" / "broken.jpg").write_bytes(b"\xff\xd8")
     values = {"dataset": "folder", "data_dir": str(images), "image_size": 64, "n_test": 12, "run_name": "squares"}
-    run = run_walk(values, tmp_path / "runs", [PATHS[0]])
+    run = run_notebooks(values, tmp_path / "runs", [PATHS[0]])
     assert "broken.jpg" in (run / "tables" / "skipped.csv").read_text()
     splits = pd.read_csv(run / "tables" / "splits.csv").set_index("split")
     assert splits["images"].sum() == splits["with evidence"].sum() == 60
@@ -285,7 +286,7 @@ def test_walk_on_a_real_folder(tmp_path, kit):
         "seed": 1,
         "run_name": "busi",
     }
-    folder = run_walk(values, tmp_path, PATHS[:2])
+    folder = run_notebooks(values, tmp_path, PATHS[:2])
     result = pd.read_csv(folder / "tables" / "classification.csv").iloc[0]
     assert result["AUC"] > 0.65
 
@@ -301,7 +302,7 @@ def test_walk_on_a_real_folder(tmp_path, kit):
 def test_notebook_01_on_mammograms_in_their_true_layout(tmp_path, name, make, options, said):
     make(tmp_path / "downloaded", patients=32)
     values = {"dataset": name, "data_dir": str(tmp_path / "downloaded"), "data_options": options, "image_size": 64}
-    run = run_walk(values, tmp_path / "runs", [PATHS[0]])
+    run = run_notebooks(values, tmp_path / "runs", [PATHS[0]])
     sheet, report = (run / "datasheet.md").read_text(), (run / "report.html").read_text()
     entry = DATASETS[name]
     assert entry.licence in sheet
@@ -361,8 +362,8 @@ def test_names_of_classes_are_texts_in_every_way_in(tmp_path):
 def test_results_go_where_they_are_asked_for(tmp_path, monkeypatch, variable, parameter):
     monkeypatch.setenv("XAI_RUNS", variable and str(tmp_path / variable))
     step = write_notebook(tmp_path / "01_a.ipynb", "1 / 0")
-    with pytest.raises(WalkError):
-        run_walk({"run_name": "x", "runs_dir": str(tmp_path / parameter)}, steps=[step])
+    with pytest.raises(NotebookError):
+        run_notebooks({"run_name": "x", "runs_dir": str(tmp_path / parameter)}, steps=[step])
     assert (tmp_path / "runs" / "x" / "notebooks" / "01_a.failed.ipynb").exists()
 
 
@@ -377,11 +378,11 @@ def test_a_wrong_folder_is_refused_before_a_notebook_starts(tmp_path, capsys):
         (tmp_path / "file").write_text("")
         values = {"dataset": "folder", "data_dir": str(tmp_path / place)}
         with pytest.raises(ValueError, match=re.escape(words)):
-            run_walk(values, tmp_path / "runs")
+            run_notebooks(values, tmp_path / "runs")
     with pytest.raises(ValueError, match="It holds only/"):
-        run_walk({"dataset": "folder", "data_dir": str(tmp_path / "one")}, tmp_path / "runs")
+        run_notebooks({"dataset": "folder", "data_dir": str(tmp_path / "one")}, tmp_path / "runs")
     with pytest.raises(ValueError, match="no images of class"):
-        run_walk(
+        run_notebooks(
             {**values, "data_dir": str(tmp_path / "one"), "data_options": {"classes": ["x", "y"]}}, tmp_path / "runs"
         )
     for p in range(8):
@@ -389,7 +390,7 @@ def test_a_wrong_folder_is_refused_before_a_notebook_starts(tmp_path, capsys):
             (tmp_path / "two" / label / f"p{p}").mkdir(parents=True)
             Image.new("L", (9, 9), p).save(tmp_path / "two" / label / f"p{p}" / "a.png")
     with pytest.raises(ValueError, match="positive_class='A' is not one of the classes 'a', 'b'"):
-        run_walk({**values, "data_dir": str(tmp_path / "two"), "positive_class": "A"}, tmp_path / "runs")
+        run_notebooks({**values, "data_dir": str(tmp_path / "two"), "positive_class": "A"}, tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
     capsys.readouterr()
     check_data({"dataset": "folder", "data_dir": str(tmp_path / "two")})

@@ -16,7 +16,7 @@ from xaiutils.registry import Registry, suggest
 
 layers = keras.layers
 
-__all__ = ["HEADS", "MODELS", "ModelEntry", "build_model"]
+__all__ = ["HEADS", "MODELS", "ModelEntry", "build_model", "load_model"]
 
 HEADS = ("linear", "thesis", "imagenet")
 SCALINGS = ("family", "z_norm")
@@ -176,6 +176,11 @@ def build_model(
     elif weights is not None:
         _load_file(entry, model, Path(weights), head == "imagenet")
     return with_z_norm(model) if scaling == "z_norm" else model
+
+
+def load_model(path: str | Path) -> keras.Model:
+    """A model saved by Keras. Files of `build_model`'s models name layers of this package, which are known here."""
+    return keras.models.load_model(path)
 
 
 def _check_arguments(entry: ModelEntry, n_classes: object, image_size: object, weights: object, head: object) -> None:

@@ -31,13 +31,6 @@ class RunMissingError(FileNotFoundError):
     """There is no such run, or nothing was trained in it; the message says how to make it."""
 
 
-class _Reader(Run):
-    """A run that is read and not written to."""
-
-    def _write_record(self, finished: bool) -> None:
-        pass
-
-
 def trained_runs(runs: Path) -> list[str]:
     """Names of the runs that have a trained model."""
     return sorted({path.parents[2].name for path in runs.glob("*/models/*/model.keras")})
@@ -53,7 +46,8 @@ def read_run(name: str, runs: Path) -> Run:
         raise RunMissingError(f"There is no run {name!r} with trained models in {runs}; '{make}' makes it.{there}")
     parameters = json.loads(record.read_text(encoding="utf-8"))["parameters"]
     data_dir = (NOTEBOOKS / parameters["data_dir"]).resolve()  # written from where the notebooks run
-    return _Reader("explorer", parameters | {"run_name": name, "runs_dir": str(runs), "data_dir": str(data_dir)})
+    given = parameters | {"run_name": name, "runs_dir": str(runs), "data_dir": str(data_dir)}
+    return Run("explorer", given, writes=False)
 
 
 def show() -> widgets.Widget:
@@ -63,8 +57,7 @@ def show() -> widgets.Widget:
         run = read_run(name, runs)
         parameters = run.parameters
         datasets = {f"{parameters['dataset']}, {split}": run.dataset(split) for split in ("test", "val")}
-        trained = [p.parent.name for p in sorted(run.folder.glob("models/*/model.keras"))]
-        models = {model: run.model(model) for model in trained}
+        models = {name: run.model(name) for name in run.trained}
         explorer = Explorer(models, datasets, folder=run.folder, context={"run": dict(parameters)})
     except (OSError, ValueError) as error:
         return widgets.HTML(f'<p role="alert" style="font-size:15px">{html.escape(str(error))}</p>')

@@ -21,14 +21,9 @@ _DECLARED = (
     Parameter("seed", int, 0, "seed of everything random", 0, 2**32 - 1),
     Parameter("run_name", str, "default", "folder of the results under runs_dir"),
     Parameter("runs_dir", str, "../runs", "folder of all runs; the environment variable XAI_RUNS overrides it"),
-    Parameter(
-        "positive_class",
-        str,
-        "",
-        "class that is looked for; empty: of two the one whose name speaks of disease",
-    ),
-    Parameter("models", list, ["efficientnet_lite0", "vit_mini16"], "the models"),
-    Parameter("model", str, "efficientnet_lite0", "the model that is looked at first"),
+    Parameter("positive_class", str, "", "the class to detect; empty: of two the one whose name speaks of disease"),
+    Parameter("models", list, [], "the models; empty: all that notebook 02 trained in this run"),
+    Parameter("model", str, "", "the model that is explained; empty: the first that notebook 02 trained"),
     Parameter("weights", str, "auto", "pretrained weights where there are some, or none", choices=("auto", "none")),
     Parameter("head", str, "linear", "what follows the backbone", choices=("linear", "thesis")),
     Parameter(
@@ -99,11 +94,11 @@ _DECLARED = (
     Parameter("n_axioms", int, 4, "of the images of the sanity checks, those whose axioms are measured", 2),
     Parameter("axiom_channels", int, 64, "channels removed to measure sensitivity, 0 for all", 0, 100_000),
     Parameter("n_passes", int, 10, "passes with dropout; the thesis: 10", 2, 10_000),
-    Parameter("dropout_rate", float, 0.1, "dropout behind each block; the thesis: 0.1", 0.0, 0.99),
+    Parameter("dropout_rate", float, 0.1, "dropout after each block; the thesis: 0.1", 0.0, 0.99),
     Parameter("class_image_steps", int, 120, "steps of the ascent to an image of each class", 1, 10_000),
-    Parameter("controls", list, ["random"], "rankings of pixels that know nothing of the model"),
+    Parameter("controls", list, ["random"], "rankings of pixels that do not use the model"),
     Parameter("modes", list, ["remove"], "what is retrained on, see notebook 07", choices=("remove", "keep", "shape")),
-    Parameter("fractions", list, [0.1, 0.5, 0.9], "parts of the pixels that are removed, or kept"),
+    Parameter("fractions", list, [0.1, 0.5, 0.9], "fractions of the pixels that are removed, or kept"),
     Parameter("n_seeds", int, 2, "models trained for each method and fraction", 1, 1000),
     Parameter("fit_epochs", int, 100, "epochs to fit permuted labels", 1, 100_000),
 )
@@ -167,7 +162,9 @@ def _check_names(name: str, value: Any, method_parameters: Any) -> None:
     else:
         return
     names = [value] if isinstance(value, str) else list(value)
-    if name in ("models", "methods", "transforms", "metrics") and not names:
+    if name in ("model", "models") and value in ("", []):
+        return  # what the run has trained
+    if name in ("methods", "transforms", "metrics") and not names:
         raise ValueError(f"{name} is an empty list; give at least one of {', '.join(registry)}.")
     if len(set(names)) < len(names):
         raise ValueError(f"{name} names one of its entries twice: {names}.")

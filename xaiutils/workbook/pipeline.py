@@ -18,16 +18,12 @@ from typing import Any
 from xaiutils.class_names import positive_class
 from xaiutils.datasets import DATASETS
 from xaiutils.registry import suggest
-from xaiutils.workbook.execute import NotebookError as WalkError
-from xaiutils.workbook.execute import execute, private_kernel
+from xaiutils.workbook.execute import NotebookError, execute
 from xaiutils.workbook.parameters import PARAMETERS, check, text_names
 from xaiutils.yaml_text import load_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
-
-__all__ = ["NOTEBOOKS", "ROOT", "WalkError", "notebooks", "prepare", "private_kernel", "read_arguments", "run_walk"]
-
 
 ON_REQUEST = ("07_retraining_checks",)  # trains many models
 
@@ -182,12 +178,12 @@ def check_data(parameters: Mapping[str, Any]) -> None:
     print(f"{len(listing.records)} images of {len(listing.class_names)} classes in {place}", flush=True)
 
 
-def run_walk(values: Mapping[str, Any], runs_dir: Path | None = None, steps: Sequence[Path] | None = None) -> Path:
+def run_notebooks(values: Mapping[str, Any], runs_dir: Path | None = None, steps: Sequence[Path] | None = None) -> Path:
     """Execute the notebooks with the given parameters and write the report; returns the run folder.
 
     ``runs_dir``: None for XAI_RUNS, else the parameter of that name, else ``runs`` of the workbook.
 
-    Prints a line for each notebook. Raises ValueError before anything runs when a parameter is not valid, WalkError
+    Prints a line for each notebook. Raises ValueError before anything runs when a parameter is not valid, NotebookError
     when a notebook fails: its copy with the error is kept as ``NAME.failed.ipynb``, and the later ones are not run.
     """
     from xaiutils.workbook.html_report import write_report
@@ -206,7 +202,7 @@ def run_walk(values: Mapping[str, Any], runs_dir: Path | None = None, steps: Seq
         start = time.monotonic()
         try:
             execute(step, shared[step], folder, {"XAI_PROGRESS": "log", "XAI_RUNS": str(folder.parent)})
-        except WalkError:
+        except NotebookError:
             print("failed", flush=True)
             if any((folder / "record").glob("*.json")):
                 write_report(folder)
@@ -239,8 +235,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{p.name} = {json.dumps(p.default)}: {p.help}; {p.allowed()}")
         return 0
     try:
-        run_walk(read_arguments(options.assignments, options.parameters), options.runs)
-    except (ValueError, FileNotFoundError, WalkError) as error:
+        run_notebooks(read_arguments(options.assignments, options.parameters), options.runs)
+    except (ValueError, FileNotFoundError, NotebookError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -5,40 +5,34 @@
 """
 
 import hashlib
-import io
 import json
 import os
-import platform
-import subprocess
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.image import _ImageBase
-from PIL import Image
 
-from xaiutils.backend import keras, tf
+from xaiutils.backend import keras
 from xaiutils.datasets import DATASETS, ImageDataset, load_dataset
 from xaiutils.datasets.prepared_splits import read_dataset, write_dataset
 from xaiutils.datasets.reading.tree import fingerprint
 from xaiutils.files import replace_file, write_text
-from xaiutils.progress import progress
-from xaiutils.workbook import parameters as _parameters
+from xaiutils.models import load_model
+from xaiutils.workbook.environment import environment
+from xaiutils.workbook.map_files import read_maps, write_maps
+from xaiutils.workbook.parameters import PARAMETERS, check
+from xaiutils.workbook.picture import FIGURE_DPI, Picture, shows_images
 
-__all__ = ["Picture", "Run", "environment", "progress", "start"]
-
-_VERSIONED = ("xaiutils", "tensorflow", "keras", "numpy", "tf-explain", "tf-keras-vis", "scikit-learn", "scikit-image")
-_FIGURE_DPI = {"saved": 160, "shown": 72}
+# What notebook 01 settles for all later notebooks of a run.
+SETTLED = ("dataset", "data_dir", "data_options", "image_size", "n_train", "n_val", "n_test", "seed", "positive_class")
 # Parameters whose default is each notebook's own, or that decide where files are and not what is in them.
-_NOTEBOOKS_OWN = {"methods", "method_parameters", "transforms", "model", "run_name", "runs_dir", "data_dir"}
-_PNG_LIMIT = 120_000  # bytes: pictures over it are shown as JPEG, so that notebooks stay small
+_NOTEBOOKS_OWN = {"methods", "method_parameters", "transforms", "model", "models", "run_name", "runs_dir", "data_dir"}
 
 
 def start(notebook: str, namespace: Mapping[str, Any]) -> "Run":
@@ -53,14 +47,14 @@ def start(notebook: str, namespace: Mapping[str, Any]) -> "Run":
     Raises:
         ValueError: lists everything that is wrong, with what is allowed.
     """
-    given = {k: v for k, v in namespace.items() if k in _parameters.PARAMETERS}
+    given = {k: v for k, v in namespace.items() if k in PARAMETERS}
     if not any(isinstance(v, Run) for v in namespace.values()):
         given |= {k: v for k, v in namespace.items() if _looks_like_parameter(k, v)}
-    checked = _parameters.check(given)
-    keras.utils.set_random_seed(checked.get("seed", 0))
+    run = Run(notebook, check(given))
+    keras.utils.set_random_seed(run.parameters.get("seed", 0))
     pd.set_option("display.html.use_mathjax", False)  # dollars in names of the data are no mathematics
     warnings.showwarning = _print_warning
-    return Run(notebook, checked)
+    return run
 
 
 def _print_warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
@@ -76,65 +70,17 @@ def _looks_like_parameter(name: str, value: Any) -> bool:
     return plain and not name.startswith("_") and name not in _NOT_PARAMETERS
 
 
-def environment() -> dict[str, Any]:
-    """Versions, hardware and git commit of this process, for the record of a run."""
-    gpus = [tf.config.experimental.get_device_details(d).get("device_name", d.name) for d in _gpus()]
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cores": os.cpu_count(),
-        "gpus": gpus,
-        "versions": {name: _version(name) for name in _VERSIONED},
-        "git_commit": _git_commit(),
-    }
-
-
-def _gpus() -> list:
-    return tf.config.list_physical_devices("GPU")
-
-
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def _git_commit() -> str | None:
-    folder = Path(__file__).resolve().parents[2]
-    if not (folder / ".git").exists():  # installed as a package: an enclosing repository would not be ours
-        return None
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12", "--match="]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip()
-
-
-class Picture:
-    """A figure as a notebook shows it: a small PNG, or a JPEG where the PNG would be large."""
-
-    def __init__(self, figure: Figure):
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=_FIGURE_DPI["shown"], bbox_inches="tight")
-        picture = Image.open(buffer).convert("RGB")
-        self.width, self.height = picture.size
-        small, photo = io.BytesIO(), io.BytesIO()
-        picture.quantize(256, dither=Image.Dither.NONE).save(small, "png", optimize=True)
-        picture.save(photo, "jpeg", quality=88)
-        png = small.tell() < _PNG_LIMIT
-        self._data = {"image/png": small.getvalue()} if png else {"image/jpeg": photo.getvalue()}
-
-    def _repr_mimebundle_(self, include=None, exclude=None):
-        return {**self._data, "text/plain": f"<Picture {self.width} x {self.height}>"}
-
-
 class Run:
-    """One notebook's view of a run folder. ``parameters`` are the checked ones; ``folder`` is the run's folder."""
+    """One notebook's view of a run folder.
 
-    def __init__(self, notebook: str, parameters: Mapping[str, Any]):
-        self.notebook, self.parameters = notebook, dict(parameters)
+    ``folder`` is the run's folder. ``parameters`` are the notebook's checked ones, and what it does not say itself as
+    the run has it: the data set as notebook 01 settled it (`SETTLED`); for ``models`` or ``model`` left empty, those
+    that notebook 02 trained. A notebook that has the parameter ``dataset`` settles the data for those after it. With
+    ``writes=False`` the run is read, and nothing of it is changed.
+    """
+
+    def __init__(self, notebook: str, parameters: Mapping[str, Any], writes: bool = True) -> None:
+        self.notebook, self._writes, given = notebook, writes, dict(parameters)
         root = os.environ.get("XAI_RUNS") or parameters.get("runs_dir", "../runs")
         self.folder = Path(root).resolve() / parameters.get("run_name", "default")
         # In a batch, notebooks with folders of their own share what was prepared and trained for all of them.
@@ -142,7 +88,15 @@ class Run:
         self._models = Path(os.environ.get("XAI_BATCH_MODELS") or self.folder / "models")
         self._started, self._clock = datetime.now(UTC), time.monotonic()
         self._items: list[dict[str, Any]] = []
+        self.parameters = {**self._settled(), **given}
+        if given.get("models") == []:
+            self.parameters["models"] = self.trained
+        if given.get("model") == "":
+            self.parameters["model"] = next(iter(self.parameters.get("models") or self.trained), "")
         try:
+            if writes and "dataset" in given:
+                settled = {name: given[name] for name in SETTLED if name in given}
+                write_text(self._data / "settled.json", json.dumps(settled, indent=1))
             self._write_record(finished=False)
         except (PermissionError, FileExistsError, NotADirectoryError) as error:
             raise type(error)(
@@ -157,6 +111,10 @@ class Run:
         device = ", ".join(e["gpus"]) or f"CPU, {e['cores']} cores"
         return f"{self.notebook}: run {self.folder.name!r} on {device} ({versions})"
 
+    def _settled(self) -> dict[str, Any]:
+        path = self._data / "settled.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
     # Data -----------------------------------------------------------------------------------------------------------
 
     def dataset(self, split: str) -> ImageDataset:
@@ -165,7 +123,7 @@ class Run:
         The copy is used as long as the parameters and the files of the data set are the same; a damaged one is made
         anew.
         """
-        p = self.parameters
+        p = self._data_parameters()
         options = {
             "name": p["dataset"],
             "split": split,
@@ -186,6 +144,14 @@ class Run:
             return dataset  # a drive that was away, a permission that was missing: the next start tries again
         return write_dataset(dataset, self._data_folder(options))  # whose name a download may have changed
 
+    def _data_parameters(self) -> dict[str, Any]:
+        if "dataset" not in self.parameters:
+            raise FileNotFoundError(
+                f"run {self.folder.name!r} has no data set yet. Run 01_data_preparation first with "
+                f"run_name={self.folder.name!r}."
+            )
+        return self.parameters
+
     def _data_folder(self, options: Mapping[str, Any]) -> Path:
         key = {
             **options,
@@ -202,11 +168,22 @@ class Run:
 
     def stamp_model(self, name: str) -> None:
         """Note beside a trained model what data it was trained on; `model` refuses it for other data."""
-        write_text(self.model_folder(name) / "data.json", json.dumps(self._data_facts(), indent=1))
+        facts = self._data_facts() | {"trained": datetime.now(UTC).isoformat()}
+        write_text(self.model_folder(name) / "data.json", json.dumps(facts, indent=1))
+
+    @property
+    def trained(self) -> list[str]:
+        """Names of the models that were trained in this run, in the order of their training."""
+        found = [path.parent for path in self._models.glob("*/model.keras")]
+        return [folder.name for folder in sorted(found, key=lambda f: (_stamp(f).get("trained", ""), f.name))]
+
+    def models(self, *names: str) -> dict[str, keras.Model]:
+        """Models of this run by name: ``names``, then those of the parameter ``models``; each as `model` has it."""
+        return {name: self.model(name) for name in dict.fromkeys([*names, *self.parameters.get("models", [])])}
 
     def _data_facts(self) -> dict[str, Any]:
         """All that decides which images there are and which of them are for training."""
-        p = self.parameters
+        p = self._data_parameters()
         facts = {key: p[key] for key in ("dataset", "data_options", "image_size", "seed")}
         if DATASETS[p["dataset"]].reads_files:
             facts["data_dir"] = str(Path(p["data_dir"]).resolve())
@@ -220,13 +197,11 @@ class Run:
         """
         path = self.model_folder(name) / "model.keras"
         if not path.exists():
-            trained = sorted(p.parent.name for p in self._models.glob("*/model.keras"))
             raise FileNotFoundError(
-                f"run {self.folder.name!r} has no trained {name!r} (it has: {', '.join(trained) or 'none'}). Run "
+                f"run {self.folder.name!r} has no trained {name!r} (it has: {', '.join(self.trained) or 'none'}). Run "
                 f"02_train_models first with run_name={self.folder.name!r} and {name!r} in its models."
             )
-        stamp = self.model_folder(name) / "data.json"
-        before = json.loads(stamp.read_text(encoding="utf-8")) if stamp.exists() else {}
+        before = _stamp(self.model_folder(name))
         now = self._data_facts()
         differ = [f"{k}={before.get(k)!r} (now {now[k]!r})" for k in now if before.get(k) != now[k]]
         if differ:
@@ -234,9 +209,7 @@ class Run:
                 f"{name!r} of run {self.folder.name!r} was trained with {', '.join(differ)}. Use the same parameters, "
                 "or train under another run_name."
             )
-        import xaiutils.models  # noqa: F401  (registers the layers that the file names)
-
-        return keras.models.load_model(path)
+        return load_model(path)
 
     # Results --------------------------------------------------------------------------------------------------------
 
@@ -244,8 +217,8 @@ class Run:
         """Write ``figures/<name>.png`` and return a picture for the notebook to show. ``caption`` goes to the
         report."""
         path = self.folder / "figures" / f"{name}.png"
-        replace_file(path, lambda temporary: figure.savefig(temporary, dpi=_FIGURE_DPI["saved"], bbox_inches="tight"))
-        self._add("figure", path, caption, pictures=_shows_pictures(figure))
+        replace_file(path, lambda temporary: figure.savefig(temporary, dpi=FIGURE_DPI["saved"], bbox_inches="tight"))
+        self._add("figure", path, caption, pictures=shows_images(figure))
         return Picture(figure)
 
     def save_table(self, table: pd.DataFrame, name: str, caption: str, index: bool = False) -> pd.DataFrame:
@@ -267,24 +240,11 @@ class Run:
         return path
 
     def save_maps(
-        self, name: str, maps: Mapping[str, np.ndarray], ids: list[str], images: np.ndarray | None = None
+        self, name: str, maps: Mapping[str, np.ndarray], ids: Sequence[str], images: np.ndarray | None = None
     ) -> Path:
-        """Write ``maps/<name>.npz``: float16 maps ``(n, height, width)`` by name, and the images' ``ids``.
-
-        float16 keeps 3 digits and has a small range, so each map is stored divided by its largest absolute value,
-        which is kept beside it as ``<name>_scale`` (n,). `load_maps` puts them together. ``images`` ``(n, height,
-        width, 3)`` in [0, 255], if given, are kept as uint8: the report of a batch draws maps of several runs over
-        them, side by side.
-        """
-        arrays: dict[str, np.ndarray] = {"ids": np.array(ids)}
-        if images is not None:
-            arrays["images"] = np.clip(images, 0, 255).astype(np.uint8)
-        for key, value in maps.items():
-            scale = np.abs(value).max(axis=(1, 2))
-            arrays[key] = (value / np.where(scale > 0, scale, 1)[:, None, None]).astype(np.float16)
-            arrays[f"{key}_scale"] = scale.astype(np.float32)
-        path = self.folder / "maps" / f"{name}.npz"
-        replace_file(path, lambda temporary: np.savez_compressed(temporary, **arrays))
+        """Write ``maps/<name>.npz``: maps ``(n, height, width)`` by name, the images' ``ids``, and ``images``, if
+        given: the report of a batch draws maps of several runs over them. See `xaiutils.workbook.map_files`."""
+        path = write_maps(self.folder / "maps" / f"{name}.npz", maps, ids, images)
         self._add("maps", path, f"maps of {', '.join(maps)}")
         return path
 
@@ -299,7 +259,7 @@ class Run:
         made with other parameters have no known value: the line gives theirs.
         """
         ours = {k: v for k, v in self.parameters.items() if k not in _NOTEBOOKS_OWN}
-        if any(v != _parameters.PARAMETERS[k].default for k, v in ours.items()):
+        if any(v != PARAMETERS[k].default for k, v in ours.items()):
             return f"{what}: {value:.4g}"
         if abs(value - known) <= tolerance:
             return f"{what}: {known:g} +- {tolerance:g}, as expected"
@@ -320,6 +280,8 @@ class Run:
         self._write_record(finished=False)
 
     def _write_record(self, finished: bool) -> None:
+        if not self._writes:
+            return
         record = {
             "notebook": self.notebook,
             "parameters": self.parameters,
@@ -332,21 +294,10 @@ class Run:
         write_text(self.folder / "record" / f"{self.notebook}.json", json.dumps(record, indent=1))
 
 
-def read_maps(path: Path) -> dict[str, np.ndarray]:
-    """A file of `Run.save_maps`: float32 maps by name, ``ids``, and uint8 ``images`` where they were kept."""
-    with np.load(path, allow_pickle=False) as stored:
-        found = {
-            key: stored[key].astype(np.float32) * stored[f"{key}_scale"][:, None, None]
-            for key in stored.files
-            if f"{key}_scale" in stored.files
-        }
-        return {key: stored[key] for key in ("ids", "images") if key in stored.files} | found
-
-
-def _shows_pictures(figure: Figure) -> bool:
-    """Whether an image of at least 32 x 32 pixels is in the figure: it may be a patient's (`xaiutils.batch.pack`)."""
-    sizes = [np.shape(image.get_array())[:2] for image in figure.findobj(_ImageBase) if image.get_array() is not None]
-    return any(min(size) >= 32 for size in sizes)
+def _stamp(folder: Path) -> dict[str, Any]:
+    """What `Run.stamp_model` noted in a model's folder."""
+    path = folder / "data.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def _code_of_data() -> str:

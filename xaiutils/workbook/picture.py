@@ -1,0 +1,37 @@
+"""Figures as notebooks show them, small enough to commit."""
+
+import io
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage, BboxImage, FigureImage
+from PIL import Image
+
+FIGURE_DPI = {"saved": 160, "shown": 72}
+_PNG_LIMIT = 120_000  # bytes: pictures over it are shown as JPEG, so that notebooks stay small
+
+
+class Picture:
+    """A figure as a notebook shows it: a small PNG, or a JPEG where the PNG would be large."""
+
+    def __init__(self, figure: Figure) -> None:
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=FIGURE_DPI["shown"], bbox_inches="tight")
+        picture = Image.open(buffer).convert("RGB")
+        self.width, self.height = picture.size
+        small, photo = io.BytesIO(), io.BytesIO()
+        picture.quantize(256, dither=Image.Dither.NONE).save(small, "png", optimize=True)
+        picture.save(photo, "jpeg", quality=88)
+        png = small.tell() < _PNG_LIMIT
+        self._data = {"image/png": small.getvalue()} if png else {"image/jpeg": photo.getvalue()}
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        return {**self._data, "text/plain": f"<Picture {self.width} x {self.height}>"}
+
+
+def shows_images(figure: Figure) -> bool:
+    """Whether an image of at least 32 x 32 pixels is in the figure: it may be a patient's (`xaiutils.batch.pack`)."""
+    images = figure.findobj(lambda artist: isinstance(artist, AxesImage | BboxImage | FigureImage))
+    sizes = [np.shape(image.get_array())[:2] for image in images if image.get_array() is not None]
+    return any(min(size) >= 32 for size in sizes)
