@@ -229,7 +229,7 @@ def floor_passes(method: str, parameters: dict, network: Network, size: int) -> 
 
     def channels(limit: int) -> int:
         layer = network.cam_layer()
-        width = network.shapes[network._step(layer).outputs[0]][-1]
+        width = network.shapes[network.step(layer).outputs[0]][-1]
         return min(limit or width, width)
 
     samples, steps = parameters.get("n_samples", 0), parameters.get("n_steps", 0)

@@ -318,7 +318,7 @@ def attention_and_gradient(model, images, layer):
     with tf.GradientTape() as tape:
         x = tf.constant(images)
         tape.watch(x)
-        logits, probabilities = network._run({network._input: x}, [network._logits, step.outputs[1]])
+        logits, probabilities = network.run({network.input_key: x}, [network.logits_key, step.outputs[1]])
         score = logits[:, 0]
     return probabilities.numpy(), tape.gradient(score, probabilities).numpy()
 

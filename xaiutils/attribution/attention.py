@@ -129,7 +129,7 @@ def _forward(
         if step in asking:
             if watch is not None:
                 watch(inputs[0])
-            outputs = base(asking[step], inputs, functools.partial(network._compute, asking[step]))
+            outputs = base(asking[step], inputs, functools.partial(network.compute, asking[step]))
             probabilities[step] = outputs[1]
             return outputs[: len(step.outputs)]
         outputs = base(step, inputs, compute)
@@ -398,9 +398,9 @@ def _block_ends(network: Network, steps: Sequence[Step]) -> list[Step]:
             other
             for other in network.steps[place:stop]
             if type(other.operation).__name__ == "Add"
-            and len(set(network._inputs_of(other))) == 2
+            and len(set(other.reads)) == 2
             and network.shapes[other.outputs[0]][1:] == shape[1:]
-            and network._before_logits(other)
+            and network.leads_to_logits(other)
         ]
         if not additions:
             raise ModelError(

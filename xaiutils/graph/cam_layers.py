@@ -12,67 +12,68 @@ from typing import Any
 import numpy as np
 
 from xaiutils.backend import tf
+from xaiutils.graph.flat_graph import FlatGraph, ModelError, Step
 from xaiutils.graph.layers.attention import attention_steps
-from xaiutils.graph.steps import ModelError
+from xaiutils.graph.place_tracing import field_of, spatial_layers, why_no_field
 
 
-def cam_layers(network: Any, name: str = "") -> list[str]:
+def cam_layers(graph: FlatGraph, name: str = "") -> list[str]:
     """Paths of the layers whose maps are added: ``name`` alone, or by default those that all of the score goes through.
 
     Raises ModelError where there are none: no feature map, axes that are not known, or a path around all of them.
     """
     if name:
-        return [_named(network, name)]
-    return network.compiled(("CAM layers", network.size_traced), lambda: _default(network))
+        return [_named(graph, name)]
+    return graph.compiled(("CAM layers", graph.size_traced), lambda: _default(graph))
 
 
-def _named(network: Any, name: str) -> str:
-    step = network.step(name)
-    if network.field_of(step) is None or step not in network.steps_to_logits:
-        why = network.why_no_field(step) or "the logits do not depend on it, or its places are mixed"
+def _named(graph: FlatGraph, name: str) -> str:
+    step = graph.step(name)
+    if field_of(graph, step) is None or step not in graph.steps_to_logits:
+        why = why_no_field(graph, step) or "the logits do not depend on it, or its places are mixed"
         raise ModelError(
-            f"layer {step.path!r} has the output shape {network.shapes[step.outputs[0]]} and no map of the image: "
-            f"{why}. Choose one of {', '.join(network.spatial_layers()[-12:])}."
+            f"layer {step.path!r} has the output shape {graph.shapes[step.outputs[0]]} and no map of the image: "
+            f"{why}. Choose one of {', '.join(spatial_layers(graph)[-12:])}."
         )
-    told = network.compiled(("warned of a way around",), set)
-    if step.path not in told and not _is_complete(network, step):
+    told = graph.compiled(("warned of a way around",), set)
+    if step.path not in told and not _is_complete(graph, step):
         told.add(step.path)
         warnings.warn(
             f"part of the score goes around layer {step.path!r}, so its map shows a part of the evidence. All of the "
-            f"score goes through {_complete_before(network) or 'no single layer'}.",
+            f"score goes through {_complete_before(graph) or 'no single layer'}.",
             stacklevel=2,
         )
     return step.path
 
 
-def _is_complete(network: Any, step: Any) -> bool:
+def _is_complete(graph: FlatGraph, step: Step) -> bool:
     """Whether the whole score goes through a layer; of tokens that enter an attention layer, the convention."""
-    enters = {producer for a in attention_steps(network) for producer in network.producers(a)}
-    return step in enters or cuts(network, {step})
+    enters = {producer for a in attention_steps(graph) for producer in graph.producers(a)}
+    return step in enters or cuts(graph, {step})
 
 
-def _complete_before(network: Any) -> str:
+def _complete_before(graph: FlatGraph) -> str:
     try:
-        return ", ".join(repr(path) for path in cam_layers(network))
+        return ", ".join(repr(path) for path in cam_layers(graph))
     except ModelError:
         return ""
 
 
-def cuts(network: Any, steps: Iterable[Any], end: Any | None = None) -> bool:
+def cuts(graph: FlatGraph, steps: Iterable[Any], end: Any | None = None) -> bool:
     """Whether every path from the image to the logits (or to the step ``end``) goes through one of ``steps``."""
     steps = set(steps)
-    return not _open_ends(network, end, lambda step: step in steps)
+    return not _open_ends(graph, end, lambda step: step in steps)
 
 
-def _open_ends(network: Any, end: Any | None, stops: Any) -> list[Any]:
+def _open_ends(graph: FlatGraph, end: Any | None, stops: Any) -> list[Any]:
     """The steps that read the image and that the walk back from ``end`` reaches without passing a step that stops."""
-    open_steps, seen, reached = [end or network.steps_to_logits[-1]], set(), []
+    open_steps, seen, reached = [end or graph.steps_to_logits[-1]], set(), []
     while open_steps:
         step = open_steps.pop()
         if step in seen or (step is not end and stops(step)):
             continue
         seen.add(step)
-        for producer in network.producers(step):
+        for producer in graph.producers(step):
             if producer is None:
                 reached.append(step)
             else:
@@ -80,110 +81,110 @@ def _open_ends(network: Any, end: Any | None, stops: Any) -> list[Any]:
     return reached
 
 
-def _default(network: Any) -> list[str]:
-    steps = network.steps_to_logits
-    before = ancestors(network)
+def _default(graph: FlatGraph) -> list[str]:
+    steps = graph.steps_to_logits
+    before = ancestors(graph)
     learned = {s for s in steps if getattr(s.operation, "weights", None) and not _only_scales(s)}
     learns = {s for s in steps if s in learned or before[s] & learned}
-    attention = set(attention_steps(network))
+    attention = set(attention_steps(graph))
     excluded: set[Any] = set()
     while True:
-        cut, around, passed = _cut(network, learns, before, attention, excluded)
+        cut, around, passed = _cut(graph, learns, before, attention, excluded)
         inner = [s for s in cut if any(other in before[s] for other in cut)]
         if not inner:
             break
         excluded.update(inner)  # one lies behind another: all its evidence is in the other's
     if around or not cut:
-        _refuse(network, cut, around)
-    _refuse_hidden_attention(network, cut, passed)
+        _refuse(graph, cut, around)
+    _refuse_hidden_attention(graph, cut, passed)
     return [step.path for step in sorted(cut, key=steps.index)]
 
 
-def _only_scales(step: Any) -> bool:
+def _only_scales(step: Step) -> bool:
     return type(step.operation).__name__ in ("Normalization", "Rescaling")
 
 
-def ancestors(network: Any) -> dict[Any, set[Any]]:
+def ancestors(graph: FlatGraph) -> dict[Any, set[Any]]:
     """The steps that lead to each step before the logits."""
     found: dict[Any, set[Any]] = {}
-    for step in network.steps_to_logits:
+    for step in graph.steps_to_logits:
         found[step] = set()
-        for producer in network.producers(step):
+        for producer in graph.producers(step):
             if producer is not None:
                 found[step] |= {producer} | found[producer]
     return found
 
 
-def _cut(network, learns, before, attention, excluded) -> tuple[list[Any], list[Any], list[Any]]:
+def _cut(graph, learns, before, attention, excluded) -> tuple[list[Any], list[Any], list[Any]]:
     """The first maps on the way back from the logits, the steps that read the image without one, and the token layers
     that were passed."""
     cut: dict[Any, None] = {}
     passed = []
 
-    def stops(step: Any) -> bool:
-        if step in excluded or step not in learns or network.field_of(step) is None:
+    def stops(step: Step) -> bool:
+        if step in excluded or step not in learns or field_of(graph, step) is None:
             return False
-        if len(network.shapes[step.outputs[0]]) == 4:
+        if len(graph.shapes[step.outputs[0]]) == 4:
             cut[step] = None
             return True
-        read = [a for a in network.steps_to_logits if a in attention and (a is step or a in before[step])]
+        read = [a for a in graph.steps_to_logits if a in attention and (a is step or a in before[step])]
         if read:
-            chosen = _tokens_read(network, step, read[-1])
+            chosen = _tokens_read(graph, step, read[-1])
             if chosen is not None and chosen not in excluded:
                 cut[chosen] = None
                 return True
         passed.append(step)
         return False
 
-    around = _open_ends(network, None, stops)
+    around = _open_ends(graph, None, stops)
     return list(cut), around, passed
 
 
-def _tokens_read(network: Any, end: Any, attention: Any) -> Any | None:
+def _tokens_read(graph: FlatGraph, end: Any, attention: Any) -> Any | None:
     """The tokens that a map of a transformer reads, of those that lead to ``end``: what enters its last attention
     layer, if patches reach the logits that way alone (a class token); otherwise the residual stream before it."""
-    (entering, *_) = network.producers(attention)
-    if entering is None or network.field_of(entering) is None:
+    (entering, *_) = graph.producers(attention)
+    if entering is None or field_of(graph, entering) is None:
         return None
-    if cuts(network, {entering}, end):
+    if cuts(graph, {entering}, end):
         return entering
-    before = [s for s in network.steps_to_logits[: network.steps_to_logits.index(entering)] if network.field_of(s)]
-    stream = next((s for s in reversed(before) if cuts(network, {s}, end)), None)
-    if stream is None or _carries_all(network, entering, stream):
+    before = [s for s in graph.steps_to_logits[: graph.steps_to_logits.index(entering)] if field_of(graph, s)]
+    stream = next((s for s in reversed(before) if cuts(graph, {s}, end)), None)
+    if stream is None or _carries_all(graph, entering, stream):
         return entering
     return stream
 
 
-def _carries_all(network: Any, entering: Any, stream: Any) -> bool:
+def _carries_all(graph: FlatGraph, entering: Any, stream: Any) -> bool:
     """Whether the patches of ``stream`` count through ``entering`` alone: with that held, changing them changes
     nothing of what the head reads."""
 
     def look() -> bool:
-        image = tf.random.stateless_uniform((1, *network.shapes[network._input][1:]), (0, 1), 0, 255)
+        image = tf.random.stateless_uniform((1, *graph.shapes[graph.input_key][1:]), (0, 1), 0, 255)
         keys = [stream.outputs[0], entering.outputs[0]]
-        with_patches, held = network._run({network._input: image}, keys)
-        patches = network.field_of(stream).mask
+        with_patches, held = graph.run({graph.input_key: image}, keys)
+        patches = field_of(graph, stream).mask
         noise = tf.cast(np.where(patches, np.random.default_rng(0).normal(size=with_patches.shape), 0), held.dtype)
-        read = network._inputs_of(network.steps_to_logits[-1])[:1]
+        read = graph.steps_to_logits[-1].reads[:1]
         features = [
-            network._run({network._input: image, keys[0]: x, keys[1]: held}, read)[0]
+            graph.run({graph.input_key: image, keys[0]: x, keys[1]: held}, read)[0]
             for x in (with_patches, with_patches + noise)
         ]
         return bool(np.allclose(*(tf.cast(x, tf.float32).numpy() for x in features), rtol=1e-4, atol=1e-5))
 
-    return network.compiled(("carries all", entering.path, stream.path), lambda: {"answer": look()})["answer"]
+    return graph.compiled(("carries all", entering.path, stream.path), lambda: {"answer": look()})["answer"]
 
 
-def _refuse(network: Any, cut: list[Any], around: list[Any]) -> None:
-    maps = network.spatial_layers()
-    learned = [s for s in network.steps_to_logits if getattr(s.operation, "weights", None)]
+def _refuse(graph: FlatGraph, cut: list[Any], around: list[Any]) -> None:
+    maps = spatial_layers(graph)
+    learned = [s for s in graph.steps_to_logits if getattr(s.operation, "weights", None)]
     if cut:
         raise ModelError(
             f"no layers with a map carry the whole score: beside {', '.join(repr(s.path) for s in cut)} a part goes "
             f"from {', '.join(repr(s.path) for s in around[:4])} to the logits around all feature maps. Give layer=, "
             "for the part that goes through it, or use a gradient method or occlusion."
         )
-    lost = [(s, network.why_no_field(s)) for s in learned]
+    lost = [(s, why_no_field(graph, s)) for s in learned]
     lost = [(s, why) for s, why in lost if why]
     if lost:
         raise ModelError(
@@ -196,9 +197,9 @@ def _refuse(network: Any, cut: list[Any], around: list[Any]) -> None:
     )
 
 
-def _refuse_hidden_attention(network: Any, cut: list[Any], passed: list[Any]) -> None:
-    tokens = [s.path for s in network.steps_to_logits if s in passed and getattr(s.operation, "weights", None)]
-    if len(tokens) > 2 and all(len(network.shapes[s.outputs[0]]) == 4 for s in cut):
+def _refuse_hidden_attention(graph: FlatGraph, cut: list[Any], passed: list[Any]) -> None:
+    tokens = [s.path for s in graph.steps_to_logits if s in passed and getattr(s.operation, "weights", None)]
+    if len(tokens) > 2 and all(len(graph.shapes[s.outputs[0]]) == 4 for s in cut):
         raise ModelError(
             "the model goes on with tokens after its last feature map, and it cannot be told which layer's tokens "
             f"a class activation map should read; give layer=, one of {', '.join(tokens[-12:])}."

@@ -15,15 +15,13 @@ from typing import Any
 import numpy as np
 
 from xaiutils.backend import keras, tf
+from xaiutils.graph.flat_graph import FlatGraph, ModelError, Step
 from xaiutils.graph.log_probability import LogProbability
-from xaiutils.graph.steps import ModelError, Step
 
 layers, ops = keras.layers, keras.ops
 _PASS_THROUGH = ("Cast", "Copy", "Dropout", "Identity", "InputLayer")
 _LARGEST = 100_000  # numbers in a tensor that is still part of a head
 _TRIALS = 48
-
-Graph = Any  # xaiutils.graph.network.Network, which imports this module
 
 
 @dataclass(frozen=True)
@@ -42,13 +40,13 @@ class Head:
     leaves: tuple[int, ...] = ()
 
 
-def find_head(graph: Graph, output: int) -> Head:
+def find_head(graph: FlatGraph, output: int) -> Head:
     """The head of the graph's tensor ``output``, ``(n, classes)``."""
     units, key = graph.shapes[output][-1], output
-    step = graph._producer.get(key)
+    step = graph.producer(key)
     while step is not None and _changes_nothing(graph, step):
         key = step.reads[0]
-        step = graph._producer.get(key)
+        step = graph.producer(key)
     if step is None:
         raise ModelError("the model has no layer that computes class scores.")
     activation, axis = activation_of(graph, step)
@@ -63,7 +61,7 @@ def find_head(graph: Graph, output: int) -> Head:
     return _tried(graph, step, key)
 
 
-def _changes_nothing(graph: Graph, step: Step) -> bool:
+def _changes_nothing(graph: FlatGraph, step: Step) -> bool:
     name = type(step.operation).__name__
     if name in ("Flatten", "Reshape", "Squeeze"):
         return len(step.reads) == 1 and graph.shapes[step.reads[0]] == graph.shapes[step.outputs[0]]
@@ -125,7 +123,7 @@ _FUNCTIONS = {
 }
 
 
-def activation_of(graph: Graph, step: Step) -> tuple[str | None, Any]:
+def activation_of(graph: FlatGraph, step: Step) -> tuple[str | None, Any]:
     """What a step does if it is nothing but an activation: "softmax", "log_softmax", "sigmoid" or "linear", None for
     anything else; and the axis, -1 for the last."""
     operation, name = step.operation, type(step.operation).__name__
@@ -188,7 +186,7 @@ def _logits_to_try(shape: Sequence[int]) -> np.ndarray:
 # Heads that are not one activation ------------------------------------------------------------------------------------
 
 
-def _tried(graph: Graph, step: Step, key: int) -> Head:
+def _tried(graph: FlatGraph, step: Step, key: int) -> Head:
     """The head of an output that no known activation makes."""
     leaves: dict[int, str] = {}
     _find_leaves(graph, key, leaves)
@@ -215,11 +213,11 @@ def _tried(graph: Graph, step: Step, key: int) -> Head:
     return Head(key, kind, log=log, leaves=tuple(log.leaves))
 
 
-def _agrees(graph: Graph, log: LogProbability, values: dict[int, Any], key: int) -> bool:
+def _agrees(graph: FlatGraph, log: LogProbability, values: dict[int, Any], key: int) -> bool:
     """Whether the logarithm is that of the output, on the values that were tried."""
     inner = [leaf for leaf in log.leaves if leaf not in values]
     try:
-        *found, output = graph._run(values, [*inner, key])
+        *found, output = graph.run(values, [*inner, key])
         given = {**values, **dict(zip(inner, found, strict=True))}
         mine = log.probabilities(*(given[leaf] for leaf in log.leaves))
     except Exception:  # whatever a user's layer raises
@@ -227,14 +225,16 @@ def _agrees(graph: Graph, log: LogProbability, values: dict[int, Any], key: int)
     return np.allclose(mine, tf.cast(output, tf.float32), rtol=1e-3, atol=1e-5)
 
 
-def _what_is_output(graph: Graph, step: Step, key: int, leaves: dict[int, str]) -> tuple[dict[int, Any], str | None]:
+def _what_is_output(
+    graph: FlatGraph, step: Step, key: int, leaves: dict[int, str]
+) -> tuple[dict[int, Any], str | None]:
     """Values of the leaves to try, and what the output is for all of them: "softmax" where it sums to one, "sigmoid"
     where it lies in [0, 1], else None."""
     if set(leaves) == {key}:  # a layer's own output
         own = leaves[key]
         return {key: tf.constant(_sample(own, _shape(graph, key)))}, None if own == "number" else own
     values = {leaf: tf.constant(_sample(origin, _shape(graph, leaf))) for leaf, origin in leaves.items()}
-    (output,) = graph._run(values, [key])
+    (output,) = graph.run(values, [key])
     return values, probability_kind(np.asarray(tf.cast(output, tf.float64)))
 
 
@@ -247,7 +247,7 @@ def probability_kind(values: np.ndarray) -> str | None:
     return "sigmoid" if values.max() <= 1 + 1e-6 and (values > 0).any() and (values < 1).any() else None
 
 
-def _shape(graph: Graph, key: int) -> list[int]:
+def _shape(graph: FlatGraph, key: int) -> list[int]:
     return [n or 4 for n in graph.shapes[key][1:]]
 
 
@@ -262,12 +262,12 @@ def _sample(origin: str, shape: list[int]) -> np.ndarray:
     return (p / p.sum(axis=-1, keepdims=True)).astype(np.float32)
 
 
-def _find_leaves(graph: Graph, key: int, leaves: dict[int, str]) -> None:
+def _find_leaves(graph: FlatGraph, key: int, leaves: dict[int, str]) -> None:
     """The tensors that a head begins with, and what they hold: any "number", the "logit" of a softmax or sigmoid that
     goes into nothing else, or, where a layer makes it, the probability of a "softmax" or "sigmoid"."""
     if leaves.get(key, "logit") != "logit":
         return
-    step = graph._producer.get(key)
+    step = graph.producer(key)
     if step is None or int(np.prod(_shape(graph, key))) > _LARGEST:
         leaves[key] = "number"
         return
@@ -281,7 +281,7 @@ def _find_leaves(graph: Graph, key: int, leaves: dict[int, str]) -> None:
     if type(step.operation).__name__ in _LINEAR and not _fused(step):
         leaves[key] = "number"
         return
-    if getattr(step.operation, "weights", None) or step.reads == [graph._input]:
+    if getattr(step.operation, "weights", None) or step.reads == [graph.input_key]:
         leaves[key] = _of_layer(graph, step, key)
         return
     for read in step.reads:
@@ -295,7 +295,7 @@ def _fused(step: Step) -> bool:
     return function_kind(getattr(step.operation, "activation", None), 4) != "linear"
 
 
-def _of_layer(graph: Graph, step: Step, key: int) -> str:
+def _of_layer(graph: FlatGraph, step: Step, key: int) -> str:
     """What a layer returns, whatever its weights: "softmax", "sigmoid" or "number"."""
     number = step.outputs.index(key)
     few = 4 if max(int(np.prod(_shape(graph, k))) for k in step.reads) > _LARGEST // 10 else _TRIALS

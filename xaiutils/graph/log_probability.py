@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from xaiutils.backend import keras
-from xaiutils.graph.steps import Step
+from xaiutils.graph.flat_graph import FlatGraph, Step
 
 ops, layers = keras.ops, keras.layers
 _TINY, _HALF_ULP = 1.2e-38, 2.0**-25  # the smallest normal float32; and what 1 - p cannot be told from 0 below
@@ -46,7 +46,7 @@ class LogProbability:
     relevance that it has in its probability; factors share alike.
     """
 
-    def __init__(self, graph: Any, key: int, kind: str, activation_of: Callable[[Step], tuple[str | None, Any]]):
+    def __init__(self, graph: FlatGraph, key: int, kind: str, activation_of: Callable[[Step], tuple[str | None, Any]]):
         self.kind = kind
         self._graph, self._activation_of = graph, activation_of
         self.leaves: list[int] = []
@@ -54,7 +54,7 @@ class LogProbability:
         # Only what is needed stays: the graph holds this operation, not the other way round.
         del self._graph, self._activation_of
 
-    def use_value(self, graph: Any, key: int) -> "LogProbability":
+    def use_value(self, graph: FlatGraph, key: int) -> "LogProbability":
         """The same of the output itself, as one value."""
         self.leaves = []
         self._logs = self._value(key)
@@ -100,7 +100,7 @@ class LogProbability:
 
     def _of(self, key: int) -> Callable[[dict[int, Any], bool], Logs] | None:
         """How the logs of a tensor are found; None where the operation that makes it has no counterpart."""
-        step = self._graph._producer.get(key)
+        step = self._graph.producer(key)
         if step is None or len(step.outputs) != 1:
             return None
         activation, axis = self._activation_of(step)

@@ -73,7 +73,7 @@ def foldable_norms(network: Network, wanted: Set[Step] = frozenset()) -> dict[St
     """The batch normalisation behind each convolution whose result nothing else reads, nor is wanted itself."""
     readers: dict[int, list[Step]] = {}
     for step in network.steps:
-        for key in network._inputs_of(step):
+        for key in step.reads:
             readers.setdefault(key, []).append(step)
     norms = {}
     for step in network.steps:

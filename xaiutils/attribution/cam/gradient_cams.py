@@ -142,14 +142,14 @@ def cam(network: Network, images: np.ndarray, targets: np.ndarray, batch_size: i
 
 def _pooled_head(network: Network, layer: str) -> tuple[str, keras.layers.Dense]:
     """Path of the pooled layer, and the linear layer that follows."""
-    dense = network._producer[network._logits]
-    pooling = network._producer.get(network._inputs_of(dense)[0])
+    dense = network.producer(network.logits_key)
+    (pooling,) = network.producers(dense)
     while pooling is not None and type(pooling.operation).__name__ in _BETWEEN:
-        pooling = network._producer.get(network._inputs_of(pooling)[0])
+        (pooling,) = network.producers(pooling)
     pooled = None
     if type(dense.operation) is keras.layers.Dense and pooling is not None and type(pooling.operation) in _POOLINGS:
-        pooled = network._producer.get(network._inputs_of(pooling)[0])
-    linear = network._head is not None or getattr(dense.operation, "activation", None) is keras.activations.linear
+        (pooled,) = network.producers(pooling)
+    linear = network.is_head(dense) or getattr(dense.operation, "activation", None) is keras.activations.linear
     if pooled is None or network.field_of(pooled) is None or not linear:
         raise ModelError(
             "CAM is made for models that end in global average pooling and one linear layer, which this one does not; "
@@ -272,7 +272,7 @@ def _ablation_cam_of(
     network: Network, images: np.ndarray, targets: np.ndarray, batch_size: int, path: str, relative: bool
 ) -> np.ndarray:
     start, ablate = ablation(network, path)
-    copies = batch_size * network.lightness_behind(path)
+    copies = batch_size * network.batch_factor_after(path)
     maps = []
     for chunk in _chunks(len(images), batch_size):
         scores, A, *state = start(images[chunk], tf.constant(targets[chunk]))

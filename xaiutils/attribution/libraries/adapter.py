@@ -107,17 +107,16 @@ def _cam_layer_or_none(network: Network, layer: str) -> str | None:
 
 def _build_copy(network: Network, path: str | None) -> FlatCopy:
     inputs = keras.Input((*network.image_size, 3))
-    tensors, clones, name = {network._input: inputs}, {}, ""
+    tensors, clones, name = {network.input_key: inputs}, {}, ""
     for step in network.steps:
-        if not network._before_logits(step):
+        if not network.leads_to_logits(step):
             continue
         operation = step.operation
         if isinstance(operation, keras.Layer):
-            fused_head = network._head is not None and network._logits in step.outputs
-            operation = clones.get(id(operation)) or _clone(operation, step.path, fused_head)
+            operation = clones.get(id(operation)) or _clone(operation, step.path, network.is_head(step))
             clones[id(step.operation)] = operation
         if type(operation).__name__ in _AUGMENTATION:
-            outputs = [tensors[key] for key in network._inputs_of(step)]
+            outputs = [tensors[key] for key in step.reads]
         else:
             outputs = step.call(operation, tensors)
         if step.path == path:
@@ -125,7 +124,7 @@ def _build_copy(network: Network, path: str | None) -> FlatCopy:
             if len(outputs[0].shape) == 3:
                 outputs[0], name = _through_grid(outputs[0], *network.grid(path)), _GRID
         tensors.update(zip(step.outputs, outputs, strict=True))
-    logits = tensors[network._logits]
+    logits = tensors[network.logits_key]
     if network.activation == "binary":
         logits = keras.layers.Concatenate()([keras.layers.Rescaling(-1.0)(logits), logits])
     pairs = {

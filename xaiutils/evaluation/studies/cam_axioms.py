@@ -175,7 +175,7 @@ def _drops(
 ) -> tuple[np.ndarray, tf.Tensor, np.ndarray, np.ndarray]:
     """S ``(n,)``, A, the numbers of the channels that were removed ``(k,)``, and S - S without each ``(n, k)``."""
     start, ablate = gradient_cams.ablation(network, path)
-    copies = batch_size * network.lightness_behind(path)
+    copies = batch_size * network.batch_factor_after(path)
     scores, A, *state = start(images, tf.constant(classes))
     channels = A.shape[-1]
     kept = min(max_channels or channels, channels)

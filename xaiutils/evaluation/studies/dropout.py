@@ -22,9 +22,9 @@ from xaiutils.attribution.cam.layer_aggregate import default_layers
 from xaiutils.backend import keras, tf
 from xaiutils.datasets import ImageDataset
 from xaiutils.evaluation.evaluate import check_classes, evaluate_all
+from xaiutils.graph.flat_graph import as_function
 from xaiutils.graph.network import ModelError, Network
 from xaiutils.graph.predict import predict, prepare
-from xaiutils.graph.steps import as_function
 from xaiutils.progress import progress
 
 _SPATIAL = (keras.layers.SpatialDropout1D, keras.layers.SpatialDropout2D, keras.layers.SpatialDropout3D)

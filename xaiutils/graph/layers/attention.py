@@ -1,4 +1,4 @@
-"""Which layers of a network are attention: known by what they do, not by their names.
+"""Which layers of a graph are attention: known by what they do, not by their names.
 
 An attention layer takes tokens ``(n, tokens, width)`` and returns tokens, and it returns the probabilities by which it
 mixed them ``(n, heads, tokens, tokens)`` as well (`xaiutils.models.vit.SelfAttention`), or can be asked for them with
@@ -6,18 +6,18 @@ mixed them ``(n, heads, tokens, tokens)`` as well (`xaiutils.models.vit.SelfAtte
 """
 
 import inspect
-from typing import Any
 
 from xaiutils.backend import keras
+from xaiutils.graph.flat_graph import FlatGraph, Step
 
 
-def attention_steps(network: Any) -> list[Any]:
+def attention_steps(graph: FlatGraph) -> list[Step]:
     """The attention layers that the logits depend on, in order."""
-    return [step for step in network.steps_to_logits if is_attention(network, step)]
+    return [step for step in graph.steps_to_logits if is_attention(graph, step)]
 
 
-def is_attention(network: Any, step: Any) -> bool:
-    shapes = [network.shapes[key] for key in step.outputs]
+def is_attention(graph: FlatGraph, step: Step) -> bool:
+    shapes = [graph.shapes[key] for key in step.outputs]
     if len(shapes[0]) != 3 or not isinstance(step.operation, keras.Layer):
         return False
     if len(shapes) > 1:  # tokens (n, tokens, width), and probabilities (n, heads, tokens, tokens)

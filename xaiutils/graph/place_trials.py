@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from xaiutils.backend import tf
+from xaiutils.graph.flat_graph import FlatGraph, Step
 
 Coordinates = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 Found = tuple[Coordinates, tuple[float, float]]
@@ -21,14 +22,14 @@ _STEPS = ((1.0, 1e-2), (255.0, 60.0))  # range of the numbers and size of their 
 _LIMIT = 2**27  # numbers in one tensor of a trial
 
 
-def probe(network: Any, step: Any, number: int, coordinates: Coordinates, cell: tuple[float, float]) -> list:
+def probe(graph: FlatGraph, step: Step, number: int, coordinates: Coordinates, cell: tuple[float, float]) -> list:
     """For each output of ``step`` the coordinates of its elements and its cell, as its input ``number`` has them; None
     where they cannot be told."""
-    shapes = [shape[1:] for shape in network.input_shapes(step)]
-    made = [network.shapes[key][1:] for key in step.outputs]
-    trial = _Trial(network, step, number, shapes)
+    shapes = [shape[1:] for shape in graph.input_shapes(step)]
+    made = [graph.shapes[key][1:] for key in step.outputs]
+    trial = _Trial(graph, step, number, shapes)
     results: list[Found | None] = [None] * len(made)
-    with warnings.catch_warnings(), network.in_float32():
+    with warnings.catch_warnings(), graph.in_float32():
         warnings.simplefilter("ignore", RuntimeWarning)
         if 8 * int(np.prod(shapes[number])) > _LIMIT:
             return results
@@ -45,11 +46,11 @@ def probe(network: Any, step: Any, number: int, coordinates: Coordinates, cell: 
 class _Trial:
     """Calls of one operation with its input ``number`` changed, and its other inputs random but the same."""
 
-    def __init__(self, network: Any, step: Any, number: int, shapes: list[tuple[int, ...]]):
-        self.network, self.step, self.number = network, step, number
+    def __init__(self, graph: FlatGraph, step: Step, number: int, shapes: list[tuple[int, ...]]):
+        self.graph, self.step, self.number = graph, step, number
         rng = np.random.default_rng(0)
         self.inputs = [rng.uniform(0, 1, (1, *shape)).astype(np.float32) for shape in shapes]
-        self.key = network._inputs_of(step)[number]
+        self.key = step.reads[number]
 
     def __call__(self, changes: np.ndarray, output: int, scale: float = 1.0) -> np.ndarray:
         """The output for the input as it is, then with each of ``changes`` added, in one batch."""
@@ -58,14 +59,14 @@ class _Trial:
         y = tf.cast(y, tf.float32).numpy()
         if len(y) != len(changed):
             raise ValueError("the operation changes the number of images")
-        if y.shape[1:] != tuple(self.network.shapes[self.step.outputs[output]][1:]):
+        if y.shape[1:] != tuple(self.graph.shapes[self.step.outputs[output]][1:]):
             raise ValueError("the operation returns another shape than it declares")  # keras.layers.RandomCrop, at rest
         return y
 
     def run(self, x: Any) -> list[Any]:
-        keys = self.network._inputs_of(self.step)
+        keys = self.step.reads
         others = [tf.repeat(tf.constant(other), tf.shape(x)[0], axis=0) for other in self.inputs]
-        return self.network._compute(self.step, [x if k == self.key else o for k, o in zip(keys, others, strict=True)])
+        return self.graph.compute(self.step, [x if k == self.key else o for k, o in zip(keys, others, strict=True)])
 
 
 def _spread_axes(coordinates: Coordinates) -> list[int]:

@@ -2,8 +2,8 @@
 
 A trace keeps what layers were when it was made: activation functions, strides, epsilons, precision, variables, layers
 inside layers, the statistics of a Normalization, a Lambda's function and what that function closes over. All of it
-lies in the attributes of the layers; `Watch` remembers them, and compares in about a microsecond for each layer.
-What no trace reads (``trainable``, names, losses, initialisers, momentum, ...) may change.
+lies in the attributes of the layers; `TraceDependencies` remembers them, and compares in about a microsecond for each
+layer. What no trace reads (``trainable``, names, losses, initialisers, momentum, ...) may change.
 """
 
 import functools
@@ -35,7 +35,7 @@ _SMALL = 4096  # bytes of an array whose content is compared, not its identity a
 _LIBRARIES = ("keras", "tensorflow", "numpy", "builtins")
 
 
-class Watch:
+class TraceDependencies:
     """Remembers what ``operations`` (layers and Keras' operations) are; `changed` tells whether they still are."""
 
     def __init__(self, operations: Iterable[Any]):

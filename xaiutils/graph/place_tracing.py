@@ -1,0 +1,361 @@
+"""Where in the image the elements of a graph's tensors lie.
+
+Every tensor of the flat graph carries the image coordinates of its elements, followed from the image on: by formula
+through convolutions and poolings, unchanged through functions of each element, and through anything else (a
+permutation, a crop, a flip, a reshape to tokens, a function of the user's own) by trying it out on coordinates
+(`xaiutils.graph.place_trials`). From a layer's coordinates follow its grid of rows and columns, whatever the order in
+which it is stored, and the grid's place in the image.
+
+Stacks of convolutions keep the published convention: the grid is stretched over what the stack reads. Beside these
+nominal coordinates run the exact centres of the receptive fields; they count where both differ by a cell or more, as
+after convolutions that lose a wide border.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from xaiutils.backend import keras, tf
+from xaiutils.graph import place_trials
+from xaiutils.graph.flat_graph import FlatGraph, ModelError, Step
+from xaiutils.graph.layers.attention import is_attention
+from xaiutils.graph.places import Field, Place
+
+layers = keras.layers
+_ALIKE = ("activations", "normalization", "regularization")  # packages of Keras' layers that move nothing
+_OF_ELEMENTS = (layers.Rescaling, layers.Normalization)
+_MERGES = ("Add", "Subtract", "Multiply", "Divide", "TrueDivide", "Maximum", "Minimum", "Average", "Where")
+_APART = 0.02  # pixels between coordinates that are not the same
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Coordinates of a tensor's elements in pixels, NaN for none (padding, a class token).
+
+    ``coordinates`` are the nominal rows and columns, then the exact ones; each broadcasts to the tensor's shape
+    without the batch. ``cell`` is the height and width in pixels of what an element stands for.
+    """
+
+    coordinates: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+    cell: tuple[float, float]
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether elements differ in their place at all: those of a pooled or flat mixture do not."""
+        return any(np.nanmax(c) - np.nanmin(c) > _APART for c in self.coordinates[:2] if np.isfinite(c).any())
+
+
+# What is asked ----------------------------------------------------------------------------------------------------
+
+
+def field_of(graph: FlatGraph, step: Step) -> Field | None:
+    """Where the output of a layer lies in the image and how it is stored; None where it is no map of the image."""
+    found = _field_or_reason(graph, step)
+    return found if isinstance(found, Field) else None
+
+
+def field_at(graph: FlatGraph, path: str) -> Field:
+    """The `field_of` of a layer by its path; ModelError where it has none."""
+    found = field_of(graph, graph.step(path))
+    if found is None:
+        raise ModelError(f"the output of layer {path!r} is no map of the image.")
+    return found
+
+
+def why_no_field(graph: FlatGraph, step: Step) -> str:
+    """What took the places of a layer's output away; "" where nothing did but a pooling, or where it has them."""
+    found = _field_or_reason(graph, step)
+    return found if isinstance(found, str) else ""
+
+
+def spatial_layers(graph: FlatGraph) -> list[str]:
+    """Paths of the layers whose output is a map of the image, channels at each place or tokens of patches, that the
+    logits depend on, in order."""
+    return [step.path for step in graph.steps_to_logits if field_of(graph, step) is not None]
+
+
+def _field_or_reason(graph: FlatGraph, step: Step) -> Field | str:
+    found = graph.compiled(("fields", graph.size_traced), dict)
+    if step not in found:
+        layout: Layout | str = ""
+        if None not in graph.size_traced:
+            with tf.init_scope():  # now, though a function may be in the making
+                layouts = graph.compiled(("layouts", graph.size_traced), lambda: follow(graph))
+            layout = layouts.get(step.outputs[0], "")
+        found[step] = field(layout, graph.shapes[step.outputs[0]]) if isinstance(layout, Layout) else layout
+    return found[step]
+
+
+# Following --------------------------------------------------------------------------------------------------------
+
+
+def follow(graph: FlatGraph) -> dict[int, Layout | str]:
+    """The layout of every tensor that the logits depend on, or why it has none ("" where nothing was lost, but places
+    were mixed: behind a pooling)."""
+    height, width = graph.size_traced
+    places = np.arange(height, dtype=float)[:, None, None], np.arange(width, dtype=float)[None, :, None]
+    found: dict[int, Layout | str] = {graph.input_key: Layout((*places, *places), (1.0, 1.0))}
+    for step in graph.steps_to_logits:
+        inputs = [found.get(key, "") for key in step.reads]
+        outputs = _outputs(graph, step, inputs, found)
+        found.update(zip(step.outputs, outputs, strict=True))
+    return found
+
+
+def _outputs(graph: FlatGraph, step: Step, inputs: list[Layout | str], found: dict) -> list[Layout | str]:
+    known = [x for x in inputs if isinstance(x, Layout) and x.is_spread]
+    lost = next((x for x in inputs if isinstance(x, str) and x), "")
+    operation = step.operation
+    shapes, made = graph.input_shapes(step), [graph.shapes[key] for key in step.outputs]
+    if not known or _is_pooled(operation):
+        return [lost] * len(made)
+    if is_attention(graph, step):
+        return [known[0]] + [""] * (len(made) - 1)
+    module = type(operation).__module__
+    moves_nothing = type(operation) in _OF_ELEMENTS or module.startswith(tuple(f"keras.src.layers.{p}" for p in _ALIKE))
+    if len(inputs) == 1 and made == shapes and moves_nothing:
+        return [known[0]]
+    ours = module.startswith("keras.src.")
+    if ours and type(operation).__name__ in _MERGES and len(made[0]) == max(len(s) for s in shapes):
+        return [_merged(step, known)]
+    if ours and type(operation).__name__ == "Concatenate":
+        axis = operation.axis % len(made[0]) - 1
+        return [_concatenated(inputs, [s[1:] for s in shapes], axis, step) if axis >= 0 else lost]
+    if len(inputs) == 1 and _windows(operation, shapes[0], made[0]):
+        return [_windowed(graph, step, known[0], found)]
+    if len(inputs) == 1 and type(operation) is layers.Dense:
+        return [_mixed(known[0], len(made[0]) - 2)]
+    padded = _padded(operation, known[0]) if type(operation) is layers.ZeroPadding2D else None
+    if padded is not None:
+        return [padded]
+    return _tried(graph, step, inputs, lost)
+
+
+def _is_pooled(operation: Any) -> bool:
+    return type(operation).__name__.startswith("Global") and type(operation).__module__.startswith("keras.src.layers")
+
+
+def _merged(step: Step, known: list[Layout]) -> Layout | str:
+    """One layout of several tensors that are combined element by element, if they lie in the same place."""
+    first = known[0]
+    for other in known[1:]:
+        for axis, pair in enumerate(zip(first.coordinates[:2], other.coordinates[:2], strict=True)):
+            a, b = pair
+            if a.ndim != b.ndim:
+                return f"{step.path!r} combines tensors of different rank"
+            apart = np.abs(a - b)
+            if np.isfinite(apart).any() and np.nanmax(apart) > max(0.5 * first.cell[axis], 0.5):
+                return f"{step.path!r} combines parts that come from different places of the image"
+    return first
+
+
+def _concatenated(inputs: list[Layout | str], shapes: list[tuple[int, ...]], axis: int, step: Step) -> Layout | str:
+    known = [x for x in inputs if isinstance(x, Layout) and x.is_spread]
+    if len(known) == len(inputs) and all(c.shape[axis] == 1 for x in known for c in x.coordinates):
+        return _merged(step, known)  # channels of one field
+    if len(known) < len(inputs) and all(c.shape[axis] == 1 for x in known for c in x.coordinates):
+        return _merged(step, known)  # channels with others that have no place of their own
+    parts = []
+    for x, shape in zip(inputs, shapes, strict=True):
+        spread = isinstance(x, Layout) and x.is_spread
+        rank = [1] * len(shape)
+        rank[axis] = shape[axis]
+        nowhere = np.full(rank, np.nan)
+        parts.append([c + 0 * np.zeros(rank) for c in x.coordinates] if spread else [nowhere] * 4)
+    whole = []
+    for pieces in zip(*parts, strict=True):
+        sizes = np.broadcast_shapes(*[[1 if a == axis else n for a, n in enumerate(p.shape)] for p in pieces])
+        grown = [np.broadcast_to(p, [p.shape[a] if a == axis else n for a, n in enumerate(sizes)]) for p in pieces]
+        whole.append(np.concatenate(grown, axis=axis))
+    return Layout(tuple(whole), known[0].cell)
+
+
+def _padded(operation: Any, layout: Layout) -> Layout | None:
+    """Evenly spaced coordinates go on into a padding; None where they are not."""
+    coordinates = layout.coordinates
+    for axis, (before, after) in enumerate(operation.padding, 1 if operation.data_format == "channels_first" else 0):
+        for c in coordinates:
+            steps = np.diff(c, axis=axis)
+            if c.shape[axis] == 2 or sum(n > 1 for n in c.shape) > 1 or (steps.size and not np.ptp(steps) < _APART):
+                return None
+        reach = [np.arange(-before, c.shape[axis] + after) for c in coordinates]
+        coordinates = tuple(_at(c, axis, at) for c, at in zip(coordinates, reach, strict=True))
+    return replace(layout, coordinates=coordinates) if all(c.size > 1 for c in coordinates) else None
+
+
+def _mixed(layout: Layout, axis: int) -> Layout:
+    """The layout behind a layer that mixes all elements along an axis: the mean of their places."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # means of no place are no place
+        return replace(layout, coordinates=tuple(np.nanmean(c, axis=axis, keepdims=True) for c in layout.coordinates))
+
+
+# Convolutions and poolings ----------------------------------------------------------------------------------------
+
+
+def _windows(operation: Any, shape: Sequence[int], made: Sequence[int]) -> list[tuple] | None:
+    """Of a convolution or pooling (axis, window, stride, cells in, cells out) of each spatial axis; None of others,
+    and of subclasses whose output has another size than these numbers say."""
+    if not isinstance(operation, keras.Layer) or len(shape) != len(made):
+        return None
+    sizes = getattr(operation, "kernel_size", None) or getattr(operation, "pool_size", None)
+    up = isinstance(operation, layers.UpSampling1D | layers.UpSampling2D)
+    sizes = operation.size if up and not isinstance(operation.size, int) else (operation.size,) if up else sizes
+    if sizes is None or isinstance(sizes, int) or len(sizes) != len(shape) - 2:
+        return None
+    first = 1 if getattr(operation, "data_format", None) == "channels_first" else 0
+    transposed = up or type(operation).__name__.endswith("Transpose")
+    strides = operation.size if up else getattr(operation, "strides", None)
+    if strides is None:
+        return None
+    strides = (strides,) if isinstance(strides, int) else strides
+    dilations = getattr(operation, "dilation_rate", None) or [1] * len(sizes)
+    dilations = [dilations] * len(sizes) if isinstance(dilations, int) else dilations
+    found = []
+    for i, (size, stride, dilation) in enumerate(zip(sizes, strides, dilations, strict=True)):
+        extent, before, after = (size - 1) * dilation + 1, shape[1 + first + i], made[1 + first + i]
+        if not transposed:
+            same = getattr(operation, "padding", "valid") in ("same", "causal")
+            expected = -(-before // stride) if same else (before - extent) // stride + 1
+            if expected != after:
+                return None
+        found.append((first + i, extent, stride, before, after))
+    return found
+
+
+def _windowed(graph: FlatGraph, step: Step, layout: Layout, found: dict) -> Layout:
+    (shape,), made = graph.input_shapes(step), graph.shapes[step.outputs[0]]
+    windows = _windows(step.operation, shape, made)
+    padded = getattr(step.operation, "padding", "same") == "valid"
+    transposed = isinstance(step.operation, layers.UpSampling1D | layers.UpSampling2D) or type(
+        step.operation
+    ).__name__.endswith("Transpose")
+    channels = next(a for a in range(len(shape) - 1) if a not in [w[0] for w in windows])
+    nominal = _own_padding(graph, step, windows, found) if padded else None
+    read, exact = _mixed(layout, channels), _mixed(layout, channels).coordinates[2:]
+    frame = _mixed(nominal[0], channels) if nominal else read
+    rough, cell = frame.coordinates[:2], list(frame.cell)
+    for axis, extent, stride, before, after in windows:
+        cells = np.arange(after)
+        before_padding = nominal[1][1 + axis] if nominal else before
+        stretched = (cells + 0.5) * before_padding / after - 0.5
+        at = (cells + 0.5) * before / after - 0.5  # padding="same"
+        if padded:
+            at = (cells - (extent - 1) / 2) / stride if transposed else cells * stride + (extent - 1) / 2
+        for i in (0, 1):
+            if rough[i].shape[axis] > 1:
+                cell[i] *= before_padding / after
+        rough, exact = [_at(c, axis, stretched) for c in rough], [_at(c, axis, at) for c in exact]
+    return Layout((*rough, *exact), tuple(cell))
+
+
+def _own_padding(graph: FlatGraph, step: Step, windows: list[tuple], found: dict) -> tuple[Layout, tuple] | None:
+    """The layout and shape before the ZeroPadding2D that stands for a valid convolution's own padding, as
+    keras.applications write it."""
+    (pad,) = graph.producers(step)
+    if pad is None or type(pad.operation) is not layers.ZeroPadding2D:
+        return None
+    amounts = zip(pad.operation.padding, windows, strict=True)
+    if any(max(amount) >= max(extent, 2) for amount, (_, extent, *_) in amounts):
+        return None
+    layout = found.get(pad.reads[0])
+    return (layout, graph.input_shapes(pad)[0]) if isinstance(layout, Layout) else None
+
+
+def _at(values: np.ndarray, axis: int, positions: np.ndarray) -> np.ndarray:
+    """Values between the elements of an axis, and beyond its ends, on straight lines."""
+    n = values.shape[axis]
+    if n == 1:
+        return values
+    low = np.clip(np.floor(positions + 1e-9).astype(int), 0, n - 2)
+    shape = [1] * values.ndim
+    shape[axis] = -1
+    share = (positions - low).reshape(shape)
+    a, b = np.take(values, low, axis), np.take(values, low + 1, axis)
+    return np.where(np.abs(share) < 1e-9, a, np.where(np.abs(share - 1) < 1e-9, b, a + share * (b - a)))
+
+
+# Whatever else ----------------------------------------------------------------------------------------------------
+
+
+def _tried(graph: FlatGraph, step: Step, inputs: list[Layout | str], lost: str) -> list[Layout | str]:
+    """The layouts of an operation of which nothing is known but what it does."""
+    results = []
+    for number, layout in enumerate(inputs):
+        if isinstance(layout, Layout) and layout.is_spread:
+            results.append(place_trials.probe(graph, step, number, layout.coordinates, layout.cell))
+    outputs: list[Layout | str] = []
+    for of_output in zip(*results, strict=True):
+        known = [Layout(*pair) for pair in of_output if pair is not None]
+        known = [layout for layout in known if layout.is_spread]
+        if any(pair is None for pair in of_output) and not known:
+            outputs.append(f"it cannot be told what {step.path!r} ({type(step.operation).__name__}) does to places")
+        else:
+            outputs.append(_merged(step, known) if known else lost)
+    return outputs
+
+
+# A layer's field --------------------------------------------------------------------------------------------------
+
+
+def field(layout: Layout, shape: Sequence[int]) -> Field | str:
+    """The grid of a tensor ``(n, ...)``, or why it has none; "" where it is no map at all."""
+    shape = tuple(shape[1:])
+    if len(shape) < 2 or not layout.is_spread:
+        return ""
+    alike = [a for a in reversed(range(len(shape))) if all(c.shape[a] == 1 for c in layout.coordinates[:2])]
+    reason = ""
+    for channels in alike or (len(shape) - 1, 0):
+        found = _gridded(layout if alike else _mixed(layout, channels), shape, channels)
+        if isinstance(found, Field):
+            return found
+        reason = reason or found
+    return reason
+
+
+def _gridded(layout: Layout, shape: tuple[int, ...], channels: int) -> Field | str:
+    spatial = [1 if a == channels else n for a, n in enumerate(shape)]
+    flat = [np.broadcast_to(c, spatial).ravel() for c in layout.coordinates]
+    elements = np.flatnonzero(np.isfinite(flat[0]) & np.isfinite(flat[1]))
+    if len(elements) < 2 or (len(shape) == 2 and len(elements) < 4):
+        return ""
+    numbers, lines, stretched = [], [], []
+    for axis in (0, 1):
+        number, nominal, exact = _lines(flat[axis][elements], flat[axis + 2][elements])
+        numbers.append(number)
+        line = _line(nominal, layout.cell[axis])
+        if line is None:
+            return "its rows or columns are not evenly spaced in the image"
+        stretched.append(line)
+        step = line[1]
+        if np.isfinite(exact[[0, -1]]).all() and np.abs(exact - nominal)[[0, -1]].max() >= step:
+            line = _line(exact, layout.cell[axis]) or line
+        lines.append((line, len(nominal)))
+    (rows, n_rows), (columns, n_columns) = lines
+    place = numbers[0] * n_columns + numbers[1]
+    if len(elements) != n_rows * n_columns or len(np.unique(place)) != len(place):
+        return "its elements do not fill a grid of rows and columns of the image"
+    order = np.empty(len(place), int)
+    order[place] = elements
+    return Field((n_rows, n_columns), Place(rows, columns), Place(*stretched), shape, channels, order)
+
+
+def _lines(nominal: np.ndarray, exact: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each element the number of its row (or column), and each row's nominal and exact coordinate."""
+    by_value = np.argsort(nominal, kind="stable")
+    number = np.empty(len(nominal), int)
+    number[by_value] = np.concatenate([[0], np.cumsum(np.diff(nominal[by_value]) > _APART)])
+    counts = np.bincount(number)
+    return number, np.bincount(number, nominal) / counts, np.bincount(number, exact) / counts
+
+
+def _line(values: np.ndarray, cell: float) -> tuple[float, float] | None:
+    """First value and step of evenly spaced values; None of others."""
+    if len(values) == 1:
+        return float(values[0]), float(cell)
+    step = (values[-1] - values[0]) / (len(values) - 1)
+    even = np.abs(values - (values[0] + step * np.arange(len(values)))).max() < 0.25 * abs(step)
+    return (float(values[0]), float(step)) if even and step > 0 else None
