@@ -7,7 +7,7 @@ from conftest import SIZE
 
 import xaiutils as xai
 from xaiutils.attribution import ModelError, Network
-from xaiutils.attribution.backprop import rectified_gradients
+from xaiutils.attribution.guided_backprop import rectified_gradients
 from xaiutils.backend import keras, tf
 
 layers = keras.layers

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xaiutils.attribution import METHODS, explain
+from xaiutils.attribution.explain import explain
+from xaiutils.attribution.methods import METHODS
 from xaiutils.backend import keras
 from xaiutils.graph.predict import prepare
 from xaiutils.images import check_maps

@@ -4,7 +4,6 @@ A new method is a module that exports its `xaiutils.attribution.method.Method`, 
 """
 
 from xaiutils.attribution.attention import ATTENTION_ROLLOUT, LEGRAD, RAW_ATTENTION, TRANSFORMER_ATTRIBUTION
-from xaiutils.attribution.backprop import DECONVOLUTION, DEEP_LIFT, GUIDED_BACKPROP
 from xaiutils.attribution.cam.gradient_cams import (
     ABLATION_CAM,
     CAM,
@@ -19,9 +18,11 @@ from xaiutils.attribution.cam.gradient_cams import (
 from xaiutils.attribution.cam.guided_grad_cam import GUIDED_GRAD_CAM
 from xaiutils.attribution.cam.layer_aggregate import LAYER_AGGREGATE
 from xaiutils.attribution.cam.relevance_cam import RELEVANCE_CAM, XRELEVANCE_CAM
+from xaiutils.attribution.deep_lift import DEEP_LIFT
 from xaiutils.attribution.expected_gradients import EXPECTED_GRADIENTS
 from xaiutils.attribution.full_grad import FULL_GRAD
 from xaiutils.attribution.gradients_x_inputs import GRADIENTS_X_INPUTS
+from xaiutils.attribution.guided_backprop import DECONVOLUTION, GUIDED_BACKPROP
 from xaiutils.attribution.integrated_gradients import INTEGRATED_GRADIENTS, INTEGRATED_GRADIENTS_BW
 from xaiutils.attribution.lime import LIME
 from xaiutils.attribution.method import METHODS

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from xaiutils.attribution.backprop import GUIDED_BACKPROP, guided_backprop
 from xaiutils.attribution.cam.gradient_cams import from_one_pass, grad_cam
+from xaiutils.attribution.guided_backprop import GUIDED_BACKPROP, guided_backprop
 from xaiutils.attribution.method import LAYER, Method
 from xaiutils.graph.network import Network
 

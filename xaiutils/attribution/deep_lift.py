@@ -1,4 +1,4 @@
-"""Modified backward passes: guided backpropagation, deconvolution, DeepLIFT."""
+"""DeepLIFT: what the change from a baseline to the image adds, layer by layer."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,123 +7,12 @@ import numpy as np
 
 from xaiutils.attribution import backward_rules as rules
 from xaiutils.attribution.baselines import BASELINE, BASELINE_IMAGE, chosen_baselines, score_above_baseline
-from xaiutils.attribution.method import REDUCTION, SHARES, Method
-from xaiutils.backend import keras, tf
+from xaiutils.attribution.method import SHARES, Method
+from xaiutils.backend import tf
 from xaiutils.graph.layers.norms import Norm
-from xaiutils.graph.network import ModelError, Network, Step
+from xaiutils.graph.network import Network, Step
 from xaiutils.graph.passes import batches, folding, reduce_channels
 from xaiutils.registry import Parameter
-
-# Guided backpropagation and deconvolution -----------------------------------------------------------------------------
-
-
-def guided_backprop(network, images, targets, batch_size, *, activations: str, reduction: str) -> np.ndarray:
-    """The gradient of S, cut at every ReLU where it is negative (Springenberg et al. 2015, arXiv:1412.6806).
-
-    Backward through y = relu(z) the signal g becomes ``relu(g) * [z > 0]``; through a capped ReLU (ReLU6)
-    ``relu(g) * [0 < z < cap]``: the gradient's own gate, and a ReLU on the signal. Other layers pass gradients.
-    ``activations="all"`` uses ``relu(g) * phi'(z)`` at SiLU, GELU, ELU, leaky ReLU and other smooth rectifiers phi,
-    for which the paper has no rule; without it a model with such activations is refused. Sigmoids, tanh and softmax
-    are passed as gradients.
-    """
-    found = rectified_gradients(network, images, targets, batch_size, "guided", activations)
-    return reduce_channels(found, reduction)
-
-
-def deconvolution(network, images, targets, batch_size, *, activations: str, reduction: str) -> np.ndarray:
-    """Guided backpropagation without the gate of the forward pass (Zeiler & Fergus 2014, arXiv:1311.2901).
-
-    Backward through y = relu(z) the signal g becomes ``relu(g)``, through a capped ReLU too: neither the sign of z nor
-    the cap counts. Max pooling sends the signal to the largest value (the paper's switches). ``activations="all"``
-    does so at smooth rectifiers; see `guided_backprop`.
-    """
-    found = rectified_gradients(network, images, targets, batch_size, "deconvolution", activations)
-    return reduce_channels(found, reduction)
-
-
-layers = keras.layers
-_OPAQUE = (keras.Model, layers.Lambda, layers.TFSMLayer, layers.JaxLayer, layers.FlaxLayer)
-
-
-def rectified_gradients(
-    network: Network, images: np.ndarray, targets: np.ndarray, batch_size: int, method: str, activations: str = "relu"
-) -> np.ndarray:
-    """The signal of `guided_backprop` (``method="guided"``) or `deconvolution` at the images, all channels
-    ``(n, height, width, 3)``."""
-    title = "guided backpropagation" if method == "guided" else "deconvolution"
-    _check_rectifiers(network, title, activations)
-
-    def rule(step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
-        function, _ = _rectifier_of(network, step)
-        if function is None:
-            return compute(inputs)
-        z = tf.cast(inputs[0], tf.float32)
-        for part in rules.linear_parts(step.operation) or ():
-            z = part()(z)
-
-        def narrow(x):
-            return tf.cast(function(x), tf.float32)
-
-        def backward(g):
-            g = tf.nn.relu(g)
-            return rules.back(narrow, [z], g) if method == "guided" else [g]
-
-        return rules.relay([z], [narrow(z)], backward)
-
-    run = rules.input_signal(network, ("rectified", method), lambda _: folding(network, rule), rules.target_logit)
-    return np.concatenate([run(images[b], targets[b]) for b in batches(len(images), batch_size, title)])
-
-
-def _rectifier_of(network: Network, step: Step) -> tuple[Callable | None, str]:
-    """The rectifier that a step applies, and `rules.rectifier`'s name of it; (None, "") where there is none.
-
-    What stands before the first learned layer prepares pixels and is no activation, even where it cuts values off.
-    """
-    found = network.compiled("rectifiers", dict)
-    if step not in found:
-        found[step] = None, ""
-        kind, known = (
-            rules.kind_of(network, step),
-            {s: rules.kind_of(network, s) for s in network.steps_to_logits},
-        )
-        behind = kind == rules.LINEAR or rules.is_learned_before(network, known, step)
-        if kind in (rules.LINEAR, rules.ACTIVATION) and behind:
-            function, shape = rules.applied_activation(network, step), network.shapes[step.outputs[0]][1:]
-            if function is not None and rules.is_elementwise(function, shape):
-                name = rules.rectifier(function, shape)
-                found[step] = (function, name) if name else (None, "")
-    return found[step]
-
-
-def _check_rectifiers(network: Network, title: str, activations: str) -> None:
-    """The rule is the paper's for ReLUs alone; layers that may hide activations are refused, others need no rule."""
-
-    def check():
-        with network.in_float32():
-            for step in network.steps_to_logits:
-                if rules.kind_of(network, step) is None and _may_hide_a_rectifier(step.operation):
-                    raise rules.no_rule(title, step, ", inside of which there may be activations")
-            return [s.path for s in network.steps_to_logits if _rectifier_of(network, s)[1] == "smooth"]
-
-    smooth = network.compiled(("smooth rectifiers",), check)
-    if smooth and activations == "relu":
-        raise ModelError(
-            f"{title} is defined for ReLU networks, and {smooth[0]!r} and {len(smooth) - 1} other layers have another "
-            'activation (SiLU, GELU, ...). Use activations="all" for its generalisation to them, or a method on '
-            "gradients, such as smoothgrad."
-        )
-
-
-def _may_hide_a_rectifier(operation: Any) -> bool:
-    """Whether an operation that is not known could apply a rectifier: Keras' own have none but what they declare."""
-    if type(operation).__module__.split(".")[0] != "keras" or isinstance(operation, _OPAQUE):
-        return True
-    parts = operation._flatten_layers() if isinstance(operation, layers.Layer) else ()
-    functions = [getattr(part, "activation", None) for part in parts]
-    return any(callable(f) and rules.is_elementwise(f, (8,)) and rules.rectifier(f) for f in functions)
-
-
-# DeepLIFT -------------------------------------------------------------------------------------------------------------
 
 
 def deep_lift(
@@ -409,37 +298,6 @@ _PAIRS = rules.AttentionParts(
     softmax=lambda s: (_softmax(*s), tf.nn.softmax(s[1])),
     scale=lambda factor, pair: _pair(lambda x: factor * x, pair),
     move=_pair,
-)
-
-_ACTIVATIONS = Parameter(
-    "activations",
-    str,
-    "relu",
-    "the paper's rule, for ReLU networks; all: generalised to SiLU, GELU and the like",
-    choices=("relu", "all"),
-)
-GUIDED_BACKPROP = Method(
-    name="guided_backprop",
-    title="Guided backpropagation",
-    family="backprop",
-    paper="Springenberg, Dosovitskiy, Brox & Riedmiller 2015, arXiv:1412.6806",
-    signed=False,
-    cost="1 gradient",
-    compute=guided_backprop,
-    parameters=(_ACTIVATIONS, REDUCTION),
-    suits=("cnn",),
-)
-
-DECONVOLUTION = Method(
-    name="deconvolution",
-    title="Deconvolution",
-    family="backprop",
-    paper="Zeiler & Fergus 2014, arXiv:1311.2901",
-    signed=False,
-    cost="1 gradient",
-    compute=deconvolution,
-    parameters=(_ACTIVATIONS, REDUCTION),
-    suits=("cnn",),
 )
 
 DEEP_LIFT = Method(
