@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from xaiutils.evaluation.ranking import against_chance, agreement, compare, concordance, disagreements, mean_ranks, rank
-from xaiutils.statistics.summaries import as_text, bootstrap_means, summarise, summarise_parts
+from xaiutils.statistics.summaries import as_text, summarise, summarise_parts
 
 
 def table(values, methods, metric="iou", patients=None):
@@ -114,12 +114,6 @@ def test_agreement_of_metrics():
     assert tau.loc["roc_auc", "iou"] == pytest.approx(-1)
     assert np.isnan(tau.loc["dice", "iou"])
     assert tau.loc["dice", "dice"] == 1
-
-
-def test_bootstrap_draws_whole_units():
-    values = np.array([[1.0], [1.0], [4.0]])
-    found = np.unique(bootstrap_means(values, np.array(["p", "p", "q"]), 200, 0).round(6))
-    assert found.tolist() == [1.0, 2.0, 4.0]
 
 
 # Chance -----------------------------------------------------------------------------------------------------------

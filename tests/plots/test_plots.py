@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 import pytest
-from test_classification import simulated
+from simulated_predictions import simulated
 
 from xaiutils import plots
 from xaiutils.classification import Predictions, assess

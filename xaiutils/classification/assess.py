@@ -12,14 +12,9 @@ from xaiutils.classification import calibration, curves
 from xaiutils.classification.predictions import COMBINE, Predictions
 from xaiutils.classification.scores import class_scores, confusion_counts, overall_scores
 from xaiutils.classification.verdict import beats_majority, interval, score, sentences
-from xaiutils.statistics.bootstrap import (
-    auc_interval,
-    balanced_accuracy_interval,
-    better_than_guessing,
-    percentile_interval,
-    proportion_interval,
-    replicates,
-)
+from xaiutils.statistics.bootstrap import percentile_interval, replicates
+from xaiutils.statistics.delong import auc_interval
+from xaiutils.statistics.proportions import balanced_accuracy_interval, better_than_guessing, proportion_interval
 
 _LEAST_RESAMPLES = 1000
 _OPTIMISTIC = "these images (optimistic)"

@@ -6,8 +6,9 @@ Bins hold as many images each as they can (equal mass), and equal probabilities 
 import numpy as np
 import pandas as pd
 from scipy import optimize, special, stats
+from statsmodels.discrete.discrete_model import Logit
 
-from xaiutils.statistics.bootstrap import wilson
+from xaiutils.statistics.proportions import wilson
 
 _CLIP = 1e-7  # about the rounding of float32: a stated certainty has no finite logit
 _TEMPERATURES = (0.05, 20.0)
@@ -86,29 +87,12 @@ def calibration_line(y: np.ndarray, p: np.ndarray) -> dict[str, float]:
     no, yes = x[y == 0], x[y == 1]
     if np.ptp(x) < 1e-9 or no.max() <= yes.min() or yes.max() <= no.min():
         return found
-    # Centred and scaled, Newton's steps converge from 0; halving them keeps the likelihood from falling.
-    centre, scale = x.mean(), x.std()
+    centre, scale = x.mean(), x.std()  # so that Newton's method converges from 0
     design = np.stack([np.ones_like(x), (x - centre) / scale], axis=1)
-    beta = np.zeros(2)
-    for _ in range(100):
-        q = special.expit(design @ beta)
-        gradient = design.T @ (y - q)
-        information = design.T @ (design * (q * (1 - q))[:, None]) + 1e-12 * np.eye(2)
-        step = np.linalg.solve(information, gradient)
-        before = _log_likelihood(y, design @ beta)
-        while _log_likelihood(y, design @ (beta + step)) < before and np.abs(step).max() > 1e-12:
-            step = step / 2
-        beta = beta + step
-        if np.abs(step).max() < 1e-10:
-            break
-    found["slope"] = float(beta[1] / scale)
-    found["slope error"] = float(np.sqrt(np.linalg.inv(information)[1, 1]) / scale)
-    found["intercept"] = float(beta[0] - beta[1] * centre / scale)
+    fit = Logit(y, design).fit(method="newton", tol=1e-10, maxiter=100, disp=False)
+    found["slope"], found["slope error"] = float(fit.params[1] / scale), float(fit.bse[1] / scale)
+    found["intercept"] = float(fit.params[0] - fit.params[1] * centre / scale)
     return found
-
-
-def _log_likelihood(y: np.ndarray, logits: np.ndarray) -> float:
-    return float((y * logits - np.logaddexp(0, logits)).sum())
 
 
 def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:

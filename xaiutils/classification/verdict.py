@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from xaiutils.classification.compare_models import mcnemar
 from xaiutils.classification.predictions import Predictions
+from xaiutils.statistics.mcnemar import mcnemar
 
 if TYPE_CHECKING:
     from xaiutils.classification.assess import Report
@@ -20,7 +20,7 @@ def beats_majority(found: Predictions, confidence: float) -> tuple[bool, float]:
     units, and its p."""
     largest = np.bincount(found.labels).argmax()
     right, always = found.predicted == found.labels, found.labels == largest
-    p = float(mcnemar(right, always, found.units)["p"])
+    p = mcnemar(right, always, found.units).p
     return bool(right.sum() > always.sum() and p < 1 - confidence), p
 
 
@@ -115,7 +115,7 @@ def _errors_of_two(report: "Report") -> str:
         return text + "."
     sensitivity = report.metrics.loc["sensitivity"]
     text += f" (sensitivity {percent(sensitivity['value'])}{interval(sensitivity, True)})"
-    if mcnemar(truly, called, found.units)["p"] >= 1 - report.confidence:
+    if mcnemar(truly, called, found.units).p >= 1 - report.confidence:
         return text + "; it says so about as often as it is so."
     side = "towards missing" if misses > alarms else "towards false alarms of"
     return (

@@ -7,10 +7,11 @@ they are known) says so after Holm's correction, and the 95 % interval agrees.
 import numpy as np
 import pandas as pd
 
-from xaiutils.classification.compare_models import holm
 from xaiutils.evaluation.metrics import METRICS
-from xaiutils.evaluation.ranking import against_chance, by_image, paired_test
+from xaiutils.evaluation.ranking import against_chance, by_image
 from xaiutils.evaluation.studies.controls import CONTROLS, ORACLES, RANDOM_WEIGHTS, is_control
+from xaiutils.statistics.multiple_comparisons import holm
+from xaiutils.statistics.paired_tests import paired_test
 from xaiutils.statistics.summaries import check_one_reading, summarise
 
 

@@ -6,20 +6,19 @@ only images for which every one of them has a value are compared. Demsar 2006 (S
 over multiple data sets, JMLR 7) describes the tests.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from xaiutils.classification.compare_models import holm
 from xaiutils.evaluation.metrics import METRICS
 from xaiutils.map_reading import check_reading
 from xaiutils.registry import suggest
-from xaiutils.statistics.summaries import UNIT, bootstrap_means, check_one_reading, summarise
+from xaiutils.statistics.multiple_comparisons import holm, nemenyi_critical_difference
+from xaiutils.statistics.paired_tests import friedman, hits_against_chance, paired_test
+from xaiutils.statistics.summaries import UNIT, check_one_reading, summarise
 
 HITS = ("pointing_game", "hit_rate")  # of a point: its chance is the probability of a hit
 
@@ -60,17 +59,8 @@ def rank(table: pd.DataFrame, metric: str, alpha: float = 0.05) -> Ranking:
     n, k = wide.shape
     each = stats.rankdata(sign * wide.to_numpy(), axis=1)
     ranks = pd.Series(each.mean(axis=0), index=wide.columns, name="mean rank").sort_values(kind="stable")
-    if (each == each[:, :1]).all():
-        statistic, p = 0.0, 1.0  # nothing differs on any image
-    elif k == 2:  # Friedman's test wants three; of two it is the sign test
-        better = int((each[:, 0] < each[:, 1]).sum())
-        decided = int((each[:, 0] != each[:, 1]).sum())
-        statistic, p = float(better), float(stats.binomtest(better, decided).pvalue)
-    else:
-        found = stats.friedmanchisquare(*each.T)
-        statistic, p = float(found.statistic), float(found.pvalue)
-    q = stats.studentized_range.ppf(1 - alpha, k, np.inf) / np.sqrt(2)
-    return Ranking(metric, ranks, statistic, p, float(q * np.sqrt(k * (k + 1) / (6 * n))), alpha, n)
+    statistic, p = friedman(each)
+    return Ranking(metric, ranks, statistic, p, nemenyi_critical_difference(k, n, alpha), alpha, n)
 
 
 def compare(
@@ -129,7 +119,11 @@ def against_chance(table: pd.DataFrame, metric: str, alpha: float = 0.05, seed: 
         values, level = pair[method].to_numpy(), pair["chance"].to_numpy()
         if len(values) < 2:
             continue
-        p = _hits_p(values, level, whose) if metric in HITS else paired_test(values - level, whose, 0, seed).p
+        p = (
+            hits_against_chance(values, level, whose)
+            if metric in HITS
+            else paired_test(values - level, whose, 0, seed).p
+        )
         mean = summarise(pd.DataFrame({"all": "", "value": values, UNIT: whose}), "all", seed=seed).iloc[0]
         rows.append((method, mean["mean"], mean["low"], mean["high"], level.mean(), p, len(values)))
     found = pd.DataFrame(rows, columns=["method", "mean", "low", "high", "level", "p", "n"])
@@ -212,62 +206,6 @@ def _oriented_means(table: pd.DataFrame) -> pd.DataFrame:
     check_one_reading(table)
     means = table.pivot_table(values="value", index="method", columns="metric", sort=False, observed=True)
     return means * [1 if METRICS[m].higher_is_better else -1 for m in means.columns]
-
-
-class PairedTest(NamedTuple):
-    """Mean difference, its bootstrap interval over units, rank-biserial effect, p of Wilcoxon's test, and the units."""
-
-    difference: float
-    low: float
-    high: float
-    effect: float
-    p: float
-    n: int
-
-
-def paired_test(differences: np.ndarray, units: np.ndarray, n_resamples: int, seed: int) -> PairedTest:
-    """Of the images' ``differences`` ``(n,)``, each of a unit; the interval is NaN without resamples."""
-    low, high = np.nan, np.nan
-    if n_resamples:
-        means = bootstrap_means(differences[:, None], units, n_resamples, seed)
-        low, high = np.quantile(means, [0.025, 0.975])
-    _, number = np.unique(units, return_inverse=True)
-    by_unit = np.bincount(number, differences) / np.bincount(number)
-    p, effect = _signed_rank(by_unit)
-    return PairedTest(float(differences.mean()), float(low), float(high), effect, p, len(by_unit))
-
-
-def _hits_p(hits: np.ndarray, chances: np.ndarray, units: np.ndarray) -> float:
-    """Two-sided p of so many hits where each image has its own chance of one (Poisson-binomial distribution).
-
-    Counted are the units with a hit. However the images of a unit depend on each other, the chance that one of them is
-    hit lies between the largest of their chances and their sum.
-    """
-    each = pd.DataFrame({"hit": hits, "chance": chances}).groupby(units)
-    total, chance = each["hit"].max().sum(), each["chance"]
-    upper = _sum_of_draws(chance.sum().clip(upper=1))[int(np.floor(total + 1e-9)) :].sum()
-    lower = _sum_of_draws(chance.max())[: int(np.ceil(total - 1e-9)) + 1].sum()
-    return min(1.0, 2 * float(min(upper, lower)))
-
-
-def _sum_of_draws(chances: Iterable[float]) -> np.ndarray:
-    """Probabilities of 0, 1, ... successes in independent draws."""
-    distribution = np.ones(1)
-    for chance in chances:
-        distribution = np.convolve(distribution, [1 - chance, chance])
-    return distribution
-
-
-def _signed_rank(differences: np.ndarray) -> tuple[float, float]:
-    """p of Wilcoxon's test, and the rank-biserial correlation; no difference at all is p = 1."""
-    moved = differences[differences != 0]
-    if len(moved) == 0:
-        return 1.0, 0.0
-    ranks = stats.rankdata(np.abs(moved))
-    effect = float((ranks * np.sign(moved)).sum() / ranks.sum())
-    exact = len(moved) <= 50 and len(np.unique(np.abs(moved))) == len(moved)
-    found = stats.wilcoxon(moved, method="exact" if exact else "asymptotic", correction=not exact)
-    return float(found.pvalue), effect
 
 
 def _paired(table: pd.DataFrame, metric: str, by_unit: bool) -> tuple[pd.DataFrame, np.ndarray]:

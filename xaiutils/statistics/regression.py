@@ -11,6 +11,7 @@ from skimage.measure import regionprops
 
 from xaiutils.datasets import ImageDataset
 from xaiutils.registry import suggest
+from xaiutils.statistics.bootstrap import draw_units, percentiles
 from xaiutils.statistics.summaries import UNIT, check_one_reading
 
 SHAPE = ("log_area", "elongation", "solidity", "parts")
@@ -89,10 +90,8 @@ def _fit(x, y, units, n_resamples: int, confidence: float, seed: int) -> list[tu
     whole = _standardised(data, np.ones((1, len(y))))[0]
     if not np.isfinite(whole).all():
         return nothing
-    drawn = np.random.default_rng(seed).multinomial(n_units, np.full(n_units, 1 / n_units), size=n_resamples)
-    resampled = _standardised(data, drawn[:, units].astype(float))
-    tail = (1 - confidence) / 2
-    low, high = np.nanquantile(resampled, [tail, 1 - tail], axis=0)
+    drawn = draw_units(n_units, n_resamples, seed)
+    low, high = percentiles(_standardised(data, drawn[:, units].astype(float)), confidence)
     correlations = np.corrcoef(data, rowvar=False)[:-1, -1]
     slopes = whole * y.std() / x.std(axis=0)
     r2 = float(whole @ correlations)

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+
+from xaiutils.statistics.bootstrap import bootstrap_means, percentiles
+from xaiutils.statistics.proportions import proportion_interval
 
 UNIT = "patient_id"
 
@@ -16,7 +18,8 @@ def summarise(
     table: pd.DataFrame, by: Sequence[str] | str, n_resamples: int = 1000, confidence: float = 0.95, seed: int = 0
 ) -> pd.DataFrame:
     """Mean of ``value`` in each group of ``by`` with an interval over images: percentile bootstrap, or Wilson's
-    where all values are 0 or 1 and every image stands for itself (a bootstrap of all zeros would claim certainty).
+    where all values are 0 or 1 and every image is a unit of its own, or all values agree (a bootstrap of all zeros
+    would claim certainty; see `xaiutils.statistics.proportions.proportion_interval`).
 
     With a column ``patient_id`` the bootstrap draws patients, each with all images; the mean stays that of images.
 
@@ -93,22 +96,11 @@ def _interval(
     n_units = len(np.unique(units))
     if n_units < 2:
         return np.nan, np.nan
-    if n_units == len(values) and np.isin(values, (0, 1)).all():
-        found = stats.binomtest(int(values.sum()), len(values)).proportion_ci(confidence, method="wilson")
-        return float(found.low), float(found.high)
+    binary = bool(np.isin(values, (0, 1)).all())
+    if binary and n_units == len(values):
+        return proportion_interval(values == 1, units, None, confidence)
     means = bootstrap_means(values[:, None], units, n_resamples, seed)[:, 0]
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    if binary:
+        return proportion_interval(values == 1, units, means, confidence)
+    low, high = percentiles(means, confidence)
     return float(low), float(high)
-
-
-def bootstrap_means(values: np.ndarray, units: np.ndarray, n_resamples: int, seed: int) -> np.ndarray:
-    """Means of the columns of ``values`` ``(n, k)`` over ``n_resamples`` draws of units with replacement.
-
-    A unit (a patient) comes with all its rows. Returns float64 ``(n_resamples, k)``; all columns see the same draws.
-    """
-    _, number = np.unique(units, return_inverse=True)
-    n_units = number.max() + 1
-    sums = np.zeros((n_units, values.shape[1]))
-    np.add.at(sums, number, values)
-    drawn = np.random.default_rng(seed).multinomial(n_units, np.full(n_units, 1 / n_units), size=n_resamples)
-    return (drawn @ sums) / (drawn @ np.bincount(number))[:, None]

@@ -21,6 +21,7 @@ from xaiutils.graph.predict import predict
 from xaiutils.map_reading import read_maps
 from xaiutils.progress import progress
 from xaiutils.registry import suggest
+from xaiutils.statistics.bootstrap import draw_units, percentiles
 from xaiutils.statistics.summaries import UNIT
 
 MODES = ("cascading", "independent")
@@ -290,15 +291,13 @@ def _interval_of_left(
     ids = group["image_id"].to_numpy()
     units, number = np.unique(group[UNIT].to_numpy() if UNIT in group else ids, return_inverse=True)
     number = pd.Series(number, index=ids)
-    share = np.full(len(units), 1 / len(units))
-    drawn = np.random.default_rng(seed).multinomial(len(units), share, size=n_resamples)
+    drawn = draw_units(len(units), n_resamples, seed)
     of_images = drawn[:, number.loc[known["image_id"]]]
     of_pairs = drawn[:, number.loc[pairs["image_a"]]] * drawn[:, number.loc[pairs["image_b"]]]
     with np.errstate(invalid="ignore"):  # a draw without any pair, or image, that has a value
         mean = of_images @ known["value"].to_numpy() / of_images.sum(axis=1)
         level = of_pairs @ pairs["value"].to_numpy() / of_pairs.sum(axis=1)
-    tail = (1 - confidence) / 2
-    low, high = np.nanquantile((mean - level) / (1 - level), [tail, 1 - tail])
+    low, high = percentiles((mean - level) / (1 - level), confidence)
     return float(low), float(high)
 
 

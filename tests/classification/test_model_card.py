@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import pytest
-from test_classification import THESIS, TWO, as_confusion, simulated
+from simulated_predictions import THESIS, TWO, as_confusion, simulated
 
 from xaiutils.classification import Predictions, assess, compare_models, model_card
 from xaiutils.datasets import DATASETS, ImageDataset
