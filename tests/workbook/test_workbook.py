@@ -9,6 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from xaiutils import datasets, workbook
+from xaiutils.backend import keras
 from xaiutils.files import replace_file, write_text
 from xaiutils.progress import listening, progress
 
@@ -186,6 +187,48 @@ def test_a_model_of_other_data_is_refused(parameters):
         (name,) = change
         with pytest.raises(ValueError, match=f"was trained with {name}=.*train under another run_name"):
             workbook.start("03_x", {**parameters, **change}).model("vit_mini16")
+
+
+def test_later_notebooks_take_the_data_that_the_first_one_settled(parameters):
+    place = {name: parameters[name] for name in ("run_name", "runs_dir")}
+    with pytest.raises(FileNotFoundError, match=r"no data set yet. Run 01_data_preparation first with run_name='r'"):
+        workbook.start("04_x", place).dataset("test")
+    first = workbook.start("01_x", {**parameters, "positive_class": "malignant"}).dataset("test")
+    later = workbook.start("04_x", place)
+    assert later.parameters["positive_class"] == "malignant"
+    assert later.dataset("test").ids == first.ids
+    smaller = workbook.start("07_x", {**place, "n_test": 2, "image_size": 32})  # sizes of its own
+    assert smaller.dataset("test").images.shape[:2] == (2, 32)
+    assert workbook.start("04_x", place).parameters["n_test"] == 4, "only the first notebook settles"
+    (later.folder / "data" / "settled.json").write_text("{")
+    with pytest.raises(ValueError, match=r"settled.json is damaged .* run 01_data_preparation again"):
+        workbook.start("04_x", place)
+    assert workbook.start("01_x", parameters).parameters["n_test"] == 4
+
+
+def test_models_left_empty_are_those_that_were_trained(parameters):
+    vit, cnn = "vit_mini16", "efficientnet_lite0"
+    place = {name: parameters[name] for name in ("run_name", "runs_dir")}
+    run = workbook.start("02_x", {**parameters, "models": [vit, cnn]})
+    tiny = keras.Sequential([keras.Input((64, 64, 3)), keras.layers.Flatten(), keras.layers.Dense(2)])
+    for name in (vit, cnn):
+        run.model_folder(name).mkdir(parents=True)
+        tiny.save(run.model_folder(name) / "model.keras")
+        run.stamp_model(name)
+    assert run.trained == [vit, cnn], "in the order of their training"
+    later = workbook.start("05_x", {**place, "models": [], "model": ""})
+    assert (later.parameters["models"], later.parameters["model"]) == ([vit, cnn], vit)
+    assert list(later.models(cnn)) == [cnn, vit]
+    chosen = workbook.start("05_x", {**place, "models": [cnn], "model": ""})
+    assert (list(chosen.models()), chosen.parameters["model"]) == ([cnn], cnn)
+
+
+def test_a_run_can_be_read_without_a_trace(parameters):
+    made = workbook.start("01_x", parameters)
+    before = sorted(made.folder.rglob("*"))
+    workbook.Run("page", {**parameters, "n_test": 3}, writes=False)
+    assert sorted(made.folder.rglob("*")) == before
+    assert workbook.start("04_x", {"run_name": "r", "runs_dir": parameters["runs_dir"]}).parameters["n_test"] == 4
 
 
 def test_results_are_written_and_recorded(parameters):

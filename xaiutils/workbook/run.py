@@ -88,7 +88,7 @@ class Run:
         self._models = Path(os.environ.get("XAI_BATCH_MODELS") or self.folder / "models")
         self._started, self._clock = datetime.now(UTC), time.monotonic()
         self._items: list[dict[str, Any]] = []
-        self.parameters = {**self._settled(), **given}
+        self.parameters = given if "dataset" in given else {**self._settled(), **given}
         if given.get("models") == []:
             self.parameters["models"] = self.trained
         if given.get("model") == "":
@@ -113,7 +113,10 @@ class Run:
 
     def _settled(self) -> dict[str, Any]:
         path = self._data / "settled.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        try:
+            return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged ({error}); run 01_data_preparation again.") from error
 
     # Data -----------------------------------------------------------------------------------------------------------
 
