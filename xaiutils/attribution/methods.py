@@ -3,7 +3,7 @@
 A new method is a module that exports its `xaiutils.attribution.method.Method`, and its line here.
 """
 
-from xaiutils.attribution.attention import ATTENTION_ROLLOUT, LEGRAD, RAW_ATTENTION, TRANSFORMER_ATTRIBUTION
+from xaiutils.attribution.attention_rollout import ATTENTION_ROLLOUT
 from xaiutils.attribution.cam.gradient_cams import (
     ABLATION_CAM,
     CAM,
@@ -24,13 +24,16 @@ from xaiutils.attribution.full_grad import FULL_GRAD
 from xaiutils.attribution.gradients_x_inputs import GRADIENTS_X_INPUTS
 from xaiutils.attribution.guided_backprop import DECONVOLUTION, GUIDED_BACKPROP
 from xaiutils.attribution.integrated_gradients import INTEGRATED_GRADIENTS, INTEGRATED_GRADIENTS_BW
+from xaiutils.attribution.legrad import LEGRAD
 from xaiutils.attribution.lime import LIME
 from xaiutils.attribution.method import METHODS
 from xaiutils.attribution.occlusion import OCCLUSION
 from xaiutils.attribution.prediction_difference import PREDICTION_DIFFERENCE
+from xaiutils.attribution.raw_attention import RAW_ATTENTION
 from xaiutils.attribution.relevance import CLRP, LRP, SGLRP
 from xaiutils.attribution.rise import RISE
 from xaiutils.attribution.smoothgrad import SMOOTHGRAD, SMOOTHGRAD_SQUARED, VARGRAD
+from xaiutils.attribution.transformer_attribution import TRANSFORMER_ATTRIBUTION
 from xaiutils.attribution.vanilla_gradients import VANILLA_GRADIENTS
 from xaiutils.attribution.xrai import XRAI
 
