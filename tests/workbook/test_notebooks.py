@@ -24,7 +24,10 @@ NAMES = [
     "08_beyond_one_map",
 ]
 PATHS = notebooks(ROOT / "notebooks", on_request=True)
-OWN = {"07_retraining_checks": {"image_size": 96, "n_train": 300, "n_val": 60}}  # small: it trains many models
+OWN = {
+    "02_train_models": {"models": ["efficientnet_lite0", "vit_mini16"]},
+    "07_retraining_checks": {"image_size": 96, "n_train": 300, "n_val": 60},  # small: it trains many models
+}
 each = pytest.mark.parametrize("path", PATHS, ids=lambda p: p.stem)
 
 
