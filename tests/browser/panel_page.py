@@ -88,8 +88,8 @@ class Page:
         self.page.wait_for_selector(f"{STATUS}[data-state={state}]")
 
     def number(self, quantity: str, column: int = 1) -> str:
-        cell = self.page.locator(f".xai-numbers tr[data-quantity={quantity}] td").nth(column - 1)
-        return cell.evaluate("cell => cell.firstChild ? cell.firstChild.textContent.trim() : ''")
+        cell = self.page.locator(f".xai-numbers td.{quantity}").nth(column - 1)
+        return cell.inner_text().split(" (")[0]
 
     def choose(self, label: str, option: str) -> None:
         self.page.get_by_label(label, exact=True).select_option(label=option)

@@ -18,7 +18,7 @@ import nbformat
 
 import xaiutils as xai
 from xaiutils.backend import keras
-from xaiutils.widgets import app
+from xaiutils.widgets.app import launch
 from xaiutils.workbook import Run
 from xaiutils.workbook.parameters import PARAMETERS
 from xaiutils.workbook.pipeline import NOTEBOOKS
@@ -143,8 +143,8 @@ def app_server(folder: Path, run: Run, idle_seconds: int = 120) -> Iterator[Serv
     """The page of ``make app``; `TOKEN` lets in."""
     server = Server(f"http://127.0.0.1:{free_port()}", folder)
     own = environment(folder, run.folder.parent)
-    added = {**app.environment("default", run.folder.parent), **own, "XAI_APP_TOKEN": TOKEN}
-    added["JUPYTER_PATH"] = str(app.APP)
-    command = app.command(int(server.url.rsplit(":", 1)[1]), browser=False, idle_seconds=idle_seconds)
+    added = {**launch.environment("default", run.folder.parent), **own, "XAI_APP_TOKEN": TOKEN}
+    added["JUPYTER_PATH"] = str(launch.FOLDER)
+    command = launch.command(int(server.url.rsplit(":", 1)[1]), browser=False, idle_seconds=idle_seconds)
     with serving(command, added, f"{server.url}/voila/static/", folder / "voila.log") as server.process:
         yield server

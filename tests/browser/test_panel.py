@@ -166,7 +166,7 @@ def test_jupyterlab(lab, run, open_page):
     page.said("error")
     assert "expected four numbers" in page.status
     page.redrawn(lambda: page.page.get_by_role("button", name="Clear region").click())
-    settles(page.page.locator("[data-quantity=region_positive]").count, 0)
+    settles(page.page.locator("td.region_positive").count, 0)
 
     # Errors in words; the other map stays.
     page.redrawn(lambda: page.choose("map 2", "Raw attention"), state="error")
@@ -270,7 +270,7 @@ def test_app(page_of_app, run, open_page):
     page.page.locator(".xai-thumbnails button").nth(3).click()
     page.page.wait_for_function("document.querySelectorAll('.xai-thumbnails button')[3].ariaSelected === 'true'")
     page.page.get_by_role("button", name="Deletion curves").click()
-    page.page.wait_for_selector(".xai-numbers tr[data-quantity=deletion]")
+    page.page.wait_for_selector(".xai-numbers td.deletion")
     page.page.set_viewport_size({"width": 1920, "height": 1080})
     page.page.wait_for_timeout(1500)
     page.shot("app_1920")

@@ -14,7 +14,7 @@ import pytest
 import requests
 from kernels import kernels_of
 
-from xaiutils.widgets import app
+from xaiutils.widgets.app import launch
 
 TOKEN = "the-token"
 IDLE = 3
@@ -30,11 +30,11 @@ def server(tmp_path_factory):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    command = app.command(port, browser=False, idle_seconds=IDLE)
+    command = launch.command(port, browser=False, idle_seconds=IDLE)
     command[2] = str(folder / "page.ipynb")
     kept = {k: v for k, v in os.environ.items() if not k.startswith("JUPYTER")}
     own = {f"JUPYTER_{k}_DIR": str(folder / k.lower()) for k in ("CONFIG", "RUNTIME", "DATA")}
-    environment = kept | app.environment("default", folder, TOKEN) | own | {"JUPYTER_PATH": str(app.APP)}
+    environment = kept | launch.environment("default", folder, TOKEN) | own | {"JUPYTER_PATH": str(launch.FOLDER)}
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=folder)
         address = f"http://127.0.0.1:{port}"
@@ -138,17 +138,18 @@ def test_the_kernel_of_a_page_that_is_left_ends(server):
 
 
 def test_tokens_differ_from_start_to_start_and_are_in_no_process_list(tmp_path):
-    sys.path.insert(0, str(app.APP))
+    sys.path.insert(0, str(launch.FOLDER))
     try:
         from server import TOKEN as variable
         from server import Server
     finally:
-        sys.path.remove(str(app.APP))
-    assert variable == app._TOKEN
+        sys.path.remove(str(launch.FOLDER))
+    assert variable == launch.TOKEN_VARIABLE
     made = [Server(), Server()]
     for one in made:
-        one.initialize([str(app.APP / "explorer.ipynb")])
-    assert len({one._secret for one in made}) == 2
-    assert min(len(one._secret) for one in made) >= 32
-    assert TOKEN not in " ".join(app.command(1, browser=False))
-    assert app.environment("default", tmp_path, TOKEN)[variable] == TOKEN
+        one.initialize([str(launch.FOLDER / "explorer.ipynb")])
+    tokens = {one.display_url.partition("?token=")[2] for one in made}
+    assert len(tokens) == 2
+    assert min(map(len, tokens)) >= 32
+    assert TOKEN not in " ".join(launch.command(1, browser=False))
+    assert launch.environment("default", tmp_path, TOKEN)[variable] == TOKEN

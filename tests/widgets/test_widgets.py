@@ -3,13 +3,19 @@
 import dataclasses
 import io
 import json
+import re
 import threading
 import time
+import tomllib
+from importlib import resources
+from pathlib import Path
 
 import ipywidgets
 import numpy as np
 import pytest
 from conftest import make_flat
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 import xaiutils as xai
@@ -20,22 +26,26 @@ from xaiutils.map_reading import read_maps
 from xaiutils.progress import progress
 from xaiutils.registry import Parameter
 from xaiutils.widgets import (
+    Board,
     Explorer,
     MethodChoice,
     View,
-    app,
+    compute_scene,
     control,
     draw,
-    panel,
     read_control,
     recreate,
-    scene,
     write_control,
 )
-from xaiutils.widgets.drawing import draw_scene, overlay
-from xaiutils.widgets.picker import PER_PAGE, Filter, select
-from xaiutils.widgets.view import READ_AS, clip_box, read_box
-from xaiutils.widgets.worker import Worker
+from xaiutils.widgets.app import launch
+from xaiutils.widgets.background_worker import Worker
+from xaiutils.widgets.explorer import done_text
+from xaiutils.widgets.image_picker import PER_PAGE, ImageFilter, select
+from xaiutils.widgets.pinned_views import CARDS
+from xaiutils.widgets.result_cache import ResultCache
+from xaiutils.widgets.scene import RANDOM_ORDER
+from xaiutils.widgets.scene_drawing import draw_scene
+from xaiutils.widgets.view_settings import READ_AS, clip_box, read_box
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +70,12 @@ def explorer(networks, ds, tmp_path):
 
 
 def parameter(explorer, name, column=0):
-    return explorer.columns[column].parameters.controls[name]
+    return explorer.controls.maps[column].parameters.controls[name]
+
+
+def cells(explorer, quantity) -> list[str]:
+    """What the table says of a quantity, by map."""
+    return re.findall(rf'<td [^>]*class="[^"]*\b{quantity}"[^>]*>([^<]*)</td>', explorer.numbers.value)
 
 
 # The panel ----------------------------------------------------------------------------------------------------------
@@ -76,12 +91,12 @@ def test_first_picture_is_there_at_once(explorer, models, ds):
 
 def test_changes_are_computed_behind_the_panel(explorer, models, ds):
     before = bytes(explorer.picture.value)
-    explorer.columns[0].method.value = "smoothgrad"
-    explorer.controls["image"].value = 3
-    explorer.controls["model"].value = "vit"
+    explorer.controls.maps[0].method.value = "smoothgrad"
+    explorer.controls.widgets["image"].value = 3
+    explorer.controls.widgets["model"].value = "vit"
     parameter(explorer, "n_samples").value = 4
-    explorer.controls["transform"].value = "rotate_180"
-    explorer.controls["target"].value = 2
+    explorer.controls.widgets["transform"].value = "rotate_180"
+    explorer.controls.widgets["target"].value = 2
     explorer.wait()
     assert explorer.status.endswith(": smoothgrad of image 3 on vit, rotate_180 (i3)")
     assert explorer.picture.value != before
@@ -94,9 +109,9 @@ def test_changes_are_computed_behind_the_panel(explorer, models, ds):
 
 def test_cheap_controls_run_no_model(explorer, monkeypatch):
     for name in ("explain", "predict"):
-        monkeypatch.setattr(scene, name, lambda *a, **k: pytest.fail("a model was run"))
+        monkeypatch.setattr(compute_scene, name, lambda *a, **k: pytest.fail("a model was run"))
     seen = {bytes(explorer.picture.value)}
-    c = explorer.controls
+    c = explorer.controls.widgets
     changes = {
         "opacity": 0.3,
         "style": "contour",
@@ -115,7 +130,7 @@ def test_cheap_controls_run_no_model(explorer, monkeypatch):
         c[name].value = value
         explorer.wait()
         assert explorer.status.startswith("done"), explorer.status
-        assert panel.STALE not in explorer.stage._dom_classes
+        assert not explorer.is_stale
         if name not in ("opacity", "scale"):  # of contours and of one map they change nothing
             assert bytes(explorer.picture.value) not in seen or name == "style", name
         seen.add(bytes(explorer.picture.value))
@@ -125,39 +140,40 @@ def test_cheap_controls_run_no_model(explorer, monkeypatch):
 
 
 def test_only_the_parameters_of_the_method_are_shown(explorer):
-    column = explorer.columns[1]
-    with explorer._hushed():
-        for name, method in xai.METHODS.items():
-            column.method.value = name
-            shown = [w.description for w in column.parameters.box.children]
-            assert shown == [p.name for p in method.parameters if p.kind is not np.ndarray]
-            assert column.library.options == method.libraries
-            assert column.library.value == "xaiutils"
-            assert method.paper.split(",")[0].replace("&", "&amp;") in column.cost.value
-        column.method.value = ""
+    column = explorer.controls.maps[1]
+    for name, method in xai.METHODS.items():
+        column.set(MethodChoice(name))
+        shown = [w.description for w in column.parameters.box.children]
+        assert shown == [p.name for p in method.parameters if p.kind is not np.ndarray]
+        assert column.library.options == method.libraries
+        assert column.library.value == "xaiutils"
+        assert method.paper.split(",")[0].replace("&", "&amp;") in column.cost.value
+    column.set(None)
+    explorer.wait()
+    assert explorer.status.startswith("done in ")  # setting asks for nothing
     assert column.parameters.box.children == ()
     assert column.choice is None
 
 
 def test_only_the_parameters_of_the_transform_are_shown(explorer):
-    assert [name for _, name in explorer.controls["transform"].options] == list(xai.TRANSFORMS)
+    assert [name for _, name in explorer.controls.widgets["transform"].options] == list(xai.TRANSFORMS)
     for name, transform in xai.TRANSFORMS.items():
-        explorer.controls["transform"].value = name
-        shown = [w.description for w in explorer.transform_parameters.box.children]
+        explorer.controls.widgets["transform"].value = name
+        shown = [w.description for w in explorer.controls.transform_parameters.box.children]
         assert shown == [p.name for p in transform.parameters]
     explorer.wait()
     assert ": grad_cam of image 0 on cnn, pgd (i0)" in explorer.status
 
 
 def test_libraries_get_the_parameters_that_they_take(explorer):
-    explorer.columns[0].method.value = "score_cam"
-    explorer.columns[0].library.value = "tf-keras-vis"
+    explorer.controls.maps[0].method.value = "score_cam"
+    explorer.controls.maps[0].library.value = "tf-keras-vis"
     explorer.wait()
     assert ": score_cam" in explorer.status
     assert explorer.view.maps[0].library == "tf-keras-vis"
     assert parameter(explorer, "weighting").disabled
     assert not parameter(explorer, "max_channels").disabled
-    explorer.columns[0].library.value = "xaiutils"
+    explorer.controls.maps[0].library.value = "xaiutils"
     explorer.wait()
     assert not parameter(explorer, "weighting").disabled
 
@@ -168,13 +184,13 @@ def test_layers_are_offered(explorer):
     layer.value = "conv1"
     explorer.wait()
     assert explorer.status.startswith("done")
-    explorer.controls["model"].value = "vit"
+    explorer.controls.widgets["model"].value = "vit"
     explorer.wait()
     assert "backbone/conv1" not in parameter(explorer, "layer").options
 
 
 def test_errors_are_shown_in_words_beside_what_works(explorer):
-    explorer.columns[1].method.value = "raw_attention"  # the model has no attention
+    explorer.controls.maps[1].method.value = "raw_attention"  # the model has no attention
     explorer.wait()
     assert explorer.status.startswith("error in map 2 (Raw attention): ")
     assert explorer.scene.maps[0].values is not None
@@ -182,7 +198,7 @@ def test_errors_are_shown_in_words_beside_what_works(explorer):
     parameter(explorer, "layer").value = "conv9"
     explorer.wait()
     assert "map 1 (Grad-CAM): layer 'conv9' is not in the model" in explorer.status
-    explorer.columns[1].method.value = ""
+    explorer.controls.maps[1].method.value = ""
     parameter(explorer, "layer").value = ""
     explorer.wait()
     assert explorer.status.startswith("done")
@@ -200,17 +216,17 @@ _BAD_REGIONS = {
 @pytest.mark.parametrize("words", _BAD_REGIONS)
 def test_a_bad_region_is_refused_in_words(explorer, words):
     for text in _BAD_REGIONS[words]:
-        explorer.controls["region"].value = text
+        explorer.controls.widgets["region"].value = text
         explorer.wait()
         assert explorer.status.startswith("error: region '")
         assert words in explorer.status
-        assert panel.STALE in explorer.stage._dom_classes
+        assert explorer.is_stale
         with pytest.raises(ValueError, match="another view than the picture"):
             explorer.pin()
-    explorer.controls["region"].value = ""
+    explorer.controls.widgets["region"].value = ""
     explorer.wait()
     assert explorer.status.startswith("done")
-    assert panel.STALE not in explorer.stage._dom_classes
+    assert not explorer.is_stale
 
 
 @pytest.mark.parametrize("box", [(-5, -5, 500, 500), (0, 0, float("nan"), 3), (3, 0, 1, 9), (1, 2, 3), ("1", 2, 3, 4)])
@@ -233,25 +249,25 @@ def test_a_view_takes_no_number_that_cannot_be(networks, ds, wrong):
 
 
 def test_yaml_that_cannot_be_read_is_refused_in_words(explorer):
-    explorer.columns[0].method.value = "smoothgrad"
+    explorer.controls.maps[0].method.value = "smoothgrad"
     parameter(explorer, "base_parameters").value = "{a: ["
     explorer.wait()
     assert explorer.status.startswith("error: base_parameters: '{a: [' cannot be read; expected {name: value}")
 
 
 def test_a_box_drawn_on_the_page_is_the_region(explorer):
-    explorer.region._handle_custom_msg({"box": [0.25, 0.125, 0.5, 0.75]}, [])  # as the page's script sends it
+    explorer.region.receive({"box": [0.25, 0.125, 0.5, 0.75]})  # as the page's script sends it
     explorer.wait()
-    assert explorer.controls["region"].value == "8, 4, 16, 24"
+    assert explorer.controls.widgets["region"].value == "8, 4, 16, 24"
     assert explorer.scene.view.region == (8, 4, 16, 24)
     values = np.maximum(explorer.scene.maps[0].values, 0)
     numbers = explorer.scene.numbers.set_index("quantity").value
     assert numbers.region_positive == pytest.approx(values[4:24, 8:16].sum() / values.sum(), abs=1e-6)
-    assert "share of the map in the region" in explorer._numbers.value
-    explorer.controls["region"].value = "0, 0, 4, 32"
+    assert "share of the map in the region" in explorer.numbers.value
+    explorer.controls.widgets["region"].value = "0, 0, 4, 32"
     explorer.wait()
     assert explorer.region.box == [0, 0, 0.125, 1]
-    explorer.region._handle_custom_msg({"box": []}, [])
+    explorer.region.receive({"box": []})
     explorer.wait()
     assert explorer.region.box == []
     assert explorer.scene.view.region is None
@@ -259,7 +275,7 @@ def test_a_box_drawn_on_the_page_is_the_region(explorer):
 
 def test_the_picture_follows_the_width_of_the_page(explorer):
     narrow = Image.open(io.BytesIO(explorer.picture.value)).size
-    for column in explorer.columns[1:]:
+    for column in explorer.controls.maps[1:]:
         column.method.value = "layer_cam"
     explorer.region.width, explorer.region.ratio = 1400, 2.0
     explorer.wait()
@@ -271,11 +287,11 @@ def test_the_picture_follows_the_width_of_the_page(explorer):
 
 
 def test_one_panel_at_a_time(explorer, networks, ds):
-    inner = explorer.columns[0].method
+    inner = explorer.controls.maps[0].method
     view = View("vit", 1, maps=(MethodChoice("occlusion", {"patch_size": 8}),))
     other = Explorer(networks, ds, view)
     assert inner.comm is None  # closed, with all in it
-    assert [other] == panel._LIVE
+    assert other.panel.comm is not None
     assert other.view.maps[0].parameters["patch_size"] == 8
     assert other.pin_button.disabled
     with pytest.raises(ValueError, match="without folder"):
@@ -285,24 +301,24 @@ def test_one_panel_at_a_time(explorer, networks, ds):
 
 def test_given_parameters_take_the_place_of_the_declared(networks, ds):
     made = Explorer(networks, ds, method_parameters={"score_cam": {"max_channels": 3}})
-    made.columns[2].method.value = "score_cam"
+    made.controls.maps[2].method.value = "score_cam"
     assert made.view.maps[1].parameters["max_channels"] == 3
     made.wait()
     made.close()
 
 
 def test_attacks_are_made_against_the_chosen_model(explorer, models, ds):
-    explorer.controls["model"].value = "vit"
-    explorer.controls["seed"].value = 4
-    explorer.controls["transform"].value = "pgd"
-    explorer.transform_parameters.controls["epsilon"].value = 20.0
+    explorer.controls.widgets["model"].value = "vit"
+    explorer.controls.widgets["seed"].value = 4
+    explorer.controls.widgets["transform"].value = "pgd"
+    explorer.controls.transform_parameters.controls["epsilon"].value = 20.0
     explorer.wait()
     image = xai.TRANSFORMS["pgd"].apply(ds.images[:1], 4, model=models["vit"], epsilon=20.0)
     predicted = xai.predict(models["vit"], ds.images[:1])[0].argmax()
     expected = xai.predict(models["vit"], image, probabilities=True)[0]
     np.testing.assert_allclose(explorer.scene.probabilities, expected, atol=1e-3)
     assert explorer.scene.target == predicted
-    explorer.controls["target"].value = int((predicted + 1) % 3)  # another class is explained on the same image
+    explorer.controls.widgets["target"].value = int((predicted + 1) % 3)  # another class is explained on the same image
     explorer.wait()
     assert explorer.scene.target != predicted
     np.testing.assert_allclose(explorer.scene.probabilities, expected, atol=1e-3)
@@ -312,17 +328,17 @@ def test_data_sets_and_models_are_changed(networks, ds, models):
     other = ds.select([4, 3])
     two = ImageDataset(ds.pixels[:2], [0, 1], ("p", "q"), ["x", "y"])
     made = Explorer(networks, {"first": ds, "second": other, "of two classes": two})
-    made.controls["image"].value = 4
-    made.controls["region"].value = "0, 0, 8, 8"
-    made.controls["dataset"].value = "second"
+    made.controls.widgets["image"].value = 4
+    made.controls.widgets["region"].value = "0, 0, 8, 8"
+    made.controls.widgets["dataset"].value = "second"
     made.wait()
-    assert made.controls["image"].value == 1
-    assert made.controls["region"].value == ""
+    assert made.controls.widgets["image"].value == 1
+    assert made.controls.widgets["region"].value == ""
     assert made.scene.image_id == "i3"
-    made.controls["dataset"].value = "of two classes"
+    made.controls.widgets["dataset"].value = "of two classes"
     made.wait()
     assert made.status.startswith("error: cnn knows 3 classes, the data set has 2: p, q.")
-    assert [text for text, _ in made.controls["target"].options] == ["predicted class (of the original)", "p", "q"]
+    assert [text for text, _ in made.controls.widgets["target"].options] == ["predicted class", "p", "q"]
     for view, words in (
         (View("cnn", 0, dataset="third"), "no data set 'third'"),
         (View("cnn", 2, dataset="second"), "the images 0 to 1"),
@@ -418,7 +434,7 @@ def test_waiting_for_a_busy_thread_ends():
 
 def test_stop_in_the_panel(explorer, monkeypatch):
     entered = threading.Event()
-    real = scene.explain
+    real = compute_scene.explain
 
     def slow(*args, **kwargs):
         if args[3] == "occlusion":
@@ -427,34 +443,34 @@ def test_stop_in_the_panel(explorer, monkeypatch):
                 time.sleep(0.001)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(scene, "explain", slow)
+    monkeypatch.setattr(compute_scene, "explain", slow)
     picture = bytes(explorer.picture.value)
-    explorer.columns[0].method.value = "occlusion"
+    explorer.controls.maps[0].method.value = "occlusion"
     assert entered.wait(10)
     time.sleep(0.3)
-    assert panel.STALE in explorer.stage._dom_classes
-    assert not explorer.stop.disabled
+    assert explorer.is_stale
+    assert not explorer.status_line.stop.disabled
     assert explorer.status.startswith("computing: ")
     assert "of 10000 steps, about " in explorer.status
     start = time.monotonic()
-    explorer.stop.click()
+    explorer.status_line.stop.click()
     assert explorer.status == "stopped; picture and controls are of the last finished view"
     explorer.wait()
     assert time.monotonic() - start < 0.3
     assert explorer.status.startswith("stopped")
-    assert explorer.stop.disabled
+    assert explorer.status_line.stop.disabled
     assert explorer.picture.value == picture
     entered.clear()
-    explorer.columns[0].method.value = "rise"
-    explorer.columns[0].method.value = "vanilla_gradients"  # drops the request before it
+    explorer.controls.maps[0].method.value = "rise"
+    explorer.controls.maps[0].method.value = "vanilla_gradients"  # drops the request before it
     explorer.wait()
     assert ": vanilla_gradients" in explorer.status
 
 
 def test_after_a_stop_controls_and_picture_agree(explorer, monkeypatch):
-    explorer.controls["image"].value = 1
+    explorer.controls.widgets["image"].value = 1
     explorer.wait()
-    before, real, entered = explorer.view, scene.explain, threading.Event()
+    before, real, entered = explorer.view, compute_scene.explain, threading.Event()
 
     def slow(*args, **kwargs):
         for _ in progress(range(10_000), title="slow"):
@@ -462,18 +478,18 @@ def test_after_a_stop_controls_and_picture_agree(explorer, monkeypatch):
             time.sleep(0.001)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(scene, "explain", slow)
-    explorer.controls["image"].value = 4
-    explorer.controls["transform"].value = "rotate_180"
-    explorer.controls["model"].value = "vit"
-    explorer.columns[1].method.value = "layer_cam"
-    explorer.controls["region"].value = "1, 1, 9, 9"
+    monkeypatch.setattr(compute_scene, "explain", slow)
+    explorer.controls.widgets["image"].value = 4
+    explorer.controls.widgets["transform"].value = "rotate_180"
+    explorer.controls.widgets["model"].value = "vit"
+    explorer.controls.maps[1].method.value = "layer_cam"
+    explorer.controls.widgets["region"].value = "1, 1, 9, 9"
     assert entered.wait(10)
-    explorer.stop.click()
+    explorer.status_line.stop.click()
     explorer.wait()
     assert explorer.view == before
-    assert explorer.scene.view.image == explorer.picker._image == 1
-    assert panel.STALE not in explorer.stage._dom_classes
+    assert explorer.scene.view.image == explorer.picker.image == 1
+    assert not explorer.is_stale
     finding = explorer.pin()
     assert finding.view.image == 1
     assert finding.view.model == "cnn"
@@ -483,11 +499,11 @@ def test_a_scene_that_fails_is_not_shown_under_the_new_controls(explorer, monkey
     def fails(*_args, **_kwargs):
         raise RuntimeError("the transform broke")
 
-    monkeypatch.setattr(type(scene.TRANSFORMS["rotate_180"]), "apply", fails)
-    explorer.controls["transform"].value = "rotate_180"
+    monkeypatch.setattr(type(compute_scene.TRANSFORMS["rotate_180"]), "apply", fails)
+    explorer.controls.widgets["transform"].value = "rotate_180"
     explorer.wait()
     assert explorer.status == "error: the transform broke"
-    assert panel.STALE in explorer.stage._dom_classes
+    assert explorer.is_stale
     explorer.save_button.click()
     explorer.wait()
     assert "nothing was kept" in explorer.status
@@ -497,21 +513,21 @@ def test_a_scene_that_fails_is_not_shown_under_the_new_controls(explorer, monkey
 
 
 def written(drawing) -> list[str]:
-    return [text.get_text() for text in drawing.figure.axes[0].texts]
+    """All words of a picture, line by line."""
+    texts = drawing.figure.findobj(lambda artist: isinstance(artist, Text) and artist.get_visible())
+    return [line for text in texts for line in text.get_text().splitlines() if line]
 
 
 def test_the_explained_class_is_named_under_a_transform(explorer):
-    explorer.controls["transform"].value = "rotate_180"
+    explorer.controls.widgets["transform"].value = "rotate_180"
     explorer.wait()
     shown = explorer.scene
     name = shown.class_names[int(shown.before.argmax())]
     assert f"explained is {name}, predicted for the original" in explorer.status
     assert any(text.startswith(f"for {name}, predicted for the original, p = ") for text in written(draw_scene(shown)))
     turned = dataclasses.replace(shown, probabilities=np.roll(shown.before, 1))
-    assert (
-        f"now predicted: {shown.class_names[int(turned.probabilities.argmax())]}" in explorer._done_text(turned, 1)[1]
-    )
-    explorer.controls["target"].value = 2
+    assert f"now predicted: {shown.class_names[int(turned.probabilities.argmax())]}" in done_text(turned)[1]
+    explorer.controls.widgets["target"].value = 2
     explorer.wait()
     assert "predicted for" not in explorer.status
     assert any(text.startswith("for c, p = ") for text in written(draw_scene(explorer.scene)))
@@ -523,29 +539,29 @@ def test_the_explained_class_is_named_under_a_transform(explorer):
 def test_a_map_of_one_value_has_no_colour_scale(networks, ds, value, scale, method):
     view = View("cnn", 0, maps=(MethodChoice(method),), scale=scale, show_found=True, reading="signed")
     shown = draw(view, networks, ds).scene
+    assert {"attribution (raw)", "for"} & set(written(draw_scene(shown)))
     flat = dataclasses.replace(shown.maps[0], values=np.full((32, 32), value, np.float32))
     said = written(draw_scene(dataclasses.replace(shown, maps=(flat,))))
     assert f"every value is {value:.3g}:" in said
     assert "no colour scale" in said
     assert not {"attribution (raw)", "for", "against"} & set(said)
-    assert {"attribution (raw)", "for"} & set(written(draw_scene(shown)))
 
 
 def test_values_that_are_no_numbers_are_refused(explorer, monkeypatch):
-    real = scene.explain
+    real = compute_scene.explain
 
     def broken(*args, **kwargs):
         found = real(*args, **kwargs)
         found[0, 3, 4] = np.nan
         return found
 
-    monkeypatch.setattr(scene, "explain", broken)
-    explorer.columns[0].method.value = "layer_cam"
+    monkeypatch.setattr(compute_scene, "explain", broken)
+    explorer.controls.maps[0].method.value = "layer_cam"
     explorer.wait()
     assert "1 of the map's 1024 values are no numbers" in explorer.status
     assert explorer.scene.maps[0].values is None
-    monkeypatch.setattr(scene, "predict", lambda *_a, **_k: np.full((1, 3), np.nan, np.float32))
-    explorer.controls["image"].value = 2
+    monkeypatch.setattr(compute_scene, "predict", lambda *_a, **_k: np.full((1, 3), np.nan, np.float32))
+    explorer.controls.widgets["image"].value = 2
     explorer.wait()
     assert explorer.status.startswith("error: cnn answers image 2 (original) with values that are NaN")
 
@@ -558,9 +574,9 @@ def test_names_of_classes_are_shown_as_they_are(models, images):
         made.curves.click()
         made.wait()
         assert made.status.startswith("done")
-        assert "&lt;" in made._status_line.value
-        assert "$i_0<" not in made._status_line.value
-        assert [text for text, _ in made.controls["target"].options][1:] == list(names)
+        assert "&lt;" in made.status_line.line.value
+        assert "$i_0<" not in made.status_line.line.value
+        assert [text for text, _ in made.controls.widgets["target"].options][1:] == list(names)
         assert any(r"a\$x_{b\$" in text for text in written(draw_scene(made.scene)))
     finally:
         made.close()
@@ -570,7 +586,7 @@ def test_filters_that_leave_nothing_and_sets_of_one_image(models, ds):
     made = Explorer({"cnn": models["nested"]}, ds.select([2]))
     try:
         assert made.picker.count.value == "1-1 of 1"
-        assert made.controls["image"].max == 0
+        assert made.controls.widgets["image"].max == 0
         made.picker.controls["label"].value = 0
         made.wait()
         assert made.picker.count.value == "no image"
@@ -613,18 +629,18 @@ def test_numbers_are_those_of_the_metrics(networks, ds):
 
 def test_numbers_are_those_of_evaluate_by_every_reading(explorer, models, ds):
     """Also the outline, the curve, the colours and the label are of what was read."""
-    explorer.columns[0].method.value = "gradients_x_inputs"
-    explorer.columns[1].method.value = "hirescam"
-    explorer.columns[2].method.value = "grad_cam"
-    one, steps = ds.select([0]), {"deletion_auc": {"n_steps": scene.DELETION_STEPS}}
+    explorer.controls.maps[0].method.value = "gradients_x_inputs"
+    explorer.controls.maps[1].method.value = "hirescam"
+    explorer.controls.maps[2].method.value = "grad_cam"
+    one, steps = ds.select([0]), {"deletion_auc": {"n_steps": compute_scene.DELETION_STEPS}}
     names = ("gradients_x_inputs", "hirescam", "grad_cam")
     raw = xai.explain_all(models["nested"], one.images, None, names)
     for reading in ("own", "signed", "positive", "magnitude"):
-        explorer.controls["reading"].value = reading
+        explorer.controls.widgets["reading"].value = reading
         explorer.wait()
         read = explorer.scene.maps
         numbers = explorer.scene.numbers.set_index(["map", "quantity"]).value
-        deletion = explorer.studio.deletion(explorer.scene)
+        deletion = explorer.computer.deletion_curves(explorer.scene)
         for k, name in enumerate(names, 1):
             asked = None if reading == "own" else reading
             metrics = ["iou", "pointing_game", "relevance_mass", "deletion_auc"]
@@ -633,16 +649,13 @@ def test_numbers_are_those_of_evaluate_by_every_reading(explorer, models, ds):
             ).set_index("metric")
             for metric in metrics[:3]:
                 assert numbers[k, metric] == pytest.approx(table.value[metric], rel=1e-4, nan_ok=True), (reading, name)
-            assert deletion.areas[f"map {k}: {read[k - 1].choice.title}"] == pytest.approx(
-                table.value["deletion_auc"], abs=1e-5
-            )
+            assert deletion.areas[k] == pytest.approx(table.value["deletion_auc"], abs=1e-5)
             used = table.reading["iou"]
             assert read[k - 1].signed == (used == "signed" and name != "grad_cam")
             np.testing.assert_allclose(read[k - 1].values, read_maps(raw[name][0], used), rtol=1e-4)
-        shown = explorer._numbers.value
-        assert shown.count("<td>no sign</td>") == 1
-        said = {"own": ("magnitude", "positive part"), "signed": ("with their sign",)}.get(reading, (READ_AS[reading],))
-        assert all(f"<td>{words}</td>" in shown for words in said)
+        shown = cells(explorer, "read")
+        said = {"own": ["magnitude", "positive part"]}.get(reading, [READ_AS[reading]] * 2)
+        assert shown == [*said, "no sign"]
         assert ("against" in written(draw_scene(explorer.scene))) == (reading == "signed")
     old = explorer.view.to_json()
     del old["reading"]
@@ -652,28 +665,109 @@ def test_numbers_are_those_of_evaluate_by_every_reading(explorer, models, ds):
 
 
 def test_deletion_curves_on_demand(explorer, models, ds):
-    assert explorer._curve_picture.layout.display == "none"
-    explorer.columns[1].method.value = "occlusion"
+    assert explorer.curve_picture.layout.display == "none"
+    explorer.controls.maps[1].method.value = "occlusion"
     explorer.wait()
     explorer.curves.click()
     explorer.wait()
-    assert explorer._curve_picture.layout.display == ""
+    assert explorer.curve_picture.layout.display == ""
     assert explorer.status.startswith("done")
     maps = explorer.scene.maps[1].values[None]
     one = ds.select([0])
     expected = xai.evaluate(
-        models["nested"], one, maps, ["deletion_auc"], parameters={"deletion_auc": {"n_steps": scene.DELETION_STEPS}}
+        models["nested"],
+        one,
+        maps,
+        ["deletion_auc"],
+        parameters={"deletion_auc": {"n_steps": compute_scene.DELETION_STEPS}},
     )  # of what was read, as its method declares
-    deletion = explorer.studio.deletion(explorer.scene)
-    assert list(deletion.curves) == ["map 1: Grad-CAM", "map 2: Occlusion", "random order"]
-    assert deletion.areas["map 2: Occlusion"] == pytest.approx(expected.value[0], abs=1e-5)
-    assert f"{deletion.areas['map 2: Occlusion']:.2f}" in explorer._numbers.value
-    explorer.controls["opacity"].value = 0.1
+    deletion = explorer.computer.deletion_curves(explorer.scene)
+    assert list(deletion.curves) == [1, 2, RANDOM_ORDER]
+    assert deletion.areas[2] == pytest.approx(expected.value[0], abs=1e-5)
+    assert cells(explorer, "deletion")[1] == f"{deletion.areas[2]:.2f} (random {deletion.areas[RANDOM_ORDER]:.2f})"
+    explorer.controls.widgets["opacity"].value = 0.1
     explorer.wait()
-    assert explorer._curve_picture.layout.display == ""  # the maps are the same
-    explorer.controls["image"].value = 1
+    assert explorer.curve_picture.layout.display == ""  # the maps are the same
+    explorer.controls.widgets["image"].value = 1
     explorer.wait()
-    assert explorer._curve_picture.layout.display == "none"
+    assert explorer.curve_picture.layout.display == "none"
+
+
+# What is remembered -------------------------------------------------------------------------------------------------
+
+
+def test_a_model_that_was_trained_further_is_computed_again(ds):
+    network, other = make_flat(seed=1), make_flat(seed=2)
+    made = Explorer({"m": network}, ds, folder=None)
+    try:
+        made.picker.controls["answer"].value = "wrong"
+        made.wait()
+        before, marks = made.scene, made.picker.found
+        network.set_weights(other.get_weights())
+        assert not made.computer.is_computed(before.view)
+        with pytest.raises(ValueError, match="the model or the data changed"):
+            made.computer.deletion_curves(before)
+        made.controls.widgets["opacity"].value = 0.5
+        made.wait()
+        np.testing.assert_allclose(made.scene.maps[0].values, xai.explain(other, ds.images[:1])[0], atol=1e-6)
+        np.testing.assert_allclose(made.scene.before, xai.predict(other, ds.images[:1], probabilities=True)[0])
+        said = xai.predict(other, ds.images).argmax(axis=1)
+        assert made.picker.found.tolist() == np.flatnonzero(said != ds.labels).tolist() != marks.tolist()
+        made.computer.models["m"] = make_flat(seed=1)  # another model under the name
+        made.view = before.view
+        made.wait()
+        np.testing.assert_allclose(made.scene.maps[0].values, before.maps[0].values, atol=1e-6)
+    finally:
+        made.close()
+
+
+def test_a_scene_of_a_model_that_changed_is_not_pinned(ds, tmp_path):
+    network = make_flat(seed=1)
+    made = Explorer({"m": network}, ds, folder=tmp_path)
+    try:
+        network.set_weights(make_flat(seed=2).get_weights())
+        with pytest.raises(ValueError, match="the model or the data changed"):
+            made.pin()
+        assert made.board.findings() == []
+    finally:
+        made.close()
+
+
+def test_another_data_set_under_an_old_name_is_computed_again(networks, ds, models):
+    computer = compute_scene.SceneComputer(networks, {"toy": ds})
+    view = View("cnn", 1)
+    computer.scene(view)
+    brighter = dataclasses.replace(ds, pixels=np.minimum(ds.pixels.astype(int) + 60, 255).astype(np.uint8))
+    computer.datasets["toy"] = brighter
+    assert not computer.is_computed(view)
+    expected = xai.explain(models["nested"], brighter.images[1:2])[0]
+    np.testing.assert_allclose(computer.scene(view).maps[0].values, expected, atol=1e-6)
+
+
+def test_results_depend_on_every_parameter_and_seed(networks, ds):
+    computer = compute_scene.SceneComputer(networks, {"toy": ds})
+    one = View("cnn", 1, transform="gaussian_noise", seed=1, maps=(MethodChoice("smoothgrad", {"n_samples": 2}),))
+    computer.scene(one)
+    assert computer.is_computed(one)
+    assert computer.is_computed(dataclasses.replace(one, opacity=0.1, reading="magnitude"))
+    others = (
+        {"seed": 2},
+        {"transform_parameters": {"sigma": 3.0}},
+        {"maps": (MethodChoice("smoothgrad", {"n_samples": 3}),)},
+        {"maps": (MethodChoice("smoothgrad", {"n_samples": 2, "noise": 0.3}),)},
+        {"target": (computer.scene(one).target + 1) % 3},
+        {"model": "vit"},
+    )
+    for change in others:
+        assert not computer.is_computed(dataclasses.replace(one, **change)), change
+
+
+def test_results_take_no_more_than_their_share():
+    cache = ResultCache(limit=1000)
+    for k in range(5):
+        cache.get(k, lambda: np.zeros(50))  # 400 bytes
+    assert [k in cache for k in range(5)] == [False, False, False, True, True]
+    assert cache.get(4, lambda: pytest.fail("made again")).shape == (50,)
 
 
 # Choosing an image --------------------------------------------------------------------------------------------------
@@ -690,7 +784,7 @@ def test_filters():
     sizes = ds.lesion_lengths()
 
     def found(**given):
-        return select(ds, Filter(**given), answers, sizes).tolist()
+        return select(ds, ImageFilter(**given), answers, sizes).tolist()
 
     assert found() == [0, 1, 2, 3, 4]
     assert found(label=1) == [1, 3]
@@ -702,9 +796,9 @@ def test_filters():
     assert found(order="unsure", answer="right") == [3, 4, 0] or found(order="unsure", answer="right") == [4, 3, 0]
     assert found(size=(3, 10)) == [1, 2]
     assert found(order="large") == [3, 2, 1, 4, 0]
-    assert not Filter(label=1, size=(1, 2)).needs_answers
+    assert not ImageFilter(label=1, size=(1, 2)).needs_answers
     with pytest.raises(ValueError, match="answers"):
-        select(ds, Filter(answer="right"))
+        select(ds, ImageFilter(answer="right"))
 
 
 def test_thumbnails_choose_the_image(explorer, models, ds):
@@ -712,10 +806,10 @@ def test_thumbnails_choose_the_image(explorer, models, ds):
     assert [cell["label"] for cell in picker.thumbnails.cells] == list("01234")
     assert picker.thumbnails.chosen == 0
     assert Image.open(io.BytesIO(picker.thumbnails.sheet)).size == (5 * 64, 64)
-    picker.thumbnails._handle_custom_msg({"image": 2}, [])  # as the page's script does
+    picker.thumbnails.receive({"image": 2})  # as the page's script does
     explorer.wait()
     assert explorer.scene.image_id == "i2"
-    explorer.controls["image"].value = 4
+    explorer.controls.widgets["image"].value = 4
     explorer.wait()
     assert picker.thumbnails.chosen == 4
     picker.controls["answer"].value = "wrong"
@@ -727,7 +821,7 @@ def test_thumbnails_choose_the_image(explorer, models, ds):
     picker.controls["label"].value = 2
     assert picker.found.tolist() == [2]
     assert picker.count.value == "1-1 of 1"
-    explorer.controls["model"].value = "vit"
+    explorer.controls.widgets["model"].value = "vit"
     explorer.wait()
     assert explorer.status.startswith("done")
 
@@ -753,11 +847,11 @@ def test_pages_of_thumbnails(models, images):
 
 
 def test_a_finding_is_made_again_from_its_json(explorer, networks, ds, tmp_path):
-    explorer.columns[1].method.value = "smoothgrad"
+    explorer.controls.maps[1].method.value = "smoothgrad"
     parameter(explorer, "n_samples", 1).value = 3
-    explorer.controls["transform"].value = "gaussian_noise"
-    explorer.controls["seed"].value = 5
-    explorer.controls["region"].value = "1, 2, 9, 30"
+    explorer.controls.widgets["transform"].value = "gaussian_noise"
+    explorer.controls.widgets["seed"].value = 5
+    explorer.controls.widgets["region"].value = "1, 2, 9, 30"
     explorer.note.value = "looks <odd>"
     explorer.wait()
     explorer.pin_button.click()
@@ -775,19 +869,40 @@ def test_a_finding_is_made_again_from_its_json(explorer, networks, ds, tmp_path)
         np.testing.assert_array_equal(a.values, b.values)
     assert again.numbers.equals(explorer.scene.numbers)
     assert len(drawing.frames) == 3
-    assert len(explorer._cards.children) == 1
-    assert "looks &lt;odd&gt;" in explorer._cards.children[0].children[1].value
+    assert len(explorer.cards.box.children) == 1
+    assert "looks &lt;odd&gt;" in explorer.cards.box.children[0].children[1].value
 
-    explorer.controls["transform"].value = "original"
-    explorer.columns[1].method.value = ""
+    explorer.controls.widgets["transform"].value = "original"
+    explorer.controls.maps[1].method.value = ""
     explorer.wait()
-    explorer._cards.children[0].children[2].click()  # show again
+    explorer.cards.box.children[0].children[2].click()  # show again
     explorer.wait()
     assert explorer.scene.view == View.from_json(facts["view"]).check()
     assert explorer.pin("mine").record.name == "mine.json"
     assert [f.name for f in explorer.board.findings()] == ["finding_001", "mine"]
     with pytest.raises(ValueError, match="not a file name"):
         explorer.pin("../x")
+
+
+def test_two_panels_of_one_run_take_no_names_from_each_other(explorer, tmp_path):
+    """As two pages of the app do, each in a kernel of its own."""
+    boards = [Board(tmp_path / "findings") for _ in range(4)]
+    made, start = [], threading.Barrier(len(boards))
+
+    def pin(board):
+        start.wait(10)
+        made.extend(board.pin(explorer.scene, explorer.computer).name for _ in range(2))
+
+    threads = [threading.Thread(target=pin, args=(board,)) for board in boards]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(made) == [f"finding_{k:03d}" for k in range(1, 9)]
+    assert len(boards[0].findings()) == 8
+    explorer.pin_button.click()
+    explorer.wait()
+    assert len(explorer.cards.box.children) == CARDS  # those of the others too
 
 
 def test_findings_that_cannot_be_the_same_say_so(explorer, networks, ds, models, tmp_path):
@@ -879,7 +994,10 @@ def test_drawing_without_masks_and_thumbnails(networks, ds):
     shown = draw(view, networks, plain)
     assert shown.scene.target == 2
     assert shown.scene.mask is None
-    assert len(shown.figure.axes[0].images) == 3  # image, map, colour scale
+    image, probabilities, found, scale = shown.figure.axes
+    assert [len(axes.images) for axes in (image, found)] == [1, 1]
+    assert {text.get_text() for text in probabilities.get_yticklabels()} == set(plain.class_names)
+    assert scale.get_xlabel() == "attribution (positive part)"
     assert [a.get_title() for a in widgets.thumbnails(ds, [0, 3]).axes[:2]] == ["0: a", "3: a"]
     with pytest.raises(ValueError, match="attention"):
         draw(View("cnn", 0, maps=(MethodChoice("raw_attention"),)), networks, ds)
@@ -901,39 +1019,31 @@ def test_frames_are_where_the_images_are(networks, ds):
     assert (pixels[:, : round(left) - 2] == 255).all()
 
 
-def test_overlays_are_those_of_the_figures(networks, ds):
-    """The fast composition agrees with what `xaiutils.plots.draw_map` has matplotlib do."""
-    from matplotlib.figure import Figure
-
+def test_the_picture_is_drawn_as_in_the_figures(networks, ds):
     for choice in (MethodChoice("grad_cam"), MethodChoice("gradients_x_inputs")):
-        found = draw(View("cnn", 0, maps=(choice,)), networks, ds).scene
-        (one,) = found.maps
-        limits = xai.plots.display_range(one.values, one.signed)
-        figure = Figure(figsize=(0.32, 0.32))
-        axes = figure.add_axes((0, 0, 1, 1))
-        xai.plots.draw_map(axes, found.image, one.values, one.signed, opacity=0.6)
-        file = io.BytesIO()
-        figure.savefig(file, format="png", dpi=100)
-        expected = np.array(Image.open(file).convert("RGB")).astype(int)
-        colours = xai.plots.MAP_COLOURS[one.signed]
-        made = overlay(found.image, one.values, limits, colours, one.signed, 0.6)
-        assert np.abs(made - expected).max() <= 3
+        shown = draw(View("cnn", 0, maps=(choice,), opacity=0.6), networks, ds)
+        (one,) = shown.scene.maps
+        axes = Figure().subplots()
+        xai.plots.draw_map(axes, shown.scene.image, one.values, one.signed, opacity=0.6)
+        expected, made = (a.images[0].get_array() for a in (axes, shown.figure.axes[2]))
+        np.testing.assert_array_equal(made, expected)
 
 
 def test_shared_scales(networks, ds):
     choices = (MethodChoice("grad_cam"), MethodChoice("gradients_x_inputs"))
 
-    def texts(scale):
+    def ends(scale):
         shown = draw(View("cnn", 0, maps=choices, scale=scale, reading="signed"), networks, ds)
-        numbers = [t.get_text() for t in shown.figure.axes[0].texts if t.get_fontsize() == 8.5]
-        return [t for t in numbers if t not in ("against", "for", "attribution (raw)")], shown.scene.maps
+        bars = shown.figure.axes[3::2]
+        texts = [[t.get_text().split("\n")[0] for t in axes.get_xticklabels()] for axes in bars]
+        return texts, [m.values for m in shown.scene.maps]
 
-    own, maps = texts("own")
-    shared, _ = texts("shared")
-    tops = [xai.plots.display_range(m.values, m.signed) for m in maps]
-    assert own == ["0", f"{tops[0].vmax:.2g}", f"{tops[1].vmin:.2g}", f"{tops[1].vmax:.2g}", "0"]
-    both = xai.plots.display_range(np.stack([m.values for m in maps]), True)  # one of them is signed
-    assert shared == [f"{both.vmin:.2g}", f"{both.vmax:.2g}", "0"] * 2
+    own, (positive, signed) = ends("own")
+    shared, _ = ends("shared")
+    first, second = xai.plots.display_range(positive, False), xai.plots.display_range(signed, True)
+    assert own == [["0", f"{first.vmax:.2g}"], [f"{second.vmin:.2g}", "0", f"{second.vmax:.2g}"]]
+    both = xai.plots.display_range(np.stack([positive, signed]), True)  # one of them is signed
+    assert shared == [[f"{both.vmin:.2g}", "0", f"{both.vmax:.2g}"]] * 2
 
 
 def test_large_images_are_thinned_out_for_the_screen_alone(models):
@@ -956,21 +1066,33 @@ def test_large_images_are_thinned_out_for_the_screen_alone(models):
 
 
 def test_the_app_says_what_is_missing(tmp_path, capsys):
-    assert app.main(["--runs", str(tmp_path)]) == 1
+    assert launch.main(["--runs", str(tmp_path)]) == 1
     assert "There is no run 'default' with trained models" in capsys.readouterr().err
     (tmp_path / "other" / "models" / "m").mkdir(parents=True)
     (tmp_path / "other" / "models" / "m" / "model.keras").touch()
-    assert app.main(["--runs", str(tmp_path), "--run", "mine"]) == 1
+    assert launch.main(["--runs", str(tmp_path), "--run", "mine"]) == 1
     message = capsys.readouterr().err
     assert "'make run NAME=mine' makes it" in message
     assert "Runs that can be shown: other." in message
 
 
 def test_the_app_stays_on_this_machine():
-    command = app.command(9000, browser=False)
+    command = launch.command(9000, browser=False)
     assert "--Voila.ip=127.0.0.1" in command
     assert "--port=9000" in command
-    environment = app.environment("mine", app.ROOT / "runs")
+    environment = launch.environment("mine", Path("runs"))
     assert environment["XAI_APP_RUN"] == "mine"
-    assert environment["JUPYTER_PATH"].split(":")[0] == str(app.APP)
-    assert (app.APP / "explorer.ipynb").exists()
+    assert environment["JUPYTER_PATH"].split(":")[0] == str(launch.FOLDER)
+
+
+def test_the_files_of_the_app_are_in_the_package():
+    folder = resources.files("xaiutils.widgets.app")
+    template = folder / "voila" / "templates" / "panel"
+    for file in (folder / "server.py", folder / "explorer.ipynb", template / "index.html.j2", template / "conf.json"):
+        assert file.is_file(), file
+    declared = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = declared["tool"]["setuptools"]["package-data"]["xaiutils"]
+    package = Path(str(resources.files("xaiutils")))
+    packed = {path for pattern in patterns for path in package.glob(pattern)}
+    data = {path for path in (package / "widgets").rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert data <= packed

@@ -1,9 +1,10 @@
 """The panel of notebook 03 and of ``make app``: one image, up to three methods, all their controls, and the numbers.
 
-Modules, lowest first: `view` (what a picture depends on), `scene` (computing it), `drawing`, `numbers`, `board`
-(findings that are kept), `worker` (the thread behind the panel), `controls` and `columns` (made from declarations),
-`front` (the parts with scripts of their own), `picker` (choosing an image), `panel` (all together), `app` (the same
-panel in a page of its own).
+Modules, lowest first: `view_settings` (what a picture depends on), `scene` (what it shows), `numbers_table`,
+`result_cache` and `compute_scene` (computing it), `scene_drawing`, `background_worker` (the thread behind the panel),
+`parameter_controls`, `map_controls` and `view_controls`, `browser_widgets` (the parts with scripts of their own),
+`image_picker`, `pinned_views` (findings), `status_line`, `explorer` (all together), `app` (the same panel in a page of
+its own).
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,12 +15,13 @@ from matplotlib.figure import Figure
 from xaiutils import plots
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
-from xaiutils.widgets.board import Board, Finding, recreate
-from xaiutils.widgets.controls import control, read_control, write_control
-from xaiutils.widgets.drawing import draw_scene
-from xaiutils.widgets.panel import Explorer
-from xaiutils.widgets.scene import Scene, Studio
-from xaiutils.widgets.view import MethodChoice, View
+from xaiutils.widgets.compute_scene import SceneComputer
+from xaiutils.widgets.explorer import Explorer
+from xaiutils.widgets.parameter_controls import control, read_control, write_control
+from xaiutils.widgets.pinned_views import Board, Finding, recreate
+from xaiutils.widgets.scene import Scene
+from xaiutils.widgets.scene_drawing import draw_scene
+from xaiutils.widgets.view_settings import MethodChoice, View
 
 __all__ = [
     "Board",
@@ -54,7 +56,7 @@ def draw(
     """Compute and draw a view, as the panel does. Raises what `xaiutils.explain` raises."""
     if isinstance(datasets, ImageDataset):
         datasets = {view.dataset: datasets}
-    scene = Studio(models, datasets, batch_size).scene(view)
+    scene = SceneComputer(models, datasets, batch_size).scene(view)
     return Shown(draw_scene(scene).figure, scene)
 
 

@@ -1,10 +1,10 @@
-"""The two pieces of the panel that need a front end of their own: drawing a box, and choosing a thumbnail.
+"""The two parts of the panel that have a script of their own in the browser: drawing a box, choosing a thumbnail.
 
 Their scripts lie beside this file and travel inside the notebook's messages: nothing is fetched from anywhere. Where
 they cannot run, the typed box and the image's number do the same.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ CSS = """
 .xai-stale { opacity: 0.35; }
 .xai-panel { overflow: visible; color: var(--jp-ui-font-color1, #111); }
 .xai-panel .widget-label, .xai-panel label { color: var(--jp-ui-font-color1, #111); }
+.xai-panel select { text-overflow: ellipsis; }
 .xai-panel select, .xai-panel input, .xai-panel button { font-size: 13px; }
 .xai-panel :focus-visible { outline: 2px solid #0072B2; outline-offset: 1px; }
 .xai-column { flex: 1 1 205px; min-width: 200px; padding-top: 4px;
@@ -25,11 +26,10 @@ CSS = """
 .xai-column .widget-inline-hbox, .xai-column .jupyter-widgets { min-width: 0; }
 .xai-panel .widget-readout { box-shadow: none !important; }
 .xai-cost { font-size: 11.5px; line-height: 15px; color: var(--jp-ui-font-color2, #555); white-space: normal; }
-.xai-numbers { border-collapse: collapse; font-size: 12.5px; width: 100%; }
+.xai-numbers { border-collapse: collapse; table-layout: fixed; font-size: 12.5px; width: 100%; }
 .xai-numbers th, .xai-numbers td { padding: 1px 8px; text-align: left; line-height: 18px; font-weight: 400; }
 .xai-numbers thead th { font-weight: 600; border-bottom: 1px solid var(--jp-border-color2, #ccc); }
 .xai-numbers td { font-variant-numeric: tabular-nums; }
-.xai-numbers small { color: var(--jp-ui-font-color2, #555); }
 .xai-status { font-size: 13px; line-height: 18px; white-space: normal; }
 .xai-status[data-state="error"] { color: #A33B00; font-weight: 600; }
 .xai-card { width: 210px; }
@@ -39,9 +39,9 @@ CSS = """
 class RegionLayer(anywidget.AnyWidget):
     """A layer over a picture.
 
-    ``frames``: (left, top, width, height) of the images in it, as parts of the picture; ``box``: the box to show,
-    (left, top, right, bottom) as parts of an image, or empty; ``width`` of the panel and ``ratio`` of screen to page
-    pixels, as the page tells them. ``drawn`` is called with each box that is drawn, empty for a click.
+    ``frames``: (left, top, width, height) of the images in it, as fractions of the picture; ``box``: the box to show,
+    (left, top, right, bottom) as fractions of an image, or empty; ``width`` of the panel and ``ratio`` of screen to
+    page pixels, as the page tells them. ``drawn`` is called with each box that is drawn, empty for a click.
     """
 
     _esm = _HERE / "region.js"
@@ -51,14 +51,19 @@ class RegionLayer(anywidget.AnyWidget):
     .xai-region > div > div { position: absolute; box-sizing: border-box; pointer-events: none;
         border: 2px solid #CC79A7; outline: 1px solid white; }
     """
-    frames = traitlets.List().tag(sync=True)
-    box = traitlets.List().tag(sync=True)
+    frames: traitlets.List = traitlets.List().tag(sync=True)
+    box: traitlets.List = traitlets.List().tag(sync=True)
     width = traitlets.Int(0).tag(sync=True)
     ratio = traitlets.Float(1.0).tag(sync=True)
 
     def __init__(self, drawn: Callable[[list[float]], None], **values: Any):
         super().__init__(**values)
-        self.on_msg(lambda _widget, content, _buffers: drawn(content["box"]))
+        self._drawn = drawn
+        self.on_msg(lambda _widget, content, _buffers: self.receive(content))
+
+    def receive(self, content: Mapping[str, Any]) -> None:
+        """A message of the script."""
+        self._drawn(content["box"])
 
 
 class Thumbnails(anywidget.AnyWidget):
@@ -81,9 +86,14 @@ class Thumbnails(anywidget.AnyWidget):
     """
     sheet = traitlets.Bytes(b"").tag(sync=True)
     side = traitlets.Int(64).tag(sync=True)
-    cells = traitlets.List().tag(sync=True)
+    cells: traitlets.List = traitlets.List().tag(sync=True)
     chosen = traitlets.Int(-1).tag(sync=True)
 
     def __init__(self, picked: Callable[[int], None], **values: Any):
         super().__init__(**values)
-        self.on_msg(lambda _widget, content, _buffers: picked(content["image"]))
+        self._picked = picked
+        self.on_msg(lambda _widget, content, _buffers: self.receive(content))
+
+    def receive(self, content: Mapping[str, Any]) -> None:
+        """A message of the script."""
+        self._picked(content["image"])

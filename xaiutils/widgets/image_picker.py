@@ -1,16 +1,17 @@
 """Choosing an image: thumbnails of those that pass the filters."""
 
-from collections.abc import Callable, Mapping
+import io
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import ipywidgets as widgets
 import numpy as np
+from PIL import Image, ImageOps
 
 from xaiutils.datasets import ImageDataset
-from xaiutils.widgets.controls import labelled
-from xaiutils.widgets.drawing import contact_sheet
-from xaiutils.widgets.front import Thumbnails
+from xaiutils.widgets.browser_widgets import Thumbnails
+from xaiutils.widgets.parameter_controls import Guard, Quiet, dropdown, labelled, options
 
 SIDE, PER_PAGE = 64, 12
 ANSWERS = {"any": "any answer", "right": "answered right", "wrong": "answered wrong"}
@@ -23,7 +24,7 @@ ORDERS = {
 
 
 @dataclass(frozen=True)
-class Filter:
+class ImageFilter:
     """Which images are offered, and in which order. ``confidence`` is the probability of the predicted class, ``size``
     the evidence's longer side in pixels; their defaults keep all, those without evidence too."""
 
@@ -45,7 +46,7 @@ class Filter:
 
 
 def select(
-    ds: ImageDataset, chosen: Filter, probabilities: np.ndarray | None = None, sizes: np.ndarray | None = None
+    ds: ImageDataset, chosen: ImageFilter, probabilities: np.ndarray | None = None, sizes: np.ndarray | None = None
 ) -> np.ndarray:
     """Positions int64 of the images that pass, in the filter's order.
 
@@ -63,6 +64,8 @@ def select(
         low, high = chosen.confidence
         keep &= (sure >= low - 1e-6) & (sure <= high + 1e-6)
     if chosen.size is not None:
+        if sizes is None:
+            raise ValueError("the filter needs the sizes of the evidence.")
         keep &= (sizes >= chosen.size[0]) & (sizes <= chosen.size[1])  # False where there is no evidence: NaN
     found = np.flatnonzero(keep)
     key = {"sure": sure, "unsure": None if sure is None else -sure, "large": sizes}.get(chosen.order)
@@ -71,92 +74,100 @@ def select(
     return found
 
 
-class Picker:
+def _filters() -> dict[str, widgets.Widget]:
+    """The controls of an `ImageFilter`."""
+    plain = {"width": "max-content", "label_width": "initial"}
+    among = {"min": 0, "max": 1, "continuous_update": False}
+    sure = labelled("confidence", "probability of the predicted class", "280px", "initial")
+    size = labelled("evidence px", "longer side of the evidence in pixels", "280px", "initial")
+    return {
+        "label": dropdown("", {-1: "any class"}, "true class", **plain),
+        "answer": dropdown("", ANSWERS, "the model's answer", **plain),
+        "order": dropdown("", ORDERS, "order of the images", **plain),
+        "confidence": widgets.FloatRangeSlider(value=(0, 1), step=0.01, readout_format=".0%", **among, **sure),
+        "size": widgets.IntRangeSlider(value=(0, 1), **among, **size),
+    }
+
+
+def contact_sheet(pixels: Sequence[np.ndarray], side: int) -> bytes:
+    """uint8 images beside each other, each fitted into ``side`` x ``side`` pixels, as one JPEG."""
+    sheet = Image.new("RGB", (side * max(len(pixels), 1), side))
+    for k, image in enumerate(pixels):
+        small = ImageOps.pad(Image.fromarray(np.ascontiguousarray(image)), (side, side))
+        sheet.paste(small, (k * side, 0))
+    file = io.BytesIO()
+    sheet.save(file, "jpeg", quality=85)
+    return file.getvalue()
+
+
+class ImagePicker:
     """The filters and a page of thumbnails, in ``box``.
 
     Args:
         picked: called with the position of an image that was chosen.
         asked: called when the filter needs what `lacks` names; `show` then brings the answers, `measure` the sizes.
-        guarded: wraps every handler of events.
+        guard: wraps the handlers of events.
+
+    ``found`` are the positions of the images that pass, ``image`` is the present one.
     """
 
-    def __init__(
-        self, picked: Callable[[int], None], asked: Callable[[], None], guarded: Callable[[Callable], Callable]
-    ):
-        self._asked = asked
+    ds: ImageDataset
 
-        def among(names: Mapping[str, str], tooltip: str) -> widgets.Dropdown:
-            options = [(text, key) for key, text in names.items()]
-            return widgets.Dropdown(options=options, tooltip=tooltip, layout=widgets.Layout(width="160px"))
-
-        def between(kind: type, name: str, tooltip: str, **values: Any) -> widgets.Widget:
-            return kind(min=0, max=1, continuous_update=False, **values, **labelled(name, tooltip, "280px", "initial"))
-
-        self.controls: dict[str, widgets.Widget] = {
-            "label": widgets.Dropdown(
-                options=[("any class", -1)], tooltip="true class", layout=widgets.Layout(width="160px")
-            ),
-            "answer": among(ANSWERS, "the model's answer"),
-            "order": among(ORDERS, "order of the images"),
-            "confidence": between(
-                widgets.FloatRangeSlider, "confidence", "probability of the predicted class", value=(0, 1), step=0.01
-            ),
-            "size": between(
-                widgets.IntRangeSlider, "evidence px", "longer side of the evidence in pixels", value=(0, 1)
-            ),
-        }
+    def __init__(self, picked: Callable[[int], None], asked: Callable[[], None], guard: Guard):
+        self._asked, self._quiet = asked, Quiet()
+        self.controls: dict[str, widgets.Widget] = _filters()
         turn = {"layout": widgets.Layout(width="84px")}
-        self.controls["confidence"].readout_format = ".0%"
         self.back = widgets.Button(description="‹ back", tooltip="images before these", **turn)
         self.forth = widgets.Button(description="next ›", tooltip="images after these", **turn)
         # As wide as it needs: a cut "13-24 of 200" is a wrong number.
         self.count = widgets.Label("", layout=widgets.Layout(width="max-content", overflow="visible"))
-        self.thumbnails = Thumbnails(guarded(picked), side=SIDE)
-        self.back.on_click(guarded(lambda _: self._turn(-1)))
-        self.forth.on_click(guarded(lambda _: self._turn(1)))
+        self.thumbnails = Thumbnails(guard(picked), side=SIDE)
+        self.back.on_click(guard(lambda _: self._turn(-1)))
+        self.forth.on_click(guard(lambda _: self._turn(1)))
         for widget in self.controls.values():
-            widget.observe(guarded(lambda _: self.refresh()), names="value")
-        c = self.controls
+            widget.observe(guard(lambda _: self.refresh()), names="value")
         wrap = widgets.Layout(flex_flow="row wrap", align_items="center")
-        filters = widgets.HBox([c["label"], c["answer"], c["order"], c["confidence"], c["size"]], layout=wrap)
-        turn = widgets.VBox([self.back, self.forth, self.count], layout=widgets.Layout(flex="0 0 auto"))
-        self.box = widgets.VBox([filters, widgets.HBox([self.thumbnails, turn])])
-        self.ds: ImageDataset | None = None
+        filters = widgets.HBox([*self.controls.values()], layout=wrap)
+        pages = widgets.VBox([self.back, self.forth, self.count], layout=widgets.Layout(flex="0 0 auto"))
+        self.box = widgets.VBox([filters, widgets.HBox([self.thumbnails, pages])])
         self.found = self._shown = np.zeros(0, np.int64)
-        self._page, self._image, self._quiet = 0, -1, False
+        self._page, self.image = 0, -1
         self._answers: np.ndarray | None = None
         self._sizes: np.ndarray | None = None
 
     def show(self, ds: ImageDataset, answers: np.ndarray | None, image: int) -> None:
         """Offer the images of ``ds``; ``answers`` are the model's probabilities ``(n, classes)`` where known."""
-        new = ds is not self.ds
-        self.ds, self._answers, self._image = ds, answers, image
+        new = getattr(self, "ds", None) is not ds
+        self.ds, self._answers, self.image = ds, answers, image
         if new:
             self._sizes = None
-            self._quiet = True
-            self._offer(ds)
-            self._quiet = False
+            with self._quiet:
+                self._offer(ds)
         self.refresh(keep_page=not new)
 
     def _offer(self, ds: ImageDataset) -> None:
-        c, known = self.controls, ds.masks is not None or "lesion_pixels" in ds.metadata
-        c["label"].options = [("any class", -1), *((name, i) for i, name in enumerate(ds.class_names))]
+        c, known = (
+            self.controls,
+            ds.masks is not None or "lesion_pixels" in ds.metadata,
+        )
+        c["label"].options = options({-1: "any class", **{i: str(name) for i, name in enumerate(ds.class_names)}})
         c["label"].value = -1
         c["size"].layout.display = "" if known else "none"
         c["size"].max = max(ds.pixels.shape[1:3])
         c["size"].value = (0, c["size"].max)
-        c["order"].options = [(text, key) for key, text in ORDERS.items() if key != "large" or known]
+        c["order"].options = options({key: text for key, text in ORDERS.items() if key != "large" or known})
 
     def show_image(self, image: int) -> None:
         """Mark an image as the present one."""
-        self._image = image
+        self.image = image
         self._mark()
 
     @property
-    def filter(self) -> Filter:
+    def filter(self) -> ImageFilter:
+        """What the controls say."""
         c = self.controls
         size = None if c["size"].value == (0, c["size"].max) else c["size"].value
-        return Filter(c["label"].value, c["answer"].value, tuple(c["confidence"].value), size, c["order"].value)
+        return ImageFilter(c["label"].value, c["answer"].value, tuple(c["confidence"].value), size, c["order"].value)
 
     @property
     def lacks(self) -> str:
@@ -171,8 +182,8 @@ class Picker:
         self._sizes = self.ds.lesion_lengths()
 
     def refresh(self, keep_page: bool = False) -> None:
-        """Apply the filter anew, or ask for what it needs."""
-        if self._quiet or self.ds is None:
+        """Apply the filter, or ask for what it needs."""
+        if self._quiet.on:
             return
         if self.lacks:
             self.count.value = "looking ..."
@@ -180,7 +191,7 @@ class Picker:
             self._asked()
             return
         self.found = select(self.ds, self.filter, self._answers, self._sizes)
-        at = np.flatnonzero(self.found == self._image)
+        at = np.flatnonzero(self.found == self.image)
         if not keep_page or self._page < 0:
             self._page = int(at[0]) // PER_PAGE if at.size else 0
         self._draw()
@@ -205,15 +216,15 @@ class Picker:
     def _cell(self, i: int) -> dict[str, Any]:
         name = self.ds.class_names[self.ds.labels[i]]
         short = name if len(name) <= 11 else f"{name[:10]}…"
-        cell = {"image": i, "label": f"{i}", "detail": short, "answer": "", "mark": "", "title": f"image {i}, {name}"}
+        title, answer, mark = f"image {i}, {name}", "", ""
         if self._answers is not None:
             said = int(self._answers[i].argmax())
             right, sure = said == self.ds.labels[i], float(self._answers[i, said])
-            cell["answer"] = f"{'✓' if right else '✗'} {sure:.2f}"
-            cell["mark"] = "right" if right else "wrong"
-            cell["title"] += f", answered {self.ds.class_names[said]} with {sure:.2f}"
-        return cell
+            answer = f"{'✓' if right else '✗'} {sure:.2f}"
+            mark = "right" if right else "wrong"
+            title += f", answered {self.ds.class_names[said]} with {sure:.2f}"
+        return {"image": i, "label": f"{i}", "detail": short, "answer": answer, "mark": mark, "title": title}
 
     def _mark(self) -> None:
-        at = np.flatnonzero(self._shown == self._image)
+        at = np.flatnonzero(self._shown == self.image)
         self.thumbnails.chosen = int(at[0]) if at.size else -1

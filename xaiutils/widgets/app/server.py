@@ -1,10 +1,10 @@
-"""voila behind a token: ``python app/server.py explorer.ipynb``, for `xaiutils.widgets.app`.
+"""voila behind a token: ``python server.py explorer.ipynb``, as `xaiutils.widgets.app.launch` starts it.
 
 Patients' pictures are on the page. So every request, whatever would answer it (the page, its files, the kernel's
 sockets), must name this machine as its host, which a page that rebinds its DNS name does not, must come from no other
 page, and must bring the token: in the address at the first visit, as a cookie from then on.
 
-Not in the package, whose import would load TensorFlow into the server: only the pages' kernels need it.
+Run as a file, not as a module of the package, whose import would load TensorFlow: only the pages' kernels need it.
 """
 
 import hmac
@@ -48,7 +48,7 @@ class Refused(Matcher):
 
 
 class Server(Voila):
-    """voila that answers to none but who has the token."""
+    """voila that answers only those who have the token."""
 
     def initialize(self, argv: list[str] | None = None) -> None:
         super().initialize(argv)

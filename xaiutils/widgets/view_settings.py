@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from numbers import Real
 from typing import Any
-
-import numpy as np
 
 from xaiutils.attribution import METHODS
 from xaiutils.attribution.libraries.adapter import ADAPTERS
@@ -160,7 +159,7 @@ def clip_box(box: tuple[float, float, float, float], height: int, width: int) ->
 def check_box(box: Sequence[Any], height: int, width: int) -> Box:
     """Left, top, right, bottom as whole pixels of the image. Raises ValueError that says what is wrong with it."""
     said = f"region {', '.join(map(str, box))!r}"
-    numbers = [v for v in box if isinstance(v, int | float | np.integer | np.floating) and not isinstance(v, bool)]
+    numbers = [float(v) for v in box if isinstance(v, Real) and not isinstance(v, bool)]
     if len(box) != 4 or len(numbers) != 4 or not all(abs(v) < _MOST for v in numbers):
         raise ValueError(f"{said}: expected four numbers: left, top, right, bottom, in pixels.")
     left, top, right, bottom = numbers

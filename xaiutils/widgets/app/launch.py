@@ -1,11 +1,6 @@
-"""The panel as a page of its own: ``python -m xaiutils.widgets.app`` serves it with voila, on this machine alone.
-
-``app/server.py`` lets in who has the token of the printed address. A page's kernel ends when the page is left, and soon
-after where the page could not tell (a crashed browser).
-"""
+"""The command line of ``python -m xaiutils.widgets.app``: it finds the run and becomes the server."""
 
 import argparse
-import html
 import json
 import os
 import sys
@@ -13,17 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import ipywidgets as widgets
-
-from xaiutils.widgets.panel import Explorer
 from xaiutils.workbook import Run
-from xaiutils.workbook.pipeline import NOTEBOOKS, ROOT, runs_folder
+from xaiutils.workbook.pipeline import NOTEBOOKS, runs_folder
 
-APP = ROOT / "app"
+FOLDER = Path(__file__).resolve().parent  # of the server, the notebook and the page's template
 PORT = 8866
 _RECORD = "02_train_models"
-_NAME, _RUNS = "XAI_APP_RUN", "XAI_RUNS"  # environment variables that tell the page's kernel which run to show
-_TOKEN = "XAI_APP_TOKEN"  # and the server what to ask for
+# Environment variables: which run the page's kernel shows, and what the server asks for.
+RUN_VARIABLE, RUNS_VARIABLE, TOKEN_VARIABLE = "XAI_APP_RUN", "XAI_RUNS", "XAI_APP_TOKEN"
 _IDLE_SECONDS = 120  # that the kernel of a page that is gone is kept
 
 
@@ -50,21 +42,6 @@ def read_run(name: str, runs: Path) -> Run:
     return Run("explorer", given, writes=False)
 
 
-def show() -> widgets.Widget:
-    """The panel for the run that the environment names; words where it cannot be shown. For the page's notebook."""
-    name, runs = os.environ.get(_NAME, "default"), runs_folder()
-    try:
-        run = read_run(name, runs)
-        parameters = run.parameters
-        datasets = {f"{parameters['dataset']}, {split}": run.dataset(split) for split in ("test", "val")}
-        models = {name: run.model(name) for name in run.trained}
-        explorer = Explorer(models, datasets, folder=run.folder, context={"run": dict(parameters)})
-    except (OSError, ValueError) as error:
-        return widgets.HTML(f'<p role="alert" style="font-size:15px">{html.escape(str(error))}</p>')
-    title = widgets.HTML(f'<h1 style="font-size:20px;margin:4px 0">Attribution explorer: run {html.escape(name)}</h1>')
-    return widgets.VBox([title, explorer.panel])
-
-
 def command(port: int, browser: bool, idle_seconds: int = _IDLE_SECONDS) -> list[str]:
     """The command that serves the page. ``idle_seconds``: that a kernel lives on to which no page is connected."""
     options = {
@@ -79,27 +56,28 @@ def command(port: int, browser: bool, idle_seconds: int = _IDLE_SECONDS) -> list
     }
     return [
         sys.executable,
-        str(APP / "server.py"),
-        str(APP / "explorer.ipynb"),
+        str(FOLDER / "server.py"),
+        str(FOLDER / "explorer.ipynb"),
         *(f"--{k}={v}" for k, v in options.items()),
     ]
 
 
 def environment(name: str, runs: Path, token: str = "") -> dict[str, Any]:
-    """The environment of that command. ``token``: what the page asks for; empty: a new one, drawn by chance."""
-    paths = [str(APP), *filter(None, [os.environ.get("JUPYTER_PATH")])]
+    """The environment of that command. ``token``: what the page asks for; empty: a new one, drawn at random."""
+    paths = [str(FOLDER), *filter(None, [os.environ.get("JUPYTER_PATH")])]
     # No bars of progress while the page is made: voila shows what is left of them.
-    own = {_NAME: name, _RUNS: str(runs), "XAI_PROGRESS": "off", "JUPYTER_PATH": os.pathsep.join(paths)}
-    return {**os.environ, **own, **({_TOKEN: token} if token else {})}
+    own = {RUN_VARIABLE: name, RUNS_VARIABLE: str(runs), "XAI_PROGRESS": "off", "JUPYTER_PATH": os.pathsep.join(paths)}
+    return {**os.environ, **own, **({TOKEN_VARIABLE: token} if token else {})}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns only when the page cannot be served."""
-    parser = argparse.ArgumentParser(prog="python -m xaiutils.widgets.app", description=__doc__)
+    description = "The attribution explorer as a page of its own, served by voila on this machine alone."
+    parser = argparse.ArgumentParser(prog="python -m xaiutils.widgets.app", description=description)
     parser.add_argument("--run", default="default", metavar="NAME", help="the run to show")
     parser.add_argument("--runs", type=Path, default=runs_folder(), metavar="FOLDER", help="folder of all runs")
     parser.add_argument("--port", type=int, default=PORT)
-    own = f"what the page asks for; default: drawn anew at each start. {_TOKEN} in the environment shows it to nobody"
+    own = f"what the page asks for; default: drawn at random. {TOKEN_VARIABLE} in the environment shows it to nobody"
     parser.add_argument("--token", default="", help=own)
     parser.add_argument("--no-browser", action="store_true", help="open no browser window")
     options = parser.parse_args(arguments)
@@ -112,7 +90,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"the explorer of run {options.run!r}; Ctrl+C ends it", flush=True)  # the server tells the address
     argv = command(options.port, not options.no_browser)
     return os.execve(argv[0], argv, environment(options.run, runs, options.token))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from xaiutils.progress import listening
 
@@ -34,7 +35,7 @@ class _Job:
 
 
 class Worker:
-    """Runs requests one at a time in a thread of its own.
+    """Does what is asked of it, one thing at a time, in a thread of its own.
 
     Args:
         kinds: the kinds of request, most urgent first. Of each kind only the newest request is kept.
@@ -104,7 +105,7 @@ class Worker:
     def _run(self) -> None:
         while (job := self._next()) is not None:
             try:
-                with listening(lambda done, total, job=job: self._tick(job, done, total)):
+                with listening(partial(self._tick, job)):
                     job.work()
             except _Cancelled:
                 pass

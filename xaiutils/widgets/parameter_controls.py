@@ -9,8 +9,27 @@ import yaml
 
 from xaiutils.registry import Parameter
 
+Guard = Callable[[Callable[[Any], None]], Callable[[Any], None]]  # wraps a handler of events: errors are shown
 
-def labelled(description: str, tooltip: str = "", width: str = "auto", label_width: str = "108px") -> dict[str, Any]:
+
+class Quiet:
+    """``with quiet:`` the program changes controls by itself, and ``quiet.on`` tells their handlers so."""
+
+    def __init__(self) -> None:
+        self._depth = 0
+
+    @property
+    def on(self) -> bool:
+        return self._depth > 0
+
+    def __enter__(self) -> None:
+        self._depth += 1
+
+    def __exit__(self, *_error: object) -> None:
+        self._depth -= 1
+
+
+def labelled(description: str, tooltip: str = "", width: str = "auto", label_width: str = "72px") -> dict[str, Any]:
     """What all controls are given: a label, a help text, and a layout of their own."""
     in_a_row = {} if width == "auto" else {"margin": "2px 14px 2px 2px"}
     return {
@@ -21,9 +40,21 @@ def labelled(description: str, tooltip: str = "", width: str = "auto", label_wid
     }
 
 
+def dropdown(
+    description: str, texts: Mapping[Any, str], tooltip: str = "", width: str = "auto", label_width: str = "72px"
+) -> widgets.Dropdown:
+    """A list to choose from; ``texts`` by value. The width "max-content" is that of the longest text."""
+    return widgets.Dropdown(options=options(texts), **labelled(description, tooltip, width, label_width))
+
+
+def options(texts: Mapping[Any, str]) -> list[tuple[str, Any]]:
+    """The options of a dropdown; ``texts`` by value."""
+    return [(text, value) for value, text in texts.items()]
+
+
 def control(parameter: Parameter, layers: Sequence[str] = ()) -> widgets.Widget:
     """The control that suits a declared parameter; ``layers`` are offered where a layer is asked for."""
-    common = labelled(parameter.name, parameter.help)
+    common = labelled(parameter.name, parameter.help, label_width="108px")
     if parameter.choices and parameter.kind is str:
         return widgets.Dropdown(options=parameter.choices, value=parameter.default, **common)
     if parameter.kind is bool:
@@ -38,27 +69,23 @@ def control(parameter: Parameter, layers: Sequence[str] = ()) -> widgets.Widget:
         )
     if parameter.kind in (list, dict):  # as YAML: [a, b] or {name: value}
         return widgets.Text(value=_as_yaml(parameter.default), continuous_update=False, **common)
-    if parameter.kind is float and None in (parameter.low, parameter.high):
-        return widgets.FloatText(value=parameter.default, continuous_update=False, **common)
-    if parameter.kind is float and parameter.high > 1000 * max(parameter.default, 1e-9):  # no slider is that fine
-        return widgets.BoundedFloatText(
-            value=parameter.default, min=parameter.low, max=parameter.high, step=0.01, continuous_update=False, **common
-        )
     if parameter.kind is float:
-        step = (parameter.high - parameter.low) / 100
-        return widgets.FloatSlider(
-            value=parameter.default,
-            min=parameter.low,
-            max=parameter.high,
-            step=step,
-            readout_format=".3f" if step < 0.01 else ".2f",
-            continuous_update=False,
-            **common,
-        )
+        return _float_control(parameter, {"value": parameter.default, "continuous_update": False, **common})
     if parameter.kind is int:
         high = parameter.high if parameter.high is not None else 2**31 - 1
         return widgets.BoundedIntText(value=parameter.default, min=parameter.low or 0, max=int(high), **common)
     return widgets.Text(value=parameter.default, continuous_update=False, **common)
+
+
+def _float_control(parameter: Parameter, common: dict[str, Any]) -> widgets.Widget:
+    low, high = parameter.low, parameter.high
+    if low is None or high is None:
+        return widgets.FloatText(**common)
+    if high > 1000 * max(parameter.default, 1e-9):  # no slider is that fine
+        return widgets.BoundedFloatText(min=low, max=high, step=0.01, **common)
+    step = (high - low) / 100
+    digits = ".3f" if step < 0.01 else ".2f"
+    return widgets.FloatSlider(min=low, max=high, step=step, readout_format=digits, **common)
 
 
 def read_control(parameter: Parameter, widget: widgets.Widget) -> Any:

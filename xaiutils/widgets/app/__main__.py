@@ -1,0 +1,5 @@
+import sys
+
+from xaiutils.widgets.app.launch import main
+
+sys.exit(main())

@@ -1,0 +1,317 @@
+"""Computing a view. Results are kept by all that they depend on, so that a change of the drawing alone runs no model.
+
+What they depend on is what is in the images and the weights, not their names: a model that was trained further, or
+another data set under an old name, is computed again.
+"""
+
+import json
+import time
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from xaiutils.attribution import METHODS, explain
+from xaiutils.backend import keras
+from xaiutils.datasets import ImageDataset
+from xaiutils.evaluation.map_similarity import spearman
+from xaiutils.evaluation.metrics.insertion_deletion import perturbation_curve
+from xaiutils.evaluation.metrics.metric import Case
+from xaiutils.graph.network import Network
+from xaiutils.graph.predict import cam_grid, predict, prepare
+from xaiutils.map_reading import read_maps
+from xaiutils.registry import suggest
+from xaiutils.transforms import TRANSFORMS
+from xaiutils.widgets.numbers_table import measure
+from xaiutils.widgets.result_cache import ResultCache, array_checksum, weights_checksum
+from xaiutils.widgets.scene import RANDOM_ORDER, ComputedMap, DeletionCurves, Scene
+from xaiutils.widgets.view_settings import MethodChoice, View, check_box
+
+DELETION_STEPS = 20
+
+
+@dataclass(frozen=True)
+class _Request:
+    """A checked view with what its results depend on."""
+
+    view: View
+    ds: ImageDataset
+    model: keras.Model
+    model_key: tuple[Hashable, int]
+    pixels_key: Hashable
+
+    @property
+    def original(self) -> np.ndarray:
+        """float32 ``(1, height, width, 3)``."""
+        return self.ds.pixels[self.view.image : self.view.image + 1].astype(np.float32)
+
+    @property
+    def image_key(self) -> Hashable:
+        """Of the transformed image."""
+        view = self.view
+        made_by = self.model_key if TRANSFORMS[view.transform].needs_model else None
+        return self.pixels_key, view.transform, _text(view.transform_parameters), view.seed, made_by
+
+    @property
+    def key(self) -> tuple[Hashable, Hashable]:
+        """Of the model, and of the transformed image."""
+        return self.model_key, self.image_key
+
+    @property
+    def before_key(self) -> Hashable:
+        """Of the probabilities of the original."""
+        return "before", self.model_key, self.pixels_key
+
+    @property
+    def after_key(self) -> Hashable:
+        """Of the probabilities of the transformed image."""
+        return "after", self.key
+
+    def map_key(self, choice: MethodChoice, target: int) -> Hashable:
+        """Of a raw map."""
+        parameters = _text(choice.parameters)
+        return "map", self.key, target, choice.method, choice.library, parameters
+
+    def target(self, before: np.ndarray) -> int:
+        """The class that is explained; ``before``: probabilities of the original."""
+        return int(before.argmax()) if self.view.target < 0 else self.view.target
+
+
+class SceneComputer:
+    """Computes views of some models and data sets, and remembers what it computed.
+
+    Args:
+        models: Keras classifiers by name.
+        datasets: by name; every model must know their classes and take their images.
+        batch_size: images in one pass.
+    """
+
+    def __init__(self, models: Mapping[str, keras.Model], datasets: Mapping[str, ImageDataset], batch_size: int = 32):
+        if not models or not datasets:
+            raise ValueError("give at least one model and one data set.")
+        self.models, self.datasets, self.batch_size = dict(models), dict(datasets), batch_size
+        self._results = ResultCache()
+        self._answers: dict[tuple[str, str], tuple[Hashable, ImageDataset, list[np.ndarray]]] = {}
+
+    def dataset(self, view: View) -> ImageDataset:
+        """The view's data set. Raises ValueError for an unknown name."""
+        if view.dataset == "":
+            return next(iter(self.datasets.values()))
+        if view.dataset not in self.datasets:
+            raise ValueError(f"no data set {view.dataset!r}; {suggest(view.dataset, list(self.datasets))}")
+        return self.datasets[view.dataset]
+
+    def model(self, view: View) -> keras.Model:
+        """The view's model. Raises ValueError for an unknown name, or one that has other classes than the data."""
+        if view.model not in self.models:
+            raise ValueError(f"no model {view.model!r}; {suggest(view.model, list(self.models))}")
+        model, names = self.models[view.model], self.dataset(view).class_names
+        if Network.of(model).n_classes != len(names):
+            raise ValueError(
+                f"{view.model} knows {Network.of(model).n_classes} classes, the data set has {len(names)}: "
+                f"{', '.join(names[:6])}. Choose another model or data set."
+            )
+        return model
+
+    def check(self, view: View) -> View:
+        """The view with all its parameters.
+
+        Raises UnknownNameError, TypeError or ValueError for a view that these models and data sets do not have.
+        """
+        view = view.check()
+        ds = self.dataset(view)
+        self.model(view)
+        if not 0 <= view.image < len(ds):
+            raise ValueError(f"image {view.image}: the data set has the images 0 to {len(ds) - 1}.")
+        if not -1 <= view.target < len(ds.class_names):
+            raise ValueError(f"target {view.target}: the classes are 0 to {len(ds.class_names) - 1}, or -1.")
+        if view.region is not None:
+            view = replace(view, region=check_box(view.region, *ds.pixels.shape[1:3]))
+        return view
+
+    def _request(self, view: View) -> _Request:
+        view = self.check(view)
+        ds, model = self.dataset(view), self.model(view)
+        pixels = ds.pixels[view.image]
+        return _Request(view, ds, model, _model_key(model), (pixels.shape, array_checksum(pixels)))
+
+    def check_current(self, scene: Scene) -> None:
+        """Raises ValueError where the model or the image is no longer what a scene was computed from."""
+        if self._request(scene.view).key != scene.key:
+            raise ValueError("the model or the data changed since the picture was drawn; change a control to draw it.")
+
+    def is_computed(self, view: View) -> bool:
+        """Whether `scene` would run no model: all results of a valid view are there."""
+        try:
+            request = self._request(view)
+        except (KeyError, TypeError, ValueError):
+            return False
+        before = self._results.find(request.before_key)
+        if before is None or request.after_key not in self._results:
+            return False
+        target = request.target(before)
+        return all(request.map_key(choice, target) in self._results for choice in request.view.maps)
+
+    # A scene --------------------------------------------------------------------------------------------------------
+
+    def scene(self, view: View, strict: bool = True) -> Scene:
+        """Compute a view.
+
+        Raises what `check` and `xaiutils.explain` raise. With ``strict=False`` a method that fails leaves its error, in
+        words, in its `ComputedMap`, beside those that do not.
+        """
+        request = self._request(view)
+        view, ds = request.view, request.ds
+        original = request.original
+        before = self._probabilities(request, original, "original", request.before_key)
+        image = self._image(request)
+        after = self._probabilities(request, image, view.transform, request.after_key)
+        target = request.target(before)
+        mask = None
+        if ds.masks is not None:
+            one = np.asarray(ds.masks[view.image : view.image + 1])
+            mask = TRANSFORMS[view.transform].apply_to_masks(one, **view.transform_parameters)[0]
+        maps = tuple(self._map(request, choice, target, strict) for choice in view.maps)
+        return Scene(
+            view=view,
+            image_id=ds.ids[view.image],
+            label=int(ds.labels[view.image]),
+            class_names=ds.class_names,
+            original=original[0],
+            image=image[0],
+            mask=mask,
+            before=before,
+            probabilities=after,
+            target=target,
+            maps=maps,
+            grid=_grid_of(request.model) if view.show_grid else None,
+            numbers=measure(maps, mask, view, self.correlation),
+            key=request.key,
+        )
+
+    def _image(self, request: _Request) -> np.ndarray:
+        """The transformed image, float32 ``(1, height, width, 3)``."""
+        view = request.view
+        # An attack turns the model from its own answer, whichever class is explained.
+        given = {"seed": view.seed, "model": request.model, "batch_size": self.batch_size, **view.transform_parameters}
+        apply = TRANSFORMS[view.transform].apply
+        return self._results.get(("image", request.image_key), lambda: apply(request.original, **given))
+
+    def _probabilities(self, request: _Request, image: np.ndarray, transform: str, key: Hashable) -> np.ndarray:
+        def make() -> np.ndarray:
+            found = predict(request.model, image, probabilities=True)[0]
+            if not np.isfinite(found).all():
+                what = f"image {request.view.image} ({transform})"
+                raise ValueError(f"{request.view.model} answers {what} with values that are NaN or infinite.")
+            return found
+
+        return self._results.get(key, make)
+
+    def _map(self, request: _Request, choice: MethodChoice, target: int, strict: bool) -> ComputedMap:
+        """The map as the view reads it."""
+        key = request.map_key(choice, target)
+        signed = METHODS[choice.method].is_signed(choice.parameters)
+
+        def make() -> tuple[np.ndarray, float]:
+            start = time.monotonic()
+            image, size = self._image(request), self.batch_size
+            found = explain(request.model, image, target, choice.method, choice.library, size, **choice.parameters)
+            if wrong := int((~np.isfinite(found)).sum()):
+                raise ValueError(f"{wrong} of the map's {found.size} values are no numbers (NaN or infinite).")
+            return found[0], time.monotonic() - start
+
+        try:
+            values, seconds = self._results.get(key, make)
+        except Exception as error:
+            if strict:
+                raise
+            return ComputedMap(choice, signed, None, str(error) or type(error).__name__)
+        if not signed:
+            return ComputedMap(choice, signed, values, seconds=seconds, key=key)
+        reading = request.view.reading_of(choice)
+        return ComputedMap(
+            choice, reading == "signed", read_maps(values, reading), "", seconds, (key, reading), reading
+        )
+
+    def correlation(self, a: ComputedMap, b: ComputedMap) -> float:
+        """Spearman's rank correlation of two maps that have values."""
+        key = ("correlation", frozenset((a.key, b.key)))
+        return self._results.get(key, lambda: float(spearman(a.known_values[None], b.known_values[None])[0]))
+
+    # Deletion curves ------------------------------------------------------------------------------------------------
+
+    def compute_curve(self, scene: Scene) -> bool:
+        """Compute one of the curves of `deletion_curves` that is not there yet; False where all are."""
+        for values, key in self._rankings(scene).values():
+            if key not in self._results:
+                self._curve(scene, values, key)
+                return True
+        return False
+
+    def deletion_curves(self, scene: Scene) -> DeletionCurves:
+        """Deletion curves of the maps of a scene, and of pixels in a random order.
+
+        `xaiutils.evaluation.metrics.insertion_deletion.perturbation_curve` in 20 steps to the image's mean colour.
+        """
+        found = {k: self._curve(scene, *ranking) for k, ranking in self._rankings(scene).items()}
+        return DeletionCurves(found[RANDOM_ORDER][0], {k: curve for k, (_, curve) in found.items()})
+
+    def _rankings(self, scene: Scene) -> dict[int, tuple[np.ndarray, Hashable]]:
+        """What orders the pixels, by the curve's number, and the key of that curve. Raises as `check_current`."""
+        self.check_current(scene)
+        key = "curve", scene.key, scene.target
+        known = {k: (m.values, (*key, m.key)) for k, m in enumerate(scene.maps, 1) if m.values is not None}
+        noise = np.random.default_rng(0).random(scene.image.shape[:2], np.float32)
+        return {**known, RANDOM_ORDER: (noise, (*key, "random order"))}
+
+    def _curve(self, scene: Scene, values: np.ndarray, key: Hashable) -> np.ndarray:
+        """Fractions and probabilities, float64 ``(2, steps + 1)``."""
+
+        def make() -> np.ndarray:
+            model, size = self.model(scene.view), self.batch_size
+            _, images, targets = prepare(model, scene.image[None], scene.target, size)
+            case = Case(values[None], None, model, images, targets, size)
+            fractions, curve = perturbation_curve(case, n_steps=DELETION_STEPS, fill="mean", insert=False)
+            return np.stack([fractions, curve[0]]).astype(np.float64)
+
+        return self._results.get(key, make)
+
+    # Answers to all images ------------------------------------------------------------------------------------------
+
+    def answers(self, model: str, dataset: str) -> np.ndarray | None:
+        """Probabilities float32 ``(n, classes)`` of all images, where `compute_answers` has come to the end of them."""
+        parts = self._answers_so_far(model, dataset)
+        done = sum(map(len, parts))
+        return np.concatenate(parts) if done and done == len(self.datasets[dataset]) else None
+
+    def compute_answers(self, model: str, dataset: str) -> int:
+        """Have the model answer the next batch of images; returns how many it has answered."""
+        parts, ds = self._answers_so_far(model, dataset), self.datasets[dataset]
+        done = sum(map(len, parts))
+        images = ds.pixels[done : done + self.batch_size].astype(np.float32)
+        if len(images):
+            parts.append(predict(self.models[model], images, self.batch_size, probabilities=True))
+        return done + len(images)
+
+    def _answers_so_far(self, model: str, dataset: str) -> list[np.ndarray]:
+        key, ds = _model_key(self.models[model]), self.datasets[dataset]
+        known = self._answers.get((model, dataset))
+        if known is None or known[0] != key or known[1] is not ds:
+            known = self._answers[model, dataset] = key, ds, []
+        return known[2]
+
+
+def _model_key(model: keras.Model) -> tuple[Hashable, int]:
+    return Network.of(model), weights_checksum(model)
+
+
+def _grid_of(model: keras.Model) -> tuple[int, int] | None:
+    try:
+        return cam_grid(model)
+    except ValueError:  # a model without a field that could be drawn
+        return None
+
+
+def _text(parameters: Mapping[str, Any]) -> str:
+    return json.dumps(parameters, sort_keys=True, default=lambda a: [str(a.dtype), a.shape, array_checksum(a)])

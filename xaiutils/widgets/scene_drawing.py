@@ -1,0 +1,249 @@
+"""A scene as a picture: the image with its probabilities, each map with its colour scale, drawn by `xaiutils.plots`.
+
+Sizes are in pixels of 1/100 inch, whatever the resolution: the same picture is drawn for the screen and for print.
+"""
+
+import io
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
+from scipy.ndimage import label
+
+from xaiutils.evaluation.thresholds import binary_map
+from xaiutils.plots import COLOURS, display_range, draw_map
+from xaiutils.plots.maps import draw_image, is_even, probability_bars
+from xaiutils.plots.style import outline, tidy
+from xaiutils.text import drawn
+from xaiutils.transforms import TRANSFORMS
+from xaiutils.widgets.scene import RANDOM_ORDER, ComputedMap, DeletionCurves, Scene
+from xaiutils.widgets.view_settings import PALETTES, READ_AS
+
+SCREEN_WIDTH, PRINT_DPI = 1000, 300
+_SIDES = (120, 360)  # the width of an image, at least and at most
+_GAP, _MARGIN, _ABOVE, _BELOW = 18, 8, 44, 66  # between images, at the edges, for the titles, for what lies below
+_SCREEN_PIXELS = 640  # larger images are thinned out for the screen
+_BARS, _BAR = 3, 19  # classes whose probability is shown, and the height of each
+_FRAGMENTS = 60  # found areas of more pieces are shaded instead of outlined
+Place = tuple[float, float, float, float]  # left, top, width, height from the figure's top left
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure, and where its images lie: (left, top, width, height) as fractions of the figure, from its top left."""
+
+    figure: Figure
+    frames: tuple[Place, ...] = ()
+
+    def png(self, dpi: float = 100) -> bytes:
+        """The picture; ``dpi`` dots an inch."""
+        file = io.BytesIO()
+        self.figure.savefig(file, format="png", dpi=dpi, pil_kwargs={"compress_level": 2})
+        return file.getvalue()
+
+    @property
+    def css_width(self) -> str:
+        """The width of the picture on a page."""
+        return f"{self.figure.get_figwidth() * 100:.0f}px"
+
+
+def draw_scene(scene: Scene, width: int = SCREEN_WIDTH, full: bool = True) -> Drawing:
+    """The picture of a scene: the image with its probabilities, and each map with its colour scale.
+
+    Args:
+        width: of the whole in pixels of 1/100 inch; images are at most 360 wide.
+        full: draw all pixels of large images; without it every k-th, for the screen.
+    """
+    columns = 1 + len(scene.maps)
+    side = float(np.clip((width - 2 * _MARGIN - _GAP * (columns - 1)) / columns, *_SIDES))
+    rows, cols = scene.image.shape[:2]
+    height = side * rows / cols
+    size = 2 * _MARGIN + columns * side + _GAP * (columns - 1), _ABOVE + height + _BELOW
+    figure = Figure(figsize=(size[0] / 100, size[1] / 100))
+    step = 1 if full else -(-max(rows, cols) // _SCREEN_PIXELS)
+    places = [(_MARGIN + k * (side + _GAP), float(_ABOVE), side, height) for k in range(columns)]
+    below = _ABOVE + height + 10
+    explained = f"for {scene.explains}, p = {scene.probabilities[scene.target]:.2f}"
+
+    axes = _add_axes(figure, places[0])
+    draw_image(axes, scene.image[::step, ::step])
+    _draw_marks(axes, scene, step)
+    title = f"image {scene.view.image}: {scene.class_names[scene.label]}"
+    _draw_titles(axes, side, title, TRANSFORMS[scene.view.transform].title)
+    _draw_probabilities(figure, scene, (places[0][0], below, side, _BAR * min(_BARS, len(scene.class_names))))
+    for place, found, (limits, signed) in zip(places[1:], scene.maps, _colour_scales(scene), strict=True):
+        axes = _add_axes(figure, place)
+        _draw_titles(axes, side, found.choice.title, explained)
+        if found.values is None:
+            _draw_error(axes, found.error, side)
+            continue
+        shown = _draw_map(axes, scene, found.values[::step, ::step], limits, signed, step)
+        _draw_found(axes, scene, found, signed, step)
+        _draw_marks(axes, scene, step)
+        scale = _add_axes(figure, (place[0] + 0.08 * side, below, 0.84 * side, 9))
+        _draw_colour_scale(scale, shown, found, limits is not None, signed)
+    whole = np.array([*size, *size])
+    return Drawing(figure, tuple(tuple(np.divide(place, whole).tolist()) for place in places))
+
+
+def _add_axes(figure: Figure, place: Place) -> Axes:
+    width, height = figure.get_size_inches() * 100
+    left, top, wide, high = place
+    return figure.add_axes((left / width, 1 - (top + high) / height, wide / width, high / height))
+
+
+def _colour_scales(scene: Scene) -> list[tuple[Normalize | None, bool]]:
+    """Limits, and whether the colours are those of signed maps, for each map. Limits are None where there are no
+    values, or all are one and the same: no range of colours stands for it. Under one scale all maps are signed if one
+    is."""
+    known = [(m.values, m.signed) for m in scene.maps if m.values is not None]
+    if scene.view.scale == "shared" and known:
+        signed = any(one for _, one in known)
+        common = _limits(np.stack([values for values, _ in known]), signed)
+        return [(None if m.values is None else common, signed) for m in scene.maps]
+    return [(None if m.values is None else _limits(m.values, m.signed), m.signed) for m in scene.maps]
+
+
+def _limits(values: np.ndarray, signed: bool) -> Normalize | None:
+    return None if is_even(values) else display_range(values, signed)
+
+
+def _short(text: str, most: float) -> str:
+    """A text that is not longer than its place allows."""
+    return text if len(text) <= most else f"{text[: int(most) - 1]}…"
+
+
+def _draw_titles(axes: Axes, side: float, title: str, subtitle: str) -> None:
+    for text, colour, large, wide, most, up in (
+        (title, "black", 11.0, 8.2, 5, 29),
+        (subtitle, "#444444", 9.0, 6.2, 4, 10),
+    ):
+        axes.annotate(
+            drawn(_short(text, side / most)),
+            (0.5, 1),
+            (0, up * 0.72),  # points of 1/72 inch
+            "axes fraction",
+            "offset points",
+            ha="center",
+            va="center",
+            color=colour,
+            fontsize=min(large, large * side / (wide * len(text))),
+        )
+
+
+def _draw_map(
+    axes: Axes, scene: Scene, values: np.ndarray, limits: Normalize | None, signed: bool, step: int
+) -> ScalarMappable:
+    view = scene.view
+    return draw_map(
+        axes,
+        scene.image[::step, ::step],
+        values,
+        signed,
+        opacity=view.opacity,
+        limits=limits,
+        style=view.style,
+        colours=PALETTES[view.palette][signed],
+    )
+
+
+def _draw_found(axes: Axes, scene: Scene, found: ComputedMap, signed: bool, step: int) -> None:
+    """The border of the pixels over the threshold; many small pieces are shaded."""
+    if not scene.view.show_found or found.values is None:
+        return
+    pixels = binary_map(found.values, **scene.view.threshold_parameters)[::step, ::step]
+    if label(pixels)[1] > _FRAGMENTS:
+        shade = np.zeros((*pixels.shape, 4), np.uint8)
+        shade[pixels] = (0, 0, 0, 150) if signed else (255, 255, 255, 170)
+        axes.imshow(shade)
+    elif pixels.any() and not pixels.all():
+        lines = axes.contour(pixels, [0.5], colors="black", linewidths=1.0, linestyles="dashed")
+        lines.set_path_effects([withStroke(linewidth=2.4, foreground="white")])
+
+
+def _draw_marks(axes: Axes, scene: Scene, step: int) -> None:
+    """The border of the known evidence, the grid, the region."""
+    view, (rows, cols) = scene.view, scene.image.shape[:2]
+    if view.show_mask and scene.mask is not None:
+        outline(axes, scene.mask[::step, ::step], 0.9)
+    if scene.grid is not None:
+        style = {"color": "white", "linewidth": 0.5, "alpha": 0.7}
+        for n, draw in zip(scene.grid, (axes.axhline, axes.axvline), strict=True):
+            length = (rows if draw == axes.axhline else cols) / step
+            for k in range(1, n):
+                draw(length * k / n - 0.5, **style)
+    if view.region is not None:
+        left, top, right, bottom = np.array(view.region) / step
+        box = Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, edgecolor=COLOURS[3])
+        box.set(linewidth=1.4, path_effects=[withStroke(linewidth=2.6, foreground="white")])
+        axes.add_patch(box)
+
+
+def _draw_error(axes: Axes, text: str, side: float) -> None:
+    axes.set(xticks=[], yticks=[], facecolor="#F5F5F5")
+    axes.spines[:].set_color(COLOURS[1])
+    words = drawn("\n".join(textwrap.wrap(text, max(16, int(side / 6.8)))[:14]))
+    axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", va="center", fontsize=8.5, color="#8A3C00")
+
+
+def _draw_colour_scale(axes: Axes, shown: ScalarMappable, found: ComputedMap, has_range: bool, signed: bool) -> None:
+    if not has_range:
+        axes.set_axis_off()
+        words = f"every value is {float(found.known_values.flat[0]):.3g}:\nno colour scale"
+        axes.text(0.5, 1, words, transform=axes.transAxes, ha="center", va="top", fontsize=8.5)
+        return
+    bar = axes.figure.colorbar(shown, cax=axes, orientation="horizontal")
+    low, high = shown.get_clim()
+    low_text = "0" if abs(low) < 1e-3 * abs(high) else f"{low:.2g}"
+    if signed:
+        bar.set_ticks([low, 0, high], labels=[f"{low_text}\nagainst", "0", f"{high:.2g}\nfor"])
+    else:
+        bar.set_ticks([low, high], labels=[low_text, f"{high:.2g}"])
+        axes.set_xlabel(f"attribution ({READ_AS.get(found.reading, 'raw')})", fontsize=8.5, labelpad=1)
+    axes.tick_params(length=0, pad=2, labelsize=8.5)
+    first, *_, last = axes.get_xticklabels()
+    first.set_horizontalalignment("left")
+    last.set_horizontalalignment("right")
+
+
+def _draw_probabilities(figure: Figure, scene: Scene, place: Place) -> None:
+    """Bars of the most probable classes and of the target; grey: of the original image, where it was changed."""
+    changed = scene.view.transform != "original"
+    left, top, width, height = place
+    names, values = min(0.4 * width, 92), 84 if changed else 36
+    axes = _add_axes(figure, (left + names, top, max(width - names - values, 20), height))
+    shown = [_short(name, max(4, int(names / 7.5))) for name in scene.class_names]
+    before = scene.before if changed else None
+    probability_bars(axes, scene.probabilities, shown, _BARS, before, scene.target)
+    axes.set(xticks=[], facecolor="#EEEEEE")
+    axes.tick_params(length=0, labelsize=9)
+    axes.spines[:].set_visible(False)
+
+
+def draw_deletion(deletion: DeletionCurves, titles: Sequence[str], target: str, width: int = 760) -> Drawing:
+    """Deletion curves: the lower the area under a curve, the more its map names what the score rests on."""
+    figure = Figure(figsize=(width / 100, 2.6), layout="constrained")
+    axes = figure.subplots()
+    for k, curve in deletion.curves.items():
+        (line,) = axes.plot(deletion.fractions, curve, linewidth=1.5, markersize=3.5)
+        if k == RANDOM_ORDER:
+            name = "random order"
+            line.set(color="#777777", linestyle="dotted")
+        else:
+            name = f"map {k}: {titles[k - 1]}"
+            line.set(color=COLOURS[k - 1], marker="os^"[k - 1])
+        line.set_label(f"{drawn(name)}, area {deletion.areas[k]:.2f}")
+    axes.set(xlim=(0, 1), ylim=(0, 1.02))
+    axes.set_xlabel("fraction of pixels replaced, highest first", fontsize=9)
+    axes.set_ylabel(f"probability of {drawn(target)}", fontsize=9)
+    axes.tick_params(labelsize=8.5)
+    axes.legend(fontsize=8.5, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    tidy(axes)
+    return Drawing(figure)
