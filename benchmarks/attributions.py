@@ -33,8 +33,8 @@ from xaiutils.datasets import ImageDataset, balanced_indices
 from xaiutils.evaluation import chance, control_maps, evaluate_all, summarise
 from xaiutils.evaluation.claims import claims
 from xaiutils.evaluation.findings import in_words
-from xaiutils.evaluation.ranking import of_reading
-from xaiutils.evaluation.studies.controls import ORACLES, is_control, random_weight_maps
+from xaiutils.evaluation.score_tables import NO_MODEL, ORACLES, RANDOM, TRAINED, of_reading
+from xaiutils.evaluation.studies.controls import random_weight_maps
 from xaiutils.files import replace_file, write_text
 from xaiutils.graph.predict import cam_grid
 
@@ -145,7 +145,8 @@ def run(cell: Cell, data_dir: Path, n_faithful: int) -> None:
     )
     few = balanced_indices(ds.labels, n_faithful)
     _write(facts, folder / "facts.parquet")
-    _write(chance(ds, LOCATED, reading=READINGS).assign(method="chance"), folder / "chance.parquet")
+    level = chance(ds, LOCATED, reading=READINGS).assign(method="chance", weights=NO_MODEL)
+    _write(level, folder / "chance.parquet")
     family = xai.MODELS[cell.model].family
     explain = partial(xai.explain, model, ds.images, targets)
     for method in METHODS[family]:
@@ -153,8 +154,7 @@ def run(cell: Cell, data_dir: Path, n_faithful: int) -> None:
         _score(folder, method, partial(explain, method=method, **parameters), model, ds, targets, few)
     for method in ON_RANDOM_WEIGHTS:
         made = partial(random_weight_maps, model, ds.images, [method], targets)
-        name = f"{method}, random weights"
-        _score(folder, name, lambda made=made, name=name: made()[name], model, ds, targets, few)
+        _score(folder, method, lambda made=made, method=method: made()[method], model, ds, targets, few, RANDOM)
     for name, maps in control_maps(ds, 0, cam_grid(model)).items():
         _score(folder, name, lambda maps=maps: maps, model, ds, targets, few)
 
@@ -167,24 +167,38 @@ def _score(
     ds: ImageDataset,
     targets: np.ndarray,
     few: np.ndarray,
+    weights: str = TRAINED,
 ) -> None:
-    path = folder / f"{name}.parquet"
+    path = folder / f"{_labelled(name, weights)}.parquet"
     if path.exists():
         return
     start = time.process_time()
     maps = make()
     seconds = (time.process_time() - start) / len(ds)
     parameters = {metric: {"n_steps": STEPS} for metric in FAITHFUL}
-    options = {"parameters": parameters, "reading": READINGS}
+    options = {"parameters": parameters, "reading": READINGS, "weights": weights}
     parts = [
-        evaluate_all(None, ds, {name: maps}, LOCATED, reading=READINGS),
+        evaluate_all(None, ds, {name: maps}, LOCATED, reading=READINGS, weights=weights),
         evaluate_all(model, ds.select(few), {name: maps[few]}, FAITHFUL, targets[few], **options),
     ]
-    table = pd.concat(parts, ignore_index=True).assign(seconds=np.nan if is_control(name) else seconds)
+    table = pd.concat(parts, ignore_index=True).assign(
+        seconds=seconds if set(parts[0]["weights"]) == {TRAINED} else np.nan
+    )
     _write(table, path)
     means = table.groupby(["metric", "reading"], sort=False)["value"].mean().round(3)
     said = [f"{metric} {' / '.join(map(str, values))}" for metric, values in means.groupby("metric", sort=False)]
-    print(folder.parent.name, name, f"{seconds:.2f} CPU s a map;", ", ".join(said), flush=True)
+    print(folder.parent.name, _labelled(name, weights), f"{seconds:.2f} CPU s a map;", ", ".join(said), flush=True)
+
+
+def _labelled(method: str, weights: str) -> str:
+    """What maps are called in files and tables."""
+    return f"{method}, random weights" if weights == RANDOM else method
+
+
+def _with_labels(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with every map under a name of its own, those of random weights too."""
+    names = [_labelled(m, w) for m, w in zip(table["method"], table["weights"], strict=True)]
+    return table.assign(method=names).drop(columns="weights")
 
 
 def _write(table: pd.DataFrame, path: Path) -> None:
@@ -197,7 +211,7 @@ def scores_of(cell: Cell) -> pd.DataFrame | None:
     folder = RUNS / cell.key / SCORES
     if not (folder / "oracle_full.parquet").exists():
         return None
-    order = [*METHODS[xai.MODELS[cell.model].family], *(f"{m}, random weights" for m in ON_RANDOM_WEIGHTS)]
+    order = [*METHODS[xai.MODELS[cell.model].family], *(_labelled(m, RANDOM) for m in ON_RANDOM_WEIGHTS)]
     files = {p.stem: p for p in folder.glob("*.parquet") if p.stem != "facts"}
     tables = [
         pd.read_parquet(files[name])
@@ -211,7 +225,7 @@ def scores_of(cell: Cell) -> pd.DataFrame | None:
 
 def page_of(cell: Cell, scores: pd.DataFrame) -> str:
     """The table of a cell, and what may be said of it."""
-    split = scores[scores["metric"] == LOCATED[0]].assign(
+    split = _with_labels(scores[scores["metric"] == LOCATED[0]]).assign(
         answer=lambda t: t["correct"].map({True: "right", False: "wrong"}) + ", " + t["reading"]
     )
     split = split.pivot_table("value", "method", "answer", sort=False).reset_index()
@@ -237,7 +251,7 @@ def page_of(cell: Cell, scores: pd.DataFrame) -> str:
 
 def _by_reading(scores: pd.DataFrame, metrics: tuple[str, ...]) -> pd.DataFrame:
     """Means and intervals of each method, both readings side by side, and its cost where it was measured."""
-    chosen = scores[scores["metric"].isin(metrics)]
+    chosen = _with_labels(scores[scores["metric"].isin(metrics)])
     summary = summarise(chosen, ["method", "metric", "reading"])
     shown = [
         "" if np.isnan(m) else f"{m:.3f}" if np.isnan(low) else f"{m:.3f} [{low:.2f}, {high:.2f}]"
@@ -296,17 +310,18 @@ def _not_measured_again(found: dict[str, pd.DataFrame]) -> list[str]:
 
 def _pointing(found: dict[str, pd.DataFrame], reading: str) -> pd.DataFrame:
     """Its mean for every method (rows) and cell (columns), with the marks of what may be said of it."""
-    columns = {}
+    columns, methods = {}, set()
     for key, scores in found.items():
         rows = of_reading(scores, reading)
         rows = rows[rows["metric"] == LOCATED[0]]
         said = claims(rows, n_resamples=1000).set_index("method")
-        means = rows.groupby("method", sort=False)["value"].mean()
+        means = _with_labels(rows).groupby("method", sort=False)["value"].mean()
+        methods.update(said.index)
         columns[f"{key}, {rows['image_id'].nunique()} images"] = {
             name: _marked(value, said.loc[name] if name in said.index else None) for name, value in means.items()
         }
     table = pd.DataFrame(columns).fillna("")
-    order = sorted(table.index, key=lambda n: (is_control(n), n in ORACLES))
+    order = sorted(table.index, key=lambda n: (n not in methods, n in ORACLES))
     return table.loc[order].rename_axis("method").reset_index()
 
 
@@ -314,7 +329,7 @@ def _marked(value: float, said: pd.Series | None) -> str:
     text = f"{value:.2f}"
     if said is None or said["verdict"] != "better":
         return text
-    return text + ("\\*" if not said["beaten_by"] and not said["not_told_apart_from"] else "+")
+    return text + ("\\*" if not said["beaten_by"] and not said["undecided_against"] else "+")
 
 
 def main() -> None:

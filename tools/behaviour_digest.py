@@ -141,7 +141,7 @@ def evaluation(record: Record) -> None:
         return find("of_reading")(measured().scores, "magnitude")
 
     def own():
-        return one()[~one()["method"].map(find("is_control"))]
+        return find("of_methods")(one())
 
     def fits():
         shape = find("evidence_shape")(ds)
@@ -150,7 +150,10 @@ def evaluation(record: Record) -> None:
 
     run = functools.partial(record.run)
     run("evaluation/measure", measured)
-    run("evaluation/summarise", lambda: xai.evaluation.summarise(one(), ["method", "metric"], n_resamples=200))
+    run(
+        "evaluation/summarise",
+        lambda: xai.evaluation.summarise(one(), ["method", "weights", "metric"], n_resamples=200),
+    )
     run("evaluation/claims", lambda: find("claims")(one(), n_resamples=200))
     run("evaluation/words", lambda: find("in_words")(measured().scores, n_resamples=200))
     for name in ("mean_ranks", "agreement", "concordance"):

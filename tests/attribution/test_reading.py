@@ -14,7 +14,8 @@ from xaiutils.datasets import ImageDataset
 from xaiutils.evaluation import chance, control_maps, evaluate_all, summarise
 from xaiutils.evaluation.claims import claims
 from xaiutils.evaluation.findings import in_words
-from xaiutils.evaluation.ranking import agreement, disagreements, mean_ranks, of_reading, rank
+from xaiutils.evaluation.ranking import agreement, disagreements, mean_ranks, rank
+from xaiutils.evaluation.score_tables import of_reading
 from xaiutils.evaluation.studies.randomisation import Stage, chance_similarity, stage_similarity
 from xaiutils.evaluation.studies.retraining import map_similarity
 from xaiutils.map_reading import READINGS, read_maps
@@ -135,12 +136,18 @@ def test_dark_evidence_is_found_by_magnitude():
 
 
 def test_controls_and_random_weights_are_read_as_the_methods_they_stand_beside():
-    maps = {"hirescam": PAIR, "hirescam, random weights": PAIR, "edges": np.abs(PAIR), "early": PAIR, "read": PAIR}
+    maps = {"hirescam": PAIR, "edges": np.abs(PAIR), "early": PAIR, "read": PAIR}
     how = {"early": {"method": "gradients_x_inputs"}, "read": {"method": "gradients_x_inputs", "reading": "positive"}}
     table = evaluate_all(None, data(EVIDENCE), maps, ["iou"], method_parameters=how)
-    assert list(table["reading"]) == ["positive", "positive", "magnitude", "magnitude", "positive"]
+    assert list(table["reading"]) == ["positive", "magnitude", "magnitude", "positive"]
+    assert list(table["weights"]) == ["trained", "none", "trained", "trained"]
+    random = evaluate_all(None, data(EVIDENCE), maps, ["iou"], method_parameters=how, weights="random")
+    assert list(random["reading"]) == list(table["reading"])
+    assert list(random["weights"]) == ["random", "none", "random", "random"]
+    with pytest.raises(ValueError, match="expected 'trained' or 'random'"):
+        evaluate_all(None, data(EVIDENCE), maps, ["iou"], weights="none")
     table = evaluate_all(None, data(EVIDENCE), maps, ["iou"], reading=("magnitude", "positive"))
-    assert table.groupby("reading")["method"].nunique().to_dict() == {"magnitude": 5, "positive": 5}
+    assert table.groupby("reading")["method"].nunique().to_dict() == {"magnitude": 4, "positive": 4}
     edges = table[table["method"] == "edges"]["value"]
     assert edges.nunique() == 1
 

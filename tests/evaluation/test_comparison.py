@@ -69,7 +69,7 @@ def test_compare_with_scipy_and_holm():
         assert row["low"] < row["difference"] < row["high"]
         width = 2 * 1.96 * (x - y).std() / np.sqrt(40)
         assert row["high"] - row["low"] == pytest.approx(width, rel=0.15)
-    assert found["verdict"].tolist() == ["b", "not told apart", "b"]
+    assert found["verdict"].tolist() == ["b", "undecided", "b"]
     only = compare(table(values, "abc"), "iou", reference="c")
     assert only[["a", "b"]].to_numpy().tolist() == [["c", "a"], ["c", "b"]]
     with pytest.raises(ValueError, match="method 'd' is not in the table"):
@@ -82,7 +82,7 @@ def test_patients_are_units():
     patients = np.repeat(["p0", "p1", "p2"], 20)
     assert compare(table(values, "ab"), "iou")["verdict"].item() == "a"
     by_patient = compare(table(values, "ab", patients=patients), "iou").iloc[0]
-    assert by_patient["verdict"] == "not told apart"
+    assert by_patient["verdict"] == "undecided"
     assert by_patient["n"] == 3
     assert by_patient["p"] == pytest.approx(0.25)  # the least that three signs allow
     assert rank(table(values, "ab", patients=patients), "iou").n == 3
@@ -138,7 +138,7 @@ def test_hits_against_chances_of_their_own():
 def test_no_hit_is_not_worse_than_a_small_chance():
     values = np.column_stack([np.zeros(24), np.full(24, 0.02)])
     row = against_chance(table(values, ["m", "chance"], "pointing_game"), "pointing_game").iloc[0]
-    assert row["verdict"] == "not told apart"
+    assert row["verdict"] == "undecided"
     assert row["p"] == 1
     many = np.column_stack([np.zeros(400), np.full(400, 0.3)])
     row = against_chance(table(many, ["m", "chance"], "pointing_game"), "pointing_game").iloc[0]
@@ -152,7 +152,7 @@ def test_hits_of_one_patient_are_no_proof():
     alone = against_chance(table(values, ["m", "chance"], "pointing_game"), "pointing_game").iloc[0]
     clustered = table(values, ["m", "chance"], "pointing_game", patients)
     assert alone["verdict"] == "better"
-    assert against_chance(clustered, "pointing_game")["verdict"].item() == "not told apart"
+    assert against_chance(clustered, "pointing_game")["verdict"].item() == "undecided"
 
 
 def test_rare_hits_of_many_patients_are_found():
@@ -172,7 +172,7 @@ def test_other_metrics_against_chance_and_holm():
     values[:, 0] += 0.1
     values[:, -1] = 0.5
     found = against_chance(table(values, names, "roc_auc"), "roc_auc").set_index("method")
-    assert found["verdict"].to_dict() == {"good": "better", **dict.fromkeys(names[1:-1], "not told apart")}
+    assert found["verdict"].to_dict() == {"good": "better", **dict.fromkeys(names[1:-1], "undecided")}
     assert found.loc["good", "p"] == pytest.approx(stats.wilcoxon(values[:, 0] - 0.5).pvalue)
     assert found.loc["good", "p_holm"] == pytest.approx(6 * found.loc["good", "p"])
     with pytest.raises(ValueError, match="no rows of the method 'chance'"):

@@ -323,7 +323,7 @@ def test_a_small_p_needs_an_interval_on_that_side_too():
     row = against_chance(table(m=values, chance=np.full(40, 0.5)), "roc_auc").iloc[0]
     assert row["p"] < 0.05
     assert row["low"] < 0.5 < row["high"]
-    assert row["verdict"] == "not told apart"
+    assert row["verdict"] == "undecided"
     better = against_chance(table(m=values[:34], chance=np.full(34, 0.5)), "roc_auc").iloc[0]
     assert better["verdict"] == "better"
     worse = against_chance(table(m=1 - values[:34], chance=np.full(34, 0.5)), "roc_auc").iloc[0]
@@ -334,7 +334,7 @@ def test_rank_biserial_effect_by_hand():
     row = compare(table(a=[0.1, 0.2, 0.9, 0.5], b=[0.0, 0.4, 0.6, 0.5]), "roc_auc").iloc[0]
     assert row["effect"] == pytest.approx((1 - 2 + 3) / 6)  # the image without a difference has no rank
     assert row["p"] == pytest.approx(0.75)  # 6 of the 8 signs of three ranks are as far from the middle
-    assert (row["n"], row["verdict"]) == (4, "not told apart")
+    assert (row["n"], row["verdict"]) == (4, "undecided")
     assert row["difference"] == pytest.approx(0.05)
 
 

@@ -217,8 +217,8 @@ def test_forest_shows_means_chance_and_gaps():
 
 def test_forest_draws_random_weights_in_the_row_of_the_method():
     summary = pd.DataFrame(
-        {"method": ["g", "g, random weights", "h"], "metric": "iou", "model": "m", "mean": [0.5, 0.2, 0.4],
-         "low": [0.4, 0.1, 0.3], "high": [0.6, 0.3, 0.5]}
+        {"method": ["g", "g", "h"], "weights": ["trained", "random", "trained"], "metric": "iou", "model": "m",
+         "mean": [0.5, 0.2, 0.4], "low": [0.4, 0.1, 0.3], "high": [0.6, 0.3, 0.5]}
     )  # fmt: skip
     axes = drawn(plots.forest(summary, {"iou": "IoU"}, {}, [])).axes[0]
     assert [t.get_text() for t in axes.get_yticklabels()] == ["g", "h"]

@@ -223,9 +223,12 @@ def test_walk_with_other_parameters(tmp_path, capsys):
     metrics = pd.read_csv(folder / "tables" / "metrics.csv")
     controls = {"random", "centre", "edges", "laplace", "intensity", "oracle", "oracle_full", "chance"}
     methods = {"vanilla_gradients", "grad_cam"}
-    assert set(metrics["method"]) == methods | {f"{m}, random weights" for m in methods} | controls
+    assert set(metrics["method"]) == methods | controls
+    assert {w: set(rows["method"]) for w, rows in metrics.groupby("weights")} == {
+        "trained": methods, "random": methods, "none": controls
+    }  # fmt: skip
     assert set(metrics["metric"]) == set(PARAMETERS["metrics"].default)
-    assert metrics[metrics["metric"] == "roc_auc"].groupby("method").size().eq(8).all()
+    assert metrics[metrics["metric"] == "roc_auc"].groupby(["method", "weights"]).size().eq(8).all()
     assert pd.read_parquet(folder / "tables" / "metrics.parquet").shape == metrics.shape
     with np.load(folder / "maps" / "test_efficientnet_lite0.npz", allow_pickle=False) as maps:
         assert maps["grad_cam"].shape == (4, 64, 64)

@@ -45,7 +45,7 @@ def write_report(folder: Path, plan: Sequence[Job], results: Sequence[Outcome], 
     What has not been done is left out of the tables and listed. Without ``pictures`` no image of the data is shown.
     """
     from xaiutils.evaluation.ranking import mean_ranks
-    from xaiutils.evaluation.studies.controls import is_control
+    from xaiutils.evaluation.score_tables import is_control, without_random_weights
     from xaiutils.plots import rank_heatmap
 
     done = [r for r in results if r.status == "done"]
@@ -57,7 +57,7 @@ def write_report(folder: Path, plan: Sequence[Job], results: Sequence[Outcome], 
     figures = []
     titles = _titles(plan)
     for key, table in _parts(images):
-        ranks = mean_ranks(table)
+        ranks = mean_ranks(without_random_weights(table))
         if len(ranks) > 1 and len(ranks.columns):
             order = ranks.mean(axis=1).sort_values(kind="stable").index
             figure = rank_heatmap(ranks.loc[order], titles, [name for name in order if is_control(name)])
@@ -170,7 +170,7 @@ def _collect(folder: Path, done: Sequence[Outcome], name: str) -> pd.DataFrame:
 def _parts(table: pd.DataFrame) -> list[tuple[dict[str, Any], pd.DataFrame]]:
     """The table of each data set, model, recipe and seed, of each notebook, and of each reading of the maps: methods
     are compared within one."""
-    from xaiutils.evaluation.ranking import by_reading
+    from xaiutils.evaluation.score_tables import by_reading
 
     keys = [c for c in (*_KEYS, "notebook") if c in table]
     if not len(table) or not keys:
@@ -187,11 +187,11 @@ def _best(scores: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
     one that is first by mean rank. Controls and chance do not compete."""
     from xaiutils.evaluation import METRICS
     from xaiutils.evaluation.ranking import rank
-    from xaiutils.evaluation.studies.controls import is_control
+    from xaiutils.evaluation.score_tables import of_methods
 
     rows, measured = [], {json.dumps(key): part for key, part in _parts(images)}
     for key, part in _parts(scores):
-        known = part[~part["method"].map(is_control) & part["mean"].notna()]
+        known = of_methods(part)[lambda t: t["mean"].notna()]
         per_image = measured.get(json.dumps(key))
         for metric, table in known.groupby("metric", sort=False):
             if metric not in METRICS or len(table) < 2:
@@ -203,7 +203,7 @@ def _best(scores: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
             together = ""
             if per_image is not None:
                 try:
-                    found = rank(per_image[per_image["method"].isin(table["method"])], metric)
+                    found = rank(of_methods(per_image)[lambda t, m=table["method"]: t["method"].isin(m)], metric)
                 except ValueError:
                     pass
                 else:
@@ -220,7 +220,7 @@ def _as_text(scores: pd.DataFrame) -> pd.DataFrame:
         return scores
     from xaiutils.statistics.summaries import as_text
 
-    keys = [c for c in (*_KEYS, "method") if c in scores]
+    keys = [c for c in (*_KEYS, "method", "weights") if c in scores]
     if "reading" not in scores:
         return as_text(scores, keys, "metric").reset_index()
     wide = as_text(scores, keys, ["metric", "reading"])

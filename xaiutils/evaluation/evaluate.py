@@ -14,14 +14,12 @@ from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
 from xaiutils.evaluation.metrics import METRICS
 from xaiutils.evaluation.metrics.metric import Case
+from xaiutils.evaluation.score_tables import NO_MODEL, RANDOM, TRAINED
 from xaiutils.graph.predict import prepare
 from xaiutils.images import check_maps
 from xaiutils.map_reading import check_reading, read_maps
 from xaiutils.progress import progress
 from xaiutils.registry import check_parameters
-
-# The column ``weights`` of a table: those of the model that a map explains, or none where it explains no model.
-TRAINED, RANDOM, NO_MODEL = "trained", "random", "none"
 
 
 def evaluate(

@@ -1,36 +1,46 @@
-"""The comparison of maps in plain words, each sentence made from the table and carrying its numbers.
+"""The comparison of maps in words: the facts, which the templates ``findings.md.j2`` and ``slopes.md.j2`` put into
+sentences.
 
-What is called better or worse, and what is not told apart, is what `xaiutils.evaluation.claims` says.
+What is called better or worse, and what is undecided, is what `xaiutils.evaluation.claims` says.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from xaiutils.attribution import METHODS
-from xaiutils.classification.verdict import many
-from xaiutils.evaluation.claims import claims
+from xaiutils.evaluation.claims import RANDOM_WEIGHTS, claims
 from xaiutils.evaluation.metrics import METRICS
-from xaiutils.evaluation.ranking import HITS, agreement, by_reading, compare, concordance, readings
-from xaiutils.evaluation.studies.controls import ORACLES, RANDOM_WEIGHTS, is_control
+from xaiutils.evaluation.ranking import HITS, agreement, compare, concordance
+from xaiutils.evaluation.score_tables import (
+    CHANCE,
+    RANDOM,
+    UNDECIDED,
+    by_reading,
+    of_methods,
+    of_random_weights,
+    readings,
+    without_random_weights,
+)
 from xaiutils.statistics.summaries import UNIT
+from xaiutils.templates import Markdown, render
 
-_OWN = "its own map of a random-weight model"
 _TITLES = {
-    "chance": "chance",
+    CHANCE: "chance",
     "random": "a random map",
     "centre": "a blob at the centre",
     "edges": "Sobel edges",
     "laplace": "Laplace edges",
     "intensity": "brightness",
+    RANDOM_WEIGHTS: "its own map of a random-weight model",
 }
-_KINDS = {"masks": "To find {evidence}", "model": "To name what the model uses"}
-_VERDICTS = ("better", "not told apart", "worse")
-_BY = {"signed": "their signed values", "positive": "their positive part", "magnitude": "their magnitude"}
+_READ_BY = {"signed": "their signed values", "positive": "their positive part", "magnitude": "their magnitude"}
+_N_COMPARED = 200  # resamples of the comparison of all pairs, of which no interval is shown
 
-
-# The page ---------------------------------------------------------------------------------------------------------
+Facts = dict[str, Any]
 
 
 def in_words(
@@ -45,284 +55,231 @@ def in_words(
     and each reading of the maps, if it has several.
 
     ``table`` is as for `claims`; a bool column ``correct`` says whether the model is right on the image. ``evidence``
-    names what the masks show, and ``notes`` are sentences that are added at the end.
+    names what the masks show, and ``notes`` are sentences in Markdown that are added at the end.
     """
-    parts = table.groupby("model", sort=False) if "model" in table else [("the model", table)]
-    page = [
-        "# What the maps show",
-        f"*Better* and *worse* are said only where a paired test says so after Holm's correction (alpha {alpha:g}) and "
-        "the 95 % interval, in brackets, agrees.",
+    models = table.groupby("model", sort=False) if "model" in table else [("the model", table)]
+    sections = [
+        {"title": title, "read_by": read_by, **_section(rows, alpha, n_resamples, seed)}
+        for title, rows, read_by in _sections(models)
     ]
-    for model, rows, how in _sections(parts):
-        said = claims(rows, alpha, n_resamples, seed)
-        page += [f"## {model}", " ".join(t for t in (_images(rows), how) if t)]
-        page += [_in_short(said, kind, words.format(evidence=evidence)) for kind, words in _KINDS.items()]
-        page += [_agreement(rows), _missing(rows)]
-        page += [_metric_paragraph(rows, said[said["metric"] == m], m, alpha, seed) for m in said["metric"].unique()]
-    return "\n\n".join(s for s in [*page, *notes] if s) + "\n"
+    notes = [Markdown(note) for note in notes]
+    page = render("findings.md.j2", alpha=f"{alpha:g}", evidence=evidence, sections=sections, notes=notes)
+    return re.sub(r"\n{3,}", "\n\n", page).rstrip("\n") + "\n"
 
 
-def _sections(parts: Iterable[tuple[str, pd.DataFrame]]) -> Iterator[tuple[str, pd.DataFrame, str]]:
+def _sections(models: Iterable[tuple[str, pd.DataFrame]]) -> Iterator[tuple[str, pd.DataFrame, Facts]]:
     """(title, rows, how their maps were read) for each model and reading: methods are compared within one."""
-    for model, table in parts:
+    for model, table in models:
         for reading, rows in by_reading(table):
             known = readings(rows)
             if reading:
-                yield f"{model}, maps read by {_BY[reading]}", rows, ""
+                yield f"{model}, maps read by {_READ_BY[reading]}", rows, {"own": [], "all": ""}
             elif len(known) > 1:
-                yield model, rows, f"Each method's maps are read as it declares: {', '.join(known)}."
+                yield model, rows, {"own": known, "all": ""}
             else:
-                yield model, rows, f"All maps are read by {_BY[known[0]]}." if known else ""
+                yield model, rows, {"own": [], "all": _READ_BY[known[0]] if known else ""}
+
+
+def _section(rows: pd.DataFrame, alpha: float, n_resamples: int, seed: int) -> Facts:
+    said = claims(rows, alpha, n_resamples, seed)
+    return {
+        "images": _images(rows),
+        "in_short": {kind: _in_short(said, kind) for kind in ("masks", "model")},
+        "agreement": _agreement(rows),
+        "missing": _missing(rows),
+        "metrics": [_metric(rows, said[said["metric"] == m], m, alpha, seed) for m in said["metric"].unique()],
+    }
 
 
 def _title(method: str) -> str:
-    if method.endswith(RANDOM_WEIGHTS):
-        return _OWN
     return METHODS[method].title if method in METHODS else _TITLES.get(method, method)
 
 
-def _listed(items: Sequence[str]) -> str:
-    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
-
-
-def _images(rows: pd.DataFrame) -> str:
-    """How many images and patients, and on how many the model is right, for each kind of metric."""
-    whose = {"masks": " for metrics against the evidence", "model": " for metrics that run the model"}
-    kinds = rows["metric"].map(lambda m: METRICS[m].needs)
-    parts = []
-    for kind, words in whose.items() if kinds.isin(list(whose)).any() else {"maps": ""}.items():
-        images = rows[kinds == kind].drop_duplicates("image_id")
-        if len(images):
-            text = f"{len(images)} {many('image', len(images))}"
-            if UNIT in images and images[UNIT].nunique() < len(images):
-                text += f" of {images[UNIT].nunique()} patients"
-            right = f" (the model is right on {int(images['correct'].sum())})" if "correct" in images else ""
-            parts.append(text + words + right)
-    return "; ".join(parts) + "."
-
-
-def _in_short(said: pd.DataFrame, kind: str, words: str) -> str:
-    """Each method's count of metrics by which it is better than chance, and better than all controls."""
-    chosen = said[said["metric"].map(lambda m: METRICS[m].needs == kind) & said["level_of"].ne("")]
-    if chosen.empty:
-        return ""
-    total = chosen["metric"].nunique()
-    levels = " or ".join(_title(name) for name in dict.fromkeys(chosen["level_of"]))
-    counts = chosen["verdict"].eq("better").groupby(chosen["method"], sort=False).sum()
-    groups = {
-        "by all": counts[counts == total].index,
-        "by some": counts[(counts > 0) & (counts < total)].index,
-        "by none": counts[counts == 0].index,
-    }
-    parts = [
-        f"{name}: " + ", ".join(f"{_title(m)} ({counts[m]})" if name == "by some" else _title(m) for m in methods)
-        for name, methods in groups.items()
-        if len(methods)
-    ]
-    metrics = many("metric", total)
-    text = f"**{words}** ({total} {metrics}), better than {levels} {'; '.join(parts)}."
-    tested = chosen[[bool(b + w + t) for b, w, t in _control_columns(chosen)]]
-    if tested.empty:
-        return text
-    ahead = tested[[not w and not t for _, w, t in _control_columns(tested)]]
-    if ahead.empty:
-        return text + (
-            f" No method is shown to be better than all controls by any of the {total} {metrics}: nothing here proves "
-            "that the maps show more than the image alone, or a model that has learned nothing."
-        )
-    lists = ahead.groupby("method", sort=False)["metric"].agg(list)
-    named = [f"{_title(m)} by {len(by)} ({', '.join(METRICS[name].title for name in by)})" for m, by in lists.items()]
-    return text + f" Better than every control: {'; '.join(named)}."
-
-
-def _control_columns(said: pd.DataFrame) -> list[tuple[tuple, tuple, tuple]]:
-    return list(zip(said["better_than"], said["beaten_by"], said["not_told_apart_from"], strict=True))
-
-
-def _metric_paragraph(rows: pd.DataFrame, said: pd.DataFrame, name: str, alpha: float, seed: int) -> str:
-    metric = METRICS[name]
-    said = said.sort_values("mean", ascending=not metric.higher_is_better, kind="stable")
-    said = said[said["mean"].notna()]
-    if said.empty:
-        return f"**{metric.title}**: 0 images have a value."
-    if metric.needs == "maps":
-        ordered = list(said.itertuples())
-        first, last = ordered[0], ordered[-1]
-        return (
-            f"**{metric.title}** describes the map, not whether it is right: from {_value(first)} "
-            f"({_title(first.method)}) to {_value(last)} ({_title(last.method)})."
-        )
-    means = rows[rows["metric"] == name].groupby("method", sort=False)["value"].mean().dropna()
-    text = [f"**{metric.title}** ({metric.direction})."]
-    blind, why = _power(rows, said, name, alpha)
-    level = max(said["level_of"])  # "" for a method without a value to compare
-    if level:
-        text.append(_verdicts(said, level))
-    if "control" not in blind:
-        text.append(_beaten(said, means, metric.higher_is_better))
-    text.append(_oracle(means))
-    if "pairs" not in blind:
-        text.append(_told_apart(rows, said, name, alpha, seed))
-    return " ".join(t for t in [*text, why] if t)
+def _titles(methods: Iterable[str]) -> list[str]:
+    return [_title(m) for m in methods]
 
 
 def _number(value: float) -> str:
     return f"{value:.2f}".replace("-0.00", "0.00")
 
 
-def _value(row) -> str:
+def _interval(row: Any) -> str:
     interval = f" [{_number(row.low)}, {_number(row.high)}]" if np.isfinite(row.low) else ""
     return _number(row.mean) + interval
 
 
-def _verdicts(said: pd.DataFrame, level: str) -> str:
-    starts = {"better": "Better than", "not told apart": "Not told apart from", "worse": "Worse than"}
-    parts = []
-    for verdict in _VERDICTS:
+# Of all metrics ---------------------------------------------------------------------------------------------------
+
+
+def _images(rows: pd.DataFrame) -> list[Facts]:
+    """How many images and patients, and on how many the model is right, for each kind of metric."""
+    needs = rows["metric"].map(lambda m: METRICS[m].needs)
+    kinds = [k for k in ("masks", "model") if (needs == k).any()] or ["maps"]
+    found = []
+    for kind in kinds:
+        images = rows[needs == kind].drop_duplicates("image_id")
+        patients = images[UNIT].nunique() if UNIT in images else len(images)
+        right = int(images["correct"].sum()) if "correct" in images else None
+        found.append({"kind": kind, "n": len(images), "patients": patients, "right": right})
+    return found
+
+
+def _control_columns(said: pd.DataFrame) -> list[tuple[tuple, tuple, tuple]]:
+    return list(zip(said["better_than"], said["beaten_by"], said["undecided_against"], strict=True))
+
+
+def _in_short(said: pd.DataFrame, kind: str) -> Facts | None:
+    """Each method's count of metrics by which it is better than chance, and better than all controls."""
+    chosen = said[said["metric"].map(lambda m: METRICS[m].needs == kind) & said["level_of"].ne("")]
+    if chosen.empty:
+        return None
+    total = chosen["metric"].nunique()
+    counts = chosen["verdict"].eq("better").groupby(chosen["method"], sort=False).sum()
+    some = counts[(counts > 0) & (counts < total)]
+    tested = chosen[np.array([bool(b + w + u) for b, w, u in _control_columns(chosen)], bool)]
+    ahead = tested[np.array([not w and not u for _, w, u in _control_columns(tested)], bool)]
+    metrics = ahead.groupby("method", sort=False)["metric"].agg(list)
+    return {
+        "n_metrics": total,
+        "levels": _titles(dict.fromkeys(chosen["level_of"])),
+        "by_all": _titles(counts[counts == total].index),
+        "by_some": [(_title(m), n) for m, n in some.items()],
+        "by_none": _titles(counts[counts == 0].index),
+        "tested": not tested.empty,
+        "ahead": [(_title(m), [METRICS[name].title for name in by]) for m, by in metrics.items()],
+    }
+
+
+def _agreement(rows: pd.DataFrame) -> Facts | None:
+    own = of_methods(rows)
+    judged = own[own["metric"].map(lambda m: METRICS[m].needs != "maps")]
+    tau, w = agreement(judged), concordance(judged)
+    if not np.isfinite(w):
+        return None
+    pairs = tau.where(np.triu(np.ones(tau.shape, bool), 1)).stack().dropna()
+    ends = [(METRICS[a].title, METRICS[b].title, _number(tau.loc[a, b])) for a, b in (pairs.idxmax(), pairs.idxmin())]
+    counts = {"metrics": len(tau), "methods": judged["method"].nunique(), "pairs": len(pairs)}
+    return {**counts, "w": _number(w), "most": ends[0], "least": ends[1]}
+
+
+def _missing(rows: pd.DataFrame) -> Facts:
+    """How many values are missing: of images that have none by any map, and of single maps."""
+    chosen = rows[rows["method"] != CHANCE]
+    named = chosen["method"]
+    if "weights" in chosen:
+        named = named.where(chosen["weights"] != RANDOM, named + " of random weights")
+    chosen = chosen.assign(named=named)
+    lacking = chosen[chosen["value"].isna()]
+    metrics = []
+    for metric, found in lacking.groupby("metric", sort=False):
+        maps = chosen.loc[chosen["metric"] == metric, "named"].nunique()
+        counts = found.groupby("image_id")["named"].nunique()
+        without_any = counts.index[counts == maps]
+        by_map = found.loc[~found["image_id"].isin(without_any), "named"].value_counts()
+        metrics.append(
+            {
+                "title": METRICS[metric].title,
+                "images": len(without_any),
+                "needs_masks": METRICS[metric].needs == "masks",
+                "maps": int(by_map.sum()),
+                "most": list(by_map[:3].items()),
+                "others": max(0, len(by_map) - 3),
+            }
+        )
+    return {"n": len(lacking), "of": len(chosen), "metrics": metrics}
+
+
+# Of one metric ----------------------------------------------------------------------------------------------------
+
+
+def _metric(rows: pd.DataFrame, said: pd.DataFrame, name: str, alpha: float, seed: int) -> Facts:
+    metric = METRICS[name]
+    facts: Facts = {"title": metric.title, "direction": metric.direction, "of_the_map": metric.needs == "maps"}
+    said = said.sort_values("mean", ascending=not metric.higher_is_better, kind="stable")
+    said = said[said["mean"].notna()]
+    facts["methods"] = [(_title(row.method), _interval(row)) for row in said.itertuples()]
+    if said.empty or metric.needs == "maps":
+        return facts
+    rows = rows[rows["metric"] == name]
+    means = without_random_weights(rows).groupby("method", sort=False)["value"].mean().dropna()
+    blind, facts["power"] = _power(rows, said, name, alpha)
+    level = max(said["level_of"])  # "" for a method without a value to compare
+    facts["level"] = (_title(level), _number(said["level"].median())) if level else None
+    for verdict in ("better", UNDECIDED, "worse"):
         chosen = said[said["verdict"] == verdict]
-        name = f"{_title(level)} ({_number(said['level'].median())})" if not parts else "it"
-        if len(chosen):
-            who = ", ".join(f"{_title(r.method)} {_value(r)}" for r in chosen.itertuples())
-            parts.append(f"{starts[verdict]} {name}: {who}.")
-        elif verdict == "better":
-            parts.append(f"No method is shown to be better than {name}.")
-    return " ".join(parts)
+        facts[verdict] = [(_title(row.method), _interval(row)) for row in chosen.itertuples()]
+    facts["controls"] = None if "control" in blind else _controls(rows, said, means, metric.higher_is_better)
+    known = (("oracle", "as coarse as the maps"), ("oracle_full", "pixel by pixel"))
+    facts["oracles"] = [(_number(means[o]), words) for o, words in known if o in means]
+    facts["pairs"] = None if "pairs" in blind else _pairs_of_methods(rows, said, name, alpha, seed)
+    return facts
 
 
-def _beaten(said: pd.DataFrame, means: pd.Series, higher_is_better: bool) -> str:
+def _controls(rows: pd.DataFrame, said: pd.DataFrame, means: pd.Series, higher_is_better: bool) -> Facts | None:
     """What each method has against the controls; methods with the same controls together."""
-    tested = [r for r in said.itertuples() if r.better_than or r.beaten_by or r.not_told_apart_from]
+    tested = [r for r in said.itertuples() if r.better_than or r.beaten_by or r.undecided_against]
     if not tested:
-        return ""
-    shared = means[[m for m in means.index if m in _TITLES and m != "chance"]]
+        return None
+    forgotten = of_random_weights(rows).groupby("method", sort=False)["value"].mean().dropna()
+    shared = means[[m for m in means.index if m in _TITLES and m != CHANCE]]
     shared = shared.sort_values(ascending=not higher_is_better)
-    text = f"The controls have: {', '.join(f'{_title(m)} {_number(value)}' for m, value in shared.items())}. "
-    ahead = [_title(r.method) for r in tested if not r.beaten_by and not r.not_told_apart_from]
-    own = " and than its own map of random weights" if any(m.endswith(RANDOM_WEIGHTS) for m in means.index) else ""
-    text += f"Better than all of these {len(shared)}{own}: {', '.join(ahead) or 'none'}."
-    beaten = _by_controls([(r.method, r.beaten_by) for r in tested if r.beaten_by], means)
-    level = [(r.method, r.not_told_apart_from) for r in tested if r.not_told_apart_from and not r.beaten_by]
-    text += f" Beaten by {beaten}." if beaten else ""
-    return text + (f" Not told apart from {_by_controls(level, means)}." if level else "")
+
+    def grouped(pairs: list[tuple[str, tuple[str, ...]]]) -> list[tuple[list[str], list[str]]]:
+        groups: dict[tuple[str, ...], list[str]] = {}
+        for method, controls in pairs:
+            own = f" ({_number(forgotten[method])})" if RANDOM_WEIGHTS in controls else ""
+            groups.setdefault(controls, []).append(_title(method) + own)
+        return [(_titles(controls), methods) for controls, methods in groups.items()]
+
+    return {
+        "means": [(_title(m), _number(value)) for m, value in shared.items()],
+        "with_own": len(forgotten) > 0,
+        "ahead": [_title(r.method) for r in tested if not r.beaten_by and not r.undecided_against],
+        "beaten": grouped([(r.method, r.beaten_by) for r in tested if r.beaten_by]),
+        UNDECIDED: grouped(
+            [(r.method, r.undecided_against) for r in tested if r.undecided_against and not r.beaten_by]
+        ),
+    }
 
 
-def _by_controls(pairs: list[tuple[str, tuple[str, ...]]], means: pd.Series) -> str:
-    """ "brightness: Grad-CAM, Score-CAM; ..." of (method, its controls)."""
-    groups: dict[str, list[str]] = {}
-    for method, controls in pairs:
-        own = [c for c in controls if c.endswith(RANDOM_WEIGHTS)]
-        names = [_title(c) for c in controls if c not in own] + [_OWN for _ in own]
-        said = _title(method) + (f" ({_number(means[own[0]])})" if own else "")
-        groups.setdefault(_listed(names), []).append(said)
-    return "; ".join(f"{names}: {', '.join(methods)}" for names, methods in groups.items())
-
-
-def _oracle(means: pd.Series) -> str:
-    names = {"oracle": "as coarse as the maps", "oracle_full": "pixel by pixel"}
-    known = [f"{_number(means[o])} {names[o]}" for o in ORACLES if o in means]
-    return f"The evidence itself, taken for a map, has {_listed(known)}." if known else ""
-
-
-def _told_apart(rows: pd.DataFrame, said: pd.DataFrame, metric: str, alpha: float, seed: int) -> str:
+def _pairs_of_methods(rows: pd.DataFrame, said: pd.DataFrame, metric: str, alpha: float, seed: int) -> Facts | None:
+    own = of_methods(rows)
+    own = own[own["method"].isin(said["method"])]
     try:
-        pairs = compare(rows[rows["method"].isin(said["method"])], metric, alpha=alpha, n_resamples=200, seed=seed)
+        pairs = compare(own, metric, alpha=alpha, n_resamples=_N_COMPARED, seed=seed)
     except ValueError:  # fewer than two methods, or two images that all have a value on
-        return ""
-    apart = pairs[pairs["verdict"] != "not told apart"]
+        return None
     best = said["method"].iloc[0]
-    with_best = pairs[(pairs["a"] == best) | (pairs["b"] == best)]
-    level = with_best[with_best["verdict"] == "not told apart"]
-    text = f"Pairs of methods told apart: {len(apart)} of {len(pairs)}"
-    if len(apart) == 0:
-        return text + "."
+    level = pairs[(pairs["verdict"] == UNDECIDED) & ((pairs["a"] == best) | (pairs["b"] == best))]
     others = [b if a == best else a for a, b in zip(level["a"], level["b"], strict=True)]
-    if not others:
-        return text + f"; {_title(best)} is better than all others."
-    return (
-        text + f"; {_title(best)}, the best by its mean, is not told apart from {_listed([_title(m) for m in others])}."
-    )
+    decided = int((pairs["verdict"] != UNDECIDED).sum())
+    return {"decided": decided, "n": len(pairs), "best": _title(best), "others": _titles(others)}
 
 
-def _power(rows: pd.DataFrame, said: pd.DataFrame, metric: str, alpha: float) -> tuple[set[str], str]:
-    """What so few images cannot tell ("methods", "control", "pairs"), and a sentence on it: Wilcoxon's test gives n of
+def _power(rows: pd.DataFrame, said: pd.DataFrame, metric: str, alpha: float) -> tuple[set[str], Facts | None]:
+    """What so few images cannot decide ("methods", "control", "pairs"), and the facts of it: Wilcoxon's test gives n of
     them a p of 2 / 2^n at least."""
-    known = rows[(rows["metric"] == metric) & rows["value"].notna()]
-    unit = UNIT if UNIT in rows else "image_id"
-    n, k = known[unit].nunique(), len(said)
-    exact = metric in HITS and (said["level_of"] == "chance").any()
-    with_control = int(sum(len(b) + len(w) + len(t) for b, w, t in _control_columns(said)))
-    families = {
-        "methods": (k if said["level_of"].ne("").any() and not exact else 0, "{} methods"),
-        "control": (with_control, "{} pairs of a method and a control"),
-        "pairs": (k * (k - 1) // 2, "{} pairs of methods"),
+    known = rows[rows["value"].notna()]
+    n, k = known[UNIT if UNIT in rows else "image_id"].nunique(), len(said)
+    exact = metric in HITS and (said["level_of"] == CHANCE).any()
+    with_control = sum(len(b) + len(w) + len(u) for b, w, u in _control_columns(said))
+    tests = {
+        "methods": k if said["level_of"].ne("").any() and not exact else 0,
+        "control": with_control,
+        "pairs": k * (k - 1) // 2,
     }
     least = 2.0 / 2**n
-    blind = {name: text.format(size) for name, (size, text) in families.items() if size and least * size >= alpha}
-    if not blind:
-        return set(), ""
-    what = "patients" if UNIT in rows and n < known["image_id"].nunique() else "images"
-    tests = _listed(list(blind.values()))
-    return set(blind), (
-        f"With {n} {what} the least p of the test is {least:.2g}; corrected for {tests} it is not below {alpha:g}: "
-        "nothing can be told of them."
-    )
-
-
-def _agreement(rows: pd.DataFrame) -> str:
-    of_method = ~rows["method"].map(is_control)
-    chosen = rows[of_method & rows["metric"].map(lambda m: METRICS[m].needs != "maps")]
-    tau, w = agreement(chosen), concordance(chosen)
-    if not np.isfinite(w):
-        return ""
-    pairs = tau.where(np.triu(np.ones(tau.shape, bool), 1)).stack().dropna()
-    judged = f"{len(tau)} metrics order {chosen['method'].nunique()} methods"
-    scale = "1: one order, 0: nothing in common"
-    text = f"**Do the metrics agree?** {judged} with a Kendall's W of {w:.2f} ({scale})"
-    found = (pairs.idxmax(), pairs.idxmin())
-    ends = [f"{METRICS[a].title} and {METRICS[b].title} ({tau.loc[a, b]:.2f})" for a, b in found]
-    if len(pairs) == 1:
-        return f"{text}; Kendall's tau of {ends[0]}."
-    return f"{text}. Most alike by Kendall's tau: {ends[0]}; least: {ends[1]}."
-
-
-def _missing(rows: pd.DataFrame) -> str:
-    """How many values are missing: of images that have none by any map, and of single maps."""
-    chosen = rows[rows["method"] != "chance"]
-    lacking = chosen[chosen["value"].isna()]
-    if lacking.empty:
-        return f"None of the {len(chosen)} values is missing."
-    parts = []
-    for metric, found in lacking.groupby("metric", sort=False):
-        maps = chosen.loc[chosen["metric"] == metric, "method"].nunique()
-        counts = found.groupby("image_id")["method"].nunique()
-        of_images, of_maps = counts[counts == maps], found[~found["image_id"].isin(counts.index[counts == maps])]
-        said = []
-        if len(of_images):
-            why = (
-                "nothing is marked, or all is"
-                if METRICS[metric].needs == "masks"
-                else "the metric has no meaning there"
-            )
-            said.append(f"no map has a value on {len(of_images)} {many('image', len(of_images))} ({why})")
-        if len(of_maps):
-            by_map = of_maps["method"].str.replace(RANDOM_WEIGHTS, " of random weights").value_counts()
-            names = ", ".join(f"{name} {n}" for name, n in by_map[:3].items())
-            more = f" and {len(by_map) - 3} others" if len(by_map) > 3 else ""
-            why = f"no positive value, or nothing that varies: {names}{more}"
-            said.append(f"single maps without a value: {len(of_maps)} ({why})")
-        parts.append(f"by {METRICS[metric].title}, {' and '.join(said)}")
-    return f"{len(lacking)} of {len(chosen)} values are missing and left out: {'; '.join(parts)}."
+    blind = {name: size for name, size in tests.items() if size and least * size >= alpha}
+    unit = "patients" if UNIT in rows and n < known["image_id"].nunique() else "images"
+    return set(blind), {"n": n, "unit": unit, "least": f"{least:.2g}", "tests": blind} if blind else None
 
 
 def slopes_in_words(fits: pd.DataFrame) -> str:
     """The table of `xaiutils.statistics.regression.regress` in a sentence for each metric and column."""
-    said = []
+    facts = []
     for (metric, column), rows in fits.groupby(["metric", "column"], sort=False):
         known = rows[rows["low"].notna()]
         moved = known[(known["low"] > 0) | (known["high"] < 0)]
-        listed = [f"{_title(r.method)} {r.coefficient:+.2f} [{r.low:.2f}, {r.high:.2f}]" for r in moved.itertuples()]
-        said.append(
-            f"{METRICS[metric].title} goes with {column} for {len(moved)} of {len(known)} methods"
-            + (f" (standardised slope, uncorrected 95 % interval: {', '.join(listed)})." if listed else ".")
-        )
-    return " ".join(said)
+        slopes = [(_title(r.method), f"{r.coefficient:+.2f} [{r.low:.2f}, {r.high:.2f}]") for r in moved.itertuples()]
+        facts.append({"title": METRICS[metric].title, "column": column, "n": len(known), "slopes": slopes})
+    return " ".join(render("slopes.md.j2", fits=facts).split())

@@ -14,7 +14,7 @@ import pandas as pd
 from scipy import stats
 
 from xaiutils.evaluation.metrics import METRICS
-from xaiutils.map_reading import check_reading
+from xaiutils.evaluation.score_tables import CHANCE, UNDECIDED, by_image
 from xaiutils.registry import suggest
 from xaiutils.statistics.multiple_comparisons import holm, nemenyi_critical_difference
 from xaiutils.statistics.paired_tests import friedman, hits_against_chance, paired_test
@@ -28,8 +28,8 @@ class Ranking:
     """Mean ranks of methods over images (1 is best), and whether they differ at all.
 
     ``ranks``: mean rank by method, best first; ``p``: of Friedman's test that all methods rank alike; ``critical``:
-    Nemenyi's critical difference at ``alpha``, two methods whose mean ranks differ by less are not told apart; ``n``:
-    units compared (patients where known, else images).
+    Nemenyi's critical difference at ``alpha``, by which the mean ranks of two methods must differ; ``n``: units
+    compared (patients where known, else images).
     """
 
     metric: str
@@ -42,7 +42,7 @@ class Ranking:
 
     @property
     def groups(self) -> list[list[str]]:
-        """The largest sets of methods, neighbours in rank, that are not told apart."""
+        """The largest sets of methods, neighbours in rank, that the test does not distinguish."""
         names, values = list(self.ranks.index), self.ranks.to_numpy()
         ends = [int(np.searchsorted(values, start + self.critical, side="right")) for start in values]
         kept = [(i, end) for i, end in enumerate(ends) if end - i > 1 and (i == 0 or end > ends[i - 1])]
@@ -76,7 +76,7 @@ def compare(
     Returns a row a pair: a, b, difference (mean of a - b) with its bootstrap interval low, high (95 %, patients drawn
     where known), effect (rank-biserial correlation of the differences, 1: a larger on every unit), p (Wilcoxon's
     signed-rank test over units; ties by the normal approximation), p_holm (Holm's correction over the rows), n
-    (units) and verdict: the better one's name where p_holm < ``alpha``, else "not told apart".
+    (units) and verdict: the better one's name where p_holm < ``alpha``, else "undecided".
     """
     wide, units = _paired(table, metric, by_unit=False)
     if reference is not None and reference not in wide:
@@ -91,32 +91,32 @@ def compare(
     found = pd.DataFrame(rows, columns=["a", "b", "difference", "low", "high", "effect", "p", "n"])
     found.insert(7, "p_holm", holm(found["p"].to_numpy()))
     ahead = np.where(sign * found["effect"] > 0, found["a"], found["b"])
-    found["verdict"] = np.where(found["p_holm"] < alpha, ahead, "not told apart")
+    found["verdict"] = np.where(found["p_holm"] < alpha, ahead, UNDECIDED)
     return found
 
 
 def against_chance(table: pd.DataFrame, metric: str, alpha: float = 0.05, seed: int = 0) -> pd.DataFrame:
-    """Each method against what a map without knowledge is expected to score on the same images: the rows of
+    """Each method against what an uninformed map is expected to score on the same images: the rows of
     `xaiutils.evaluation.chance`, in ``table`` under the method "chance".
 
     Hits (`HITS`) are tested exactly: their number, under chance, is a sum of independent draws with a probability of
-    each image's own. The part of tied maxima that hits counts to the disadvantage of any claim. Where patients have
+    each image's own. The fraction of tied maxima that hits counts to the disadvantage of any claim. Where patients have
     several images, patients with a hit are counted, with a chance that holds however their images depend on each
     other. Other metrics are tested as in `compare`.
 
     Returns a row a method: method, mean with its interval low, high (as `summarise` has it), level (mean chance on
     these images), p, p_holm (Holm's correction over the rows), n (images with a value of both) and verdict: "better"
-    or "worse" where p_holm < ``alpha`` and the interval lies on that side of the level, else "not told apart". Raises
+    or "worse" where p_holm < ``alpha`` and the interval lies on that side of the level, else "undecided". Raises
     ValueError where the table has no chance of this metric.
     """
     wide, units = by_image(table, metric)
-    if "chance" not in wide:
+    if CHANCE not in wide:
         raise ValueError(f"{metric}: the table has no rows of the method 'chance'; see xaiutils.evaluation.chance.")
     rows = []
-    for method in wide.columns.drop("chance"):
-        known = wide[[method, "chance"]].notna().all(axis=1).to_numpy()
+    for method in wide.columns.drop(CHANCE):
+        known = wide[[method, CHANCE]].notna().all(axis=1).to_numpy()
         pair, whose = wide[known], units[known]
-        values, level = pair[method].to_numpy(), pair["chance"].to_numpy()
+        values, level = pair[method].to_numpy(), pair[CHANCE].to_numpy()
         if len(values) < 2:
             continue
         p = (
@@ -130,8 +130,8 @@ def against_chance(table: pd.DataFrame, metric: str, alpha: float = 0.05, seed: 
     found.insert(6, "p_holm", holm(found["p"].to_numpy()))
     above, below = found["low"] > found["level"], found["high"] < found["level"]
     better, worse = (above, below) if METRICS[metric].higher_is_better else (below, above)
-    verdict = np.select([better, worse], ["better", "worse"], "not told apart")
-    return found.assign(verdict=np.where(found["p_holm"] < alpha, verdict, "not told apart"))
+    verdict = np.select([better, worse], ["better", "worse"], UNDECIDED)
+    return found.assign(verdict=np.where(found["p_holm"] < alpha, verdict, UNDECIDED))
 
 
 def mean_ranks(table: pd.DataFrame) -> pd.DataFrame:
@@ -219,42 +219,4 @@ def _paired(table: pd.DataFrame, metric: str, by_unit: bool) -> tuple[pd.DataFra
             f"{metric}: {wide.shape[1]} methods have values, on {len(wide)} images in common; "
             "a comparison needs two of each."
         )
-    return wide, wide.index.get_level_values(0).to_numpy()
-
-
-def readings(table: pd.DataFrame) -> list[str]:
-    """The readings of the maps in a table, as they occur, but for those that a metric is defined by; none where it does
-    not say."""
-    if "reading" not in table:
-        return []
-    free = ~table["metric"].map(lambda m: bool(METRICS[m].reading))
-    return list(dict.fromkeys(table.loc[free, "reading"]))
-
-
-def of_reading(table: pd.DataFrame, reading: str) -> pd.DataFrame:
-    """The rows of maps read by ``reading``, and those of metrics that are defined for one reading alone."""
-    fixed = table["metric"].map(lambda m: bool(METRICS[m].reading))
-    return table[fixed | (table["reading"] == check_reading(reading))]
-
-
-def by_reading(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """(reading, rows) for each reading by which the table has all maps; a metric of one reading alone is in the first.
-
-    A table that has each map once, whatever its reading, is whole: ("", table).
-    """
-    try:
-        check_one_reading(table)
-    except ValueError:
-        own = table["metric"].map(lambda m: bool(METRICS[m].reading))
-        first, *others = readings(table)
-        return [(first, of_reading(table, first)), *((r, table[~own & (table["reading"] == r)]) for r in others)]
-    return [("", table)]
-
-
-def by_image(table: pd.DataFrame, metric: str) -> tuple[pd.DataFrame, np.ndarray]:
-    """Values of a metric with a row for each image and a column for each method that have any, and each row's unit."""
-    METRICS[metric]  # an unknown name raises with its neighbours
-    rows = check_one_reading(table[table["metric"] == metric])
-    keys = [UNIT, "image_id"] if UNIT in table else ["image_id"]
-    wide = rows.pivot_table(values="value", index=keys, columns="method", sort=False, observed=True)
     return wide, wide.index.get_level_values(0).to_numpy()

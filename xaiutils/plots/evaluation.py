@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from xaiutils.evaluation.studies.controls import RANDOM_WEIGHTS
+from xaiutils.evaluation.score_tables import of_random_weights, without_random_weights
 from xaiutils.plots.style import COLOURS, tidy
 from xaiutils.text import drawn
 
@@ -16,13 +16,12 @@ def forest(
 ) -> Figure:
     """Mean and interval of each method (rows) and metric (columns, six in a row), one colour for each model.
 
-    ``summary`` has the columns method, metric, model, mean, low, high. Control maps are grey; a method's maps of random
-    weights ("grad_cam, random weights") are hollow grey marks in the row of the method; a dotted line marks ``chance``.
+    ``summary`` has the columns method, metric, model, mean, low, high, and weights where there are maps of random
+    weights (`xaiutils.evaluation.score_tables`): these are hollow grey marks in the row of their method. Control maps
+    are grey; a dotted line marks ``chance``.
     """
     metrics, methods = list(dict.fromkeys(summary["metric"])), list(dict.fromkeys(summary["method"]))
-    methods = [
-        m for m in methods if m.removesuffix(RANDOM_WEIGHTS) == m or m.removesuffix(RANDOM_WEIGHTS) not in methods
-    ]
+    random, others = of_random_weights(summary), without_random_weights(summary)
     models = list(dict.fromkeys(summary["model"]))
     columns = min(len(metrics), 6)
     rows = -(-len(metrics) // columns)
@@ -32,18 +31,15 @@ def forest(
         axes.set_axis_off()
     for axes, metric in zip(grid, metrics, strict=False):
         for i, model in enumerate(models):
-            part = summary[(summary["metric"] == metric) & (summary["model"] == model)].set_index("method")
             shift = (i - (len(models) - 1) / 2) * 0.25
-            for row, method in enumerate(methods):
-                for name in (method + RANDOM_WEIGHTS, method):
-                    if name in part.index and np.isfinite(part.loc[name, "mean"]):
-                        mean, low, high = part.loc[name, ["mean", "low", "high"]].astype(float)
-                        known = name == method and name not in controls
-                        colour = COLOURS[i] if known else "0.55"
-                        inside = colour if name == method else "white"
-                        axes.plot([low, high], [row + shift] * 2, color=colour, linewidth=1.5 if known else 0.8)
-                        style = {"color": colour, "markerfacecolor": inside, "markersize": 4.5}
-                        axes.plot(mean, row + shift, "os^D"[i % 4], **style)
+            for hollow, rows in ((True, random), (False, others)):
+                part = rows[(rows["metric"] == metric) & (rows["model"] == model) & np.isfinite(rows["mean"])]
+                for name, mean, low, high in part[["method", "mean", "low", "high"]].itertuples(index=False):
+                    known = not hollow and name not in controls
+                    colour, row = COLOURS[i] if known else "0.55", methods.index(name) + shift
+                    axes.plot([low, high], [row] * 2, color=colour, linewidth=1.5 if known else 0.8)
+                    style = {"color": colour, "markerfacecolor": "white" if hollow else colour, "markersize": 4.5}
+                    axes.plot(mean, row, "os^D"[i % 4], **style)
         if metric in chance:
             axes.axvline(chance[metric], color="0.4", linestyle=":", linewidth=1)
         axes.set_title(metric_titles[metric], fontsize=9)
@@ -53,7 +49,7 @@ def forest(
     first.invert_yaxis()
     for i, model in enumerate(models):
         first.plot([], [], "os^D"[i % 4], color=COLOURS[i], label=drawn(model))
-    if any(m.endswith(RANDOM_WEIGHTS) for m in summary["method"]):
+    if len(random):
         first.plot([], [], "o", color="0.55", markerfacecolor="white", label="same method, random weights")
     figure.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncols=len(models) + 1, frameon=False)
     return figure

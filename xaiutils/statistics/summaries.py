@@ -45,18 +45,25 @@ def summarise(
 
 
 def check_one_reading(table: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
-    """The table, if each group of ``by`` has each method by one reading of its maps; else ValueError, for what they say
-    of an image would be averaged."""
-    if "reading" not in table or "reading" in by:
-        return table
-    keys = [c for c in dict.fromkeys([*by, "metric", "method"]) if c in table]
-    counts = table.groupby(keys, sort=False, observed=True, dropna=False)["reading"].nunique() if keys else pd.Series()
-    if (counts > 1).any():
-        which, several = ", ".join(map(str, np.atleast_1d(counts.idxmax()))), ", ".join(dict.fromkeys(table["reading"]))
-        raise ValueError(
-            f"the table has the same maps by several readings ({several}), such as of {which}; compare by one: "
-            "xaiutils.evaluation.ranking.of_reading(table, reading)."
-        )
+    """The table, if each group of ``by`` has each method by one reading of its maps and of one model's weights; else
+    ValueError, for what they say of an image would be averaged."""
+    for column, said, pick in (
+        ("reading", "by several readings", "of_reading(table, reading)"),
+        ("weights", "of several weights", "of_methods(table)"),
+    ):
+        keys = [c for c in dict.fromkeys([*by, "metric", "method"]) if c in table]
+        if column not in table or column in by or not keys:
+            continue
+        counts = table.groupby(keys, sort=False, observed=True, dropna=False)[column].nunique()
+        if (counts > 1).any():
+            which, several = (
+                ", ".join(map(str, np.atleast_1d(counts.idxmax()))),
+                ", ".join(dict.fromkeys(table[column])),
+            )
+            raise ValueError(
+                f"the table has the same maps {said} ({several}), such as of {which}; compare by one: "
+                f"xaiutils.evaluation.score_tables.{pick}."
+            )
     return table
 
 

@@ -6,6 +6,7 @@ the model on some, for they cost many passes.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,28 +16,33 @@ from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset, balanced_indices
 from xaiutils.evaluation.evaluate import chance, check_classes, evaluate_all
 from xaiutils.evaluation.metrics import METRICS
+from xaiutils.evaluation.score_tables import CHANCE, NO_MODEL, RANDOM, TRAINED
 from xaiutils.evaluation.studies.controls import control_maps, random_weight_maps
 from xaiutils.evaluation.studies.planted_evidence import grid_mosaics
 from xaiutils.graph.network import ModelError
 from xaiutils.graph.predict import cam_grid, predict
+
+Maps = dict[str, np.ndarray]
+COLUMNS = ["method", "weights", "image_id", "metric", "reading", "value"]
 
 
 @dataclass(frozen=True)
 class Measured:
     """What `measure` found.
 
-    ``scores``: a row for each method, control (and chance), image, metric and reading: method, image_id, metric,
-    reading, value; and of the image patient_id (its own id where unknown), label (the class's name), correct (whether
-    the model is right) and p (the model's probability of the explained class). ``maps``: the methods' maps of the
-    images, with their sign. ``shown``: the images that metrics with masks were measured on, which are mosaics where the
-    data has no masks, and the images themselves where none can be made; ``shown_maps``: the maps of these, with the
-    controls that were needed. ``notes``: sentences on what is otherwise than asked.
+    ``scores``: a row for each method, control (and chance), image, metric and reading: method, weights (see
+    `xaiutils.evaluation.score_tables`), image_id, metric, reading, value; and of the image patient_id (its own id where
+    unknown), label (the class's name), correct (whether the model is right) and p (the model's probability of the
+    explained class). ``maps``: the methods' maps of the images, with their sign. ``shown``: the images that metrics
+    with masks were measured on, which are mosaics where the data has no masks, and the images themselves where none can
+    be made; ``shown_maps``: the methods' maps of these, with the controls that were needed. ``notes``: sentences on
+    what is otherwise than asked.
     """
 
     scores: pd.DataFrame
-    maps: dict[str, np.ndarray]
+    maps: Maps
     shown: ImageDataset
-    shown_maps: dict[str, np.ndarray]
+    shown_maps: Maps
     notes: list[str] = field(default_factory=list)
 
 
@@ -48,87 +54,105 @@ def measure(
     pool: ImageDataset | None = None,
     n_faithfulness: int = 8,
     batch_size: int = 32,
-    method_parameters: Mapping[str, Mapping] | None = None,
-    metric_parameters: Mapping[str, Mapping] | None = None,
+    method_parameters: Mapping[str, Mapping[str, Any]] | None = None,
+    metric_parameters: Mapping[str, Mapping[str, Any]] | None = None,
     seed: int = 0,
     reading: str | Sequence[str] = ("magnitude", "positive"),
 ) -> Measured:
     """Explain ``ds`` by every method and score the maps beside those of `control_maps` and `random_weight_maps`.
 
     Args:
+        model, ds: the classifier, and the images that it is explained on.
         methods, method_parameters: as `xaiutils.explain_all` takes them. An image is explained for the class that the
             model predicts, a mosaic for its own.
         metrics, metric_parameters: as `xaiutils.evaluate` takes them.
         pool: images that mosaics are made of where ``ds`` has no masks; None: ``ds``.
         n_faithfulness: images, balanced over the classes, for the metrics that run the model.
+        batch_size: images in one pass.
         seed: of random maps, random weights, and the choice of images.
         reading: how maps are read, as `evaluate_all` takes it: by default all maps by their magnitude and by their
             positive part, to be compared within either. None of these ranks a method by having a sign.
     """
     check_classes(model, ds)
     methods, metrics = list(methods), list(metrics)
-    chosen = {
-        kind: [m for m in metrics if METRICS[m].needs in kind.split()] for kind in ("masks", "maps", "model method")
-    }
+    chosen = {needs: [m for m in metrics if METRICS[m].needs == needs] for needs in ("masks", "maps")}
+    with_model = [m for m in metrics if METRICS[m].needs in ("model", "method")]
     parameters = {m: p for m, p in (metric_parameters or {}).items() if m in metrics}
-    own_parameters = {m: p for m, p in (method_parameters or {}).items() if m in methods}
-    how = {"parameters": parameters, "method_parameters": own_parameters, "reading": reading}
-    ask = _Asked(model, methods, own_parameters, batch_size, seed)
+    own = {m: p for m, p in (method_parameters or {}).items() if m in methods}
+    explained = _Explained(model, methods, own, batch_size, seed)
+    how = {"parameters": parameters, "method_parameters": own, "reading": reading}
     targets = predict(model, ds.images, batch_size).argmax(axis=1)
-    maps = ask.explained(ds, targets, controls=False)
+    maps = explained.maps(ds, targets)
     evidence, notes = _evidence(model, ds, pool, batch_size, seed) if chosen["masks"] else (None, [])
     tables, facts = [], [_facts(model, ds, targets, batch_size)]
-    # Without masks the images need no controls, but for the few that the model is run on.
-    everything = maps if ds.masks is None else ask.with_controls(ds, maps, targets)
-    shown, shown_maps = ds, everything
+    # Without masks the images need no controls, except for the few that the model is run on.
+    of_images = {TRAINED: maps} if ds.masks is None else explained.beside(ds, maps, targets)
+    shown, of_shown = ds, of_images
     if evidence is not None and evidence is not ds:
-        shown, shown_maps = evidence, ask.explained(evidence, evidence.labels)
-        facts.append(_facts(model, evidence, evidence.labels, batch_size))
+        shown = evidence
+        of_shown = explained.beside(shown, explained.maps(shown, shown.labels), shown.labels)
+        facts.append(_facts(model, shown, shown.labels, batch_size))
     if evidence is not None:
-        tables.append(evaluate_all(None, evidence, shown_maps, chosen["masks"], **how))
-        tables.append(chance(evidence, chosen["masks"], parameters, reading).assign(method="chance"))
+        tables += _scored(None, shown, of_shown, chosen["masks"], **how)
+        level = chance(shown, chosen["masks"], parameters, reading)
+        tables.append(level.assign(method=CHANCE, weights=NO_MODEL))
     if chosen["maps"]:
-        tables.append(evaluate_all(None, ds, everything, chosen["maps"], **how))
-    if chosen["model method"]:
+        tables += _scored(None, ds, of_images, chosen["maps"], **how)
+    if with_model:
         few = balanced_indices(ds.labels, n_faithfulness, seed)
-        few_ds, few_maps = ds.select(few), {name: found[few] for name, found in everything.items()}
+        few_ds, few_maps = ds.select(few), {w: _select(some, few) for w, some in of_images.items()}
         if ds.masks is None:
-            few_maps = ask.with_controls(few_ds, few_maps, targets[few])
-        options = chosen["model method"], targets[few], batch_size
-        tables.append(evaluate_all(model, few_ds, few_maps, *options, **how))
+            few_maps = explained.beside(few_ds, few_maps[TRAINED], targets[few])
+        tables += _scored(model, few_ds, few_maps, with_model, targets=targets[few], batch_size=batch_size, **how)
     if not tables:
         raise ValueError(f"no metric could be measured. {' '.join(notes)}")
-    scores = pd.concat(tables, ignore_index=True)[["method", "image_id", "metric", "reading", "value"]]
+    scores = pd.concat(tables, ignore_index=True)[COLUMNS]
     scores = scores.sort_values("metric", key=lambda names: names.map(metrics.index), kind="stable")
     scores = scores.merge(pd.concat(facts, ignore_index=True), on="image_id", validate="many_to_one")
-    return Measured(scores, maps, shown, shown_maps, notes)
+    return Measured(scores, maps, shown, {**of_shown[TRAINED], **of_shown.get(NO_MODEL, {})}, notes)
+
+
+def _scored(
+    model: keras.Model | None, ds: ImageDataset, by_weights: Mapping[str, Maps], metrics: list[str], **how: Any
+) -> list[pd.DataFrame]:
+    """`evaluate_all` of the maps of the trained model, of those of random weights, and of the controls."""
+    return [
+        evaluate_all(model, ds, maps, metrics, weights=RANDOM if weights == RANDOM else TRAINED, **how)
+        for weights, maps in by_weights.items()
+    ]
+
+
+def _select(maps: Maps, chosen: np.ndarray) -> Maps:
+    return {name: found[chosen] for name, found in maps.items()}
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _Explained:
+    """The maps of a comparison: one model, the same methods and seed throughout."""
+
     model: keras.Model
     methods: list[str]
-    parameters: dict[str, Mapping]
+    parameters: dict[str, Mapping[str, Any]]
     batch_size: int
     seed: int
 
-    def explained(self, ds: ImageDataset, targets: np.ndarray, controls: bool = True) -> dict[str, np.ndarray]:
-        maps = explain_all(self.model, ds.images, targets, self.methods, self.batch_size, self.parameters)
-        return self.with_controls(ds, maps, targets) if controls else maps
+    def maps(self, ds: ImageDataset, targets: np.ndarray) -> Maps:
+        return explain_all(self.model, ds.images, targets, self.methods, self.batch_size, self.parameters)
 
-    def with_controls(self, ds: ImageDataset, maps: Mapping[str, np.ndarray], targets: np.ndarray) -> dict:
-        """The maps, those of random weights, and those that know nothing of any model."""
-        forgotten = random_weight_maps(
-            self.model, ds.images, self.methods, targets, self.batch_size, self.parameters, self.seed
-        )
+    def beside(self, ds: ImageDataset, maps: Maps, targets: np.ndarray) -> dict[str, Maps]:
+        """The maps with those of random weights and the controls, by the weights that they explain."""
+        how = self.methods, targets, self.batch_size, self.parameters, self.seed
         try:
             grid = cam_grid(self.model)
         except ModelError:  # it has no class activation maps that an oracle could be as coarse as
             grid = (7, 7)
-        return {**maps, **forgotten, **control_maps(ds, self.seed, grid)}
+        random = random_weight_maps(self.model, ds.images, *how)
+        return {TRAINED: maps, RANDOM: random, NO_MODEL: control_maps(ds, self.seed, grid)}
 
 
-def _evidence(model, ds, pool, batch_size, seed) -> tuple[ImageDataset | None, list[str]]:
+def _evidence(
+    model: keras.Model, ds: ImageDataset, pool: ImageDataset | None, batch_size: int, seed: int
+) -> tuple[ImageDataset | None, list[str]]:
     """What metrics against masks are measured on, and what is to be said of it."""
     if ds.masks is not None:
         return ds, []

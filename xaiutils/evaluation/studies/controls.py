@@ -1,4 +1,4 @@
-"""Maps that know nothing of the model, and the evidence itself: every table of metrics needs them beside it."""
+"""Maps that do not depend on the trained model, and the evidence itself: what every table of metrics is read beside."""
 
 import warnings
 from collections.abc import Iterable, Mapping
@@ -14,14 +14,11 @@ from xaiutils.graph.network import Network
 from xaiutils.graph.passes import enlarge
 from xaiutils.graph.predict import predict
 
-RANDOM_WEIGHTS = ", random weights"  # behind a method's name: its maps of the model that has forgotten all
-ORACLES = ("oracle", "oracle_full")
 _N_NOISE = 8  # images of noise that batch normalisation takes its statistics from
-CONTROLS = ("random", "centre", "edges", "laplace", "intensity", *ORACLES)
 
 
 def control_maps(ds: ImageDataset, seed: int = 0, grid: tuple[int, int] = (7, 7)) -> dict[str, np.ndarray]:
-    """Maps float32 ``(n, height, width)`` by name, as `CONTROLS` lists them.
+    """Maps float32 ``(n, height, width)`` by name, those of `xaiutils.evaluation.score_tables.CONTROLS`.
 
     ``random``: uniform noise, each image its own. ``centre``: a Gaussian at the image's centre, sigma a quarter of its
     height. ``edges``: Sobel magnitude. ``laplace``: absolute value of the Laplacian of 3 x 3 pixels. ``intensity``:
@@ -66,13 +63,13 @@ def random_weight_maps(
     parameters: Mapping[str, Mapping] | None = None,
     seed: int = 0,
 ) -> dict[str, np.ndarray]:
-    """The methods' maps of ``model`` with all its weights drawn anew (Adebayo et al. 2018, arXiv:1810.03292): what a
-    method shows of any network of this architecture, and so of the image alone.
+    """The methods' maps of ``model`` with random weights (Adebayo et al. 2018, arXiv:1810.03292): what a method shows
+    of any network of this architecture, and so of the image alone.
 
-    Arguments and maps are those of `xaiutils.explain_all`; names are "grad_cam, random weights" and so on. ``targets``
-    None is the class that the trained model predicts. Batch normalisation forgets its statistics too and takes those of
-    smooth noise, drawn by ``seed``: with statistics that do not fit the weights the signal of a deep network fades, to
-    logits that differ by 1e-13 on EfficientNet-Lite0. Afterwards the model has its own weights again.
+    Arguments and maps are those of `xaiutils.explain_all`; ``targets`` None is the class that the trained model
+    predicts. Batch normalisation forgets its statistics too and takes those of smooth noise, drawn by ``seed``: with
+    statistics that do not fit the weights the signal of a deep network fades, to logits that differ by 1e-13 on
+    EfficientNet-Lite0. Afterwards the model has its own weights again.
     """
     if targets is None:
         targets = predict(model, images, batch_size).argmax(axis=1)
@@ -81,8 +78,7 @@ def random_weight_maps(
         _fit_norms(Network.of(model), _smooth_noise(images.shape[1:3], seed))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", MapWarning)  # a model that has learned nothing may have empty maps
-            maps = explain_all(model, images, targets, methods, batch_size, parameters)
-    return {name + RANDOM_WEIGHTS: found for name, found in maps.items()}
+            return explain_all(model, images, targets, methods, batch_size, parameters)
 
 
 def _smooth_noise(size: tuple[int, int], seed: int) -> np.ndarray:
@@ -104,8 +100,3 @@ def _fit_norms(network: Network, pictures: np.ndarray) -> None:
         return compute(inputs)
 
     network.forward(tf.constant(pictures), [], rule=rule)
-
-
-def is_control(method: str) -> bool:
-    """Whether a row of a table is no method of the trained model: a control, an oracle, chance, or random weights."""
-    return method in CONTROLS or method == "chance" or method.endswith(RANDOM_WEIGHTS)

@@ -24,7 +24,8 @@ from xaiutils.backend import keras
 from xaiutils.classification import mean_auc
 from xaiutils.datasets import ImageDataset
 from xaiutils.evaluation.map_similarity import SIMILARITIES
-from xaiutils.evaluation.studies.controls import CONTROLS, ORACLES, control_maps
+from xaiutils.evaluation.score_tables import CONTROLS, ORACLES
+from xaiutils.evaluation.studies.controls import control_maps
 from xaiutils.evaluation.thresholds import pixel_ranks
 from xaiutils.files import write_text
 from xaiutils.graph.predict import predict
