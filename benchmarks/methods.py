@@ -38,7 +38,7 @@ import pandas as pd
 
 import xaiutils as xai
 from xaiutils.attribution import ModelError, Network
-from xaiutils.attribution.cam import gradient_cams
+from xaiutils.attribution.cam.ablation_cam import ablation
 from xaiutils.attribution.windows import window_starts
 from xaiutils.backend import keras, tf
 from xaiutils.files import write_text
@@ -187,7 +187,7 @@ class Passes:
     def __init__(self, model: keras.Model, images: np.ndarray, repeats: int):
         network = Network.of(model)
         layer = network.cam_layer()
-        gradients, by_layer = passes.input_gradients(network), passes.activation_and_gradient(network, layer)
+        gradients, by_layer = passes.input_gradients(network), passes.activations_and_gradients(network, [layer])
         self._best: dict[str, tuple[float, int, Callable]] = {}
         for n in (1, 8, 32):
             batch, targets = np.resize(images, (n, *images.shape[1:])), np.zeros(n, np.int32)
@@ -205,7 +205,7 @@ class Passes:
     @staticmethod
     def _tail(network: Network, layer: str, batch: np.ndarray) -> Callable[[], object]:
         """A call that runs the layers behind ``layer`` for as many copies as there are images."""
-        start, without = gradient_cams.ablation(network, layer)
+        start, without = ablation(network, layer)
         _, A, *state = start(batch[:1], np.zeros(1, np.int32))
         channels = np.resize(np.arange(A.shape[-1], dtype=np.int32), len(batch))
         return lambda: without(np.int32(0), channels, *state)

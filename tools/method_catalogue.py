@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import xaiutils as xai
-from xaiutils.attribution.libraries.adapter import ADAPTERS
+from xaiutils.attribution.libraries import ADAPTERS
 from xaiutils.attribution.method import Method
 from xaiutils.backend import keras
 from xaiutils.files import replace_file, write_text

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 import xaiutils as xai
-from xaiutils.attribution import relevance
-from xaiutils.attribution.cam import gradient_cams
+from xaiutils.attribution.cam.gradient_cams import grad_cam_plus_plus_weights
+from xaiutils.attribution.cam.weighted_sum import combination
+from xaiutils.attribution.relevance.contrastive import clrp_dual, clrp_seed, clrp_target, sglrp_dual, sglrp_seed
+from xaiutils.attribution.relevance.lrp import logit_seed
+from xaiutils.attribution.relevance.seeds import target_scores
 from xaiutils.backend import keras, tf
 
 LOGITS = tf.constant([[2.0, -1.0, 0.5], [0.0, 3.0, 1.0]])
@@ -20,36 +23,34 @@ PAIR = tf.constant([[-1.5, 1.5], [0.5, -0.5]])
 
 
 def test_relevance_starts_at_the_target_of_three():
-    np.testing.assert_allclose(relevance.logit_seed(SOFTMAX, LOGITS, TARGETS), [[2, 0, 0], [0, 0, 1]])
-    np.testing.assert_allclose(relevance.clrp_target(SOFTMAX, LOGITS, TARGETS), [[2, 0, 0], [0, 0, 1]])
-    np.testing.assert_allclose(relevance.clrp_dual(SOFTMAX, LOGITS, TARGETS), [[0, 1, 1], [0.5, 0.5, 0]])
-    np.testing.assert_allclose(relevance.clrp_seed(SOFTMAX, LOGITS, TARGETS), [[2, -1, -1], [-0.5, -0.5, 1]])
+    np.testing.assert_allclose(logit_seed(SOFTMAX, LOGITS, TARGETS), [[2, 0, 0], [0, 0, 1]])
+    np.testing.assert_allclose(clrp_target(SOFTMAX, LOGITS, TARGETS), [[2, 0, 0], [0, 0, 1]])
+    np.testing.assert_allclose(clrp_dual(SOFTMAX, LOGITS, TARGETS), [[0, 1, 1], [0.5, 0.5, 0]])
+    np.testing.assert_allclose(clrp_seed(SOFTMAX, LOGITS, TARGETS), [[2, -1, -1], [-0.5, -0.5, 1]])
     gradient = [[P[0, 0] * (1 - P[0, 0]), -P[0, 0] * P[0, 1], -P[0, 0] * P[0, 2]],
                 [-P[1, 2] * P[1, 0], -P[1, 2] * P[1, 1], P[1, 2] * (1 - P[1, 2])]]  # fmt: skip
-    np.testing.assert_allclose(relevance.sglrp_seed(SOFTMAX, LOGITS, TARGETS), gradient, rtol=1e-5)
-    np.testing.assert_allclose(
-        relevance.sglrp_dual(SOFTMAX, LOGITS, TARGETS), np.maximum(-np.array(gradient), 0), rtol=1e-5
-    )
+    np.testing.assert_allclose(sglrp_seed(SOFTMAX, LOGITS, TARGETS), gradient, rtol=1e-5)
+    np.testing.assert_allclose(sglrp_dual(SOFTMAX, LOGITS, TARGETS), np.maximum(-np.array(gradient), 0), rtol=1e-5)
 
 
 def test_relevance_of_one_unit_takes_the_sign_of_the_class():
     """Classes 0 and 1 of the logits (-z, z): z = 1.5 and -0.5."""
     targets = tf.constant([1, 0])
-    np.testing.assert_allclose(relevance.target_scores(BINARY, PAIR, targets), [1.5, -0.5])
-    np.testing.assert_allclose(relevance.logit_seed(BINARY, PAIR, targets), [[0, 1.5], [0, 0.5]])
-    np.testing.assert_allclose(relevance.clrp_seed(BINARY, PAIR, targets), [[0, 1.5], [0, -0.5]])
+    np.testing.assert_allclose(target_scores(BINARY, PAIR, targets), [1.5, -0.5])
+    np.testing.assert_allclose(logit_seed(BINARY, PAIR, targets), [[0, 1.5], [0, 0.5]])
+    np.testing.assert_allclose(clrp_seed(BINARY, PAIR, targets), [[0, 1.5], [0, -0.5]])
     slope = np.array([1.5, -0.5])
     slope = 1 / (1 + np.exp(-slope)) / (1 + np.exp(slope))
     expected = [[0, slope[0]], [0, -slope[1]]]
-    np.testing.assert_allclose(relevance.sglrp_seed(BINARY, PAIR, targets), expected, rtol=1e-5)
+    np.testing.assert_allclose(sglrp_seed(BINARY, PAIR, targets), expected, rtol=1e-5)
 
 
 def test_other_labels_of_a_picture_get_no_relevance():
-    np.testing.assert_allclose(relevance.clrp_seed(SIGMOID, LOGITS, TARGETS), [[2, 0, 0], [0, 0, 1]])
+    np.testing.assert_allclose(clrp_seed(SIGMOID, LOGITS, TARGETS), [[2, 0, 0], [0, 0, 1]])
     z = np.array([2.0, 1.0])
     slope = 1 / (1 + np.exp(-z)) / (1 + np.exp(z))
     expected = [[slope[0], 0, 0], [0, 0, slope[1]]]
-    np.testing.assert_allclose(relevance.sglrp_seed(SIGMOID, LOGITS, TARGETS), expected, rtol=1e-5)
+    np.testing.assert_allclose(sglrp_seed(SIGMOID, LOGITS, TARGETS), expected, rtol=1e-5)
 
 
 # Class activation maps by hand: two channels on a row of two pixels ------------------------------------------------
@@ -59,26 +60,24 @@ G = tf.constant([[[[0.5, -1.0], [1.5, 3.0]]]])
 
 
 @pytest.mark.parametrize(
-    ("combine", "expected"),
+    ("method", "expected"),
     [
-        (gradient_cams.grad_cam, [1 * 1 + 2 * 1, 3 * 1 - 1 * 1]),  # the mean gradients are 1 and 1
-        (gradient_cams.hirescam, [0.5 - 2, 4.5 - 3]),
-        (gradient_cams.layer_cam, [0.5, 4.5 - 3]),  # relu(g) A
-        (gradient_cams.xgrad_cam, [1 * 1.25 + 2 * -5, 3 * 1.25 + 5]),  # (0.5 + 4.5) / 4 and (-2 - 3) / 1
+        ("grad_cam", [1 * 1 + 2 * 1, 3 * 1 - 1 * 1]),  # the mean gradients are 1 and 1
+        ("hirescam", [0.5 - 2, 4.5 - 3]),
+        ("layer_cam", [0.5, 4.5 - 3]),  # relu(g) A
+        ("xgrad_cam", [1 * 1.25 + 2 * -5, 3 * 1.25 + 5]),  # (0.5 + 4.5) / 4 and (-2 - 3) / 1
     ],
 )
-def test_combinations_by_hand(combine, expected):
-    signed = combine is gradient_cams.hirescam
-    np.testing.assert_allclose(combine(A, G)[0, 0], expected if signed else np.maximum(expected, 0), rtol=1e-5)
+def test_combinations_by_hand(method, expected):
+    found = combination(xai.METHODS[method], {})(A, G)[0, 0]
+    np.testing.assert_allclose(found, expected if method == "hirescam" else np.maximum(expected, 0), rtol=1e-5)
 
 
 def test_grad_cam_plus_plus_by_hand():
     """alpha = 1 / (2 + sum A g) where g is not 0: sums of A are 4 and 1."""
     first = 0.5 / (2 + 4 * 0.5) + 1.5 / (2 + 4 * 1.5)
     second = 3 / (2 + 1 * 3)  # the negative gradient is cut
-    np.testing.assert_allclose(
-        gradient_cams.grad_cam_plus_plus(A, G)[0, 0], np.maximum([first + 2 * second, 3 * first - second], 0), rtol=1e-5
-    )
+    np.testing.assert_allclose(grad_cam_plus_plus_weights(A, G)[0, 0, 0], [first, second], rtol=1e-5)
 
 
 def test_an_even_map_is_scaled_to_zeros():

@@ -6,10 +6,22 @@ from conftest import SIZE, make_flat, make_vit
 
 import xaiutils as xai
 from xaiutils.attribution import ModelError, Network
-from xaiutils.attribution.cam import gradient_cams, layer_aggregate
-from xaiutils.attribution.libraries.adapter import _keras_vis_cam
+from xaiutils.attribution.cam import layer_aggregate, score_cam
+from xaiutils.attribution.cam.ablation_cam import ablation
+from xaiutils.attribution.cam.gradient_cams import xgrad_cam_weights
+from xaiutils.attribution.cam.weighted_sum import (
+    cam_of_weights,
+    combination,
+    maps_of_one_pass,
+    relu_option,
+    weighted_sum,
+)
+from xaiutils.attribution.libraries.tf_keras_vis import cam_of_library
 from xaiutils.backend import keras, tf
-from xaiutils.graph.passes import activation_and_gradient, enlarge
+from xaiutils.datasets import ImageDataset
+from xaiutils.evaluation.studies.cam_axioms import cam_axioms
+from xaiutils.graph.passes import activations_and_gradients, enlarge
+from xaiutils.registry import Parameter
 
 ONE_PASS = ("grad_cam", "grad_cam_plus_plus", "xgrad_cam", "hirescam", "layer_cam")
 
@@ -24,8 +36,9 @@ def lite0(kit):
 
 def A_and_g(model, images, target, layer=""):
     network = Network.of(model)
-    run = activation_and_gradient(network, network.cam_layer(layer))
-    return [x.numpy().astype(np.float64) for x in run(images, np.full(len(images), target, np.int32))]
+    run = activations_and_gradients(network, [network.cam_layer(layer)])
+    ((A, g),) = run(images, np.full(len(images), target, np.int32))
+    return A.numpy().astype(np.float64), g.numpy().astype(np.float64)
 
 
 # CAM, and the identity of four methods under a pooled linear head -----------------------------------------------------
@@ -101,7 +114,7 @@ def test_xgrad_cam_conserves_what_hirescam_shows(models, images, lite0):
         A, g = A_and_g(model, x, 1, layer)
         A, g = (tf.constant(t, tf.float32) for t in (A, g))
         for epsilon in (0.0, 1e-6):
-            found = gradient_cams.xgrad_cam(A, g, epsilon=epsilon, relu=False).numpy()
+            found = weighted_sum(A, xgrad_cam_weights(A, g, epsilon)).numpy()
             product = (A * g).numpy()
             expected = product.sum(axis=(1, 2, 3))
             scale = np.abs(product.sum(axis=(1, 2))).sum(axis=-1)
@@ -110,10 +123,8 @@ def test_xgrad_cam_conserves_what_hirescam_shows(models, images, lite0):
 
 def test_xgrad_cams_stabiliser_takes_the_sign_of_the_sum():
     A = tf.constant([[[[1.0, -1.0, 0.0]]]])
-    maps = gradient_cams.xgrad_cam(A, tf.ones_like(A), epsilon=0.5, relu=False).numpy()
-    assert maps[0, 0, 0] == pytest.approx(1 / 1.5 * 1 + (-1 / -1.5) * -1 + 0)
-    alone = gradient_cams.xgrad_cam(A[..., 1:2], tf.ones([1, 1, 1, 1]), epsilon=0.5, relu=False).numpy()
-    assert alone[0, 0, 0] == pytest.approx(-1 / 1.5)  # without the sign it would be 1 / 0.5 * -1
+    weights = xgrad_cam_weights(A, tf.ones_like(A), epsilon=0.5)
+    np.testing.assert_allclose(weights[0, 0, 0], [1 / 1.5, -1 / -1.5, 0])  # without the sign -1 / -0.5
 
 
 @pytest.mark.parametrize("layer", ["conv1", "conv2"])
@@ -148,9 +159,37 @@ def test_options_reach_the_formula(models, images):
 def test_one_pass_serves_all(models, images):
     network = Network.of(models["nested"])
     targets = np.zeros(len(images), np.int32)
-    combines = [xai.METHODS[name].combine for name in ONE_PASS]
-    for name, maps in zip(ONE_PASS, gradient_cams.from_one_pass(network, images, targets, 2, combines), strict=True):
+    combines = [combination(xai.METHODS[name], {}) for name in ONE_PASS]
+    layers = network.cam_layers()
+    found = maps_of_one_pass(network, images, targets, 2, layers, activations_and_gradients, combines)
+    for name, maps in zip(ONE_PASS, found, strict=True):
         np.testing.assert_allclose(maps, xai.explain(models["nested"], images, 0, name), atol=1e-6)
+
+
+def test_a_new_map_is_its_weights_and_a_line(models, images):
+    """A function of (A, g), declared: it is explained, shares the pass of the others, and has its axioms measured."""
+
+    def weights(A, g, power=1.0):
+        return tf.reduce_max(g, axis=(1, 2), keepdims=True) ** power
+
+    toy = cam_of_weights("toy_cam", "Toy", weights, "none", (Parameter("power", float, 1.0, ""), relu_option(False)))
+    assert toy.is_signed({"relu": False})
+    assert not toy.is_signed({"relu": True})
+    model = models["flat softmax"]
+    A, g = A_and_g(model, images, 1, "conv1")
+    expected = enlarge((g.max(axis=(1, 2), keepdims=True) * A).sum(-1), SIZE, SIZE)
+    xai.METHODS.add(toy)
+    try:
+        found = xai.explain(model, images, 1, "toy_cam", layer="conv1")
+        given = {"toy_cam": {"layer": "conv1"}, "cubed": {"method": "toy_cam", "layer": "conv1", "power": 3.0}}
+        several = xai.explain_all(model, images, 1, ["toy_cam", "cubed", "grad_cam"], parameters=given)
+        ds = ImageDataset(images.astype(np.uint8), [0] * 5, ("a", "b", "c"), list("vwxyz"))
+        assert np.isfinite(cam_axioms(model, ds, ["toy_cam"], ["conv1"], 1)["value"]).all()
+    finally:
+        xai.METHODS.remove("toy_cam")
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+    np.testing.assert_array_equal(several["toy_cam"], found)
+    assert not np.allclose(several["cubed"], found)
 
 
 @pytest.mark.parametrize("method", [*ONE_PASS, "score_cam", "ablation_cam"])
@@ -185,13 +224,13 @@ def test_score_cam_as_the_authors_wrote_it(models, images):
 
 def test_score_cam_scores_each_channel_once(models, images, monkeypatch):
     scored = []
-    original = gradient_cams.masked_scores
+    original = score_cam.masked_scores
 
     def counting(network, images, fills, targets, members, *rest, **options):
         scored.append(len(members))
         return original(network, images, fills, targets, members, *rest, **options)
 
-    monkeypatch.setattr(gradient_cams, "masked_scores", counting)
+    monkeypatch.setattr(score_cam, "masked_scores", counting)
     xai.explain(models["flat softmax"], images, 1, "score_cam", batch_size=2)
     assert scored == [12, 12, 6]  # 5 images of 6 channels, of 2 images at a time
     scored.clear()
@@ -265,7 +304,7 @@ def test_a_dead_channel_weighs_nothing(images):
     weights[0][1] = 0
     dense.set_weights(weights)
     network = Network.of(model)
-    start, ablate = gradient_cams.ablation(network, "conv2")
+    start, ablate = ablation(network, "conv2")
     scores, A, *state = start(images, tf.constant(np.ones(len(images), np.int32)))
     each = [[tensor[i : i + 1] for tensor in state] for i in range(len(images))]
     without = np.stack([ablate(np.int32(1), np.arange(6, dtype=np.int32), *one) for one in each], axis=1)
@@ -354,7 +393,8 @@ def test_layers_of_an_aggregate(models, images, lite0):
         xai.explain(models["nested"], images, 1, "layer_aggregate", layers=["conv9"])
     with pytest.raises(TypeError, match="no parameter 'layer'"):
         xai.explain(models["nested"], images, 1, "layer_aggregate", base="grad_cam", base_parameters={"layer": "conv1"})
-    for name in layer_aggregate._BASES:
+    (base,) = (p for p in xai.METHODS["layer_aggregate"].parameters if p.name == "base")
+    for name in base.choices:
         assert "layer" in [p.name for p in xai.METHODS[name].parameters]
 
 
@@ -372,7 +412,7 @@ def test_layer_cam_agrees_with_tf_keras_vis(models, images):
     from tf_keras_vis.layercam import Layercam
 
     model, targets = models["flat softmax"], np.ones(len(images), np.int32)
-    theirs = _keras_vis_cam(Layercam, Network.of(model), images, targets, "conv1")
+    theirs = cam_of_library(Layercam, Network.of(model), images, targets, "conv1")
     ours = xai.explain(model, images, 1, "layer_cam", layer="conv1")
     np.testing.assert_allclose(theirs, ours, atol=1e-5 * ours.max())
 

@@ -1,6 +1,6 @@
 """How closely the thesis' libraries agree with the published formula as computed here, and where they do not.
 
-The sentences of `xaiutils.attribution.libraries.adapter.ADAPTERS` say the same in words.
+The sentences of `xaiutils.attribution.libraries.ADAPTERS` say the same in words.
 """
 
 import numpy as np
@@ -8,10 +8,10 @@ import pytest
 from conftest import make_flat
 
 import xaiutils as xai
-from xaiutils.attribution.libraries.adapter import ADAPTERS
+from xaiutils.attribution.libraries import ADAPTERS
 from xaiutils.backend import tf
 from xaiutils.graph.network import Network
-from xaiutils.graph.passes import activation_and_gradient, enlarge
+from xaiutils.graph.passes import activation, activations_and_gradients, enlarge
 
 SHAPES = ("flat softmax", "fused sigmoid", "nested", "vit")
 # Relative to the largest value: methods that agree to rounding.
@@ -106,7 +106,7 @@ def test_keras_vis_grad_cam_plus_plus_is_another_formula(models, images):
     and it is not equation 19."""
     model = models["flat softmax"]
     ours, theirs = both(model, images, "tf-keras-vis", "grad_cam_plus_plus")
-    A, g = activation_and_gradient(Network.of(model), "conv2")(images, np.full(5, 1, np.int32))
+    ((A, g),) = activations_and_gradients(Network.of(model), ["conv2"])(images, np.full(5, 1, np.int32))
     A, g = A.numpy().astype(np.float64), g.numpy().astype(np.float64)
     first = np.exp(xai.predict(model, images)[:, 1])[:, None, None, None] * g
     second = first * g
@@ -124,7 +124,7 @@ def test_keras_vis_score_cam_is_close(models, images):
     model = models["flat softmax"]
     theirs = both(model, images[:2], "tf-keras-vis", "score_cam", targets=0)[1]
     ours = xai.explain(model, images[:2], 0, "score_cam", weighting="probability")
-    A = xai.attribution.passes.activation(Network.of(model), "conv2", images[:2], 2)
+    A = activation(Network.of(model), "conv2", images[:2], 2)
     black = xai.predict(model, np.zeros_like(images[:1]), probabilities=True)[0, 0]
     shift = np.maximum(black * A.sum(-1), 0)
     shifted = enlarge(shift, 32, 32) + ours

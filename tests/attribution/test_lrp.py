@@ -9,10 +9,19 @@ from test_backprop import GOLDEN, golden, one_hidden_layer, pixel, rich_model
 from test_methods import captum_cnn
 
 import xaiutils as xai
-from xaiutils.attribution import ModelError, Network, relevance
+from xaiutils.attribution import ModelError, Network
 from xaiutils.attribution import backward_rules as rules
+from xaiutils.attribution.relevance.contrastive import (
+    clrp_dual,
+    clrp_seed,
+    clrp_target,
+    sglrp_dual,
+    sglrp_seed,
+    sglrp_target,
+)
 from xaiutils.attribution.relevance.linear_rules import RULES, Settings
-from xaiutils.attribution.relevance.propagation import COMPOSITES
+from xaiutils.attribution.relevance.lrp import logit_seed, relevance
+from xaiutils.attribution.relevance.propagation import COMPOSITES, Propagation, matmul, softmax
 from xaiutils.backend import keras, tf
 
 layers = keras.layers
@@ -23,8 +32,7 @@ layers = keras.layers
 def test_innvestigates_reference_files(kit, file, epsilon, name):
     network, images, output, expected = golden(kit, file, name)
     targets = output.argmax(axis=1).astype(np.int32)
-    settings = Settings(epsilon=epsilon)
-    found = relevance.relevance(network, images, targets, 8, relevance.logit_seed, "epsilon", settings=settings)
+    found = relevance(network, images, targets, 8, logit_seed, "epsilon", epsilon=epsilon)
     np.testing.assert_allclose(found, expected, atol=4e-7)
 
 
@@ -210,12 +218,10 @@ def test_attention_is_conserved_by_its_published_rules(models, images):
     """AttnLRP: half of what a product has goes to each factor; softmax keeps p_i (s_i - sum_k p_k s_k) R_i / p_i."""
     rng = np.random.default_rng(0)
     a, b, R = (rng.normal(size=s).astype(np.float32) for s in ((2, 3, 4), (2, 4, 5), (2, 3, 5)))
-    from xaiutils.attribution.relevance.propagation import Propagation, _matmul
-
     with tf.GradientTape() as tape:
         ta, tb = tf.constant(a), tf.constant(b)
         tape.watch([ta, tb])
-        y = _matmul(ta, tb)
+        y = matmul(ta, tb)
     Ra, Rb = tape.gradient(y, [ta, tb], output_gradients=tf.constant(R))
     for n in range(2):
         y = a[n] @ b[n]
@@ -230,7 +236,7 @@ def test_attention_is_conserved_by_its_published_rules(models, images):
     np.testing.assert_allclose(tf.reduce_sum(Rb), R.sum() / 2, rtol=1e-3)
     with tf.GradientTape() as tape:
         tape.watch(ta)
-        p = Propagation._softmax(ta)
+        p = softmax(ta)
     signal = rng.normal(size=p.shape).astype(np.float32)
     Rs = tape.gradient(p, ta, output_gradients=tf.constant(signal))
     np.testing.assert_allclose(Rs, a * (signal - p * signal.sum(-1, keepdims=True)), atol=1e-5)
@@ -241,7 +247,7 @@ def test_opened_attention_is_the_layer(models, images):
     for model in (models["vit"], rich_model()):
         network = Network(model)
         known = rules.kinds(network, "LRP")
-        rule = relevance.Propagation(network, known, tf.constant(images), "epsilon_plus", "", Settings())
+        rule = Propagation(network, known, tf.constant(images), "epsilon_plus", "", Settings())
         logits, _ = network.forward(tf.constant(images), [], rule=rule)
         np.testing.assert_allclose(logits, network.logits(tf.constant(images)), atol=1e-5)
         assert np.abs(xai.explain(model, images, 1, "lrp")).max() > 0
@@ -288,8 +294,7 @@ def test_lambdas_are_tried(images):
 def start(seed, model, images, target):
     network = Network.of(model)
     targets = np.full(len(images), target, np.int32)
-    settings = Settings(bias=False)
-    return relevance.relevance(network, images, targets, 32, seed, "deep_taylor", settings=settings).sum(-1)
+    return relevance(network, images, targets, 32, seed, "deep_taylor", bias=False).sum(-1)
 
 
 @pytest.mark.parametrize("method", ["clrp", "sglrp"])
@@ -300,12 +305,12 @@ def test_contrasts(models, images, method):
     p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     network, hot = Network.of(model), np.arange(3) == target
     if method == "clrp":
-        seeds, at = (relevance.clrp_target, relevance.clrp_dual), relevance.clrp_seed
+        seeds, at = (clrp_target, clrp_dual), clrp_seed
         logits = logits - 1  # of both signs
         assert logits[:, 2].min() < 0
         expected = np.abs(logits[:, [2]]) * np.where(hot, 1, -1 / 2)
     else:
-        seeds, at = (relevance.sglrp_target, relevance.sglrp_dual), relevance.sglrp_seed
+        seeds, at = (sglrp_target, sglrp_dual), sglrp_seed
         expected = p[:, [2]] * (hot - p)  # the softmax's gradient
     found = at(network, tf.constant(logits), tf.constant(np.full(5, target, np.int32)))
     np.testing.assert_allclose(found, expected, atol=1e-6)
@@ -370,7 +375,7 @@ def test_real_networks(kit, name):
     images = np.load(kit / "weights" / "efficientnet_lite0_reference.npz")["images"][:2, ::2, ::2].astype(np.float32)
     model = xai.build_model(name, 2, 112, weights="imagenet" if name == "efficientnet_lite0" else None)
     network, x = Network.of(model), tf.constant(images)
-    rule = relevance.Propagation(network, rules.kinds(network, "LRP"), x, "epsilon", "", Settings())
+    rule = Propagation(network, rules.kinds(network, "LRP"), x, "epsilon", "", Settings())
     logits = network.logits(x)
     np.testing.assert_allclose(network.forward(x, [], rule=rule)[0], logits, atol=1e-4 * np.abs(logits).max())
     for composite in ("epsilon_plus", "epsilon_gamma_box"):

@@ -6,11 +6,12 @@ from conftest import SIZE, make_flat, make_vit
 
 import xaiutils as xai
 from xaiutils.attribution import Network
-from xaiutils.attribution.cam import gradient_cams
+from xaiutils.attribution.cam.gradient_cams import grad_cam_weights
+from xaiutils.attribution.cam.weighted_sum import weighted_sum
 from xaiutils.attribution.integrated_gradients import quadrature_rule
 from xaiutils.attribution.windows import window_starts
 from xaiutils.backend import keras, tf
-from xaiutils.graph.passes import activation_and_gradient, enlarge
+from xaiutils.graph.passes import activations_and_gradients, enlarge
 
 QUICK = {
     "smoothgrad": {"n_samples": 3},
@@ -259,9 +260,8 @@ def captum_cnn() -> keras.Model:
 )
 def test_grad_cam_of_captums_network(layer, expected):
     image = np.repeat(np.arange(16, dtype=np.float32).reshape(1, 4, 4, 1), 3, axis=-1)
-    run = activation_and_gradient(Network(captum_cnn()), layer)
-    A, g = run(image, np.zeros(1, np.int32))
-    np.testing.assert_allclose(gradient_cams.grad_cam(A, g)[0], expected, rtol=1e-6)
+    ((A, g),) = activations_and_gradients(Network(captum_cnn()), [layer])(image, np.zeros(1, np.int32))
+    np.testing.assert_allclose(weighted_sum(A, grad_cam_weights(A, g), relu=True)[0], expected, rtol=1e-6)
     found = xai.explain(captum_cnn(), image, 0, "grad_cam", layer=layer)
     np.testing.assert_allclose(found, enlarge(np.array([expected]), 4, 4), rtol=1e-6)
 
@@ -370,7 +370,7 @@ def test_smoothgrad_noise_is_a_fraction_of_each_images_range(images):
 @pytest.fixture(scope="module")
 def activations(models, images):
     network = Network.of(models["flat softmax"])
-    A, g = activation_and_gradient(network, "conv2")(images, np.full(5, 1, np.int32))
+    ((A, g),) = activations_and_gradients(network, ["conv2"])(images, np.full(5, 1, np.int32))
     return A.numpy().astype(np.float64), g.numpy().astype(np.float64)
 
 

@@ -8,6 +8,7 @@ from scipy.stats import spearmanr
 import xaiutils as xai
 from xaiutils.attribution import Network, lime
 from xaiutils.attribution.baselines import fill_images
+from xaiutils.attribution.libraries.lime_package import lime_of_package
 from xaiutils.attribution.prediction_difference import PatchGaussian
 from xaiutils.attribution.rise import RandomMasks
 from xaiutils.attribution.windows import window_starts
@@ -244,7 +245,7 @@ def test_lime_of_the_package_is_the_same(models, images, monkeypatch):
     model, segments, n = models["one-unit sigmoid"], checkerboard(8), 60
     network, two, targets = xai.attribution.prepare(model, images[:2], 1, 32)
     common = {"n_samples": n, "kernel_width": 0.25, "segments": segments.astype(np.float32), "seed": 4}
-    theirs = lime.lime_of_package(network, two, targets, segmentation="slic", n_segments=9, **common)
+    theirs = lime_of_package(network, two, targets, segmentation="slic", n_segments=9, **common)
 
     def draws(n_samples, n_superpixels, seed):
         rng = np.random.RandomState(seed)

@@ -6,7 +6,7 @@ from conftest import SIZE, make_flat
 
 import xaiutils as xai
 from xaiutils.attribution import Network
-from xaiutils.attribution.cam.relevance_cam import activation_and_relevance
+from xaiutils.attribution.cam.relevance_cam import activations_and_relevance
 from xaiutils.backend import keras, tf
 from xaiutils.graph.passes import enlarge
 
@@ -49,7 +49,7 @@ def test_a_constant_added_to_all_logits_changes_nothing(images, method, shift):
 @pytest.mark.parametrize("layer", ["conv1", "norm", "conv2"])
 def test_xrelevance_cam_sums_to_the_relevance_of_any_layer(models, images, layer):
     network = Network.of(models["flat softmax"])
-    A, R = (x.numpy() for x in activation_and_relevance(network, [layer])(images, TARGETS)[0])
+    A, R = (x.numpy() for x in activations_and_relevance(network, [layer])(images, TARGETS)[0])
     np.testing.assert_allclose(A, network.forward(tf.constant(images), [layer])[1][0], atol=1e-5)
     # 1 - 2 / 3: biases take none; but what batch norm made of a 0 of conv1 has nowhere to go.
     np.testing.assert_allclose(R.sum(axis=(1, 2, 3)), 1 / 3, rtol=5e-3 if layer == "conv1" else 1e-4)
@@ -68,7 +68,7 @@ def test_relevance_of_a_convolution_before_its_batch_norm(images):
     model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(x)))
     network = Network.of(model)
     before, after = (
-        activation_and_relevance(network, [layer])(images, TARGETS)[0][1].numpy() for layer in ("conv", "norm")
+        activations_and_relevance(network, [layer])(images, TARGETS)[0][1].numpy() for layer in ("conv", "norm")
     )
     np.testing.assert_allclose(before, after, rtol=1e-4, atol=1e-7)  # its mean is 0 and its scale 1
 
@@ -83,8 +83,8 @@ def test_layers_that_share_a_pass_have_the_relevance_that_each_has_alone(models,
     for name in ("flat softmax", "nested", "vit"):
         network = Network.of(models[name])
         layers = network.spatial_layers()[-4:]
-        together = activation_and_relevance(network, layers)(images, TARGETS)
+        together = activations_and_relevance(network, layers)(images, TARGETS)
         for layer, (A, R) in zip(layers, together, strict=True):
-            ((A_alone, R_alone),) = activation_and_relevance(network, [layer])(images, TARGETS)
+            ((A_alone, R_alone),) = activations_and_relevance(network, [layer])(images, TARGETS)
             np.testing.assert_allclose(A, A_alone, atol=1e-5)
             np.testing.assert_allclose(R, R_alone, atol=1e-5 * np.abs(R_alone).max())

@@ -8,7 +8,7 @@ import xaiutils as xai
 from xaiutils.attribution import ModelError, Network
 from xaiutils.backend import keras
 from xaiutils.beyond_maps.embedding import similarity_model
-from xaiutils.graph.passes import activation_and_gradient
+from xaiutils.graph.passes import activations_and_gradients
 
 SHAPES = ("flat softmax", "flat logits", "fused softmax", "one-unit sigmoid", "nested", "sequential", "vit")
 
@@ -53,7 +53,8 @@ def test_gradient_of_the_similarity_by_hand(models, images):
     """With e the mean of A over Z positions, cos = e.r / (|e| |r|) has d cos / dA = (r/|r| - cos e/|e|) / (|e| Z)."""
     model = models["flat softmax"]
     similar = similarity_model(model, images[4:])
-    A, g = activation_and_gradient(Network.of(similar), "conv2")(images[:2], np.zeros(2, np.int32))
+    run = activations_and_gradients(Network.of(similar), ["conv2"])
+    ((A, g),) = run(images[:2], np.zeros(2, np.int32))
     A, g = A.numpy().astype(np.float64), g.numpy()
     e, r = A.mean(axis=(1, 2)), embeddings(model, images[4:])[0]
     length, r = np.linalg.norm(e, axis=1, keepdims=True), r / np.linalg.norm(r)
@@ -61,7 +62,7 @@ def test_gradient_of_the_similarity_by_hand(models, images):
     expected = (r - cosine[:, None] * e / length) / (length * 64)
     np.testing.assert_allclose(g, np.broadcast_to(expected[:, None, None], g.shape), atol=1e-5 * np.abs(g).max())
     # At the reference itself the similarity is at its maximum: the gradient vanishes.
-    _, flat = activation_and_gradient(Network.of(similar), "conv2")(images[4:], np.zeros(1, np.int32))
+    ((_, flat),) = run(images[4:], np.zeros(1, np.int32))
     assert np.abs(flat).max() < 1e-4 * np.abs(g).max()
 
 

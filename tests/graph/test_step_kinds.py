@@ -10,6 +10,8 @@ import xaiutils as xai
 from xaiutils.attribution import ModelError, Network
 from xaiutils.attribution import backward_rules as rules
 from xaiutils.attribution.guided_backprop import rectifier_of
+from xaiutils.attribution.relevance.lrp import logit_seed, relevance
+from xaiutils.attribution.relevance.propagation import Propagation
 from xaiutils.backend import keras, tf
 
 layers, ops = keras.layers, keras.ops
@@ -144,7 +146,7 @@ def test_relevance_of_norms_is_that_of_a_fixed_deviation(small, name):
     with tf.GradientTape() as tape:
         t = tf.constant(x)
         tape.watch(t)
-        rule = xai.attribution.relevance.Propagation(
+        rule = Propagation(
             network, rules.kinds(network, "LRP"), tf.constant(small), "epsilon", "", SETTINGS
         )
         out = rule(norm, [t], lambda v: norm.call(norm.operation, {norm.reads[0]: v[0]}))[0]
@@ -220,8 +222,8 @@ def test_an_image_that_standardises_itself(images):
     bare = keras.Model(inputs, x)
     network = Network.of(bare)
     ready = tf.image.per_image_standardization(images).numpy()
-    found = xai.attribution.relevance.relevance(
-        network, ready, np.ones(5, np.int32), 5, xai.attribution.relevance.logit_seed, "epsilon"
+    found = relevance(
+        network, ready, np.ones(5, np.int32), 5, logit_seed, "epsilon"
     )
     np.testing.assert_allclose(
         xai.explain(model, images, 1, "lrp", rule="epsilon"), found.sum(-1), rtol=1e-3, atol=1e-5

@@ -10,7 +10,8 @@ import pytest
 
 import xaiutils as xai
 from xaiutils import workbook
-from xaiutils.attribution.cam import gradient_cams
+from xaiutils.attribution.cam.gradient_cams import grad_cam_weights
+from xaiutils.attribution.cam.weighted_sum import cam_of_weights
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset, balanced_indices
 from xaiutils.evaluation.metrics import localisation
@@ -67,12 +68,8 @@ def replaced(monkeypatch, **changes):
 
 
 def flip_grad_cam(monkeypatch):
-    def compute(network, images, targets, batch_size, **options):
-        return gradient_cams.from_one_pass(
-            network, images, targets, batch_size, [lambda A, g: gradient_cams.grad_cam(A, -g)]
-        )[0]
-
-    replaced(monkeypatch, compute=compute)
+    flipped = cam_of_weights("grad_cam", "Grad-CAM", lambda A, g: grad_cam_weights(A, -g), "")
+    replaced(monkeypatch, compute=flipped.compute, weights=flipped.weights)
 
 
 def swap_iou(monkeypatch):
@@ -83,7 +80,7 @@ def swap_iou(monkeypatch):
 
 def swap_methods(monkeypatch):
     other = xai.METHODS["vanilla_gradients"]
-    replaced(monkeypatch, compute=other.compute, combine=None, parameters=other.parameters)
+    replaced(monkeypatch, compute=other.compute, weights=None, parameters=other.parameters)
 
 
 class Measured:

@@ -1,13 +1,12 @@
 """The calls: `explain` one method's maps, `explain_all` the maps of several, `resolve` what their names stand for."""
 
-import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from xaiutils.attribution.cam import gradient_cams
-from xaiutils.attribution.libraries.adapter import ADAPTERS
+from xaiutils.attribution.cam.weighted_sum import combination, maps_of_one_pass
+from xaiutils.attribution.libraries import ADAPTERS
 from xaiutils.attribution.map_warnings import warn_of_empty_maps, warn_once_of_a_miss
 from xaiutils.attribution.method import Method, own_reading
 from xaiutils.attribution.methods import METHODS
@@ -37,8 +36,8 @@ def explain(
         targets: class index for all images, one for each, or None for each image's predicted class.
         method: a name in `METHODS`, which declares ``params``, their defaults and ranges.
         library: "xaiutils", or a library that computes the method too (see ``METHODS[method].libraries``). Libraries
-            are given the logits and return raw values; `xaiutils.attribution.libraries.adapter.ADAPTERS` says
-            where they deviate from the published formula.
+            are given the logits and return raw values; `xaiutils.attribution.libraries.ADAPTERS` says where
+            they deviate from the published formula.
         batch_size: images in one pass; memory depends on it, results do not.
         reading: "signed", the values as they are; "positive", max(map, 0); or "magnitude", abs(map). By which of them
             a method is compared with others, `Method.own_reading` says.
@@ -87,18 +86,17 @@ def explain_all(
     readings = {name: (parameters or {}).get(name, {}).get("reading", reading) for name in chosen}
     network, images, targets = prepare(model, images, targets, batch_size)
     maps: dict[str, np.ndarray] = {}
-    by_layer: dict[tuple[str, ...], list[str]] = {}
+    shared: dict[tuple, list[str]] = {}
     for name, (method, given) in chosen.items():
-        if method.combine is None:
+        if method.weights is None:
             maps[name] = method.compute(network, images, targets, batch_size, **given)
             warn_once_of_a_miss(network, method, images, targets, batch_size, given, maps[name])
         else:
-            by_layer.setdefault(tuple(network.cam_layers(given["layer"])), []).append(name)
-    for layers, names in by_layer.items():
-        combines = [functools.partial(chosen[name][0].combine, **_without(chosen[name][1], "layer")) for name in names]
-        maps.update(
-            zip(names, gradient_cams.from_one_pass(network, images, targets, batch_size, combines, layers), strict=True)
-        )
+            shared.setdefault((method.signals, *network.cam_layers(given["layer"])), []).append(name)
+    for (signals, *layers), names in shared.items():
+        combines = [combination(*chosen[name]) for name in names]
+        found = maps_of_one_pass(network, images, targets, batch_size, layers, signals, combines)
+        maps.update(zip(names, found, strict=True))
     return {name: read_maps(_finite(maps[name], name, images), readings[name]) for name in chosen}
 
 

@@ -1,15 +1,11 @@
 """LIME: a weighted linear model of which superpixels are shown."""
 
-import contextlib
-from collections.abc import Iterator
-from types import ModuleType
-
 import numpy as np
 from skimage import segmentation as skimage_segmentation
 
 from xaiutils.attribution.baselines import FILLS, fill_images
 from xaiutils.attribution.method import SCORES, SEED, Method
-from xaiutils.graph.passes import logits, masked_scores
+from xaiutils.graph.passes import masked_scores
 from xaiutils.progress import progress
 from xaiutils.registry import Parameter
 
@@ -31,7 +27,7 @@ def _numbered(labels: np.ndarray) -> np.ndarray:
     return np.unique(labels, return_inverse=True)[1].reshape(labels.shape)
 
 
-def _segments(
+def segments_of_images(
     images: np.ndarray, segments: np.ndarray | None, segmentation: str, n_segments: int, seed: int
 ) -> np.ndarray:
     """The superpixels of all images, given or found, ``(n, height, width)`` int32."""
@@ -99,7 +95,7 @@ def lime(
     if they have another shape.
     """
     n = len(images)
-    segments = _segments(images, segments, segmentation, n_segments, seed)
+    segments = segments_of_images(images, segments, segmentation, n_segments, seed)
     counts = segments.max(axis=(1, 2)) + 1
     members, samples = np.divmod(np.arange(n * n_samples), n_samples)
 
@@ -117,59 +113,6 @@ def lime(
     for i, found in enumerate(scores.reshape(n, n_samples).astype(np.float64)):
         maps[i] = _ridge(_samples(n_samples, counts[i], seed), found, kernel_width, alpha)[segments[i]]
     return maps
-
-
-def lime_of_package(
-    network,
-    images,
-    targets,
-    *,
-    n_samples: int,
-    segmentation: str,
-    n_segments: int,
-    segments: np.ndarray | None,
-    kernel_width: float,
-    seed: int,
-) -> np.ndarray:
-    """The same by the package ``lime``, on the same superpixels: probabilities, alpha 1, hidden by their mean colour.
-
-    ImportError, saying how to install it, without the package.
-    """
-    try:
-        from lime import lime_image
-    except ImportError as error:
-        raise ImportError("library='lime' needs the package lime: pip install lime") from error
-
-    def classify(batch: np.ndarray) -> np.ndarray:
-        return network.probabilities(logits(network, batch.astype(np.float32), 32)).numpy()
-
-    segments = _segments(images, segments, segmentation, n_segments, seed)
-    maps = np.empty(segments.shape, np.float32)
-    for i in progress(range(len(images)), title="LIME by the package"):
-        explainer = lime_image.LimeImageExplainer(kernel_width=kernel_width, random_state=seed)
-        with _no_bar(lime_image):
-            found = explainer.explain_instance(
-                images[i],
-                classify,
-                labels=(int(targets[i]),),
-                top_labels=None,
-                num_samples=n_samples,
-                batch_size=32,
-                segmentation_fn=lambda _, i=i: segments[i],
-            )
-        weights = dict(found.local_exp[int(targets[i])])
-        maps[i] = np.array([weights[k] for k in range(segments[i].max() + 1)])[segments[i]]
-    return maps
-
-
-@contextlib.contextmanager
-def _no_bar(module: ModuleType) -> Iterator[None]:
-    """The package draws a progress bar for each image, which no option turns off."""
-    bar, module.tqdm = module.tqdm, iter
-    try:
-        yield
-    finally:
-        module.tqdm = bar
 
 
 LIME = Method(

@@ -1,14 +1,18 @@
 """What a method declares: `METHODS` feeds `explain`, the panel, the notebooks' parameters, the docs and the tests."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from xaiutils.attribution.libraries.adapter import sources
+from xaiutils.graph.network import Network
 from xaiutils.map_reading import READINGS
 from xaiutils.registry import Parameter, Registry
+
+# Function (images, targets) -> for each of the layers that it was made for, the activation and its signal.
+Signals = Callable[[np.ndarray, np.ndarray], list[tuple[Any, Any]]]
+SignalPass = Callable[[Network, Sequence[str]], Signals]  # (network, paths of layers) -> that function
 
 
 @dataclass(frozen=True)
@@ -16,9 +20,14 @@ class Method:
     """One attribution method.
 
     ``compute(network, images, targets, batch_size, **parameters)`` returns float32 maps ``(n, height, width)`` from
-    checked float32 images and int32 targets ``(n,)``. A method that reads one activation and its gradient gives
-    ``combine(activation, gradient)`` (both ``(n, rows, columns, channels)``) instead, so that such methods share
-    their pass. ``cost`` is in model passes for one image.
+    checked float32 images and int32 targets ``(n,)``. ``cost`` is in model passes for one image.
+
+    ``weights(A, signal, **options)``, where a class activation map is known by them, are the weights in its sum over
+    the channels of a layer's activation A; ``signals`` makes the pass that gives A and its signal, both ``(n, rows,
+    columns, channels)``. Methods with the same ``signals`` share it (`xaiutils.attribution.cam.weighted_sum`).
+
+    ``libraries``: the sources that `explain` offers, our own first; `xaiutils.attribution.methods` adds the installed
+    ones.
 
     ``signed``: whether values have a sign at the default parameters; `is_signed` tells it of given ones, by
     ``signed_by(parameters)`` where they decide.
@@ -44,7 +53,9 @@ class Method:
     compute: Callable[..., np.ndarray]
     parameters: tuple[Parameter, ...] = ()
     suits: tuple[str, ...] = ("cnn", "vit")
-    combine: Callable[[Any, Any], Any] | None = None
+    weights: Callable[..., Any] | None = None
+    signals: SignalPass | None = None
+    libraries: tuple[str, ...] = ("xaiutils",)
     total: Callable[..., np.ndarray] | None = None
     signed_by: Callable[[Mapping[str, Any]], bool] | None = None
     reading: str = ""
@@ -79,11 +90,6 @@ class Method:
 
     def _filled(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         return {p.name: p.default for p in self.parameters} | dict(parameters)
-
-    @property
-    def libraries(self) -> tuple[str, ...]:
-        """The sources that `explain` offers for this method, our own first."""
-        return sources(self.name)
 
 
 # Filled by `xaiutils.attribution.methods`; here, so that a method which builds on another one can look it up.

@@ -3,21 +3,16 @@
 A new method is a module that exports its `xaiutils.attribution.method.Method`, and its line here.
 """
 
+from dataclasses import replace
+
 from xaiutils.attribution.attention_rollout import ATTENTION_ROLLOUT
-from xaiutils.attribution.cam.gradient_cams import (
-    ABLATION_CAM,
-    CAM,
-    FASTER_SCORE_CAM,
-    GRAD_CAM,
-    GRAD_CAM_PLUS_PLUS,
-    HIRESCAM,
-    LAYER_CAM,
-    SCORE_CAM,
-    XGRAD_CAM,
-)
+from xaiutils.attribution.cam.ablation_cam import ABLATION_CAM
+from xaiutils.attribution.cam.cam import CAM
+from xaiutils.attribution.cam.gradient_cams import GRAD_CAM, GRAD_CAM_PLUS_PLUS, HIRESCAM, LAYER_CAM, XGRAD_CAM
 from xaiutils.attribution.cam.guided_grad_cam import GUIDED_GRAD_CAM
 from xaiutils.attribution.cam.layer_aggregate import LAYER_AGGREGATE
 from xaiutils.attribution.cam.relevance_cam import RELEVANCE_CAM, XRELEVANCE_CAM
+from xaiutils.attribution.cam.score_cam import FASTER_SCORE_CAM, SCORE_CAM
 from xaiutils.attribution.deep_lift import DEEP_LIFT
 from xaiutils.attribution.expected_gradients import EXPECTED_GRADIENTS
 from xaiutils.attribution.full_grad import FULL_GRAD
@@ -25,12 +20,14 @@ from xaiutils.attribution.gradients_x_inputs import GRADIENTS_X_INPUTS
 from xaiutils.attribution.guided_backprop import DECONVOLUTION, GUIDED_BACKPROP
 from xaiutils.attribution.integrated_gradients import INTEGRATED_GRADIENTS, INTEGRATED_GRADIENTS_BW
 from xaiutils.attribution.legrad import LEGRAD
+from xaiutils.attribution.libraries import sources
 from xaiutils.attribution.lime import LIME
 from xaiutils.attribution.method import METHODS
 from xaiutils.attribution.occlusion import OCCLUSION
 from xaiutils.attribution.prediction_difference import PREDICTION_DIFFERENCE
 from xaiutils.attribution.raw_attention import RAW_ATTENTION
-from xaiutils.attribution.relevance import CLRP, LRP, SGLRP
+from xaiutils.attribution.relevance.contrastive import CLRP, SGLRP
+from xaiutils.attribution.relevance.lrp import LRP
 from xaiutils.attribution.rise import RISE
 from xaiutils.attribution.smoothgrad import SMOOTHGRAD, SMOOTHGRAD_SQUARED, VARGRAD
 from xaiutils.attribution.transformer_attribution import TRANSFORMER_ATTRIBUTION
@@ -39,7 +36,7 @@ from xaiutils.attribution.xrai import XRAI
 
 __all__ = ["METHODS"]
 
-METHODS.add(
+_ALL = (
     VANILLA_GRADIENTS,
     GRADIENTS_X_INPUTS,
     INTEGRATED_GRADIENTS,
@@ -78,3 +75,4 @@ METHODS.add(
     LEGRAD,
     XRAI,
 )
+METHODS.add(*(replace(method, libraries=sources(method.name)) for method in _ALL))

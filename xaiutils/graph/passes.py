@@ -216,26 +216,27 @@ def moved_copies(
         yield placed.astype(np.float32, copy=False), members, rows
 
 
-def activation_and_gradient(
-    network: Network, layer: str
-) -> Callable[[np.ndarray, np.ndarray], tuple[tf.Tensor, tf.Tensor]]:
-    """Function (images, targets) -> a layer's activation and the target logit's gradient by it.
+def activations_and_gradients(
+    network: Network, layers: Sequence[str]
+) -> Callable[[np.ndarray, np.ndarray], list[tuple[tf.Tensor, tf.Tensor]]]:
+    """Function (images, targets) -> the activation of each of ``layers`` (paths) and the target logit's gradient by it.
 
-    Both ``(n, rows, columns, channels)``; of a transformer's tokens, only the patch tokens.
+    Both ``(n, rows, columns, channels)`` float32; of a transformer's tokens, only the patch tokens.
     """
 
     def build():
         @tf.function(input_signature=[network.image_spec, _TARGETS], autograph=False)
         def run(images, targets):
             with tf.GradientTape(watch_accessed_variables=False) as tape:
-                scores, (activation,) = forward(network, images, [layer], tape.watch)
+                scores, activations = forward(network, images, layers, tape.watch)
                 total = tf.reduce_sum(class_scores(network, scores, targets, "logit"))
-            gradient = tape.gradient(total, activation)
-            return tuple(tf.cast(network.to_grid(layer, x), tf.float32) for x in (activation, gradient))
+            pairs = zip(layers, activations, tape.gradient(total, activations), strict=True)
+            return [tuple(tf.cast(network.to_grid(layer, x), tf.float32) for x in pair) for layer, *pair in pairs]
 
         return run
 
-    return network.compiled(("activation and gradient", layer, network.field(layer).stored), build)
+    stored = tuple(network.field(layer).stored for layer in layers)
+    return network.compiled(("activations and gradients", tuple(layers), stored), build)
 
 
 def activation(network: Network, layer: str, images: np.ndarray, batch_size: int) -> np.ndarray:

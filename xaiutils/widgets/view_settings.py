@@ -6,7 +6,7 @@ from numbers import Real
 from typing import Any
 
 from xaiutils.attribution import METHODS
-from xaiutils.attribution.libraries.adapter import ADAPTERS
+from xaiutils.attribution.libraries import ADAPTERS
 from xaiutils.evaluation.thresholds import THRESHOLD
 from xaiutils.registry import Parameter, check_parameters, suggest
 from xaiutils.transforms import TRANSFORMS

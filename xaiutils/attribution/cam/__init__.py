@@ -1,1 +1,1 @@
-"""Class activation maps: weighted sums of a layer's channels."""
+"""Class activation maps: weighted sums of a layer's channels. A method of this kind is its weights (`weighted_sum`)."""

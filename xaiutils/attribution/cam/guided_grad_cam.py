@@ -1,15 +1,17 @@
 """Guided Grad-CAM: what Grad-CAM finds, at the resolution of guided backpropagation."""
 
+from typing import Any
+
 import numpy as np
 
-from xaiutils.attribution.cam.gradient_cams import from_one_pass, grad_cam
+from xaiutils.attribution.cam.gradient_cams import GRAD_CAM
 from xaiutils.attribution.guided_backprop import GUIDED_BACKPROP, guided_backprop
 from xaiutils.attribution.method import LAYER, Method
 from xaiutils.graph.network import Network
 
 
 def guided_grad_cam(
-    network: Network, images: np.ndarray, targets: np.ndarray, batch_size: int, *, layer: str, **guided
+    network: Network, images: np.ndarray, targets: np.ndarray, batch_size: int, *, layer: str, **guided: Any
 ) -> np.ndarray:
     """Grad-CAM enlarged to the image, times guided backpropagation (Selvaraju et al. 2017, arXiv:1610.02391).
 
@@ -17,8 +19,7 @@ def guided_grad_cam(
     Grad-CAM is not negative, so the product may be taken after the colour channels have become one.
     """
     fine = guided_backprop(network, images, targets, batch_size, **guided)
-    (coarse,) = from_one_pass(network, images, targets, batch_size, [grad_cam], network.cam_layers(layer))
-    return coarse * fine
+    return GRAD_CAM.compute(network, images, targets, batch_size, layer=layer) * fine
 
 
 GUIDED_GRAD_CAM = Method(

@@ -1,17 +1,15 @@
 """One map from the class activation maps of several layers."""
 
-import functools
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from xaiutils.attribution.cam import relevance_cam
+from xaiutils.attribution.cam.weighted_sum import combination, maps_by_layer
 from xaiutils.attribution.method import BASE_READING, METHODS, Method, base_is_shift_invariant
-from xaiutils.backend import keras, tf
+from xaiutils.backend import keras
 from xaiutils.graph.cam_layers import cuts
 from xaiutils.graph.layers.attention import attention_steps
 from xaiutils.graph.network import Network
-from xaiutils.graph.passes import batches, class_scores, enlarge, forward
 from xaiutils.map_reading import read_maps
 from xaiutils.registry import Parameter, check_parameters
 
@@ -62,12 +60,9 @@ def layer_aggregate(
     options = check_parameters(f"base_parameters of {base!r}", known, base_parameters)
     paths = list(dict.fromkeys(path for name in layers for path in network.cam_layers(name)))
     paths = paths or default_layers(network)
-    if method.combine is not None:
-        combine = functools.partial(method.combine, **options)
-        key = (base, *sorted(options.items()))
-        maps = _from_one_pass(network, images, targets, batch_size, combine, paths, key)
-    elif base in relevance_cam.WEIGHTED:
-        maps = relevance_cam.maps_of_layers(network, images, targets, batch_size, paths, base)
+    if method.weights is not None and method.signals is not None:
+        given = network, images, targets, batch_size, paths, method.signals, [combination(method, options)]
+        maps = (found for (found,) in maps_by_layer(*given))
     else:
         maps = (method.compute(network, images, targets, batch_size, layer=path, **options) for path in paths)
     # Branches side by side make one map together, as in every CAM.
@@ -122,39 +117,6 @@ def _find_layers(network: Network) -> list[str]:
         if step.path in last:
             break
     return list(dict.fromkeys([*stages.values(), *last]))
-
-
-def _from_one_pass(
-    network: Network,
-    images: np.ndarray,
-    targets: np.ndarray,
-    batch_size: int,
-    combine: Callable,
-    layers: list[str],
-    key: tuple,
-) -> Iterator[np.ndarray]:
-    """Enlarged maps of every layer, from one forward and one backward pass over each batch."""
-
-    def build():
-        @tf.function(input_signature=[network.image_spec, tf.TensorSpec([None], tf.int32)], autograph=False)
-        def run(batch, target):
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
-                scores, activations = forward(network, batch, layers, tape.watch)
-                total = tf.reduce_sum(class_scores(network, scores, target, "logit"))
-            gradients = tape.gradient(total, activations)
-            return [
-                combine(*(tf.cast(network.to_grid(layer, x), tf.float32) for x in pair))
-                for layer, *pair in zip(layers, activations, gradients, strict=True)
-            ]
-
-        return run
-
-    stored = tuple(network.field(layer).stored for layer in layers)
-    run = network.compiled(("layer aggregate", key, tuple(layers), stored), build)
-    parts = [run(images[b], targets[b]) for b in batches(len(images), batch_size, "class activation maps")]
-    height, width = images.shape[1:3]
-    for layer, *of_layer in zip(layers, *parts, strict=True):  # one layer's maps at a time are as large as the images
-        yield np.concatenate([enlarge(part, height, width, network.place(layer)) for part in of_layer])
 
 
 def _over_largest(maps: np.ndarray) -> np.ndarray:

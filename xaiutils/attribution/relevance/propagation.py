@@ -68,7 +68,7 @@ class Propagation:
         self._network, self._known, self._images, self._settings, self._kept = network, known, images, settings, kept
         self._conv, self._dense, self._first = COMPOSITES[composite]
         self._first = first or self._first
-        self._held: dict[Step, tuple[Any, rules.Linear, str, Settings]] = {}
+        self._foldable: dict[Step, tuple[Any, rules.Linear, str, Settings]] = {}
         self._handlers = {
             rules.LINEAR: self._linear_layer,
             rules.BATCH_NORM: self._batch_norm,
@@ -81,6 +81,9 @@ class Propagation:
             rules.MATMUL: self._matmul_layer,
             rules.LOG_PROBABILITY: self._log_probability,
         }
+
+    def _softmax(self, s: Any, axis: Any = -1) -> Any:
+        return softmax(s, axis)
 
     def __call__(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
         inputs = [tf.cast(x, tf.float32) for x in inputs]
@@ -106,23 +109,23 @@ class Propagation:
             if number:  # the second of two linear operations
                 settings = dataclasses.replace(settings, nonnegative=False)
                 rule = self._conv
-            x, z = z, _linear(part, z, rule, settings)
+            x, z = z, linear(part, z, rule, settings)
         function = rules.applied_activation(self._network, step)
         if function is None:
             if step not in self._kept:
-                self._held[step] = x, part, rule, settings
+                self._foldable[step] = x, part, rule, settings
             return [z]
         return [passed(z, function(z)) if rules.is_elementwise(function, z.shape[1:]) else self._softmax(z)]
 
     def _batch_norm(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
         source = rules.folded_source(self._network, self._known, step)
-        if source not in self._held:
+        if source not in self._foldable:
             return self._affine(step, inputs, compute)
-        x, part, rule, settings = self._held[source]
+        x, part, rule, settings = self._foldable[source]
         part = rules.with_batch_norm(part, step.operation)
         if step not in self._kept:
-            self._held[step] = x, part, rule, settings
-        return [_linear(part, x, rule, settings)]
+            self._foldable[step] = x, part, rule, settings
+        return [linear(part, x, rule, settings)]
 
     def _bounds(self, step: Step) -> tuple[Any, Any]:
         black = tf.zeros_like(self._images[:1])
@@ -159,11 +162,11 @@ class Propagation:
 
     def _activation(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
         (source,) = self._network.producers(step)
-        if source not in self._held:
+        if source not in self._foldable:
             return [passed(inputs[0], compute(inputs)[0])]
-        x, part, rule, settings = self._held[source]
+        x, part, rule, settings = self._foldable[source]
         # In one piece with what it reads, so that TensorFlow can fuse the two.
-        return [_linear(part, x, rule, settings, lambda z: compute([z])[0])]
+        return [linear(part, x, rule, settings, lambda z: compute([z])[0])]
 
     def _affine(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
         def function(*xs):
@@ -216,12 +219,7 @@ class Propagation:
         return rules.relay(inputs, outputs, lambda R: [None if gate else R / factors for gate in gates])
 
     def _matmul_layer(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
-        return [_matmul(*inputs, lambda a, b: compute([a, b])[0])]
-
-    @staticmethod
-    def _softmax(s: Any, axis: Any = -1) -> Any:
-        p = keras.ops.softmax(s, axis=axis)
-        return rules.relay([s], [p], lambda R: [s * (R - p * tf.reduce_sum(R, axis=axis, keepdims=True))])[0]
+        return [matmul(*inputs, lambda a, b: compute([a, b])[0])]
 
     def _softmax_layer(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
         return [self._softmax(inputs[0], rules.softmax_axis(self._network, step))]
@@ -235,8 +233,8 @@ class Propagation:
                 "LRP", step, f", because the rule {self._dense!r} does not look at what attention joins"
             )
         parts = rules.AttentionParts(
-            linear=lambda x, part: _linear(part, x, self._dense, self._settings),
-            matmul=_matmul,
+            linear=lambda x, part: linear(part, x, self._dense, self._settings),
+            matmul=matmul,
             softmax=self._softmax,
             scale=lambda factor, x: passed(x, factor * x),
             move=lambda function, x: function(x),
@@ -244,8 +242,9 @@ class Propagation:
         return rules.attention(step, inputs, parts, "LRP")
 
 
-def _linear(part: rules.Linear, x: Any, rule: str, settings: Settings, then: Callable[[Any], Any] = lambda z: z) -> Any:
-    """``then`` is what is done to each value of the result; relevance passes it unchanged."""
+def linear(part: rules.Linear, x: Any, rule: str, settings: Settings, then: Callable[[Any], Any] = lambda z: z) -> Any:
+    """The linear operation ``part`` of x, by a rule of `RULES`; ``then`` is what is done to each value of the result,
+    and relevance passes it unchanged."""
     z = part(x)
     return rules.relay([x], [then(z)], lambda R: [RULES[rule](part, x, z, R, settings)])[0]
 
@@ -255,7 +254,8 @@ def passed(x: Any, y: Any) -> Any:
     return rules.relay([x], [y], lambda R: [R])[0]
 
 
-def _matmul(a: Any, b: Any, function: Callable[[Any, Any], Any] = tf.matmul) -> Any:
+def matmul(a: Any, b: Any, function: Callable[[Any, Any], Any] = tf.matmul) -> Any:
+    """A product, linear in each of ``a`` and ``b``: by the epsilon rule, half of the relevance to each."""
     y = function(a, b)
 
     def backward(R):
@@ -263,3 +263,9 @@ def _matmul(a: Any, b: Any, function: Callable[[Any, Any], Any] = tf.matmul) -> 
         return [a * by_a, b * by_b]
 
     return rules.relay([a, b], [y], backward)[0]
+
+
+def softmax(s: Any, axis: Any = -1) -> Any:
+    """softmax(s) = p, by the rule R(s_i) = s_i (R(p_i) - p_i sum_k R(p_k))."""
+    p = keras.ops.softmax(s, axis=axis)
+    return rules.relay([s], [p], lambda R: [s * (R - p * tf.reduce_sum(R, axis=axis, keepdims=True))])[0]

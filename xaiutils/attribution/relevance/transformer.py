@@ -25,8 +25,7 @@ class TransformerPropagation(Propagation):
         super().__init__(network, known, images, "z_plus", "", Settings(bias=False))
         self._handlers[rules.LAYER_NORM] = self._unchanged
 
-    @staticmethod
-    def _softmax(s: Any, axis: Any = -1) -> Any:
+    def _softmax(self, s: Any, axis: Any = -1) -> Any:
         return passed(s, keras.ops.softmax(s, axis=axis))
 
     def _unchanged(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:

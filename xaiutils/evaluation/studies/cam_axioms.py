@@ -20,58 +20,33 @@ sensitivity exactly, and conservation but for the linear layer's bias. (The thes
 the drops themselves: they would satisfy sensitivity if they were divided by sum_ij A_k, as the thesis overlooks.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from xaiutils.attribution import METHODS, resolve
-from xaiutils.attribution.cam import gradient_cams, relevance_cam
+from xaiutils.attribution.cam.ablation_cam import channel_drops
 from xaiutils.attribution.cam.layer_aggregate import default_layers
+from xaiutils.attribution.cam.relevance_cam import activations_and_relevance
+from xaiutils.attribution.cam.score_cam import score_cam_weights
 from xaiutils.attribution.completeness import completeness_gap
 from xaiutils.attribution.full_grad import full_grad_terms
+from xaiutils.attribution.method import Method
 from xaiutils.backend import keras, tf
 from xaiutils.datasets import ImageDataset
 from xaiutils.graph.network import Network
-from xaiutils.graph.passes import activation_and_gradient, batches
+from xaiutils.graph.passes import activations_and_gradients, batches
 from xaiutils.graph.predict import prepare
 from xaiutils.progress import progress
-from xaiutils.registry import check_parameters, suggest
+from xaiutils.registry import suggest
 
 SCORES = ("own", "logit")
 
 
-# Channel sums M ``(n, channels)`` ---------------------------------------------------------------------------------
-
-
-def _by_channel(combine: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """M of a method that has no ReLU: each channel is given to it as if it were the only one."""
-
-    def sums(A: tf.Tensor, g: tf.Tensor) -> tf.Tensor:
-        n, rows, columns, channels = A.shape
-        alone = [tf.reshape(tf.transpose(x, [0, 3, 1, 2]), [n * channels, rows, columns, 1]) for x in (A, g)]
-        return tf.reshape(tf.reduce_sum(combine(*alone), axis=(1, 2)), [n, channels])
-
-    return sums
-
-
-def _grad_cam_plus_plus(A: tf.Tensor, g: tf.Tensor) -> tf.Tensor:
-    """`cam.grad_cam_plus_plus` before its ReLU."""
-    alpha = tf.math.divide_no_nan(1.0, 2 + tf.reduce_sum(A, axis=(1, 2), keepdims=True) * g)
-    weights = tf.reduce_sum(tf.where(g != 0, alpha, 0.0) * tf.nn.relu(g), axis=(1, 2))
-    return weights * tf.reduce_sum(A, axis=(1, 2))
-
-
-_OF_GRADIENTS: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {
-    "grad_cam": _by_channel(lambda A, g: gradient_cams.grad_cam(A, g, relu=False)),
-    "grad_cam_plus_plus": _grad_cam_plus_plus,
-    "xgrad_cam": _by_channel(lambda A, g: gradient_cams.xgrad_cam(A, g, relu=False)),
-    "hirescam": _by_channel(gradient_cams.hirescam),
-    "layer_cam": lambda A, g: tf.reduce_sum(tf.nn.relu(g) * A, axis=(1, 2)),
-}
-_OF_RELEVANCE = relevance_cam.WEIGHTED
-CAM_METHODS = (*_OF_GRADIENTS, *_OF_RELEVANCE, "score_cam", "ablation_cam")
-DEFAULT_METHODS = (*_OF_GRADIENTS, *_OF_RELEVANCE)
+# Methods whose weights come from one pass, and those whose weights need one for each channel.
+DEFAULT_METHODS = tuple(name for name, method in METHODS.items() if method.weights is not None)
+CAM_METHODS = (*DEFAULT_METHODS, "score_cam", "ablation_cam")
 
 
 def cam_axioms(
@@ -108,7 +83,7 @@ def cam_axioms(
     Raises:
         ValueError: a method, a score or a number is not as needed. ModelError: a layer has no map.
     """
-    unknown = [m for m in methods if m not in CAM_METHODS]
+    unknown = [m for m in methods if m not in CAM_METHODS and (m not in METHODS or METHODS[m].weights is None)]
     if unknown or not methods:
         raise ValueError(f"methods: {unknown or methods}; {suggest(unknown[0] if unknown else '', list(CAM_METHODS))}")
     if score not in SCORES:
@@ -143,8 +118,13 @@ def _of_batch(
     seed: int,
 ) -> dict[tuple[str, str], np.ndarray]:
     """Both errors ``(n,)`` of each method by (method, axiom)."""
-    scores, A, chosen, drops = _drops(network, path, images, classes, max_channels, batch_size, seed)
-    sums = _channel_sums(network, path, images, classes, methods, batch_size, A, drops)
+    field = network.field(path)
+    n_channels = field.shape[field.channels]
+    kept = min(max_channels or n_channels, n_channels)
+    chosen = np.sort(np.random.default_rng(seed).permutation(n_channels)[:kept]).astype(np.int32)
+    scores, _, drops = channel_drops(network, images, classes, batch_size, path, chosen)
+    scores, drops = scores.numpy().astype(np.float64), drops.numpy().astype(np.float64)
+    sums = channel_sums(network, path, images, classes, [METHODS[m] for m in methods], batch_size, drops)
     # A start with S_t sums to S_t (1 - (N - 1) / N); of one unit and of independent sigmoids it is S_t. One unit's
     # score z stands for both classes, with -1 for class 0, so its unit of relevance is z.
     unit = scores * (2 * classes - 1) if network.activation == "binary" else scores
@@ -152,7 +132,8 @@ def _of_batch(
     errors = {}
     for method in methods:
         M, own = sums[method], 1.0
-        if method in _OF_RELEVANCE:  # propagation is linear in what it starts with, which is 1 for the target
+        # Propagation is linear in what it starts with, which is 1 for the target.
+        if METHODS[method].signals is activations_and_relevance:
             M, own = M * unit[:, None], share
         change = own * drops
         errors[method, "sensitivity"] = _ratio(np.abs(change - M[:, chosen]).sum(axis=1), np.abs(change).sum(axis=1))
@@ -164,60 +145,31 @@ def _ratio(error: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(error, whole, out=np.full_like(error, np.nan), where=whole > 0)
 
 
-def _drops(
+def channel_sums(
     network: Network,
     path: str,
     images: np.ndarray,
     classes: np.ndarray,
-    max_channels: int,
+    methods: Sequence[Method],
     batch_size: int,
-    seed: int,
-) -> tuple[np.ndarray, tf.Tensor, np.ndarray, np.ndarray]:
-    """S ``(n,)``, A, the numbers of the channels that were removed ``(k,)``, and S - S without each ``(n, k)``."""
-    start, ablate = gradient_cams.ablation(network, path)
-    copies = batch_size * network.batch_factor_after(path)
-    scores, A, *state = start(images, tf.constant(classes))
-    channels = A.shape[-1]
-    kept = min(max_channels or channels, channels)
-    chosen = np.sort(np.random.default_rng(seed).permutation(channels)[:kept]).astype(np.int32)
-    after = np.empty((len(images), kept))
-    for member, target in enumerate(classes):
-        one = [tensor[member : member + 1] for tensor in state]
-        for batch in batches(kept, copies, "removing channels"):
-            after[member, batch] = ablate(target, chosen[batch], *one).numpy()
-    scores = scores.numpy().astype(np.float64)
-    return scores, A, chosen, scores[:, None] - after
-
-
-def _channel_sums(
-    network: Network,
-    path: str,
-    images: np.ndarray,
-    classes: np.ndarray,
-    methods: Sequence[str],
-    batch_size: int,
-    A: tf.Tensor,
     drops: np.ndarray,
 ) -> dict[str, np.ndarray]:
-    """M ``(n, channels)`` float64 of each method."""
-    sums = {}
-    if any(m in _OF_GRADIENTS for m in methods):
-        pair = activation_and_gradient(network, path)(images, classes)
-        sums |= {m: _OF_GRADIENTS[m](*pair) for m in methods if m in _OF_GRADIENTS}
-    if any(m in _OF_RELEVANCE for m in methods):
-        run = relevance_cam.activation_and_relevance(network, [path])
-        (pair,) = run(images, classes)
-        sums |= {
-            m: tf.reduce_sum(_OF_RELEVANCE[m](*pair) * pair[0], axis=(1, 2)) for m in methods if m in _OF_RELEVANCE
-        }
-    total = tf.reduce_sum(A, axis=(1, 2)).numpy()
-    if "score_cam" in methods:
-        weighting = check_parameters("score_cam", METHODS["score_cam"].parameters, {})["weighting"]
-        found = gradient_cams.score_cam_weights(network, images, classes, A.numpy(), batch_size, weighting, path)
-        sums["score_cam"] = total * found
-    if "ablation_cam" in methods:
-        sums["ablation_cam"] = total * drops
-    return {m: np.asarray(value, np.float64) for m, value in sums.items()}
+    """M ``(n, channels)`` float64 of each method by the weights of its maps, those of all channels; ``drops``
+    ``(n, channels)`` are the weights of Ablation-CAM."""
+    sums, found = {}, {}
+    for method in methods:
+        signals = method.signals or activations_and_gradients
+        if signals not in found:
+            (found[signals],) = signals(network, [path])(images, classes)
+        A, signal = found[signals]
+        if method.weights is not None:
+            weights = method.weights(A, signal)
+        elif method.name == "score_cam":
+            weights = score_cam_weights(network, images, classes, A.numpy(), batch_size, path)[:, None, None]
+        else:
+            weights = drops[:, None, None]
+        sums[method.name] = tf.reduce_sum(tf.cast(weights, tf.float32) * A, axis=(1, 2)).numpy().astype(np.float64)
+    return sums
 
 
 # Completeness -----------------------------------------------------------------------------------------------------

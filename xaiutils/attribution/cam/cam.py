@@ -1,0 +1,65 @@
+"""CAM, the first class activation map: the weights of the linear layer that reads the pooled channels."""
+
+import numpy as np
+
+from xaiutils.attribution.cam.weighted_sum import maps_of_weights
+from xaiutils.attribution.method import LAYER, Method
+from xaiutils.backend import keras, tf
+from xaiutils.graph.network import ModelError, Network
+from xaiutils.graph.passes import activation
+
+_POOLINGS = (keras.layers.GlobalAveragePooling2D, keras.layers.GlobalAveragePooling1D)
+_BETWEEN = (keras.layers.Dropout, keras.layers.Identity, keras.layers.Flatten)  # of the pooling and the logits
+
+
+def cam(network: Network, images: np.ndarray, targets: np.ndarray, batch_size: int, *, layer: str) -> np.ndarray:
+    """sum_k w_k A_k, w the linear layer's weights of the target, without bias (Zhou et al. 2016, arXiv:1512.04150).
+
+    For models whose last feature map, or last tokens, go through global average pooling into one linear layer of
+    logits; ``layer`` may name that map and nothing else. The mean of the map, before it is enlarged, is the logit less
+    its bias (of tokens: where no class token is pooled with them). Other models raise ModelError.
+    """
+    path, dense = _pooled_head(network, layer)
+    kernel = keras.ops.convert_to_numpy(dense.kernel).astype(np.float32)
+    kernel = np.concatenate([-kernel, kernel], axis=1) if network.activation == "binary" else kernel
+
+    def weigh(images: np.ndarray, targets: np.ndarray, path: str) -> tuple[tf.Tensor, tf.Tensor]:
+        return activation(network, path, images, batch_size), kernel.T[targets]
+
+    return maps_of_weights(network, images, targets, batch_size, [path], weigh, relu=False)
+
+
+def _pooled_head(network: Network, layer: str) -> tuple[str, keras.layers.Dense]:
+    """Path of the pooled layer, and the linear layer that follows."""
+    dense = network.producer(network.logits_key)
+    pooling = network.producers(dense)[0]
+    while pooling is not None and type(pooling.operation) in _BETWEEN:
+        (pooling,) = network.producers(pooling)
+    pooled = None
+    if type(dense.operation) is keras.layers.Dense and pooling is not None and type(pooling.operation) in _POOLINGS:
+        (pooled,) = network.producers(pooling)
+    linear = network.is_head(dense) or getattr(dense.operation, "activation", None) is keras.activations.linear
+    if pooled is None or network.field_of(pooled) is None or not linear:
+        raise ModelError(
+            "CAM is made for models that end in global average pooling and one linear layer, which this one does not; "
+            "use grad_cam, its generalisation to any head, or hirescam."
+        )
+    if layer and network.cam_layer(layer) != pooled.path:
+        raise ModelError(
+            f"CAM has no map of layer {layer!r}, only of {pooled.path!r}, the one that is pooled; use grad_cam or "
+            "hirescam for other layers."
+        )
+    return pooled.path, dense.operation
+
+
+CAM = Method(
+    name="cam",
+    title="CAM",
+    family="cam",
+    paper="Zhou, Khosla, Lapedriza, Oliva & Torralba 2016, arXiv:1512.04150",
+    signed=True,
+    cost="1 forward",
+    compute=cam,
+    parameters=(LAYER,),
+    suits=("cnn",),  # and transformers that pool their tokens; those of `xaiutils.models` read the class token
+)

@@ -1,0 +1,118 @@
+"""A flat functional copy of a model, as the libraries need it.
+
+They follow layers by name in flat functional models, so they are given a flat copy of the model that ends in its
+logits, with a transformer's patch tokens laid out as a feature map.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from xaiutils.backend import keras, tf
+from xaiutils.graph.network import ModelError, Network
+
+_GRID = "xai_grid"
+# Keras layers that change nothing in inference, but are active where a library calls the model without saying so.
+_AUGMENTATION = frozenset(
+    name for name in dir(keras.layers) if name.startswith("Random") and name not in ("RandomCrop",)
+) | {"AugMix", "AutoContrast", "CutMix", "MixUp", "RandAugment"}
+
+
+@dataclass(frozen=True)
+class FlatCopy:
+    """Flat functional models from images to logits and to probabilities, and the name of their CAM layer."""
+
+    logits: keras.Model
+    probabilities: keras.Model
+    cam_layer: str
+    pairs: tuple[tuple[keras.Layer, keras.Layer], ...]
+
+
+def flat_copy(network: Network, layer: str = "") -> FlatCopy:
+    """The copy for a CAM layer, kept with the network; its weights are brought up to date at each call."""
+    path = _cam_layer_or_none(network, layer)
+    copy = network.compiled(("flat copy", path), lambda: _build_copy(network, path))
+    for original, clone in copy.pairs:
+        clone.set_weights(original.get_weights())
+        if hasattr(clone, "finalize_state"):  # a Normalization layer reads its statistics from its weights here only
+            clone.finalize_state()
+    size = [n or 96 for n in network.image_size]
+    noise = np.random.default_rng(0).uniform(0, 255, (1, *size, 3)).astype(np.float32)
+    expected, found = network.logits(tf.constant(noise)).numpy(), copy.logits(noise, training=False).numpy()
+    if not np.allclose(found, expected, rtol=1e-2, atol=1e-3 + 1e-3 * np.abs(expected).max()):
+        raise ModelError("the copy of the model that a library needs does not give its logits; use library='xaiutils'.")
+    return copy
+
+
+def cam_copy(network: Network, layer: str) -> FlatCopy:
+    path = network.cam_layer(layer)  # raises where the model has no such layer
+    field = network.field(path)
+    if not field.stretched.covers(field.grid, network.size_traced) or not field.is_plain:
+        raise ModelError(
+            f"libraries stretch the map of a layer over the whole image and read it as rows, columns, channels; layer "
+            f"{path!r} lies elsewhere or is stored otherwise. Use library='xaiutils'."
+        )
+    return flat_copy(network, path)
+
+
+def _cam_layer_or_none(network: Network, layer: str) -> str | None:
+    try:
+        return network.cam_layer(layer)
+    except ModelError:
+        if layer:
+            raise
+        return None
+
+
+def _build_copy(network: Network, path: str | None) -> FlatCopy:
+    inputs = keras.Input((*network.image_size, 3))
+    tensors, clones, name = {network.input_key: inputs}, {}, ""
+    for step in network.steps:
+        if not network.leads_to_logits(step):
+            continue
+        operation = step.operation
+        if isinstance(operation, keras.Layer):
+            operation = clones.get(id(operation)) or _clone(operation, step.path, network.is_head(step))
+            clones[id(step.operation)] = operation
+        if type(operation).__name__ in _AUGMENTATION:
+            outputs = [tensors[key] for key in step.reads]
+        else:
+            outputs = step.call(operation, tensors)
+        if step.path == path:
+            name = operation.name
+            if len(outputs[0].shape) == 3:
+                outputs[0], name = _through_grid(outputs[0], *network.grid(path)), _GRID
+        tensors.update(zip(step.outputs, outputs, strict=True))
+    logits = tensors[network.logits_key]
+    if network.activation == "binary":
+        logits = keras.layers.Concatenate()([keras.layers.Rescaling(-1.0)(logits), logits])
+    pairs = {
+        id(s.operation): (s.operation, clones[id(s.operation)]) for s in network.steps if id(s.operation) in clones
+    }
+    # (-z, z) of one unit: (1 - p, p). Times 1, since Keras' cross-entropy looks through a sigmoid to its logits.
+    softmax = network.activation == "softmax"
+    probabilities = keras.layers.Softmax()(logits) if softmax else 1.0 * keras.ops.sigmoid(logits)
+    return FlatCopy(keras.Model(inputs, logits), keras.Model(inputs, probabilities), name, tuple(pairs.values()))
+
+
+def _clone(layer: keras.Layer, path: str, without_activation: bool) -> keras.Layer:
+    try:
+        config = {**layer.get_config(), "name": path.replace("/", "__").replace("#", "_")}
+        if without_activation:
+            config["activation"] = "linear"
+        return type(layer).from_config(config)
+    except Exception as error:  # whatever a user's layer raises
+        if not layer.weights:  # a Lambda, say: it can serve in both models
+            return layer
+        raise ModelError(f"layer {path!r} ({type(layer).__name__}) cannot be copied for a library: {error}") from error
+
+
+def _through_grid(tokens, rows: int, columns: int):
+    """The same tokens, their patches passing through a feature map named ``xai_grid``."""
+    leading, width = tokens.shape[1] - rows * columns, tokens.shape[2]
+    patches = keras.layers.Cropping1D((leading, 0))(tokens) if leading else tokens
+    grid = keras.layers.Reshape((rows, columns, width), name=_GRID)(patches)
+    patches = keras.layers.Reshape((rows * columns, width))(grid)
+    if not leading:
+        return patches
+    return keras.layers.Concatenate(axis=1)([keras.layers.Cropping1D((0, rows * columns))(tokens), patches])
