@@ -10,6 +10,7 @@ import xaiutils as xai
 from xaiutils.attribution import ModelError, Network
 from xaiutils.attribution import backward_rules as rules
 from xaiutils.attribution.guided_backprop import rectifier_of
+from xaiutils.attribution.relevance.linear_rules import Settings
 from xaiutils.attribution.relevance.lrp import logit_seed, relevance
 from xaiutils.attribution.relevance.propagation import Propagation
 from xaiutils.backend import keras, tf
@@ -154,7 +155,7 @@ def test_relevance_of_norms_is_that_of_a_fixed_deviation(small, name):
     np.testing.assert_allclose(found, expected, rtol=1e-2, atol=2e-3 * np.abs(expected).max())
 
 
-SETTINGS = xai.attribution.relevance.Settings()
+SETTINGS = Settings()
 
 
 @pytest.mark.parametrize("name", ["a + s b", "selective kernel", "Dot", "attention by hand", "GroupNormalization"])
