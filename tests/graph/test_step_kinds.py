@@ -147,9 +147,7 @@ def test_relevance_of_norms_is_that_of_a_fixed_deviation(small, name):
     with tf.GradientTape() as tape:
         t = tf.constant(x)
         tape.watch(t)
-        rule = Propagation(
-            network, rules.kinds(network, "LRP"), tf.constant(small), "epsilon", "", SETTINGS
-        )
+        rule = Propagation(network, rules.kinds(network, "LRP"), tf.constant(small), "epsilon", "", SETTINGS)
         out = rule(norm, [t], lambda v: norm.call(norm.operation, {norm.reads[0]: v[0]}))[0]
     found = tape.gradient(out, t, output_gradients=tf.constant(R.astype(np.float32)))
     np.testing.assert_allclose(found, expected, rtol=1e-2, atol=2e-3 * np.abs(expected).max())
@@ -223,9 +221,7 @@ def test_an_image_that_standardises_itself(images):
     bare = keras.Model(inputs, x)
     network = Network.of(bare)
     ready = tf.image.per_image_standardization(images).numpy()
-    found = relevance(
-        network, ready, np.ones(5, np.int32), 5, logit_seed, "epsilon"
-    )
+    found = relevance(network, ready, np.ones(5, np.int32), 5, logit_seed, "epsilon")
     np.testing.assert_allclose(
         xai.explain(model, images, 1, "lrp", rule="epsilon"), found.sum(-1), rtol=1e-3, atol=1e-5
     )
