@@ -10,7 +10,7 @@ from simulated_predictions import TWO, scored
 from sklearn import metrics
 
 from xaiutils.classification import Predictions, assess, curves
-from xaiutils.classification.scores import confusion_counts
+from xaiutils.classification.figures_of_merit import confusion_counts
 from xaiutils.statistics.bootstrap import replicates
 
 SEEDS = st.integers(0, 2**32 - 1)

@@ -39,7 +39,7 @@ def test_skill_that_accuracy_hides_is_told():
     assert report.beats_chance
     assert not report.beats_majority
     assert "By accuracy it does no better than the majority class" in report.verdict
-    assert "so that it does tell them apart" in report.verdict
+    assert "it does distinguish them" in report.verdict
     assert (
         "It errs towards false alarms of 'malignant': it says 'malignant' of 29.0 %, and 10.0 % are." in report.verdict
     )

@@ -98,5 +98,5 @@ def test_the_interval_of_balanced_accuracy_holds_the_value():
     report = assess(found)
     assert not report.beats_chance
     assert report.metrics.loc["balanced accuracy", "low"] < 0.1
-    assert "that is not told apart from the 0.10 of guessing" in report.verdict
+    assert "not distinguishable from the 0.10 of guessing" in report.verdict
     assert "it gives every image the same probability, which ranks nothing" in report.verdict

@@ -8,6 +8,7 @@ import pandas as pd
 from scipy import optimize, special, stats
 from statsmodels.discrete.discrete_model import Logit
 
+from xaiutils.classification.predictions import Predictions
 from xaiutils.statistics.proportions import wilson
 
 _CLIP = 1e-7  # about the rounding of float32: a stated certainty has no finite logit
@@ -125,3 +126,31 @@ def calibration_row(y: np.ndarray, p: np.ndarray, n_bins: int = 10, seed: int = 
         **brier_decomposition(y, p, n_bins),
         **calibration_line(y, p),
     }
+
+
+def stated_events(
+    found: Predictions, positive: int | None, probabilities: np.ndarray | None = None
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """What is stated with a probability (default: the predictions'): the positive of two classes, or the top class,
+    then each. By name: whether it happened, bool ``(n,)``, and its stated probability, float64 ``(n,)``."""
+    p = (found.probabilities if probabilities is None else probabilities).astype(float)
+    names = [f"'{name}'" for name in found.class_names]
+    each = {name: (found.labels == c, p[:, c]) for c, name in enumerate(names)}
+    if positive is not None and len(names) == 2:
+        return {names[positive]: each[names[positive]]}
+    return {"the top class": (found.predicted == found.labels, p.max(axis=1)), **each}
+
+
+def calibration_tables(
+    found: Predictions, positive: int | None, temperature: float, confidence: float, seed: int
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """`Report.calibration` and `Report.reliability`; without a scaled row where ``temperature`` is NaN."""
+    stated = stated_events(found, positive)
+    rows = {f"probability of {name}": calibration_row(*event, seed=seed) for name, event in stated.items()}
+    if np.isfinite(temperature):
+        scaled = stated_events(found, positive, apply_temperature(found.probabilities, temperature))
+        name, event = next(iter(scaled.items()))
+        rows[f"probability of {name}, temperature {temperature:.3g}"] = calibration_row(*event, seed=seed)
+    y, p = next(iter(stated.values()))
+    rows["always its frequency"] = calibration_row(y, np.full(len(y), y.mean()), seed=seed)
+    return pd.DataFrame.from_dict(rows, orient="index"), reliability_table(y, p, confidence=confidence)

@@ -1,13 +1,15 @@
 """ROC and precision-recall curves, what is read off them, and the decision curve.
 
 An image is called positive if its score is at least the threshold. ``positive`` is bool ``(n,)``, ``scores`` float
-``(n,)``, weights ``(n, b)`` as in `resampling`.
+``(n,)``, weights ``(n, b)`` as of `xaiutils.statistics.bootstrap.replicates`.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+
+from xaiutils.classification.ratios import ratio
 
 # Sensitivity and specificity of digital screening mammography in the United States: Breast Cancer Surveillance
 # Consortium, Lehman et al. 2017, Radiology 283.
@@ -53,25 +55,25 @@ class PositiveRanks:
         where either is missing."""
         beaten = self.n_negative - (self.negatives + self.above) / 2
         pairs = self.n_positive.astype(float) * self.n_negative
-        return _divide(np.einsum("pb,pb->b", self.at, beaten), pairs)
+        return ratio(np.einsum("pb,pb->b", self.at, beaten), pairs)
 
     def average_precision(self) -> np.ndarray:
         """Mean over positives of the precision at their score, ``(b,)``; NaN without positives."""
         precision = self.positives / np.maximum(self.positives + self.negatives, 1)
-        return _divide(np.einsum("pb,pb->b", self.at, precision), self.n_positive)
+        return ratio(np.einsum("pb,pb->b", self.at, precision), self.n_positive)
 
     def sensitivity_at(self, specificity: float) -> np.ndarray:
         """Largest sensitivity among thresholds of at least this specificity, ``(b,)``."""
         allowed = (1 - specificity) * self.n_negative + 1e-9
         rows = (self.negatives <= allowed).sum(axis=0)  # the negatives passed only grow from row to row
         found = np.take_along_axis(self.positives, np.maximum(rows - 1, 0)[None], axis=0)[0]
-        return _divide(np.where(rows > 0, found, 0), np.where(self.n_negative > 0, self.n_positive, 0))
+        return ratio(np.where(rows > 0, found, 0), np.where(self.n_negative > 0, self.n_positive, 0))
 
     def specificity_at(self, sensitivity: float) -> np.ndarray:
         """Largest specificity among thresholds of at least this sensitivity, ``(b,)``."""
         rows = (self.positives < sensitivity * self.n_positive - 1e-9).sum(axis=0)
         passed = np.take_along_axis(self.negatives, np.minimum(rows, len(self.negatives) - 1)[None], axis=0)[0]
-        return 1 - _divide(passed, np.where(self.n_positive > 0, self.n_negative, 0))
+        return 1 - ratio(passed, np.where(self.n_positive > 0, self.n_negative, 0))
 
 
 def random_average_precision(n_positive: int, n: int) -> float:
@@ -140,7 +142,3 @@ def decision_curve(positive: np.ndarray, scores: np.ndarray, thresholds: np.ndar
     prevalence = positive.mean()
     everyone = prevalence - price * (1 - prevalence)
     return pd.DataFrame({"threshold": t, "model": benefit, "treat all": everyone, "treat none": 0.0})
-
-
-def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return np.divide(a, b, out=np.full(np.broadcast(a, b).shape, np.nan), where=np.asarray(b) > 0)

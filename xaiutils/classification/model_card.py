@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xaiutils.classification.assess import Report
-from xaiutils.classification.verdict import many, p_value
+from xaiutils.classification.report import Report
 from xaiutils.datasets import DATASETS, ImageDataset
+from xaiutils.statistics.formatting import p_value, plural
 from xaiutils.templates import Markdown, markdown_table, render, three_decimals
 
 
@@ -103,11 +103,12 @@ def _history_facts(history: pd.DataFrame | None) -> dict[str, Any]:
     # The whole call, with the features of a frozen backbone; a history from a file knows its epochs alone.
     seconds = history.attrs.get("seconds", history["seconds"].sum() if "seconds" in history else np.nan)
     stages = history.groupby("stage", sort=False).size() if "stage" in history else pd.Series(dtype=int)
+    said = [f"{name} {n} {plural('epoch', n)}" for name, n in stages.items()]
     return facts | {
         "n_epochs": len(history),
         "seconds": seconds if np.isfinite(seconds) else None,
         "kept_epoch": kept_epoch(history),
-        "stages": ", ".join(f"{name} {n} {many('epoch', n)}" for name, n in stages.items()) if len(stages) > 1 else "",
+        "stages": ", ".join(said) if len(said) > 1 else "",
     }
 
 
@@ -124,7 +125,7 @@ def _results(report: Report) -> dict[str, Any]:
     columns = ["ECE", "ECE if calibrated", "Brier", "uncertainty", "skill", "slope", "intercept"]
     return {
         "report": report,
-        "units": many(report.predictions.unit),
+        "units": plural(report.predictions.unit),
         "levels": [_level(one) for one in (report, *report.levels.values())],
         "classes": _with_names(report.classes, "class"),
         "calibration": _with_names(report.calibration[columns], "stated"),
@@ -136,7 +137,7 @@ def _level(report: Report) -> dict[str, Any]:
     metrics, points, n = report.metrics, report.operating_points, len(report.predictions)
     shown = pd.DataFrame({"value": [_with_interval(row) for _, row in metrics.iterrows()]}, index=metrics.index)
     return {
-        "title": f"{report.level} ({n:,} {many(report.level, n)})",
+        "title": f"{report.level} ({n:,} {plural(report.level, n)})",
         "metrics": _with_names(shown.assign(majority=metrics["majority"], random=metrics["random"]), "metric"),
         "confusion": _with_names(report.confusion, "true, in columns as named"),
         "operating_points": None if points is None else markdown_table(_points(points)),

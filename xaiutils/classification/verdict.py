@@ -1,221 +1,142 @@
-"""The verdict in plain words: what the figures of merit say, and what they do not."""
+"""What the figures of merit say in plain words: the facts. The sentences are in ``templates/verdict.txt.j2``."""
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
+from xaiutils.classification.baselines import beats_majority
 from xaiutils.classification.predictions import Predictions
+from xaiutils.classification.report import Report
+from xaiutils.statistics.formatting import p_value, percent, plural, with_interval
 from xaiutils.statistics.mcnemar import mcnemar
-
-if TYPE_CHECKING:
-    from xaiutils.classification.assess import Report
+from xaiutils.templates import render
 
 _FEW = 50  # units of a class under which a warning is given: Wilson's interval is then 0.28 wide at 0.5
 
 
-def beats_majority(found: Predictions, confidence: float) -> tuple[bool, float]:
-    """Whether more answers are right than of always naming the largest class, by the exact test of `mcnemar` over
-    units, and its p."""
-    largest = np.bincount(found.labels).argmax()
-    right, always = found.predicted == found.labels, found.labels == largest
-    p = mcnemar(right, always, found.units).p
-    return bool(right.sum() > always.sum() and p < 1 - confidence), p
-
-
-def sentences(report: "Report") -> tuple[str, ...]:
+def sentences(report: Report) -> tuple[str, ...]:
     """Of a `Report`: against the majority, against chance, which errors, ranking, calibration, caution."""
-    found = report.predictions
-    said = [_accuracy(report), _majority(report)]
-    if len(np.unique(found.labels)) > 1:
-        said.append(_chance(report))
-    said += [_errors_of_two(report) if report.positive is not None else _errors_of_many(report), report.positive_said]
-    said.append(_never_named(report))
-    said += [_ranking(report), _calibrated(report), _optimism(report), _few(report), *report.notes]
-    return tuple(s for s in said if s)
-
-
-def percent(value: float) -> str:
-    """A part of 1 as a percentage, in three figures."""
-    return "not defined" if not np.isfinite(value) else f"{100 * value:.1f} %"
-
-
-def score(value: float) -> str:
-    """A figure of merit with two decimals, near 1 with three."""
-    return f"{value:.3f}" if 0.985 < value < 1 else f"{value:.2f}"
-
-
-def interval(row: pd.Series, as_percent: bool = False) -> str:
-    """The interval of a row of metrics in brackets; nothing where there is none."""
-    if not np.isfinite(row["low"]):
-        return ""
-    low, high = (f"{100 * v:.1f}" if as_percent else score(v) for v in (row["low"], row["high"]))
-    return f" [{low} to {high}{' %' if as_percent else ''}]"
-
-
-def many(level: str, n: int = 2) -> str:
-    """The plural of a level's name, for n other than 1."""
-    return level if n == 1 else f"{level}s"
-
-
-def _accuracy(report: "Report") -> str:
-    found = report.predictions
-    right, n = int((found.predicted == found.labels).sum()), len(found)
-    row = report.metrics.loc["accuracy"]
-    return (
-        f"{report.name} is right on {right} of {n} {many(report.level, n)}: "
-        f"{percent(row['value'])}{interval(row, True)}."
+    found, points = report.predictions, report.operating_points
+    text = render(
+        "verdict.txt.j2",
+        plural=plural,
+        name=report.name,
+        level=report.level,
+        unit=found.unit,
+        n=len(found),
+        n_classes=len(np.unique(found.labels)),
+        n_right=int((found.predicted == found.labels).sum()),
+        accuracy=with_interval(report.metrics.loc["accuracy"], True),
+        beats_chance=report.beats_chance,
+        majority=_majority(report),
+        balanced=_balanced_accuracy(report.metrics.loc["balanced accuracy"]),
+        positive=_positive(report),
+        positive_said=report.positive_said,
+        worst=_worst_class(report),
+        ranking=_ranking(report),
+        calibration=_calibration(report),
+        optimistic=points is not None and points["chosen on"].ne("validation").any(),
+        rare=_rare_class(found),
+        notes=report.notes,
+        **_answers(found),
     )
+    return tuple(line for line in text.splitlines() if line)
 
 
-def _majority(report: "Report") -> str:
+def _majority(report: Report) -> dict[str, Any]:
     found = report.predictions
     counts = np.bincount(found.labels, minlength=len(found.class_names))
-    right, best = int((found.predicted == found.labels).sum()), int(counts.max())
+    beaten, p = beats_majority(found, report.confidence)
+    share = percent(counts.max() / len(found))
     name = found.class_names[counts.argmax()]
-    if best == len(found):
-        return f"All are '{name}', so that always saying '{name}' is right everywhere: this says nothing of its skill."
-    better, p = beats_majority(found, report.confidence)
-    always = f"always saying '{name}', which is right on {best} ({percent(best / len(found))})"
-    # Balanced accuracy may show skill that accuracy does not: then only accuracy is no better.
-    none = f"{'By accuracy it' if report.beats_chance else 'It'} does no better than the majority class"
-    if right < best:
-        return f"{none}: that is worse than {always}."
-    if right == best:
-        return f"{none}: that is no more than {always}."
-    if not better:
-        return f"{none}: {right - best} more than {always}, is within chance ({p_value(p)})."
-    return f"That is better than {always} ({p_value(p)})."
+    return {"name": name, "n": int(counts.max()), "percent": share, "beaten": beaten, "p": p_value(p)}
 
 
-def _chance(report: "Report") -> str:
-    row = report.metrics.loc["balanced accuracy"]
+def _balanced_accuracy(row: pd.Series) -> dict[str, Any]:
     chance = row["majority"]
-    text = f"Balanced accuracy, in which all classes weigh the same, is {score(row['value'])}{interval(row)}; "
-    if report.beats_chance:
-        return text + f"guessing gives {chance:.2f}, so that it does tell them apart."
-    below = "below the" if row["high"] < chance else "not told apart from the"
-    return text + f"that is {below} {chance:.2f} of guessing."
+    return {"text": with_interval(row), "chance": f"{chance:.2f}", "below": row["high"] < chance}
 
 
-def _errors_of_two(report: "Report") -> str:
-    found, positive = report.predictions, report.positive
-    truly, called = found.labels == positive, found.predicted == positive
-    name, level = found.class_names[positive], report.level
-    misses, alarms = int((truly & ~called).sum()), int((~truly & called).sum())
-    p, n = int(truly.sum()), int((~truly).sum())
-    parts = []
-    if p:
-        parts.append(f"It misses {misses} of {p} {many(level, p)} that are '{name}'")
-    if n:
-        parts.append(f"{'and ' if p else 'It '}calls {alarms} of the {n} others '{name}'")
-    text = " ".join(parts)
-    if not p or not n or not misses + alarms:
-        return text + "."
-    sensitivity = report.metrics.loc["sensitivity"]
-    text += f" (sensitivity {percent(sensitivity['value'])}{interval(sensitivity, True)})"
-    if mcnemar(truly, called, found.units).p >= 1 - report.confidence:
-        return text + "; it says so about as often as it is so."
-    side = "towards missing" if misses > alarms else "towards false alarms of"
-    return (
-        text
-        + f". It errs {side} '{name}': it says '{name}' of {percent(called.mean())}, and {percent(truly.mean())} are."
-    )
+def _positive(report: Report) -> dict[str, Any] | None:
+    """Errors of a model with a positive class; ``balanced``: misses and false alarms do not differ significantly."""
+    found = report.predictions
+    if report.positive is None:
+        return None
+    truly, called = found.labels == report.positive, found.predicted == report.positive
+    return {
+        "name": found.class_names[report.positive],
+        "n": int(truly.sum()),
+        "n_others": int((~truly).sum()),
+        "misses": int((truly & ~called).sum()),
+        "alarms": int((~truly & called).sum()),
+        "sensitivity": with_interval(report.metrics.loc["sensitivity"], True),
+        "balanced": mcnemar(truly, called, found.units).p >= 1 - report.confidence,
+        "said": percent(called.mean()),
+        "truly": percent(truly.mean()),
+    }
 
 
-def _errors_of_many(report: "Report") -> str:
+def _worst_class(report: Report) -> dict[str, Any]:
+    """The class of the lowest recall, and what it is most often taken for."""
     names, confusion = list(report.predictions.class_names), report.confusion
     support = confusion.sum(axis=1)
     right = pd.Series(np.diag(confusion[names]), index=names)
-    recall = (right / support.where(support > 0)).dropna()
-    worst = recall.idxmin()
-    if recall[worst] == 1:
-        return "It makes no error."
-    wrong = confusion.loc[worst].drop(worst)
-    return (
-        f"The class that it finds least is '{worst}', {right[worst]} of {support[worst]}; it most often calls these "
-        f"'{wrong.idxmax()}' ({wrong.max()})."
-    )
+    name = (right / support.where(support > 0)).dropna().idxmin()
+    wrong = confusion.loc[name].drop(name)
+    facts = {"name": name, "n_right": right[name], "n": support[name]}
+    return facts | {"called": wrong.idxmax(), "n_called": wrong.max()}
 
 
-def _never_named(report: "Report") -> str:
-    found = report.predictions
-    named = set(found.predicted.tolist())
-    names = found.class_names
-    if len(named) == 1 and len(np.unique(found.labels)) > 1:
-        only = (*names, "other classes")[named.pop()]
-        return f"It gives one answer to every {report.level}: '{only}'."
-    never = [names[c] for c in np.unique(found.labels) if c not in named]
-    if not never:
-        return ""
-    return f"It never says {', '.join(repr(n) for n in never[:5])}{' and others' if len(never) > 5 else ''}."
+def _answers(found: Predictions) -> dict[str, Any]:
+    """``only_answer``, where every image gets the same, and ``never_named``, the classes that occur and are not."""
+    named, present = set(found.predicted.tolist()), np.unique(found.labels)
+    one = len(named) == 1 and len(present) > 1
+    return {
+        "only_answer": (*found.class_names, "other classes")[min(named)] if one else "",
+        "never_named": [found.class_names[c] for c in present if c not in named],
+    }
 
 
-def _ranking(report: "Report") -> str:
+def _ranking(report: Report) -> dict[str, Any]:
     row = report.metrics.loc["AUC"]
-    if not np.isfinite(row["value"]):
-        return ""
-    what = "AUC" if report.positive is not None else "Mean AUC of the classes"
-    text = f"{what} {score(row['value'])}{interval(row)}: "
-    if row["value"] == 1:
-        few = "the interval is what so few of them can show" if np.isfinite(row["low"]) else "it has no interval"
-        return text + f"every {report.level} is ranked right; {few}."
     p = report.probabilities if report.positive is None else report.probabilities[:, report.positive]
-    if not np.ptp(p, axis=0).any():
-        return text + f"it gives every {report.level} the same probability, which ranks nothing."
-    if not np.isfinite(row["low"]):
-        return text + f"too few {many(report.level)} of a class for an interval."
-    if row["low"] > 0.5:
-        text += "its probabilities rank the classes better than chance"
-        if report.beats_chance:
-            return text + "."
-        return text + ", though its answers show no skill: another threshold may."
-    if row["high"] < 0.5:
-        return text + "its probabilities rank the classes the wrong way round; are the labels swapped?"
-    return text + "its probabilities rank the classes no better than chance."
+    if not np.isfinite(row["value"]):
+        kind = ""
+    elif row["value"] == 1:
+        kind = "perfect"
+    elif not np.ptp(p, axis=0).any():
+        kind = "constant"
+    elif not np.isfinite(row["low"]):
+        kind = "too few"
+    else:
+        kind = "better" if row["low"] > 0.5 else "reversed" if row["high"] < 0.5 else "chance"
+    return {"kind": kind, "auc": with_interval(row), "has_interval": np.isfinite(row["low"])}
 
 
-def _calibrated(report: "Report") -> str:
+def _calibration(report: Report) -> dict[str, Any]:
     row = report.calibration.iloc[0]
-    text = (
-        f"Calibration error (ECE) {row['ECE']:.3f}, where exactly right probabilities would show "
-        f"{row['ECE if calibrated']:.3f} on so many {many(report.level)}"
-    )
+    facts = {"ece": f"{row['ECE']:.3f}", "ece_if_calibrated": f"{row['ECE if calibrated']:.3f}"}
     slope = row["slope"]
-    if np.isfinite(slope) and report.positive is not None:
-        # Images of a patient may be copies of each other: as many count as there are patients.
-        images_a_unit = len(report.predictions) / report.n_units
-        half = stats.norm.ppf((1 + report.confidence) / 2) * row["slope error"] * np.sqrt(images_a_unit)
-        kind = "are not clearly too extreme or too timid"
-        if slope + half < 0:
-            kind = "point the wrong way"
-        elif slope + half < 1:
-            kind = "are too extreme" if slope - half > 0 else "are too extreme, or carry no information"
-        elif slope - half > 1:
-            kind = "are too timid"
-        text += f"; slope {slope:.2f} [{slope - half:.2f} to {slope + half:.2f}]: its probabilities {kind}"
-    return text + "."
+    if not np.isfinite(slope) or report.positive is None:
+        return facts | {"slope": ""}
+    # Images of a patient may be copies of each other: as many count as there are patients.
+    images_a_unit = len(report.predictions) / report.n_units
+    half = stats.norm.ppf((1 + report.confidence) / 2) * row["slope error"] * np.sqrt(images_a_unit)
+    low, high = slope - half, slope + half
+    kind = ""
+    if high < 0:
+        kind = "reversed"
+    elif high < 1:
+        kind = "extreme" if low > 0 else "extreme or empty"
+    elif low > 1:
+        kind = "timid"
+    return facts | {"slope": f"{slope:.2f} [{low:.2f} to {high:.2f}]", "slope_kind": kind}
 
 
-def _optimism(report: "Report") -> str:
-    points = report.operating_points
-    if points is not None and points["chosen on"].ne("validation").any():
-        return "Its thresholds were chosen on the very images that they are judged by: their results are optimistic."
-    return ""
-
-
-def _few(report: "Report") -> str:
-    found = report.predictions
+def _rare_class(found: Predictions) -> dict[str, Any] | None:
+    """The class with the fewest units, where these are few."""
     counts = {found.class_names[c]: len(np.unique(found.units[found.labels == c])) for c in np.unique(found.labels)}
-    name = min(counts, key=counts.get)
-    if counts[name] < _FEW and len(counts) > 1:
-        verb = "is" if counts[name] == 1 else "are"
-        units = many(found.unit, counts[name])
-        return f"There {verb} only {counts[name]} {units} of '{name}': all numbers are uncertain."
-    return ""
-
-
-def p_value(p: float) -> str:
-    """A p-value in words; those under 0.001 are not told apart."""
-    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
+    name = min(counts, key=lambda name: counts[name])
+    return {"name": name, "n": counts[name]} if counts[name] < _FEW and len(counts) > 1 else None

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 from xaiutils.classification import SCREENING, Report
 from xaiutils.classification.curves import threshold_table
-from xaiutils.classification.verdict import interval, many, score
 from xaiutils.plots.style import COLOURS, tidy
+from xaiutils.statistics.formatting import plural, score, with_interval
 from xaiutils.text import drawn
 
 _LINES = ("-", "--", "-.", ":")
@@ -107,7 +107,7 @@ def reliability(reports: Mapping[str, Report]) -> Figure:
         lower.hist(
             [p[happened], p[~happened]], edges, stacked=True, color=(colour, "0.75"), label=(what, f"not {what}")
         )
-        lower.set(xlabel=f"stated probability of {stated}", ylabel=many(report.level))
+        lower.set(xlabel=f"stated probability of {stated}", ylabel=plural(report.level))
         lower.legend(frameon=False, fontsize=7)
         for axes in (upper, lower):
             tidy(axes)
@@ -161,7 +161,7 @@ def _curves(
         finish(axes, shown)
         for i, (name, report) in enumerate(shown.items()):
             row = report.metrics.loc[what]
-            said = f"{what} {score(row['value'])}{interval(row)}" if np.isfinite(row["value"]) else f"no {what}"
+            said = f"{what} {with_interval(row)}" if np.isfinite(row["value"]) else f"no {what}"
             if together:
                 p, labels = report.probabilities, report.predictions.labels
                 table = threshold_table(labels == report.positive, p[:, report.positive])

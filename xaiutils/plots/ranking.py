@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from xaiutils.classification.verdict import p_value
 from xaiutils.datasets import ImageDataset
 from xaiutils.evaluation.metrics import METRICS
 from xaiutils.evaluation.ranking import Ranking
 from xaiutils.plots.maps import attribution_grid
 from xaiutils.plots.style import COLOURS, tidy
+from xaiutils.statistics.formatting import p_value
 from xaiutils.statistics.summaries import check_one_reading
 from xaiutils.text import drawn
 

@@ -15,15 +15,15 @@ class Markdown(str):
     """Text that is Markdown already, which `render` puts in as it is."""
 
 
-def render(name: str, **facts: Any) -> str:
-    """Fill in the template ``name`` of this folder, such as ``"model_card.md.j2"``.
+def render(template: str, /, **facts: Any) -> str:
+    """Fill in a template of this folder by its file's name, such as ``"model_card.md.j2"``.
 
     What ``{{ }}`` puts in is made safe for the medium that the name's ending says: in ``.md.j2`` it is escaped by
     `xaiutils.text.markdown` unless it is `Markdown` (a table of `markdown_table`), in ``.txt.j2`` it is kept on one
     line, in ``.html.j2`` Jinja escapes it. A fact that a template names and that is not given is an error
     (``jinja2.UndefinedError``).
     """
-    return _environment(name.removesuffix(".j2").rpartition(".")[2]).get_template(name).render(**facts)
+    return _environment(template.removesuffix(".j2").rpartition(".")[2]).get_template(template).render(**facts)
 
 
 def markdown_table(

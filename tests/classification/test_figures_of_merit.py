@@ -5,7 +5,7 @@ import pytest
 from sklearn import metrics
 
 from xaiutils.classification import Predictions, assess
-from xaiutils.classification.scores import class_scores, confusion_counts, overall_scores
+from xaiutils.classification.figures_of_merit import class_scores, confusion_counts, overall_scores
 
 
 def test_answers_outside_the_classes_count_in_every_figure():
