@@ -9,6 +9,7 @@ from skimage.data import chelsea
 
 import xaiutils as xai
 from xaiutils.registry import check_parameters
+from xaiutils.transforms.image_changes import affine_matrix
 
 TRANSFORMS = xai.TRANSFORMS
 PLAIN = [name for name, transform in TRANSFORMS.items() if not transform.needs_model]  # the others: test_adversarial
@@ -196,9 +197,7 @@ def test_affine_moves_masks_with_the_image(parameters, y, x):
 
 def centred_matrix(rotation, scale, shear, shift):
     """The warp's 2 x 2 matrix, from where it takes three points."""
-    from xaiutils.transforms import _affine_matrix
-
-    points = _affine_matrix(64, 80, rotation, scale, shear, shift)(np.array([[0, 0], [1, 0], [0, 1]]))
+    points = affine_matrix(64, 80, rotation, scale, shear, shift)(np.array([[0, 0], [1, 0], [0, 1]]))
     return np.stack([points[1] - points[0], points[2] - points[0]], axis=1)
 
 

@@ -1,113 +1,85 @@
-"""Changes made against a model, FGSM and PGD, which `xaiutils.transforms.TRANSFORMS` declares.
+"""Changes made against a model: FGSM and PGD.
 
-Both try to raise the cross-entropy L of each image's target class, by default the predicted one, without a wish for
+Both try to raise the cross-entropy L of each image's target class, by default the predicted one, without aiming at
 another class. They are L-infinity attacks: no value moves by more than ``epsilon`` grey levels, and all stay in [0,
 255]. Results are not rounded to grey levels (whole numbers plus a whole ``epsilon`` give whole numbers with FGSM).
-
-Only the sign of dL/dx is used, so it is taken of the argument of L that L rises with, which keeps it exact where a
-sure model's L is 0 to rounding and its gradient vanishes: L = log(1 + exp(m)) with m = log(sum over the other classes
-j of exp(z_j)) - z_target for a softmax over logits z, and m = -z_target for sigmoids, one or several.
-
-No image depends on its batch mates, up to rounding: a gradient that is 0 to rounding may take the other sign in a batch
-of another size, and PGD's steps multiply that. Its images are then equally strong, though not equal in every pixel.
+How the gradient's sign is computed: `loss_ascent`.
 
 A row of such images shows how maps change with a prediction that is pushed over (by PGD; the single step of FGSM may
-overshoot and turn nothing). It is no measure of robustness:
-that takes stronger attacks with restarts (Croce & Hein 2020, arXiv:2003.01690).
+overshoot and turn nothing). It is no measure of robustness: that takes stronger attacks with restarts (Croce & Hein
+2020, arXiv:2003.01690).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
-from xaiutils.backend import keras, tf
-from xaiutils.graph.network import ModelError, Network
-from xaiutils.graph.predict import prepare
-from xaiutils.progress import progress
+from xaiutils.registry import Parameter
+from xaiutils.transforms.transform import Transform
 
-__all__ = ["fgsm", "pgd"]
+__all__ = ["FGSM", "PGD", "fgsm", "pgd"]
 
-
-def _margins(network: Network, logits: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
-    """The m of the module's text for each image, float32 ``(n,)``."""
-    of_target = tf.gather(logits, targets, axis=1, batch_dims=1)
-    if network.activation != "softmax":
-        return -of_target
-    is_target = tf.one_hot(targets, network.n_classes, on_value=True, off_value=False, dtype=tf.bool)
-    others = tf.where(is_target, tf.constant(-np.inf, logits.dtype), logits)
-    return tf.reduce_logsumexp(others, axis=1) - of_target
+_EPSILON = Parameter("epsilon", float, 4.0, "largest change of a value, in grey levels of 255", 0.0, 50.0)
 
 
-def _gradient_signs(network: Network) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """Function (images, targets) -> sign of dL/dx in {-1, 0, 1}, float32 ``(n, height, width, 3)``.
-
-    Compiled once for each model, for batches of any size.
-    """
-
-    def build():
-        connected = []
-
-        @tf.function(input_signature=[network.image_spec, tf.TensorSpec([None], tf.int32)], autograph=False)
-        def signs(images, targets):
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch(images)
-                # Images do not mix, so the gradient of the sum holds each image's own gradient.
-                total = tf.reduce_sum(_margins(network, network.logits(images), targets))
-            found = tape.gradient(total, images)
-            connected.append(found is not None)  # while it is traced
-            return tf.zeros_like(images) if found is None else tf.sign(found)
-
-        def run(images, targets):
-            n = len(images)
-            if n == 1:  # other kernels, which round otherwise, serve a batch of one: give it company
-                images, targets = np.repeat(images, 2, axis=0), np.repeat(targets, 2)
-            found = signs(images, targets).numpy()[:n]
-            if not connected[-1]:
-                raise ModelError("the model cuts the gradient to its input (does it cast to integers?): no attack.")
-            if not np.isfinite(found).all():
-                raise FloatingPointError("the gradient of the loss is NaN: the model's weights or logits overflow.")
-            return found
-
-        return run
-
-    return network.compiled("signs of the loss' gradient", build)
-
-
-def _ascend(
-    model: keras.Model,
+def fgsm(
     images: np.ndarray,
+    rng: np.random.Generator,
+    epsilon: float,
+    model: Any,
     targets: int | Iterable[int] | None,
     batch_size: int,
-    start: np.ndarray,
-    epsilon: float,
-    step: float,
-    n_steps: int,
-    title: str,
 ) -> np.ndarray:
-    """``n_steps`` signed gradient steps of ``step`` grey levels from ``images + start``, each cut back to the ball."""
-    network, images, targets = prepare(model, images, targets, batch_size)
-    signs = _gradient_signs(network)
-    low, high = np.maximum(images - np.float32(epsilon), 0), np.minimum(images + np.float32(epsilon), 255)
-    moved = np.clip(images + start, low, high)
-    passes = [(first, k) for first in range(0, len(images), batch_size) for k in range(n_steps)]
-    for first, _ in progress(passes, title=title):
-        rows = slice(first, first + batch_size)
-        ahead = moved[rows] + np.float32(step) * signs(moved[rows], targets[rows])
-        moved[rows] = np.clip(ahead, low[rows], high[rows])
-    return moved
-
-
-def fgsm(images, rng, epsilon, model, targets, batch_size):
     """Fast gradient sign method: x + epsilon sign(dL/dx) (Goodfellow et al. 2015, arXiv:1412.6572, section 4)."""
-    return _ascend(model, images, targets, batch_size, np.float32(0), epsilon, epsilon, 1, "FGSM")
+    from xaiutils.transforms.loss_ascent import ascend_loss  # imports TensorFlow, which the list of transforms does not
+
+    return ascend_loss(model, images, targets, batch_size, 0.0, epsilon, epsilon, 1)
 
 
-def pgd(images, rng, epsilon, n_steps, step_size, model, targets, batch_size):
+FGSM = Transform(
+    "fgsm",
+    "FGSM attack",
+    "x + epsilon sign(dL/dx), L the cross-entropy of the predicted class",
+    fgsm,
+    (_EPSILON,),
+    paper="Goodfellow et al. 2015, arXiv:1412.6572",
+    needs_model=True,
+)
+
+
+def pgd(
+    images: np.ndarray,
+    rng: np.random.Generator,
+    epsilon: float,
+    n_steps: int,
+    step_size: float,
+    model: Any,
+    targets: int | Iterable[int] | None,
+    batch_size: int,
+) -> np.ndarray:
     """Projected gradient descent on -L from a random start in the ball (Madry et al. 2018, arXiv:1706.06083).
 
     Steps of ``step_size`` times epsilon along sign(dL/dx); the last point counts, without restarts. The default of
     0.25 in 10 steps is the paper's 2.5 epsilon / n_steps: every point of the ball is within reach from any start.
     The start is one draw of uniform noise, the same for every image.
     """
+    from xaiutils.transforms.loss_ascent import ascend_loss
+
     start = rng.uniform(-epsilon, epsilon, images.shape[1:]).astype(np.float32)
-    return _ascend(model, images, targets, batch_size, start, epsilon, step_size * epsilon, n_steps, "PGD")
+    return ascend_loss(model, images, targets, batch_size, start, epsilon, step_size * epsilon, n_steps)
+
+
+PGD = Transform(
+    "pgd",
+    "PGD attack",
+    "repeated signed gradient steps from a random start, within epsilon of the image",
+    pgd,
+    (
+        _EPSILON,
+        Parameter("n_steps", int, 10, "gradient steps", 1, 1000),
+        Parameter("step_size", float, 0.25, "length of a step as a fraction of epsilon", 0.0, 1.0),
+    ),
+    paper="Madry et al. 2018, arXiv:1706.06083",
+    needs_model=True,
+)
