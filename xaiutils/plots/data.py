@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 
 from xaiutils.datasets import ImageDataset
 from xaiutils.datasets.phantom import Phantom
-from xaiutils.plots.style import COLOURS, MAP_COLOURS, outline, tidy
+from xaiutils.plots.maps import draw_image
+from xaiutils.plots.style import COLOURS, MAP_COLOURS, panels, tidy
 from xaiutils.text import drawn
 
 COMPOSITION = ("view", "side", "density", "abnormality", "tag")  # columns of the metadata that are shown
@@ -76,7 +77,7 @@ def composition(splits: Mapping[str, ImageDataset], columns: Sequence[str] = COM
             )
             axes.set_title(drawn(name), fontsize=10)
             tidy(axes)
-    for axes, what in zip(grid[:, 0], ("part of the split", "part of the class"), strict=False):
+    for axes, what in zip(grid[:, 0], ("fraction of the split", "fraction of the class"), strict=False):
         axes.set_ylabel(what)
     for axes in grid[:, -1]:
         axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
@@ -104,7 +105,7 @@ def intensities(ds: ImageDataset, most: int = 300) -> Figure:
         low, high = np.percentile(parts, [25, 75], axis=0)
         axes.fill_between(edges[:-1] + 4, low, high, color=COLOURS[i], alpha=0.2, linewidth=0)
         axes.plot(edges[:-1] + 4, parts.mean(axis=0), color=COLOURS[i], label=drawn(name))
-    axes.set(xlabel="grey value", ylabel="part of the pixels", xlim=(0, 255), yscale="log")
+    axes.set(xlabel="grey value", ylabel="fraction of pixels", xlim=(0, 255), yscale="log")
     axes.set_ylim(bottom=1e-5)
     axes.legend(frameon=False, fontsize=8)
     tidy(axes)
@@ -163,9 +164,7 @@ def patch_grid(ds: ImageDataset, patch_sizes: Sequence[int] = (16, 32)) -> Figur
     figure = Figure(figsize=(3.4 * len(patch_sizes), 3.5 * len(ds)), layout="compressed")
     for row, axes_row in enumerate(figure.subplots(len(ds), len(patch_sizes), squeeze=False)):
         for axes, patch in zip(axes_row, patch_sizes, strict=True):
-            axes.set_axis_off()
-            axes.imshow(ds.pixels[row])
-            outline(axes, None if ds.masks is None else ds.masks[row])
+            draw_image(axes, ds.pixels[row], None if ds.masks is None else ds.masks[row])
             n = ds.image_size // patch
             for k in range(n + 1):
                 axes.plot([k * patch - 0.5] * 2, [-0.5, n * patch - 0.5], color=COLOURS[5], linewidth=0.5)
@@ -183,13 +182,8 @@ def image_grid(ds: ImageDataset, columns: int = 6, titles: Sequence[str] | None 
 
 def pictures(images: np.ndarray, titles: Sequence[str], columns: int = 6, masks: np.ndarray | None = None) -> Figure:
     """Images ``(n, height, width, 3)`` in [0, 255] with a title each, and the outlines of masks."""
-    columns = min(columns, len(images))
-    rows = -(-len(images) // columns)
-    figure = Figure(figsize=(1.7 * columns, 1.9 * rows), layout="compressed")
-    for i, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
-        axes.set_axis_off()
-        if i < len(images):
-            axes.imshow(np.clip(images[i], 0, 255).astype(np.uint8))
-            outline(axes, None if masks is None else masks[i])
-            axes.set_title(drawn(titles[i]), fontsize=9)
+    figure, grid = panels(len(images), columns, (1.7, 1.9), layout="compressed")
+    for i, axes in enumerate(grid):
+        draw_image(axes, images[i], None if masks is None else masks[i])
+        axes.set_title(drawn(titles[i]), fontsize=9)
     return figure

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from xaiutils.evaluation.score_tables import of_random_weights, without_random_weights
-from xaiutils.plots.style import COLOURS, tidy
+from xaiutils.plots.style import COLOURS, legend_below, panels, tidy
 from xaiutils.text import drawn
 
 
@@ -23,13 +23,8 @@ def forest(
     metrics, methods = list(dict.fromkeys(summary["metric"])), list(dict.fromkeys(summary["method"]))
     random, others = of_random_weights(summary), without_random_weights(summary)
     models = list(dict.fromkeys(summary["model"]))
-    columns = min(len(metrics), 6)
-    rows = -(-len(metrics) // columns)
-    figure = Figure(figsize=(2.4 * columns + 1.5, (0.3 * len(methods) + 0.9) * rows + 0.4), layout="constrained")
-    grid = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
-    for axes in grid[len(metrics) :]:
-        axes.set_axis_off()
-    for axes, metric in zip(grid, metrics, strict=False):
+    figure, grid = panels(len(metrics), 6, (2.4, 0.3 * len(methods) + 0.9), (1.5, 0.4), sharey=True)
+    for axes, metric in zip(grid, metrics, strict=True):
         for i, model in enumerate(models):
             shift = (i - (len(models) - 1) / 2) * 0.25
             for hollow, rows in ((True, random), (False, others)):
@@ -44,12 +39,12 @@ def forest(
             axes.axvline(chance[metric], color="0.4", linestyle=":", linewidth=1)
         axes.set_title(metric_titles[metric], fontsize=9)
         tidy(axes)
-    first = figure.axes[0]
+    first = grid[0]
     first.set_yticks(np.arange(len(methods)), list(map(drawn, methods)), fontsize=9)
     first.invert_yaxis()
     for i, model in enumerate(models):
         first.plot([], [], "os^D"[i % 4], color=COLOURS[i], label=drawn(model))
     if len(random):
         first.plot([], [], "o", color="0.55", markerfacecolor="white", label="same method, random weights")
-    figure.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncols=len(models) + 1, frameon=False)
+    legend_below(figure, first, len(models) + 1)
     return figure

@@ -156,7 +156,19 @@ def explanation(
     opacity: float = 0.8,
     image_title: str = "input",
 ) -> Figure:
-    """An image, its map with a colour bar, and the class probabilities (of the ten largest)."""
+    """An image, its map with a colour bar, and the ten largest class probabilities.
+
+    Args:
+        image: ``(height, width, 3)`` in [0, 255].
+        attribution: ``(height, width)``, raw.
+        signed: whether 0 is the middle of the colour scale.
+        title: of the map.
+        probabilities: ``(classes,)``.
+        class_names: of the classes.
+        mask: bool ``(height, width)`` whose border is drawn.
+        opacity: of the strongest attribution, 0..1.
+        image_title: of the image.
+    """
     figure = Figure(figsize=(10.5, 3.6), layout="constrained")
     left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1.18, 0.8))
     draw_image(left, image, mask)

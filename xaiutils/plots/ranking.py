@@ -11,14 +11,14 @@ from xaiutils.datasets import ImageDataset
 from xaiutils.evaluation.metrics import METRICS
 from xaiutils.evaluation.ranking import Ranking
 from xaiutils.plots.maps import attribution_grid
-from xaiutils.plots.style import COLOURS, tidy
+from xaiutils.plots.style import COLOURS, SLANTED, heat_map, numbers_as_text, panels, tidy, title_of
 from xaiutils.statistics.formatting import p_value
 from xaiutils.statistics.summaries import check_one_reading
 from xaiutils.text import drawn
 
 
 def critical_difference(ranking: Ranking, titles: Mapping[str, str] = MappingProxyType({})) -> Figure:
-    """Mean ranks on a line, best on the left; bars join methods that Nemenyi's test does not tell apart (Demsar 2006,
+    """Mean ranks on a line, best on the left; bars join methods that Nemenyi's test does not distinguish (Demsar 2006,
     JMLR 7). Where Friedman's test finds no difference at all, one bar joins all, and the title says so.
     """
     ranks, k = ranking.ranks, len(ranking.ranks)
@@ -45,15 +45,9 @@ def critical_difference(ranking: Ranking, titles: Mapping[str, str] = MappingPro
         level = depth + 0.45 * (i if on_left else k - 1 - i)
         end = 1 - 0.06 * (k - 1) if on_left else k + 0.06 * (k - 1)
         axes.plot([value, value, end], [0, level, level], color="0.4", linewidth=1)
-        words = [drawn(titles.get(name, name)), f"{value:.2f}"]
-        axes.text(
-            end,
-            level,
-            f" {'  '.join(words if on_left else words[::-1])} ",
-            ha="right" if on_left else "left",
-            va="center",
-            fontsize=9,
-        )
+        words = [title_of(name, titles), f"{value:.2f}"]
+        text = f" {'  '.join(words if on_left else words[::-1])} "
+        axes.text(end, level, text, ha="right" if on_left else "left", va="center", fontsize=9)
     for i, group in enumerate(groups):
         ends = ranks[group[0]] - 0.03, ranks[group[-1]] + 0.03
         axes.plot(ends, [0.4 + 0.22 * i] * 2, color=COLOURS[0], linewidth=4, solid_capstyle="butt")
@@ -68,8 +62,8 @@ def rank_heatmap(
     """Mean ranks (1 is best) of methods (rows) by metrics (columns), as `mean_ranks` gives them; controls in grey
     letters. Rows keep their order."""
     names = [f"{METRICS[m].title}\n({'higher' if METRICS[m].higher_is_better else 'lower'} is better)" for m in ranks]
-    rows = [drawn(titles.get(m, m)) for m in ranks.index]
-    figure = _heatmap(ranks.to_numpy(float), rows, names, (1, len(ranks)), "viridis_r", "mean rank (1: best)", "{:.1f}")
+    rows = [titles.get(m, m) for m in ranks.index]
+    figure = _heat_map_figure(ranks, rows, names, (1, len(ranks)), "viridis_r", "mean rank (1: best)", "{:.1f}")
     for label, method in zip(figure.axes[0].get_yticklabels(), ranks.index, strict=True):
         label.set_color("0.5" if method in controls else "black")
     return figure
@@ -78,11 +72,11 @@ def rank_heatmap(
 def agreement_heatmap(tau: pd.DataFrame) -> Figure:
     """Kendall's tau of every two metrics, as `agreement` gives it."""
     names = [METRICS[m].title for m in tau]
-    return _heatmap(tau.to_numpy(float), names, names, (-1, 1), "RdBu", "Kendall's tau", "{:.2f}")
+    return _heat_map_figure(tau, names, names, (-1, 1), "RdBu", "Kendall's tau", "{:.2f}")
 
 
-def _heatmap(
-    values: np.ndarray,
+def _heat_map_figure(
+    table: pd.DataFrame,
     rows: list[str],
     columns: list[str],
     limits: tuple[float, float],
@@ -92,24 +86,8 @@ def _heatmap(
 ) -> Figure:
     figure = Figure(figsize=(0.85 * len(columns) + 3.0, 0.34 * len(rows) + 1.9), layout="constrained")
     axes = figure.subplots()
-    shown = axes.imshow(values, cmap=colours, vmin=limits[0], vmax=limits[1], aspect="auto")
-    axes.set_xticks(range(len(columns)), columns, rotation=40, ha="right", rotation_mode="anchor", fontsize=8)
-    axes.set_yticks(range(len(rows)), rows, fontsize=9)
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    for (row, column), value in np.ndenumerate(values):
-        if np.isfinite(value):
-            red, green, blue, _ = shown.cmap(shown.norm(value))
-            dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
-            axes.text(
-                column,
-                row,
-                written.format(value),
-                ha="center",
-                va="center",
-                fontsize=8,
-                color="white" if dark else "black",
-            )
+    values = table.to_numpy(float)
+    shown = heat_map(axes, values, numbers_as_text(values, written), rows, columns, colours, limits, **SLANTED)
     figure.colorbar(shown, ax=axes, label=label, shrink=0.8)
     return figure
 
@@ -130,20 +108,12 @@ def scatter_pair(
     groups = wide.groupby(colour_by, sort=True) if colour_by in wide else [("", wide)]
     for i, (name, group) in enumerate(groups):
         said = drawn(f"{colour_by}: {name}") if colour_by in wide else None
-        axes.scatter(
-            group[a],
-            group[b],
-            s=22,
-            color=COLOURS[i % len(COLOURS)],
-            alpha=0.75,
-            linewidths=0,
-            label=said,
-        )
+        axes.scatter(group[a], group[b], s=22, color=COLOURS[i % len(COLOURS)], alpha=0.75, linewidths=0, label=said)
     low, high = (float(f(wide[[a, b]].to_numpy(), initial=0)) for f in (np.min, np.max))
     axes.plot([low, high], [low, high], color="0.5", linewidth=1, linestyle=":")
     more = int((wide[a] > wide[b]).sum()), int((wide[a] < wide[b]).sum())
-    axes.set_xlabel(f"{drawn(titles.get(a, a))} (larger on {more[0]})")
-    axes.set_ylabel(f"{drawn(titles.get(b, b))} (larger on {more[1]})")
+    axes.set_xlabel(f"{title_of(a, titles)} (larger on {more[0]})")
+    axes.set_ylabel(f"{title_of(b, titles)} (larger on {more[1]})")
     axes.set_title(f"{METRICS[metric].title} of {len(wide)} images", fontsize=10)
     if colour_by in wide:
         axes.legend(frameon=False, fontsize=8)
@@ -176,13 +146,8 @@ def against(
     """A metric of each image against a fact of it (size of the lesion, probability), a panel a method, with the line
     of least squares where the fact varies."""
     check_one_reading(table[table["metric"] == metric])
-    columns = min(len(methods), 4)
-    rows = -(-len(methods) // columns)
-    figure = Figure(figsize=(2.5 * columns + 0.6, 2.3 * rows + 0.5), layout="constrained")
-    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
-    for axes in grid[len(methods) :]:
-        axes.set_axis_off()
-    for axes, method in zip(grid, methods, strict=False):
+    figure, grid = panels(len(methods), 4, (2.5, 2.3), (0.6, 0.5), sharex=True, sharey=True)
+    for axes, method in zip(grid, methods, strict=True):
         chosen = table[(table["metric"] == metric) & (table["method"] == method)].dropna(subset=["value", column])
         x, y = chosen[column].to_numpy(float), chosen["value"].to_numpy(float)
         axes.scatter(x, y, s=14, color=COLOURS[0], alpha=0.7, linewidths=0)
@@ -190,7 +155,7 @@ def against(
             slope, offset = np.polyfit(x, y, 1)
             ends = np.array([x.min(), x.max()])
             axes.plot(ends, slope * ends + offset, color=COLOURS[1], linewidth=1.5)
-        axes.set_title(drawn(titles.get(method, method)), fontsize=9)
+        axes.set_title(title_of(method, titles), fontsize=9)
         tidy(axes)
     figure.supxlabel(drawn(label or column), fontsize=9)
     figure.supylabel(METRICS[metric].title, fontsize=9)

@@ -1,11 +1,11 @@
-"""Figures of the checks that train models anew."""
+"""Figures of the checks that retrain models."""
 
 from collections.abc import Sequence
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from xaiutils.plots.style import COLOURS, tidy
+from xaiutils.plots.style import COLOURS, legend_below, tidy
 from xaiutils.text import drawn
 
 
@@ -46,5 +46,5 @@ def retraining_curves(table: pd.DataFrame, controls: Sequence[str] = (), majorit
             axes.set_ylabel(words[score] if column == 0 else "")
             tidy(axes)
         grid[1, column].set_xlabel(f"fraction of pixels, highest first, {verbs[mode]}")
-    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    legend_below(figure, grid[0, 0], 4)
     return figure

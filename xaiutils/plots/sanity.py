@@ -1,6 +1,6 @@
 """Figures of the sanity checks: what random weights, changed images and dropout do to maps."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from xaiutils.plots.maps import draw_map
-from xaiutils.plots.style import COLOURS, tidy
+from xaiutils.plots.style import COLOURS, SLANTED, heat_map, numbers_as_text, panels, tidy, title_of
 from xaiutils.text import drawn
 
 _MODES = {"cascading": ("o-", COLOURS[0]), "independent": ("s--", COLOURS[1])}
@@ -20,17 +20,12 @@ def randomisation_curves(
     """A panel for each method: similarity to the trained model's map over the stages that lost their weights.
 
     ``summary`` has the columns mode ("cascading" or "independent"), method, depth, stage, mean, low, high. The dotted
-    line is ``chance`` by method, the similarity of maps of different images, to which a map falls that lost everything.
+    line is ``chance`` by method, the similarity of maps of different images: where a map ends that lost everything.
     """
     methods = list(dict.fromkeys(summary["method"]))
     stages = summary.drop_duplicates("depth").sort_values("depth")["stage"].to_list()
-    columns = min(columns, len(methods))
-    rows = -(-len(methods) // columns)
-    figure = Figure(figsize=(2.5 * columns + 0.5, 2.2 * rows + 1.0), layout="constrained")
-    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    for axes in grid.ravel()[len(methods) :]:
-        axes.set_axis_off()
-    for axes, method in zip(grid.ravel(), methods, strict=False):
+    figure, grid = panels(len(methods), columns, (2.5, 2.2), (0.5, 1.0), sharex=True, sharey=True)
+    for axes, method in zip(grid, methods, strict=True):
         for mode, part in summary[summary["method"] == method].groupby("mode", sort=False):
             mark, colour = _MODES[mode]
             part = part.sort_values("depth")
@@ -39,7 +34,7 @@ def randomisation_curves(
             axes.fill_between(part["depth"], part["low"], part["high"], color=colour, alpha=0.15, linewidth=0)
         if np.isfinite(chance.get(method, np.nan)):
             axes.axhline(chance[method], color="0.35", linestyle=":", linewidth=1.2, label="pairs of other images")
-        axes.set_title(drawn(titles.get(method, method)), fontsize=9)
+        axes.set_title(title_of(method, titles), fontsize=9)
         axes.set_xticks(range(len(stages)))
         axes.tick_params(labelsize=8, labelbottom=True)
         tidy(axes)
@@ -71,14 +66,14 @@ def randomisation_grid(
     for row, method in enumerate(methods):
         for axes, stage in zip(grid[row], stages, strict=True):
             draw_map(axes, image, maps[stage][method], signed[method], mask, opacity=0.9, outline_width=0.35)
-        _row_title(grid[row, 0], titles.get(method, method))
+        _row_title(grid[row, 0], title_of(method, titles))
     for axes, stage in zip(grid[0], stages, strict=True):
         axes.set_title("trained" if stage == "none" else drawn(stage), fontsize=7)
     return figure
 
 
 def _row_title(axes: Axes, text: str) -> None:
-    axes.text(-0.06, 0.5, drawn(text), transform=axes.transAxes, rotation=90, ha="right", va="center", fontsize=8)
+    axes.text(-0.06, 0.5, text, transform=axes.transAxes, rotation=90, ha="right", va="center", fontsize=8)
 
 
 def consistency_matrix(table: pd.DataFrame, change: pd.Series, titles: Mapping[str, str], label: str) -> Figure:
@@ -91,27 +86,15 @@ def consistency_matrix(table: pd.DataFrame, change: pd.Series, titles: Mapping[s
     figure = Figure(figsize=(0.85 * columns + 2.6, 0.42 * rows + 2.1), layout="constrained")
     above, below = figure.subplots(2, 1, height_ratios=(1, rows), sharex=True)
     top = change.reindex(table.columns).to_numpy(float)[None]
-    _cells(above, top, "Reds", (0, 1), ["change of probability"])
-    image = _cells(below, table.to_numpy(float), "viridis", (0, 1), [drawn(titles.get(m, m)) for m in table.index])
-    below.set_xticks(
-        range(columns), list(map(drawn, table.columns)), rotation=40, ha="right", rotation_mode="anchor", fontsize=9
-    )
+    names = list(table.columns)
+    heat_map(above, top, numbers_as_text(top, missing="none"), ["change of probability"], names, "Reds", (0, 1))
+    values = table.to_numpy(float)
+    methods = [titles.get(m, m) for m in table.index]
+    texts = numbers_as_text(values, missing="none")
+    image = heat_map(below, values, texts, methods, names, "viridis", (0, 1), **SLANTED)
     above.tick_params(axis="x", length=0, labelbottom=False)
     figure.colorbar(image, ax=below, shrink=0.9, extend="min", label=label)
     return figure
-
-
-def _cells(axes: Axes, values: np.ndarray, colours: str, limits: tuple[float, float], names: Sequence[str]):
-    image = axes.imshow(values, cmap=colours, vmin=limits[0], vmax=limits[1], aspect="auto")
-    for (row, column), value in np.ndenumerate(values):
-        red, green, blue, _ = image.cmap(image.norm(value))
-        dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
-        text = f"{value:.2f}" if np.isfinite(value) else "none"
-        axes.text(column, row, text, ha="center", va="center", fontsize=8, color="w" if dark else "k")
-    axes.set_yticks(range(len(names)), names, fontsize=9)
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
-    return image
 
 
 def dropout_maps(
@@ -126,7 +109,7 @@ def dropout_maps(
     """A row for each method: its map without dropout, its mean and its standard deviation over passes with dropout.
 
     All are ``(height, width)`` by method. Each picture has its own colour limits; above the last column stands the
-    mean standard deviation as a part of the mean absolute value of the mean map.
+    mean standard deviation as a fraction of the mean absolute value of the mean map.
     """
     methods = list(plain)
     figure = Figure(figsize=(4.7, 1.45 * len(methods) + 0.4), layout="compressed")
@@ -138,7 +121,7 @@ def dropout_maps(
         size = float(np.abs(mean[method]).mean())
         part = f"{float(std[method].mean()) / size:.1f} of the mean" if size > 0 else "the mean is 0"
         row[2].set_title(part, fontsize=7, pad=2)
-        _row_title(row[0], titles.get(method, method))
+        _row_title(row[0], title_of(method, titles))
     for axes, text in zip(grid[0], ("no dropout", "mean", "standard deviation"), strict=True):
         axes.set_title(f"{text}\n{axes.get_title()}" if axes.get_title() else text, fontsize=8)
     return figure

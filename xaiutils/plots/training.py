@@ -1,4 +1,4 @@
-"""Figures of training: how loss and accuracy went, and what an optimiser can learn at all."""
+"""Figures of training: loss and accuracy by epoch, and what an optimiser can learn at all."""
 
 from collections.abc import Mapping
 
@@ -8,16 +8,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from xaiutils.classification.model_card import kept_epoch
-from xaiutils.plots.style import COLOURS, tidy
+from xaiutils.plots.style import COLOURS, legend_below, line_style, tidy
 from xaiutils.text import drawn
 
 
 def training_curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
-    """Loss and accuracy of training and validation, and the validation AUC where it was watched; a column for each
-    model.
+    """Loss and accuracy of training and validation, and the validation AUC where it was recorded; a column for
+    each model.
 
     A dot marks the epoch whose weights were kept (see `xaiutils.classification.model_card.kept_epoch`).
-    Grey lines part the stages of a history that has a column ``stage``.
+    Grey lines separate the stages of a history that has a column ``stage``.
     """
     rows = ["loss", "accuracy"] + ["auc"] * any("val_auc" in h for h in histories.values())
     figure = Figure(figsize=(4 * len(histories), 2.5 * len(rows)), layout="constrained")
@@ -75,7 +75,7 @@ def toy_accuracy(table: pd.DataFrame, bayes: float = 0.99) -> Figure:
     left, right = figure.subplots(1, 2)
     for i, (name, part) in enumerate(table.groupby("recipe", sort=False)):
         for axes, column in ((left, "accuracy"), (right, "weight_norm")):
-            axes.plot(part["step"], part[column], color=COLOURS[i], linestyle=("-", "--", "-.", ":")[i % 4], label=name)
+            axes.plot(part["step"], part[column], label=name, **line_style(i))
     for level, text in ((0.5, "chance"), (bayes, "best possible")):
         left.axhline(level, color="0.4", linestyle=":", linewidth=1)
         left.annotate(text, (1, level), (-2, 3), ("axes fraction", "data"), "offset points", ha="right", fontsize=8)
@@ -86,5 +86,5 @@ def toy_accuracy(table: pd.DataFrame, bayes: float = 0.99) -> Figure:
     for axes in (left, right):
         axes.set_xlabel("step")
         tidy(axes)
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    legend_below(figure, left, 3)
     return figure
