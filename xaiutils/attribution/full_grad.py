@@ -4,7 +4,7 @@ S = <x, dS/dx> + sum over steps of <b, dS/dy>, where a step of the network compu
 is its bias, J being F's derivative at these inputs (Srinivas & Fleuret 2019, arXiv:1905.00780). The sum telescopes, so
 this is exact for any network. For a convolution b is its bias; for batch norm beta - mean * gamma / sqrt(var + eps);
 for an activation phi the implicit bias phi(z) - phi'(z) z, 0 for ReLU; for a product a * c it is -a * c; and so on,
-with no list of layer types: J inputs is computed by differentiating the vector-Jacobian product.
+and where a layer's kind does not say it, J inputs is computed by differentiating the vector-Jacobian product.
 """
 
 from collections.abc import Callable
@@ -13,55 +13,26 @@ from typing import Any
 import numpy as np
 
 from xaiutils.attribution.method import Method
-from xaiutils.backend import keras, tf
+from xaiutils.backend import tf
+from xaiutils.graph.layers.kinds import (
+    ACTIVATION,
+    AFFINE,
+    BATCH_NORM,
+    LINEAR,
+    SELECT,
+    applied_activation,
+    is_homogeneous,
+    kind_of,
+)
+from xaiutils.graph.layers.linear import linear_parts
 from xaiutils.graph.network import ModelError, Network, Step
 from xaiutils.graph.passes import batches, class_scores, convolution_with_norm, foldable_norms
 from xaiutils.graph.places import enlarged
 from xaiutils.registry import Parameter
 
-layers = keras.layers
-_LINEAR = (
-    layers.Conv1D,
-    layers.Conv2D,
-    layers.Conv2DTranspose,
-    layers.DepthwiseConv2D,
-    layers.SeparableConv2D,
-    layers.Dense,
-)
-# F(c x) = c F(x) for c > 0, so that F(x) = J x: no bias. Known beforehand to save their J x, nothing else.
-_HOMOGENEOUS = (
-    layers.Add,
-    layers.AveragePooling2D,
-    layers.Concatenate,
-    layers.Cropping2D,
-    layers.Dropout,
-    layers.Flatten,
-    layers.GlobalAveragePooling2D,
-    layers.GlobalMaxPooling2D,
-    layers.Identity,
-    layers.LeakyReLU,
-    layers.MaxPooling2D,
-    layers.Permute,
-    layers.Reshape,
-    layers.ZeroPadding2D,
-)
-_ELEMENTWISE = (
-    keras.activations.celu,
-    keras.activations.elu,
-    keras.activations.exponential,
-    keras.activations.gelu,
-    keras.activations.hard_sigmoid,
-    keras.activations.hard_silu,
-    keras.activations.leaky_relu,
-    keras.activations.mish,
-    keras.activations.relu6,
-    keras.activations.selu,
-    keras.activations.sigmoid,
-    keras.activations.silu,
-    keras.activations.softplus,
-    keras.activations.softsign,
-    keras.activations.tanh,
-)
+# How a step is computed: (step, inputs, compute) -> its outputs, and the bias of each, of a shape that broadcasts to
+# it; None for no bias.
+_BiasRule = Callable[[Step, list[Any], Callable[[list[Any]], list[Any]]], tuple[list[Any], list[Any]]]
 _NOISE = 1e-5  # a bias this much smaller than its step's output is rounding
 
 
@@ -76,9 +47,11 @@ def full_grad(network: Network, images: np.ndarray, targets: np.ndarray, batch_s
     """
 
     def build():
+        rules = _bias_rules(network, biases)
+
         @tf.function(input_signature=[network.image_spec, tf.TensorSpec([None], tf.int32)], autograph=False)
         def run(batch, target):
-            _, of_input, found = _decompose(network, batch, target, biases)
+            _, of_input, found = _decompose(network, batch, target, rules)
             by_place: dict[tuple, tf.Tensor] = {}
             for step, output, share in found:
                 field = network.field_of(step) if output == 0 else None
@@ -101,10 +74,11 @@ def full_grad_terms(
 
     def build():
         names: list[str] = []
+        rules = _bias_rules(network, "all")
 
         @tf.function(input_signature=[network.image_spec, tf.TensorSpec([None], tf.int32)], autograph=False)
         def run(batch, target):
-            scores, of_input, found = _decompose(network, batch, target, "all")
+            scores, of_input, found = _decompose(network, batch, target, rules)
             names[:] = ["input", *(step.path + (f" ({output})" if output else "") for step, output, _ in found)]
             shares = [of_input, *(share for _, _, share in found)]
             return scores, tf.stack([tf.reduce_sum(share, axis=range(1, len(share.shape))) for share in shares])
@@ -118,7 +92,7 @@ def full_grad_terms(
 
 
 def _decompose(
-    network: Network, images: tf.Tensor, targets: tf.Tensor, biases: str
+    network: Network, images: tf.Tensor, targets: tf.Tensor, rules: dict[Step, _BiasRule]
 ) -> tuple[tf.Tensor, tf.Tensor, list[tuple[Step, int, tf.Tensor]]]:
     """The target's logits, the input's share x * dS/dx, and for every step with a bias: the step, the number of its
     output, and the share b * dS/dy, in the output's shape."""
@@ -137,7 +111,7 @@ def _decompose(
             if step in biases_of:
                 outputs, of_step = inputs, [biases_of[step]]
             else:
-                outputs, of_step = _with_biases(step, inputs, compute, biases)
+                outputs, of_step = rules[step](step, inputs, compute)
             outputs = [tf.identity(y) for y in outputs]  # so that no output's gradient goes through another of the step
             for number, (y, bias) in enumerate(zip(outputs, of_step, strict=True)):
                 if bias is not None:
@@ -156,66 +130,46 @@ def _decompose(
     return scores, tf.zeros_like(images) if of_input is None else images * of_input, shares
 
 
-def _with_biases(
-    step: Step, inputs: list[Any], compute: Callable, biases: str
-) -> tuple[list[Any], list[tf.Tensor | None]]:
-    """The outputs of a step, and the bias of each, of a shape that broadcasts to it; None for no bias."""
-    operation = step.operation
-    holds_bias = type(operation) in _LINEAR or type(operation) is layers.BatchNormalization
-    if _is_homogeneous(operation) or (biases == "explicit" and not holds_bias):
-        outputs = compute(inputs)
-        return outputs, [None] * len(outputs)
-    if type(operation) in _LINEAR and _is_plain(operation):
-        return compute(inputs), [operation.bias]
-    if type(operation) is layers.BatchNormalization and operation.axis in (-1, len(inputs[0].shape) - 1):
-        nothing = tf.zeros([1] * (len(inputs[0].shape) - 1) + [inputs[0].shape[-1]], inputs[0].dtype)
-        return compute(inputs), compute([nothing])  # affine in each element: its bias is what it makes of 0
-    ceiling = _ceiling(operation)
-    if ceiling is not None:
-        (y,) = compute(inputs)
-        return [y], [tf.where(y >= ceiling, tf.cast(ceiling, y.dtype), tf.zeros([], y.dtype))]
-    if _is_elementwise(operation):
-        return _with_elementwise_bias(inputs[0], compute)
-    return _with_implicit_biases(step, inputs, compute)
+def _bias_rules(network: Network, biases: str) -> dict[Step, _BiasRule]:
+    with network.in_float32():
+        return {step: _bias_rule(network, step, biases) for step in network.steps_to_logits}
 
 
-def _is_homogeneous(operation: Any) -> bool:
-    if type(operation) is layers.ReLU:
-        return operation.max_value is None and operation.threshold == 0
-    if type(operation) is layers.Activation:
-        return operation.activation in (keras.activations.relu, keras.activations.linear)
-    return type(operation) in _HOMOGENEOUS
+def _bias_rule(network: Network, step: Step, biases: str) -> _BiasRule:
+    kind = kind_of(network, step)
+    if is_homogeneous(network, step) or (biases == "explicit" and kind not in (LINEAR, BATCH_NORM)):
+        return _without_bias
+    if kind == LINEAR and applied_activation(network, step) is None:
+        return _with_layer_bias
+    if kind in (BATCH_NORM, AFFINE, SELECT):
+        return _with_constant
+    return _with_elementwise_bias if kind == ACTIVATION else _with_implicit_biases
 
 
-def _ceiling(operation: Any) -> float | None:
-    """Where a ReLU is cut off above, as that of EfficientNet-Lite is: its bias is this value there, and 0 elsewhere."""
-    if type(operation) is layers.ReLU and operation.threshold == 0:
-        return operation.max_value
-    is_relu6 = type(operation) is layers.Activation and operation.activation is keras.activations.relu6
-    return 6.0 if is_relu6 else None
+def _without_bias(step: Step, inputs: list[Any], compute: Callable) -> tuple[list[Any], list[Any]]:
+    outputs = compute(inputs)
+    return outputs, [None] * len(outputs)
 
 
-def _is_elementwise(operation: Any) -> bool:
-    if type(operation) is layers.Activation:
-        return operation.activation in _ELEMENTWISE
-    return type(operation) is layers.ReLU
+def _with_layer_bias(step: Step, inputs: list[Any], compute: Callable) -> tuple[list[Any], list[Any]]:
+    return compute(inputs), [linear_parts(step.operation)[-1]().bias]
 
 
-def _with_elementwise_bias(x: tf.Tensor, compute: Callable) -> tuple[list[Any], list[tf.Tensor | None]]:
+def _with_constant(step: Step, inputs: list[Any], compute: Callable) -> tuple[list[Any], list[Any]]:
+    """The bias of an affine step is what it makes of 0."""
+    return compute(inputs), compute([tf.zeros_like(x[:1]) for x in inputs])
+
+
+def _with_elementwise_bias(step: Step, inputs: list[Any], compute: Callable) -> tuple[list[Any], list[Any]]:
     """The bias phi(x) - phi'(x) x of a function of each element."""
+    (x,) = inputs
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(x)
         (y,) = compute([x])
     return [y], [y - tape.gradient(y, x, unconnected_gradients="zero") * x]
 
 
-def _is_plain(operation: Any) -> bool:
-    activation = getattr(operation, "activation", None) or keras.activations.linear
-    channels_last = getattr(operation, "data_format", None) in (None, "channels_last")
-    return activation is keras.activations.linear and channels_last
-
-
-def _with_implicit_biases(step: Step, inputs: list[Any], compute: Callable) -> tuple[list[Any], list[tf.Tensor | None]]:
+def _with_implicit_biases(step: Step, inputs: list[Any], compute: Callable) -> tuple[list[Any], list[Any]]:
     """The bias y - J inputs of any step.
 
     u -> (the gradient of <y, u> by the inputs) is linear with the matrix J^T; so its own derivative, applied to the

@@ -160,11 +160,10 @@ def _tried(network: Network, step: Step) -> str | None:
     """The kind of an operation without weights, from what it does to numbers."""
     if len(step.outputs) != 1:
         return None
-    shapes = [[n or 1 for n in shape[1:]] for shape in network.input_shapes(step)]
+    shapes = _shapes(network, step)
 
     def run(*xs: np.ndarray) -> np.ndarray:
-        values = dict(zip(step.reads, (tf.constant(x, tf.float32) for x in xs), strict=True))
-        return _numbers(lambda: step.call(step.operation, values)[0])
+        return _run(step, xs)[0]
 
     try:
         if _is_affine(run, shapes):
@@ -174,6 +173,38 @@ def _tried(network: Network, step: Step) -> str | None:
         return _tried_in_two(run, shapes) if len(set(step.reads)) == len(shapes) == 2 else None
     except (TypeError, ValueError, AttributeError, NotImplementedError, tf.errors.OpError):
         return None
+
+
+def is_homogeneous(network: Network, step: Step) -> bool:
+    """Whether a step without weights is known to have F(c x) = c F(x) for c > 0, so that F(x) = J x, J its derivative
+    (Euler): it adds no constant and bends at 0 alone, as ReLU, pooling, sums and moves of values do."""
+    found = network.compiled("homogeneous steps", dict)
+    if step not in found:
+        found[step] = not getattr(step.operation, "weights", None) and _is_homogeneous(network, step)
+    return found[step]
+
+
+def _is_homogeneous(network: Network, step: Step) -> bool:
+    kind = kind_of(network, step)
+    if kind in (AFFINE, SELECT):
+        return not any(y.any() for y in _run(step, [np.zeros((1, *shape)) for shape in _shapes(network, step)]))
+    if kind == ACTIVATION:
+        function, shape = applied_activation(network, step), network.shapes[step.outputs[0]][1:]
+        x = np.concatenate([scale * np.linspace(-8, 8, 65) for scale in (1, 30, 1000, 100_000)])
+        once, twice = (_at(function, factor * x, shape) for factor in (1, 2))
+        return np.allclose(twice, 2 * once, rtol=1e-6, atol=0)
+    return kind in (MAX_POOL, LARGEST, SMALLEST)
+
+
+def _shapes(network: Network, step: Step) -> list[list[int]]:
+    return [[n or 1 for n in shape[1:]] for shape in network.input_shapes(step)]
+
+
+def _run(step: Step, xs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The outputs of a step's operation for numbers ``xs``."""
+    with tf.init_scope():  # even while a graph is traced
+        values = dict(zip(step.reads, (tf.constant(x, tf.float32) for x in xs), strict=True))
+        return [tf.cast(y, tf.float64).numpy() for y in step.call(step.operation, values)]
 
 
 def _numbers(function: Callable[[], Any]) -> np.ndarray:
