@@ -8,33 +8,28 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from xaiutils.classification import SCREENING, Report
 from xaiutils.classification.curves import threshold_table
-from xaiutils.plots.style import COLOURS, tidy
+from xaiutils.plots.style import COLOURS, heat_map, line_style, panels, tidy
 from xaiutils.statistics.formatting import plural, score, with_interval
 from xaiutils.text import drawn
 
-_LINES = ("-", "--", "-.", ":")
 _MARKS = {"specificity": "o", "sensitivity": "s"}  # by what was held
 _MOST_CLASSES = 6
 
 
 def confusion_matrices(confusions: Mapping[str, pd.DataFrame]) -> Figure:
-    """True classes in rows, predicted ones in columns: counts, shaded by the part of the row."""
+    """True classes in rows, predicted ones in columns: counts, shaded by the fraction of the row."""
     n = max(len(c.columns) for c in confusions.values())
     side = max(2.6, 0.45 * n + 1.2)
-    figure = Figure(figsize=(side * len(confusions) + 0.6, side), layout="constrained")
-    for axes, (name, confusion) in zip(
-        figure.subplots(1, len(confusions), squeeze=False)[0], confusions.items(), strict=True
-    ):
+    figure, grid = panels(len(confusions), len(confusions), (side, side), (0.6, 0))
+    for axes, (name, confusion) in zip(grid, confusions.items(), strict=True):
         counts = confusion.to_numpy()
-        part = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-        axes.imshow(part, cmap="Blues", vmin=0, vmax=1)
-        for (i, j), count in np.ndenumerate(counts):
-            axes.text(j, i, count, ha="center", va="center", color="white" if part[i, j] > 0.5 else "black", fontsize=9)
-        axes.set_xticks(np.arange(n), list(map(drawn, confusion.columns)), rotation=45 if n > 3 else 0)
-        axes.set_yticks(np.arange(len(confusion)), list(map(drawn, confusion.index)))
+        shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        names = list(confusion.index), list(confusion.columns)
+        heat_map(axes, shares, counts.astype(str), *names, "Blues", (0, 1), rotation=45 if n > 3 else 0)
         axes.set(title=drawn(name), xlabel="predicted", ylabel="true")
     return figure
 
@@ -53,8 +48,7 @@ def roc_curves(reports: Mapping[str, Report], screening: bool = False) -> Figure
     def finish(axes: Axes, shown: Mapping[str, Report]) -> None:
         axes.plot([0, 1], [0, 1], color="0.4", linestyle=":", linewidth=1)
         for i, report in enumerate(shown.values()):
-            if report.operating_points is not None:
-                _mark_points(axes, report, COLOURS[i % len(COLOURS)])
+            _mark_points(axes, report, COLOURS[i % len(COLOURS)])
         if any(r.operating_points is not None for r in shown.values()):
             for what, mark in _MARKS.items():
                 axes.plot([], [], mark, color="0.4", label=f"threshold for {what} {SCREENING[what]}")
@@ -119,22 +113,15 @@ def decision_curves(reports: Mapping[str, Report]) -> Figure:
 
     Raises ValueError where no report has a decision curve.
     """
-    shown = {name: r for name, r in reports.items() if r.decision is not None}
+    shown = {name: (r, r.decision) for name, r in reports.items() if r.decision is not None}
     if not shown:
         raise ValueError("no report has a decision curve: name a positive class, of which there are images.")
     figure = Figure(figsize=(6.2, 3.8), layout="constrained")
     axes = figure.subplots()
-    for i, (name, report) in enumerate(shown.items()):
-        table = report.decision
-        axes.plot(
-            table["threshold"],
-            table["model"],
-            color=COLOURS[i % len(COLOURS)],
-            linestyle=_LINES[i % 4],
-            label=drawn(name),
-        )
-    first = next(iter(shown.values()))
-    axes.plot(first.decision["threshold"], first.decision["treat all"], color="0.35", linewidth=1, label="treat all")
+    for i, (name, (_, table)) in enumerate(shown.items()):
+        axes.plot(table["threshold"], table["model"], label=drawn(name), **line_style(i))
+    first, table = next(iter(shown.values()))
+    axes.plot(table["threshold"], table["treat all"], color="0.35", linewidth=1, label="treat all")
     axes.axhline(0, color="0.35", linewidth=1, linestyle=":", label="treat none")
     prevalence = float(np.mean(first.predictions.labels == first.positive))
     axes.set(xlim=(0, 1), ylim=(-0.15 * prevalence, 1.08 * prevalence))
@@ -165,13 +152,7 @@ def _curves(
             if together:
                 p, labels = report.probabilities, report.predictions.labels
                 table = threshold_table(labels == report.positive, p[:, report.positive])
-                draw(
-                    axes,
-                    table,
-                    color=COLOURS[i % len(COLOURS)],
-                    linestyle=_LINES[i % 4],
-                    label=drawn(f"{name}: {said}"),
-                )
+                draw(axes, table, label=drawn(f"{name}: {said}"), **line_style(i))
                 axes.set_title(_title(title, report), fontsize=10)
             else:
                 _classes(axes, report, what, draw)
@@ -185,7 +166,7 @@ def _curves(
 def _models_first(axes: Axes) -> tuple[list, list]:
     """Handles and labels of the legend, curves before what explains them."""
     handles, labels = axes.get_legend_handles_labels()
-    curves = [i for i, h in enumerate(handles) if len(h.get_xdata()) > 1]
+    curves = [i for i, h in enumerate(handles) if isinstance(h, Line2D) and len(np.ravel(h.get_xdata())) > 1]
     order = [*curves, *(i for i in range(len(handles)) if i not in curves)]
     return [handles[i] for i in order], [labels[i] for i in order]
 
@@ -198,30 +179,25 @@ def _classes(axes: Axes, report: Report, what: str, draw: Callable[..., None]) -
         c = names.index(name)
         table = threshold_table(report.predictions.labels == c, report.probabilities[:, c])
         if i < _MOST_CLASSES:
-            style = {"color": COLOURS[i], "linestyle": _LINES[i % 4], "label": drawn(f"{name}: {what} {score(value)}")}
+            draw(axes, table, zorder=2, label=drawn(f"{name}: {what} {score(value)}"), **line_style(i))
         else:
-            style = {"color": "0.8", "linewidth": 0.8, "label": "the other classes" if i == _MOST_CLASSES else None}
-        draw(axes, table, zorder=2 if i < _MOST_CLASSES else 1, **style)
+            others = "the other classes" if i == _MOST_CLASSES else None
+            draw(axes, table, zorder=1, label=others, color="0.8", linewidth=0.8)
 
 
 def _mark_points(axes: Axes, report: Report, colour: str) -> None:
-    for _, row in report.operating_points.iterrows():
-        filled = row["chosen on"] == "validation"
-        axes.plot(
-            1 - row["specificity"],
-            row["sensitivity"],
-            _MARKS[row["held"]],
-            color=colour,
-            markerfacecolor=colour if filled else "white",
-            markersize=6,
-            zorder=3,
-        )
-    value = report.metrics["value"]
-    axes.plot(1 - value["specificity"], value["sensitivity"], "X", color=colour, markersize=7, zorder=3)
+    points = pd.DataFrame() if report.operating_points is None else report.operating_points
+    for _, row in points.iterrows():
+        inside = colour if row["chosen on"] == "validation" else "white"
+        mark = {"marker": _MARKS[row["held"]], "markersize": 6, "color": colour, "markerfacecolor": inside}
+        axes.plot(1 - row["specificity"], row["sensitivity"], zorder=3, **mark)
+    if len(points):
+        value = report.metrics["value"]
+        axes.plot(1 - value["specificity"], value["sensitivity"], "X", color=colour, markersize=7, zorder=3)
 
 
 def _title(what: str, report: Report) -> str:
     labels = report.predictions.labels
-    name = drawn(report.predictions.class_names[report.positive])
-    n = int((labels == report.positive).sum())
+    positive = -1 if report.positive is None else report.positive
+    n, name = int((labels == positive).sum()), drawn(report.predictions.class_names[positive])
     return f"{what}, {report.split} split, per {report.level}\n{n} of {len(labels)} are '{name}'"

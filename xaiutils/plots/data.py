@@ -122,7 +122,9 @@ def lesion_lengths(lengths: Mapping[str, np.ndarray], image_size: int) -> Figure
     every = np.concatenate(list(found.values()))
     found = found if len(found) <= 6 else {"all classes": every}
     low, high = max(0.5, every.min() / 1.1), max(2.0, every.max() * 1.1)
-    edges = np.unique(np.round(np.geomspace(low, high, 25))) - 0.5  # between whole pixels: no bin is empty by its place
+    edges = (
+        np.unique(np.round(np.geomspace(low, high, 25))) - 0.5
+    ).tolist()  # between whole pixels: no bin is empty by its place
     figure = Figure(figsize=(6.5, 3))
     axes = figure.subplots()
     for i, (name, values) in enumerate(found.items()):

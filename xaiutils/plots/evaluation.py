@@ -33,8 +33,8 @@ def forest(
                     known = not hollow and name not in controls
                     colour, row = COLOURS[i] if known else "0.55", methods.index(name) + shift
                     axes.plot([low, high], [row] * 2, color=colour, linewidth=1.5 if known else 0.8)
-                    style = {"color": colour, "markerfacecolor": "white" if hollow else colour, "markersize": 4.5}
-                    axes.plot(mean, row, "os^D"[i % 4], **style)
+                    inside = "white" if hollow else colour
+                    axes.plot(mean, row, "os^D"[i % 4], color=colour, markerfacecolor=inside, markersize=4.5)
         if metric in chance:
             axes.axvline(chance[metric], color="0.4", linestyle=":", linewidth=1)
         axes.set_title(metric_titles[metric], fontsize=9)

@@ -1,7 +1,7 @@
 """What all figures share: colours, panels, cells with numbers, and how axes and outlines look."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -42,15 +42,16 @@ def panels(
     most: int,
     size: tuple[float, float],
     around: tuple[float, float] = (0, 0),
-    layout: str = "constrained",
-    **shared: bool,
+    layout: Literal["constrained", "compressed"] = "constrained",
+    sharex: bool = False,
+    sharey: bool = False,
 ) -> tuple[Figure, list[Axes]]:
     """A figure and its ``n`` panels, at most ``most`` in a row; ``size`` of a panel and what lies ``around``, in
     inches."""
     columns = min(n, most)
     rows = -(-n // columns)
     figure = Figure(figsize=(size[0] * columns + around[0], size[1] * rows + around[1]), layout=layout)
-    grid = figure.subplots(rows, columns, squeeze=False, **shared).ravel()
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=sharey).ravel()
     for axes in grid[n:]:
         axes.set_axis_off()
     return figure, list(grid[:n])
