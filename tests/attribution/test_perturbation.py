@@ -15,6 +15,7 @@ from xaiutils.attribution.windows import window_starts
 from xaiutils.backend import keras, tf
 from xaiutils.datasets.reading.image_files import read_image
 from xaiutils.graph import passes
+from xaiutils.graph.layers.batch_norm import foldable_norms
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def conv_norm_model(**options) -> keras.Model:
 def test_folded_logits_are_the_logits(images):
     model = conv_norm_model()
     network = Network.of(model)
-    assert len(passes.foldable_norms(network)) == 3
+    assert len(foldable_norms(network)) == 3
     expected = model(images, training=False).numpy()
     np.testing.assert_allclose(xai.predict(model, images), expected, atol=2e-5 * np.abs(expected).max())
     norm = model.get_layer("bb")  # new weights count at once in the compiled function
@@ -73,9 +74,9 @@ def test_folded_logits_are_the_logits(images):
 
 def test_folded_logits_leave_other_networks_alone(models, images):
     network = Network.of(models["vit"])
-    assert passes.foldable_norms(network) == {}
+    assert foldable_norms(network) == {}
     np.testing.assert_array_equal(passes.folded_logits(network, images), network.logits(images))
-    assert passes.foldable_norms(Network.of(models["flat softmax"])) == {}  # the activation comes before the norm
+    assert foldable_norms(Network.of(models["flat softmax"])) == {}  # the activation comes before the norm
 
 
 @pytest.mark.parametrize("score", ["logit", "probability"])

@@ -9,9 +9,10 @@ from xaiutils.attribution import backward_rules as rules
 from xaiutils.attribution.baselines import BASELINE, BASELINE_IMAGE, chosen_baselines, score_above_baseline
 from xaiutils.attribution.method import SHARES, Method
 from xaiutils.backend import tf
+from xaiutils.graph.layers.batch_norm import folding
 from xaiutils.graph.layers.norms import Norm
 from xaiutils.graph.network import Network, Step
-from xaiutils.graph.passes import batches, folding, reduce_channels
+from xaiutils.graph.passes import batches, reduce_channels
 from xaiutils.registry import Parameter
 
 

@@ -14,19 +14,12 @@ import numpy as np
 
 from xaiutils.attribution.method import Method
 from xaiutils.backend import tf
-from xaiutils.graph.layers.kinds import (
-    ACTIVATION,
-    AFFINE,
-    BATCH_NORM,
-    LINEAR,
-    SELECT,
-    applied_activation,
-    is_homogeneous,
-    kind_of,
-)
-from xaiutils.graph.layers.linear import linear_parts
+from xaiutils.graph.layers.activations import applied_activation
+from xaiutils.graph.layers.batch_norm import convolution_with_norm, foldable_norms
+from xaiutils.graph.layers.step_kinds import is_homogeneous, kind_of
+from xaiutils.graph.layers.table import ACTIVATION, AFFINE, BATCH_NORM, LINEAR, SELECT, linear_parts
 from xaiutils.graph.network import ModelError, Network, Step
-from xaiutils.graph.passes import batches, class_scores, convolution_with_norm, foldable_norms
+from xaiutils.graph.passes import batches, class_scores
 from xaiutils.graph.places import enlarged
 from xaiutils.registry import Parameter
 

@@ -8,12 +8,12 @@ import numpy as np
 from xaiutils.attribution import backward_rules as rules
 from xaiutils.attribution.method import REDUCTION, Method
 from xaiutils.backend import keras, tf
+from xaiutils.graph.layers.batch_norm import folding
 from xaiutils.graph.network import ModelError, Network, Step
-from xaiutils.graph.passes import batches, folding, reduce_channels
+from xaiutils.graph.passes import batches, reduce_channels
 from xaiutils.registry import Parameter
 
 layers = keras.layers
-_OPAQUE = (keras.Model, layers.Lambda, layers.TFSMLayer, layers.JaxLayer, layers.FlaxLayer)
 
 
 def guided_backprop(
@@ -115,7 +115,7 @@ def _check_rectifiers(network: Network, title: str, activations: str) -> None:
 
 def _may_hide_a_rectifier(operation: Any) -> bool:
     """Whether an operation that is not known could apply a rectifier: Keras' own have none but what they declare."""
-    if type(operation).__module__.split(".")[0] != "keras" or isinstance(operation, _OPAQUE):
+    if type(operation).__module__.split(".")[0] != "keras" or rules.layer_type(operation).opaque:
         return True
     parts = operation._flatten_layers() if isinstance(operation, layers.Layer) else ()
     functions = [getattr(part, "activation", None) for part in parts]

@@ -9,7 +9,7 @@ from xaiutils.attribution import attention_maps as attention
 from xaiutils.attribution.method import Method
 from xaiutils.attribution.relevance.transformer import TransformerPropagation
 from xaiutils.backend import tf
-from xaiutils.graph.layers.kinds import kinds
+from xaiutils.graph.layers.step_kinds import kinds
 from xaiutils.graph.network import Network, Rule, Step
 from xaiutils.graph.passes import class_scores
 from xaiutils.registry import Parameter

@@ -14,6 +14,7 @@ import numpy as np
 from xaiutils.backend import tf
 from xaiutils.graph.flat_graph import FlatGraph, ModelError, Step
 from xaiutils.graph.layers.attention import attention_steps
+from xaiutils.graph.layers.table import has_learned_weights
 from xaiutils.graph.place_tracing import field_of, spatial_layers, why_no_field
 
 
@@ -84,7 +85,7 @@ def _open_ends(graph: FlatGraph, end: Any | None, stops: Any) -> list[Any]:
 def _default(graph: FlatGraph) -> list[str]:
     steps = graph.steps_to_logits
     before = ancestors(graph)
-    learned = {s for s in steps if getattr(s.operation, "weights", None) and not _only_scales(s)}
+    learned = {s for s in steps if has_learned_weights(s.operation)}
     learns = {s for s in steps if s in learned or before[s] & learned}
     attention = set(attention_steps(graph))
     excluded: set[Any] = set()
@@ -98,10 +99,6 @@ def _default(graph: FlatGraph) -> list[str]:
         _refuse(graph, cut, around)
     _refuse_hidden_attention(graph, cut, passed)
     return [step.path for step in sorted(cut, key=steps.index)]
-
-
-def _only_scales(step: Step) -> bool:
-    return type(step.operation).__name__ in ("Normalization", "Rescaling")
 
 
 def ancestors(graph: FlatGraph) -> dict[Any, set[Any]]:

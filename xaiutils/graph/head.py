@@ -7,7 +7,7 @@ is a property of the operations, not of the weights that they happen to have: it
 and, in layers of the user's own, with other weights. Everything else is taken for logits.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,12 +16,12 @@ import numpy as np
 
 from xaiutils.backend import keras, tf
 from xaiutils.graph.flat_graph import FlatGraph, ModelError, Step
+from xaiutils.graph.layers.activations import TRIALS, activation_of, function_kind, trial_logits
+from xaiutils.graph.layers.table import BATCH_NORM, LINEAR, layer_type
 from xaiutils.graph.log_probability import LogProbability
 
 layers, ops = keras.layers, keras.ops
-_PASS_THROUGH = ("Cast", "Copy", "Dropout", "Identity", "InputLayer")
 _LARGEST = 100_000  # numbers in a tensor that is still part of a head
-_TRIALS = 48
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,9 @@ def find_head(graph: FlatGraph, output: int) -> Head:
 
 
 def _changes_nothing(graph: FlatGraph, step: Step) -> bool:
-    name = type(step.operation).__name__
-    if name in ("Flatten", "Reshape", "Squeeze"):
+    if type(step.operation).__name__ in ("Flatten", "Reshape", "Squeeze"):
         return len(step.reads) == 1 and graph.shapes[step.reads[0]] == graph.shapes[step.outputs[0]]
-    return name in _PASS_THROUGH or activation_of(graph, step)[0] == "linear"
+    return layer_type(step.operation).identity or activation_of(graph, step)[0] == "linear"
 
 
 def _checked(activation: str, units: int | None) -> str:
@@ -104,83 +103,6 @@ def _linear(layer: Any) -> Iterator[None]:
 
 def _is_plain_dense(operation: Any) -> bool:
     return isinstance(operation, layers.Dense) and type(operation).call is layers.Dense.call
-
-
-# Activations --------------------------------------------------------------------------------------------------------
-
-_FUNCTIONS = {
-    keras.activations.linear: "linear",
-    keras.activations.softmax: "softmax",
-    keras.activations.log_softmax: "log_softmax",
-    keras.activations.sigmoid: "sigmoid",
-    ops.softmax: "softmax",
-    ops.log_softmax: "log_softmax",
-    ops.sigmoid: "sigmoid",
-    tf.nn.softmax: "softmax",
-    tf.nn.log_softmax: "log_softmax",
-    tf.nn.sigmoid: "sigmoid",
-    None: "linear",
-}
-
-
-def activation_of(graph: FlatGraph, step: Step) -> tuple[str | None, Any]:
-    """What a step does if it is nothing but an activation: "softmax", "log_softmax", "sigmoid" or "linear", None for
-    anything else; and the axis, -1 for the last."""
-    operation, name = step.operation, type(step.operation).__name__
-    if len(step.reads) != 1:
-        return None, -1
-    rank = len(graph.shapes[step.reads[0]])
-    if type(operation) is layers.Softmax or name in ("Softmax", "LogSoftmax"):
-        if isinstance(operation, keras.Layer) and type(operation) is not layers.Softmax:
-            return None, -1
-        axis = operation.axis
-        axis = axis if isinstance(axis, int) else axis[0] if len(axis) == 1 else tuple(axis)
-        axis = -1 if axis == rank - 1 else axis
-        return ("log_softmax" if name == "LogSoftmax" else "softmax"), axis
-    if name == "Sigmoid" and not isinstance(operation, keras.Layer):
-        return "sigmoid", -1
-    if type(operation) is layers.Activation:
-        return function_kind(operation.activation, graph.shapes[step.reads[0]][-1]), -1
-    if type(operation) is layers.Lambda and graph.shapes[step.reads[0]] == graph.shapes[step.outputs[0]] and rank == 2:
-        (key,) = step.reads
-        return function_kind(lambda x: step.call(operation, {key: x})[0], graph.shapes[key][-1]), -1
-    return None, -1
-
-
-def function_kind(function: Any, units: int | None) -> str | None:
-    """ "softmax", "log_softmax", "sigmoid" or "linear" if that is what a function of ``(n, units)`` is: known as
-    such, or giving the same for logits of every size, alone and against each other."""
-    try:
-        if function in _FUNCTIONS:
-            return _FUNCTIONS[function]
-    except TypeError:  # not hashable
-        pass
-    z = tf.constant(_logits_to_try((units or 4,)))
-    try:
-        with tf.init_scope():
-            found = np.asarray(tf.cast(function(z), tf.float32))
-    except Exception:  # whatever a user's function raises on two axes
-        return None
-    if found.shape != z.shape:
-        return None
-    for name in ("linear", "sigmoid", *(("softmax", "log_softmax") if z.shape[1] > 1 else ())):
-        expected = z if name == "linear" else getattr(tf.nn, name)(z)
-        if np.allclose(found, expected, rtol=1e-5, atol=1e-6):
-            return name
-    return None
-
-
-def _logits_to_try(shape: Sequence[int]) -> np.ndarray:
-    """Float32 ``(_TRIALS, *shape)``: numbers of every size, equal ones, and single ones far from the rest."""
-    rng = np.random.default_rng(0)
-    size = np.repeat([0.1, 1, 10, 100], -(-_TRIALS // 4))[:_TRIALS].reshape(-1, *[1] * len(shape))
-    z = rng.normal(size=(_TRIALS, *shape)) * size
-    flat = z.reshape(_TRIALS, -1)
-    flat[0], flat[12], flat[24] = 0, 5, -5
-    for row in range(4):
-        flat[1 + row] = 0
-        flat[1 + row, row % flat.shape[1]] = 40 if row % 2 else -40
-    return z.astype(np.float32)
 
 
 # Heads that are not one activation ------------------------------------------------------------------------------------
@@ -252,7 +174,7 @@ def _shape(graph: FlatGraph, key: int) -> list[int]:
 
 
 def _sample(origin: str, shape: list[int]) -> np.ndarray:
-    z = _logits_to_try(shape)
+    z = trial_logits(shape)
     if origin in ("number", "logit"):
         return z
     z = z.astype(np.float64)
@@ -278,7 +200,7 @@ def _find_leaves(graph: FlatGraph, key: int, leaves: dict[int, str]) -> None:
     if activation == "log_softmax":
         leaves[step.reads[0]] = "number"
         return
-    if type(step.operation).__name__ in _LINEAR and not _fused(step):
+    if layer_type(step.operation).kind in (LINEAR, BATCH_NORM) and not _fused(step):
         leaves[key] = "number"
         return
     if getattr(step.operation, "weights", None) or step.reads == [graph.input_key]:
@@ -288,9 +210,6 @@ def _find_leaves(graph: FlatGraph, key: int, leaves: dict[int, str]) -> None:
         _find_leaves(graph, read, leaves)
 
 
-_LINEAR = ("Dense", "EinsumDense", "Conv1D", "Conv2D", "DepthwiseConv2D", "SeparableConv2D", "BatchNormalization")
-
-
 def _fused(step: Step) -> bool:
     return function_kind(getattr(step.operation, "activation", None), 4) != "linear"
 
@@ -298,9 +217,9 @@ def _fused(step: Step) -> bool:
 def _of_layer(graph: FlatGraph, step: Step, key: int) -> str:
     """What a layer returns, whatever its weights: "softmax", "sigmoid" or "number"."""
     number = step.outputs.index(key)
-    few = 4 if max(int(np.prod(_shape(graph, k))) for k in step.reads) > _LARGEST // 10 else _TRIALS
-    rows = np.linspace(0, _TRIALS - 1, few).astype(int)
-    inputs = {k: tf.constant(_logits_to_try(_shape(graph, k))[rows]) for k in step.reads}
+    few = 4 if max(int(np.prod(_shape(graph, k))) for k in step.reads) > _LARGEST // 10 else TRIALS
+    rows = np.linspace(0, TRIALS - 1, few).astype(int)
+    inputs = {k: tf.constant(trial_logits(_shape(graph, k))[rows]) for k in step.reads}
     kinds = []
     for seed in (None, 0, 1):
         outputs = _with_other_weights(step, inputs, seed)

@@ -5,13 +5,13 @@ Without autograph, which would double the seconds that tracing takes: Keras buil
 Images are float32 ``(n, height, width, 3)`` in [0, 255] and targets int32 ``(n,)`` throughout. All run `forward`.
 """
 
-from collections.abc import Callable, Iterator, Sequence, Set
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from xaiutils.backend import keras, tf
-from xaiutils.graph.network import ModelError, Network, Rule, Step
+from xaiutils.backend import tf
+from xaiutils.graph.layers.batch_norm import folding
+from xaiutils.graph.network import ModelError, Network
 from xaiutils.graph.places import Place, enlarged, extended
 from xaiutils.progress import progress
 
@@ -47,86 +47,9 @@ def forward(
     return network.forward(images, layers, watch, folding(network, wanted={network.step(path) for path in layers}))
 
 
-def folding(network: Network, rule: Rule | None = None, wanted: Set[Step] = frozenset()) -> Rule | None:
-    """The rule of `forward`; the other steps follow ``rule``, if there is one."""
-    norms = foldable_norms(network, wanted)
-    folded = set(norms.values())
-    if not norms:
-        return rule
-
-    def folded_rule(step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
-        if step in norms:
-            return [convolution_with_norm(step.operation, norms[step].operation, inputs[0])[0]]
-        if step in folded:
-            return inputs
-        return compute(inputs) if rule is None else rule(step, inputs, compute)
-
-    return folded_rule
-
-
 def folded_logits(network: Network, images: tf.Tensor) -> tf.Tensor:
     """Logits ``(n, classes)`` of `forward`."""
     return forward(network, images)[0]
-
-
-def foldable_norms(network: Network, wanted: Set[Step] = frozenset()) -> dict[Step, Step]:
-    """The batch normalisation behind each convolution whose result nothing else reads, nor is wanted itself."""
-    readers: dict[int, list[Step]] = {}
-    for step in network.steps:
-        for key in step.reads:
-            readers.setdefault(key, []).append(step)
-    norms = {}
-    for step in network.steps:
-        behind = readers.get(step.outputs[0], [])
-        if (
-            len(behind) == 1
-            and step not in wanted
-            and _is_plain_convolution(step.operation)
-            and _is_plain_norm(behind[0].operation)
-        ):
-            norms[step] = behind[0]
-    return norms
-
-
-def _is_plain_convolution(layer: object) -> bool:
-    return (
-        type(layer) in (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
-        and layer.activation is keras.activations.linear
-        and layer.data_format == "channels_last"
-        and layer.compute_dtype == "float32"
-        and getattr(layer, "quantization_mode", None) is None
-    )
-
-
-def _is_plain_norm(layer: object) -> bool:
-    return type(layer) is keras.layers.BatchNormalization and layer.axis in (-1, 3) and layer.compute_dtype == "float32"
-
-
-def convolution_with_norm(convolution: keras.Layer, norm: keras.Layer, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The output of both, and the bias ``(channels,)`` that it has in all."""
-
-    def read(variable: keras.Variable) -> tf.Tensor:
-        return tf.cast(variable, x.dtype)
-
-    scale = tf.math.rsqrt(read(norm.moving_variance) + norm.epsilon)
-    if norm.scale:
-        scale *= read(norm.gamma)
-    shift = -read(norm.moving_mean)
-    if convolution.use_bias:
-        shift += read(convolution.bias)
-    bias = shift * scale + read(norm.beta) if norm.center else shift * scale
-    kernel = read(convolution.kernel)
-    depthwise = type(convolution) is keras.layers.DepthwiseConv2D
-    convolve = keras.ops.depthwise_conv if depthwise else keras.ops.conv
-    y = convolve(
-        x,
-        kernel * (tf.reshape(scale, kernel.shape[2:]) if depthwise else scale),
-        strides=convolution.strides,
-        padding=convolution.padding,
-        data_format="channels_last",
-        dilation_rate=convolution.dilation_rate,
-    )
-    return tf.nn.bias_add(y, bias), bias
 
 
 def class_scores(network: Network, scores: tf.Tensor, targets: tf.Tensor, score: str) -> tf.Tensor:

@@ -22,12 +22,10 @@ from xaiutils.backend import keras, tf
 from xaiutils.graph import place_trials
 from xaiutils.graph.flat_graph import FlatGraph, ModelError, Step
 from xaiutils.graph.layers.attention import is_attention
+from xaiutils.graph.layers.table import CHANNELS, JOINED, MERGED, MIXED, SAME, layer_type
 from xaiutils.graph.places import Field, Place
 
 layers = keras.layers
-_ALIKE = ("activations", "normalization", "regularization")  # packages of Keras' layers that move nothing
-_OF_ELEMENTS = (layers.Rescaling, layers.Normalization)
-_MERGES = ("Add", "Subtract", "Multiply", "Divide", "TrueDivide", "Maximum", "Minimum", "Average", "Where")
 _APART = 0.02  # pixels between coordinates that are not the same
 
 
@@ -108,34 +106,27 @@ def follow(graph: FlatGraph) -> dict[int, Layout | str]:
 def _outputs(graph: FlatGraph, step: Step, inputs: list[Layout | str], found: dict) -> list[Layout | str]:
     known = [x for x in inputs if isinstance(x, Layout) and x.is_spread]
     lost = next((x for x in inputs if isinstance(x, str) and x), "")
-    operation = step.operation
+    operation, places = step.operation, layer_type(step.operation).places
     shapes, made = graph.input_shapes(step), [graph.shapes[key] for key in step.outputs]
-    if not known or _is_pooled(operation):
+    if not known or places == MIXED:
         return [lost] * len(made)
     if is_attention(graph, step):
         return [known[0]] + [""] * (len(made) - 1)
-    module = type(operation).__module__
-    moves_nothing = type(operation) in _OF_ELEMENTS or module.startswith(tuple(f"keras.src.layers.{p}" for p in _ALIKE))
-    if len(inputs) == 1 and made == shapes and moves_nothing:
+    if len(inputs) == 1 and made == shapes and places == SAME:
         return [known[0]]
-    ours = module.startswith("keras.src.")
-    if ours and type(operation).__name__ in _MERGES and len(made[0]) == max(len(s) for s in shapes):
+    if places == MERGED and len(made[0]) == max(len(s) for s in shapes):
         return [_merged(step, known)]
-    if ours and type(operation).__name__ == "Concatenate":
+    if places == JOINED:
         axis = operation.axis % len(made[0]) - 1
         return [_concatenated(inputs, [s[1:] for s in shapes], axis, step) if axis >= 0 else lost]
     if len(inputs) == 1 and _windows(operation, shapes[0], made[0]):
         return [_windowed(graph, step, known[0], found)]
-    if len(inputs) == 1 and type(operation) is layers.Dense:
+    if len(inputs) == 1 and places == CHANNELS:
         return [_mixed(known[0], len(made[0]) - 2)]
     padded = _padded(operation, known[0]) if type(operation) is layers.ZeroPadding2D else None
     if padded is not None:
         return [padded]
     return _tried(graph, step, inputs, lost)
-
-
-def _is_pooled(operation: Any) -> bool:
-    return type(operation).__name__.startswith("Global") and type(operation).__module__.startswith("keras.src.layers")
 
 
 def _merged(step: Step, known: list[Layout]) -> Layout | str:

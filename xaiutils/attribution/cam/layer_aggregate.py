@@ -9,6 +9,7 @@ from xaiutils.attribution.method import BASE_READING, METHODS, Method, base_is_s
 from xaiutils.backend import keras
 from xaiutils.graph.cam_layers import cuts
 from xaiutils.graph.layers.attention import attention_steps
+from xaiutils.graph.layers.table import has_learned_weights
 from xaiutils.graph.network import Network
 from xaiutils.map_reading import read_maps
 from xaiutils.registry import Parameter, check_parameters
@@ -108,7 +109,7 @@ def _find_layers(network: Network) -> list[str]:
     started = False
     for step in network.steps_to_logits:
         operation = step.operation
-        started |= bool(getattr(operation, "weights", None)) and not isinstance(operation, keras.layers.Normalization)
+        started |= has_learned_weights(operation)
         is_map = len(network.shapes[step.outputs[0]]) == 4 and network.field_of(step)
         # Padding before a convolution makes a resolution of its own, without being a stage.
         is_stage = started and is_map and not isinstance(operation, keras.layers.ZeroPadding2D)

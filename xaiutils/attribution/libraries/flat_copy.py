@@ -9,13 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from xaiutils.backend import keras, tf
+from xaiutils.graph.layers.table import layer_type
 from xaiutils.graph.network import ModelError, Network
 
 _GRID = "xai_grid"
-# Keras layers that change nothing in inference, but are active where a library calls the model without saying so.
-_AUGMENTATION = frozenset(
-    name for name in dir(keras.layers) if name.startswith("Random") and name not in ("RandomCrop",)
-) | {"AugMix", "AutoContrast", "CutMix", "MixUp", "RandAugment"}
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,7 @@ def _build_copy(network: Network, path: str | None) -> FlatCopy:
         if isinstance(operation, keras.Layer):
             operation = clones.get(id(operation)) or _clone(operation, step.path, network.is_head(step))
             clones[id(step.operation)] = operation
-        if type(operation).__name__ in _AUGMENTATION:
+        if layer_type(operation).augments:  # active where a library calls the model without saying so
             outputs = [tensors[key] for key in step.reads]
         else:
             outputs = step.call(operation, tensors)

@@ -44,7 +44,6 @@ COMPOSITES = {
     "epsilon_gamma_box": ("gamma", "epsilon", "z_box"),
     "deep_taylor": ("z_plus", "z_plus", "z_box"),
 }
-_DENSE = (keras.layers.Dense, keras.layers.EinsumDense)
 _IGNORE_INPUT = ("flat", "w2")  # rules that give relevance to inputs that are 0
 
 
@@ -94,7 +93,7 @@ class Propagation:
     # Linear layers -------------------------------------------------------------------------------------------------
 
     def _linear_layer(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
-        dense = isinstance(step.operation, _DENSE)
+        dense = rules.layer_type(step.operation).dense
         rule = self._dense if dense else self._conv
         if self._first and not self._is_learned_before(step):
             rule = self._first
@@ -146,15 +145,11 @@ class Propagation:
                 return False
             shape = self._network.shapes[step.outputs[0]][1:]
             return not rules.is_elementwise(function, shape) or rules.is_nonnegative(function, shape)
-        name = type(step.operation).__name__
-        moves = kind in (
-            rules.SELECT,
-            rules.MAX_POOL,
-            rules.LARGEST,
-            rules.SMALLEST,
-        )
-        moves = moves and name not in ("Pad", "ClassToken")
-        if moves or name == "Add" or "AveragePooling" in name:
+        if kind in (rules.SELECT, rules.MAX_POOL, rules.LARGEST, rules.SMALLEST):
+            keeps_signs = rules.layer_type(step.operation).pads != "values"
+        else:
+            keeps_signs = type(step.operation).__name__ == "Add" or "AveragePooling" in type(step.operation).__name__
+        if keeps_signs:
             return all(self._is_nonnegative(producer) for producer in self._network.producers(step))
         return False
 

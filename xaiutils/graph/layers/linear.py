@@ -1,7 +1,11 @@
-"""Learned linear layers taken apart: ``z = apply(x, kernel) + bias``, and what batch norm adds to them."""
+"""Learned linear layers taken apart: ``z = apply(x, kernel) + bias``.
+
+Each function takes a Keras layer and returns the linear operations that it does one after the other, as makers, because
+weights are read when a pass runs; None where it does something else.
+"""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from xaiutils.backend import keras, tf
@@ -38,24 +42,12 @@ class Linear:
         return back(lambda v: self.apply(v, kernel), [x], signal)[0]
 
 
+Parts = list[Callable[[], Linear]]
+
+
 def with_bias(z: Any, bias: Any) -> Any:
     """z + bias, of which TensorFlow makes one operation with the convolution that made z."""
     return tf.nn.bias_add(z, bias) if len(bias.shape) == 1 else z + bias
-
-
-def linear_parts(operation: Any) -> list[Callable[[], Linear]] | None:
-    """The linear operations that a layer does one after the other (makers, because weights are read when a pass runs);
-    None for a layer that is not a learned linear one."""
-    for known, parts in _LINEAR_PARTS.items():
-        taken = isinstance(operation, known) and type(operation).call is known.call
-        # A quantised layer rounds its input too, and its kernel is one of integers.
-        if taken and _channels_last(operation) and getattr(operation, "quantization_mode", None) is None:
-            return parts(operation)
-    return None
-
-
-def _channels_last(layer: Any) -> bool:
-    return getattr(layer, "data_format", "channels_last") == "channels_last"
 
 
 def _bias(layer: Any) -> Any | None:
@@ -66,18 +58,24 @@ def _as_is(scale: Any) -> Any:
     return scale
 
 
-def _dense(layer: Any) -> list[Callable[[], Linear]]:
+def dense(layer: Any) -> Parts:
+    """``keras.layers.Dense``."""
+
     return [lambda: Linear(ops.matmul, tf.cast(layer.kernel, tf.float32), _bias(layer), _as_is, sums=True)]
 
 
-def _einsum_dense(layer: Any) -> list[Callable[[], Linear]]:
+def einsum_dense(layer: Any) -> Parts:
+    """``keras.layers.EinsumDense``."""
+
     def apply(x, kernel):
         return ops.einsum(layer.equation, x, kernel)
 
     return [lambda: Linear(apply, tf.cast(layer.kernel, tf.float32), _bias(layer), None)]
 
 
-def _conv(layer: Any) -> list[Callable[[], Linear]] | None:
+def convolution(layer: Any) -> Parts | None:
+    """``Conv1D``, ``Conv2D``; not causal ones."""
+
     if layer.padding == "causal":
         return None
 
@@ -100,7 +98,9 @@ def _apply_depthwise(layer: Any) -> Callable[[Any, Any], Any]:
     return apply
 
 
-def _depthwise(layer: Any) -> list[Callable[[], Linear]]:
+def depthwise_convolution(layer: Any) -> Parts:
+    """``DepthwiseConv2D``."""
+
     def make():
         kernel = tf.cast(layer.kernel, tf.float32)
         return Linear(_apply_depthwise(layer), kernel, _bias(layer), _per_filter(kernel))
@@ -108,7 +108,9 @@ def _depthwise(layer: Any) -> list[Callable[[], Linear]]:
     return [make]
 
 
-def _separable(layer: Any) -> list[Callable[[], Linear]]:
+def separable_convolution(layer: Any) -> Parts:
+    """``SeparableConv2D``: a depthwise convolution and one of 1 x 1."""
+
     def depthwise():
         kernel = tf.cast(layer.depthwise_kernel, tf.float32)
         return Linear(_apply_depthwise(layer), kernel, None, _per_filter(kernel))
@@ -120,7 +122,9 @@ def _separable(layer: Any) -> list[Callable[[], Linear]]:
     return [depthwise, pointwise]
 
 
-def _transposed(layer: Any) -> list[Callable[[], Linear]]:
+def transposed_convolution(layer: Any) -> Parts:
+    """``Conv2DTranspose``."""
+
     def apply(x, kernel):
         return ops.conv_transpose(
             x,
@@ -133,29 +137,3 @@ def _transposed(layer: Any) -> list[Callable[[], Linear]]:
         )
 
     return [lambda: Linear(apply, tf.cast(layer.kernel, tf.float32), _bias(layer), lambda scale: scale[:, None])]
-
-
-_LINEAR_PARTS: dict[type, Callable[[Any], list[Callable[[], Linear]] | None]] = {
-    layers.Dense: _dense,
-    layers.EinsumDense: _einsum_dense,
-    layers.Conv1D: _conv,
-    layers.Conv2D: _conv,
-    layers.DepthwiseConv2D: _depthwise,
-    layers.SeparableConv2D: _separable,
-    layers.Conv2DTranspose: _transposed,
-}
-
-
-def batch_norm_affine(layer: Any) -> tuple[Any, Any]:
-    """Scale and shift of a batch norm in inference: ``y = scale * x + shift`` on its axis."""
-    scale = tf.math.rsqrt(tf.cast(layer.moving_variance, tf.float32) + layer.epsilon)
-    scale = scale if layer.gamma is None else scale * tf.cast(layer.gamma, tf.float32)
-    shift = -scale * tf.cast(layer.moving_mean, tf.float32)
-    return scale, shift if layer.beta is None else shift + tf.cast(layer.beta, tf.float32)
-
-
-def with_batch_norm(part: Linear, layer: Any) -> Linear:
-    """A linear operation and the batch norm behind it as one linear operation."""
-    scale, shift = batch_norm_affine(layer)
-    bias = shift if part.bias is None else part.bias * scale + shift
-    return replace(part, kernel=part.kernel * part.spread(scale), bias=bias)

@@ -6,9 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from xaiutils.backend import keras, tf
-
-layers = keras.layers
+from xaiutils.backend import tf
 
 
 @dataclass(frozen=True)
@@ -42,24 +40,31 @@ class Norm:
         return tf.math.divide_no_nan(self.average((y - self.beta) * c), self.average(c * c))
 
 
-def norm_parts(layer: Any, shape: Sequence[int | None]) -> Norm | None:
-    """The parts of a Keras normalisation of inputs of a shape (the batch first); None for any other layer."""
-    if _is(layer, layers.LayerNormalization):
-        axes = _axes(layer.axis, len(shape))
-        gamma, beta = (_along(w, axes, shape, default) for w, default in ((layer.gamma, 1.0), (layer.beta, 0.0)))
-        rms = getattr(layer, "rms_scaling", False)
-        return Norm(over(axes), not rms, True, layer.epsilon, gamma, 0.0 if rms else beta)
-    if _is(layer, layers.RMSNormalization):
-        axes = _axes(layer.axis, len(shape))
-        return Norm(over(axes), False, False, layer.epsilon, _along(layer.scale, axes, shape, 1.0))
-    if _is(layer, layers.GroupNormalization):
-        (axis,) = _axes(layer.axis, len(shape))
-        gamma = _along(layer.gamma if layer.scale else None, [axis], shape, 1.0)
-        beta = _along(layer.beta if layer.center else None, [axis], shape, 0.0)
-        return Norm(_in_groups(axis, layer.groups, shape), True, True, layer.epsilon, gamma, beta)
-    if _is(layer, layers.UnitNormalization):
-        return Norm(over(_axes(layer.axis, len(shape))), False, False)
-    return None
+def layer_norm(layer: Any, shape: Sequence[int | None]) -> Norm:
+    """``LayerNormalization`` of inputs of a shape (the batch first), with or without ``rms_scaling``."""
+    axes = _axes(layer.axis, len(shape))
+    gamma, beta = (_along(w, axes, shape, default) for w, default in ((layer.gamma, 1.0), (layer.beta, 0.0)))
+    rms = getattr(layer, "rms_scaling", False)
+    return Norm(over(axes), not rms, True, layer.epsilon, gamma, 0.0 if rms else beta)
+
+
+def rms_norm(layer: Any, shape: Sequence[int | None]) -> Norm:
+    """``RMSNormalization``."""
+    axes = _axes(layer.axis, len(shape))
+    return Norm(over(axes), False, False, layer.epsilon, _along(layer.scale, axes, shape, 1.0))
+
+
+def group_norm(layer: Any, shape: Sequence[int | None]) -> Norm:
+    """``GroupNormalization``, of which instance normalisation is a case."""
+    (axis,) = _axes(layer.axis, len(shape))
+    gamma = _along(layer.gamma if layer.scale else None, [axis], shape, 1.0)
+    beta = _along(layer.beta if layer.center else None, [axis], shape, 0.0)
+    return Norm(_in_groups(axis, layer.groups, shape), True, True, layer.epsilon, gamma, beta)
+
+
+def unit_norm(layer: Any, shape: Sequence[int | None]) -> Norm:
+    """``UnitNormalization``: to length 1."""
+    return Norm(over(_axes(layer.axis, len(shape))), False, False)
 
 
 def found_norm(run: Callable[[np.ndarray], np.ndarray], shape: Sequence[int]) -> Norm | None:
@@ -110,7 +115,3 @@ def _along(weights: Any, axes: list[int], shape: Sequence[int | None], default: 
     if weights is None:
         return default
     return tf.reshape(tf.cast(weights, tf.float32), [shape[i] if i in axes else 1 for i in range(len(shape))])
-
-
-def _is(layer: Any, known: type) -> bool:
-    return isinstance(layer, known) and type(layer).call is known.call

@@ -1,0 +1,151 @@
+"""What each step of a graph does: by its type where that is known, otherwise by trying it on numbers."""
+
+from typing import Any
+
+import numpy as np
+
+from xaiutils.graph.flat_graph import FlatGraph, Step
+from xaiutils.graph.layers.activations import activation_of, applied_activation, is_elementwise, rectifier, values_at
+from xaiutils.graph.layers.norms import Norm
+from xaiutils.graph.layers.table import (
+    ACTIVATION,
+    AFFINE,
+    ATTENTION,
+    LARGEST,
+    LAYER_NORM,
+    LINEAR,
+    LOG_PROBABILITY,
+    MATMUL,
+    MAX_POOL,
+    PRODUCT,
+    SELECT,
+    SMALLEST,
+    SOFTMAX,
+    layer_type,
+    linear_parts,
+    no_rule,
+)
+from xaiutils.graph.layers.trials import input_shapes, outputs_for, tried_kind
+from xaiutils.graph.log_probability import LogProbability
+
+
+def kind_of(graph: FlatGraph, step: Step) -> str | None:
+    """What a step does, one of the kinds in `xaiutils.graph.layers.table`; None where that cannot be told."""
+    return _kind_and_detail(graph, step)[0]
+
+
+def norm_of(graph: FlatGraph, step: Step) -> Norm:
+    """The parts of a LAYER_NORM step."""
+    known = layer_type(step.operation).norm
+    return known(step.operation, graph.input_shapes(step)[0]) if known else _kind_and_detail(graph, step)[1]
+
+
+def softmax_axis(graph: FlatGraph, step: Step) -> Any:
+    """The axis of a SOFTMAX step."""
+    detail = _kind_and_detail(graph, step)[1]
+    return activation_of(graph, step)[1] if detail is None else detail
+
+
+def kinds(graph: FlatGraph, method: str) -> dict[Step, str]:
+    """The kind of every step that leads to the logits; ModelError for one that ``method`` has no rule for."""
+    found: dict[Step, str] = {}
+    with graph.in_float32():
+        for step in graph.steps_to_logits:
+            kind = kind_of(graph, step)
+            if kind is None:
+                raise no_rule(method, step)
+            found[step] = kind
+    return found
+
+
+def _kind_and_detail(graph: FlatGraph, step: Step) -> tuple[str | None, Any]:
+    """A step's kind, and what a trial found out beside it; see `tried_kind`."""
+    found = graph.compiled("kinds of steps", dict)
+    if step not in found:
+        kind = _known_kind(graph, step)
+        if kind is None and not getattr(step.operation, "weights", None):
+            found[step] = tried_kind(graph, step)
+        else:
+            found[step] = kind, None
+    return found[step]
+
+
+def _known_kind(graph: FlatGraph, step: Step) -> str | None:
+    operation, several = step.operation, len(step.reads) > 1
+    if isinstance(operation, LogProbability):
+        return LOG_PROBABILITY
+    kind = layer_type(operation).kind
+    kind = kind(operation) if callable(kind) else kind
+    if kind == LINEAR:
+        return kind if linear_parts(operation) is not None else None
+    if not several and activation_of(graph, step)[0] == "softmax":
+        return SOFTMAX
+    if kind == ACTIVATION:
+        function = applied_activation(graph, step)
+        if function is None:
+            return SELECT
+        return ACTIVATION if is_elementwise(function, graph.shapes[step.outputs[0]][1:]) else None
+    if (kind == LAYER_NORM and several) or (kind in (PRODUCT, MATMUL) and not several):
+        return None
+    return kind
+
+
+def is_homogeneous(graph: FlatGraph, step: Step) -> bool:
+    """Whether a step without weights is known to have F(c x) = c F(x) for c > 0, so that F(x) = J x, J its derivative
+    (Euler): it adds no constant and bends at 0 alone, as ReLU, pooling, sums and moves of values do."""
+    found = graph.compiled("homogeneous steps", dict)
+    if step not in found:
+        found[step] = not getattr(step.operation, "weights", None) and _is_homogeneous(graph, step)
+    return found[step]
+
+
+def _is_homogeneous(graph: FlatGraph, step: Step) -> bool:
+    kind = kind_of(graph, step)
+    if kind in (AFFINE, SELECT):
+        zeros = [np.zeros((1, *shape)) for shape in input_shapes(graph, step)]
+        return not any(y.any() for y in outputs_for(step, zeros))
+    if kind == ACTIVATION:
+        function, shape = applied_activation(graph, step), graph.shapes[step.outputs[0]][1:]
+        x = np.concatenate([scale * np.linspace(-8, 8, 65) for scale in (1, 30, 1000, 100_000)])
+        once, twice = (values_at(function, factor * x, shape) for factor in (1, 2))
+        return np.allclose(twice, 2 * once, rtol=1e-6, atol=0)
+    return kind in (MAX_POOL, LARGEST, SMALLEST)
+
+
+def is_learned_before(graph: FlatGraph, known: dict[Step, str], step: Step | None) -> bool:
+    """Whether a learned layer stands between the image and a step: what comes before it prepares the pixels."""
+    found = graph.compiled("learned before", dict)
+    if step is not None and step not in found:
+        found[step] = any(
+            producer is not None and (_is_learned(known, producer) or is_learned_before(graph, known, producer))
+            for producer in graph.producers(step)
+        )
+    return step is not None and found[step]
+
+
+def _is_learned(known: dict[Step, str], step: Step) -> bool:
+    weights = bool(getattr(step.operation, "weights", None))
+    return known.get(step) in (LINEAR, ATTENTION) or (weights and known.get(step) in (LAYER_NORM, None))
+
+
+def is_gate(graph: FlatGraph, known: dict[Step, str], step: Step, number: int) -> bool:
+    """Whether an input of a product only scales the other: it is smaller, or comes out of a sigmoid or softmax."""
+    shapes = graph.input_shapes(step)
+    sizes = [int(np.prod([n or 1 for n in shape[1:]])) for shape in shapes]
+    if min(sizes) < max(sizes):
+        return sizes[number] < max(sizes)
+    bounded = [_is_bounded(graph, known, producer) for producer in graph.producers(step)]
+    return bounded[number] and not all(bounded)
+
+
+def _is_bounded(graph: FlatGraph, known: dict[Step, str], step: Step | None) -> bool:
+    while step is not None and known[step] == SELECT and len(graph.producers(step)) == 1:
+        (step,) = graph.producers(step)
+    if step is None or known[step] not in (LINEAR, ACTIVATION, SOFTMAX):
+        return False
+    if known[step] == SOFTMAX:
+        return True
+    function, shape = applied_activation(graph, step), graph.shapes[step.outputs[0]][1:]
+    if function is None:
+        return False
+    return not is_elementwise(function, shape) or not rectifier(function, shape)
