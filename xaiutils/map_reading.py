@@ -5,7 +5,7 @@ Some methods give a sign, some cannot: a comparison of both is one of signs unle
 
 import numpy as np
 
-from xaiutils.registry import suggest
+from xaiutils.registry import check_choice
 
 READINGS = ("signed", "positive", "magnitude")
 
@@ -27,6 +27,5 @@ def read_maps(maps: np.ndarray, reading: str) -> np.ndarray:
 
 def check_reading(reading: object, name: str = "reading") -> str:
     """``reading``, one of `READINGS`; else ValueError."""
-    if not isinstance(reading, str) or reading not in READINGS:
-        raise ValueError(f"{name}={reading!r} is unknown; {suggest(reading, list(READINGS))}")
-    return reading
+    check_choice(name, reading, READINGS)
+    return str(reading)

@@ -28,6 +28,27 @@ def suggest(name: object, known: list[str]) -> str:
     return text + f"Known: {', '.join(known)}."
 
 
+def check_choice(name: str, value: object, allowed: Iterable[str]) -> None:
+    """Raise ValueError that names the nearest allowed value, unless ``value`` is one of them."""
+    known = list(allowed)
+    if value not in known:
+        raise ValueError(f"{name}={value!r} is unknown; {suggest(value, known)}")
+
+
+def is_integer(value: object) -> bool:
+    """Whether ``value`` is a whole number by type, Python's or NumPy's; True and False are none."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def check_integer(name: str, value: Any, low: int, high: int | None = None, note: str = "") -> int:
+    """``value`` as an int; ValueError unless it is an integer from ``low`` to ``high`` (inclusive; None: no bound).
+    ``note`` ends the message."""
+    if not is_integer(value) or value < low or (high is not None and value > high):
+        allowed = f"of at least {low}" if high is None else f"from {low} to {high}"
+        raise ValueError(f"{name}={value!r}; expected an integer {allowed}{note}.")
+    return int(value)
+
+
 @dataclass(frozen=True)
 class Parameter:
     """One typed parameter of a method, a transform or a notebook.

@@ -449,7 +449,7 @@ def test_an_image_number_given_twice_is_refused(portuguese, tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"malignant_from": 7}, "expected a BI-RADS from 2 to 6"),
+        ({"malignant_from": 7}, "expected an integer from 2 to 6, a BI-RADS"),
         ({"findings": ["Masses"]}, "did you mean Mass"),
         ({"task": "six"}, "binary, birads"),
     ],

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xaiutils.registry import Parameter, Registry, UnknownNameError, check_parameters
+from xaiutils.registry import Parameter, Registry, UnknownNameError, check_integer, check_parameters
 
 NOISE = Parameter("noise", float, 0.1, "sigma", 0.0, 1.0)
 STEPS = Parameter("n_steps", int, 20, "steps", 1, 100)
@@ -76,6 +76,14 @@ def test_registry():
     assert not registry
     with pytest.raises(UnknownNameError):
         registry.remove("noise")
+
+
+@pytest.mark.parametrize("value", [0, 6, True, 2.0, "2", None, np.float32(2)])
+def test_an_integer_in_its_range_and_nothing_else(value):
+    assert [check_integer("n", 2, 1), check_integer("n", np.int8(5), 1, 5)] == [2, 5]
+    assert type(check_integer("n", np.int8(5), 1)) is int
+    with pytest.raises(ValueError, match=r"n=.*expected an integer from 1 to 5 \(why\)\.$"):
+        check_integer("n", value, 1, 5, " (why)")
 
 
 # Where each registry is declared, and how many names it has there.

@@ -10,7 +10,7 @@ import yaml
 
 from xaiutils.datasets import DATASETS
 from xaiutils.file_limits import check_regular
-from xaiutils.registry import suggest
+from xaiutils.registry import is_integer, suggest
 from xaiutils.text import one_line
 from xaiutils.workbook.execute import literal
 from xaiutils.workbook.parameters import PARAMETERS, check, text_names
@@ -173,7 +173,7 @@ class _Reader:
         needs_methods = any("method" in step.declared or "methods" in step.declared for step in steps)
         methods = self.methods() if needs_methods or "methods" in self.content else ()
         seeds = self.of_kind("seeds", list, [0])
-        whole = [s for s in seeds if isinstance(s, int) and not isinstance(s, bool) and 0 <= s < 2**32]
+        whole = [s for s in seeds if is_integer(s) and 0 <= s < 2**32]
         self.problems += [
             f"seeds: {seed!r} is not an integer from 0 to 2**32 - 1."
             for seed in seeds

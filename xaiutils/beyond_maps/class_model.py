@@ -13,6 +13,7 @@ from xaiutils.backend import keras, tf
 from xaiutils.graph.network import Network
 from xaiutils.graph.passes import class_scores
 from xaiutils.progress import progress
+from xaiutils.registry import check_integer
 
 STARTS = ("mean", "zero", "noise")
 _UNIT = 127.5  # grey levels: the image is mean + _UNIT * u
@@ -131,18 +132,14 @@ def _size(network: Network, image_size: int | None) -> tuple[int, int]:
         if image_size is not None and network.image_size != (image_size, image_size):
             raise ValueError(f"image_size={image_size!r}; the model takes {network.image_size} alone.")
         return network.image_size
-    if not _is_integer(image_size) or image_size < 1:
-        raise ValueError(f"image_size={image_size!r}; the model takes any size: give a positive integer.")
-    return image_size, image_size
+    size = check_integer("image_size", image_size, 1, note=", since the model takes any size")
+    return size, size
 
 
 def _check(network, target, n_steps, learning_rate, l2, total_variation, blur, jitter, start) -> None:
-    if not _is_integer(target) or not 0 <= target < network.n_classes:
-        raise ValueError(f"target={target!r}; expected a class index from 0 to {network.n_classes - 1}.")
-    if not _is_integer(n_steps) or n_steps < 1:
-        raise ValueError(f"n_steps={n_steps!r}; expected a positive integer.")
-    if not _is_integer(jitter) or jitter < 0:
-        raise ValueError(f"jitter={jitter!r}; expected pixels, an integer of at least 0.")
+    check_integer("target", target, 0, network.n_classes - 1, ", the index of a class")
+    check_integer("n_steps", n_steps, 1)
+    check_integer("jitter", jitter, 0)
     if not 0 < learning_rate < np.inf:
         raise ValueError(f"learning_rate={learning_rate!r}; expected a positive number.")
     for name, value in (("l2", l2), ("total_variation", total_variation), ("blur", blur)):
@@ -150,7 +147,3 @@ def _check(network, target, n_steps, learning_rate, l2, total_variation, blur, j
             raise ValueError(f"{name}={value!r}; expected a number of at least 0.")
     if start not in STARTS:
         raise ValueError(f"start={start!r}; expected one of {', '.join(STARTS)}.")
-
-
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)

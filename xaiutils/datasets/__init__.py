@@ -10,7 +10,7 @@ from xaiutils.datasets.image_dataset import ImageDataset, balanced_indices
 from xaiutils.datasets.leaks import find_leaks
 from xaiutils.datasets.listing import Listing, Record
 from xaiutils.datasets.splits import SPLITS
-from xaiutils.registry import suggest
+from xaiutils.registry import check_integer, suggest
 
 __all__ = [
     "DATASETS",
@@ -57,12 +57,10 @@ def load_dataset(
     allowed = SPLITS if entry.generated else (*SPLITS, "all")
     if split not in allowed:
         raise ValueError(f"split={split!r} is unknown for {name}; choose one of {', '.join(allowed)}.")
-    if isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 8:
-        raise ValueError(f"image_size={image_size!r}; expected an integer of at least 8 pixels.")
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-        raise ValueError(f"limit={limit!r}; expected a positive integer, or None for all images.")
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise ValueError(f"seed={seed!r}; expected an integer from 0 to 2**32 - 1.")
+    image_size = check_integer("image_size", image_size, 8)
+    if limit is not None:
+        limit = check_integer("limit", limit, 1, note=", or None for all images")
+    seed = check_integer("seed", seed, 0, 2**32 - 1)
     if not isinstance(data_dir, str | Path) or "\0" in str(data_dir):
         raise TypeError(f"data_dir={data_dir!r}; expected the path of a folder.")
     takes = inspect.signature(entry.load).parameters

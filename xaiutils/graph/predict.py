@@ -8,6 +8,7 @@ from xaiutils.backend import keras
 from xaiutils.graph.network import Network
 from xaiutils.graph.passes import logits
 from xaiutils.images import check_images
+from xaiutils.registry import check_integer
 
 
 def predict(model: keras.Model, images: np.ndarray, batch_size: int = 32, probabilities: bool = False) -> np.ndarray:
@@ -49,9 +50,7 @@ def cam_grid(model: keras.Model, layer: str = "") -> tuple[int, int]:
 
 def check_batch_size(batch_size: int) -> int:
     """``batch_size`` as an int; ValueError unless it is a positive integer."""
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
-        raise ValueError(f"batch_size={batch_size!r}; expected a positive integer.")
-    return int(batch_size)
+    return check_integer("batch_size", batch_size, 1)
 
 
 def _fixed_size(network: Network) -> tuple[int, int] | None:

@@ -6,13 +6,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from xaiutils.backend import keras
 from xaiutils.models import applications, augreg, dinov2, vit
 from xaiutils.models.efficientnet_lite0 import efficientnet_lite0_backbone, load_imagenet_weights
 from xaiutils.models.scaling import with_z_norm
-from xaiutils.registry import Registry, suggest
+from xaiutils.registry import Registry, check_choice, check_integer
 
 layers = keras.layers
 
@@ -154,8 +152,7 @@ def build_model(
     """
     entry = MODELS[name]
     _check_arguments(entry, n_classes, image_size, weights, head)
-    if scaling not in SCALINGS:
-        raise ValueError(f"scaling={scaling!r} is unknown; {suggest(scaling, list(SCALINGS))}")
+    check_choice("scaling", scaling, SCALINGS)
     keras.utils.set_random_seed(seed)
     inputs, features = entry.backbone(image_size)
     if head == "imagenet" and entry.imagenet_head is not None:
@@ -184,12 +181,9 @@ def load_model(path: str | Path) -> keras.Model:
 
 
 def _check_arguments(entry: ModelEntry, n_classes: object, image_size: object, weights: object, head: object) -> None:
-    if head not in HEADS:
-        raise ValueError(f"head={head!r} is unknown; {suggest(head, list(HEADS))}")
-    if not _is_integer(n_classes) or n_classes < 2:
-        raise ValueError(f"n_classes={n_classes!r}; expected an integer of at least 2 (one logit for each class).")
-    if not _is_integer(image_size) or image_size < 28:
-        raise ValueError(f"image_size={image_size!r}; expected an integer of at least 28 pixels.")
+    check_choice("head", head, HEADS)
+    check_integer("n_classes", n_classes, 2, note=" (one logit for each class)")
+    check_integer("image_size", image_size, 28)
     if entry.family == "cnn" and image_size < 32:
         raise ValueError(f"image_size={image_size}; {entry.name} halves it five times and needs at least 32 pixels.")
     if weights == "imagenet" and entry.load_weights is None:
@@ -207,10 +201,6 @@ def _check_arguments(entry: ModelEntry, n_classes: object, image_size: object, w
         raise TypeError(f"weights={weights!r}; expected None, 'imagenet' or a path.")
     if weights is not None and weights != "imagenet" and not Path(weights).is_file():
         raise FileNotFoundError(f"weights={str(weights)!r} is neither 'imagenet' nor an existing file.")
-
-
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def _load_file(entry: ModelEntry, model: keras.Model, path: Path, with_head: bool) -> None:

@@ -7,8 +7,7 @@ import numpy as np
 
 from xaiutils.backend import keras, tf
 from xaiutils.datasets import ImageDataset
-from xaiutils.registry import suggest
-from xaiutils.training.devices import PRECISIONS
+from xaiutils.registry import check_integer
 from xaiutils.training.recipes import Recipe
 
 FORMATS = (".keras", ".weights.h5")
@@ -56,17 +55,11 @@ def check_output(run_dir: Any, resume: bool, save_every: int | None, formats: It
     formats = (formats,) if isinstance(formats, str) else tuple(formats)
     if unknown := [f for f in formats if f not in FORMATS]:
         raise ValueError(f"formats has {unknown[0]!r}; known: {', '.join(FORMATS)}.")
-    if save_every is not None and (isinstance(save_every, bool) or not isinstance(save_every, int) or save_every < 1):
-        raise ValueError(f"save_every={save_every!r}; expected a number of epochs, at least 1, or None.")
+    if save_every is not None:
+        check_integer("save_every", save_every, 1, note=" (epochs), or None")
     if resume and run_dir is None:
         raise ValueError("resume=True needs run_dir, where the cut run left its state.")
     return formats
-
-
-def check_precision(precision: str) -> None:
-    """Raises ValueError for a precision that is not known."""
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision={precision!r} is not known; {suggest(precision, list(PRECISIONS))}")
 
 
 def head_dropout(model: keras.Model, recipe: Recipe) -> float:

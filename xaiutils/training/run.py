@@ -14,18 +14,18 @@ import pandas as pd
 from xaiutils.backend import keras, tf
 from xaiutils.datasets import ImageDataset
 from xaiutils.files import replace_file
+from xaiutils.registry import check_choice
 from xaiutils.training.callback import Callback, StopTraining
 from xaiutils.training.checks import (
     check_data,
     check_devices,
     check_output,
-    check_precision,
     head_dropout,
     input_warnings,
     recipe_warnings,
     shared_patients,
 )
-from xaiutils.training.devices import computing_in, first_device, make_strategy, twin
+from xaiutils.training.devices import PRECISIONS, computing_in, first_device, make_strategy, twin
 from xaiutils.training.features import backbone_features, split_at_features
 from xaiutils.training.loop import Checkpoint, Split, fit, score
 from xaiutils.training.recipes import Recipe, batch_size_for, chained, change_recipe, in_every_stage
@@ -100,7 +100,7 @@ def train(
     everywhere = {name: changes[name] for name in ("batch_size",) if name in changes}
     recipe = in_every_stage(recipe, **everywhere if epochs is None else everywhere | {"epochs": epochs})
     check_data(model, train_ds, val_ds)
-    check_precision(precision)
+    check_choice("precision", precision, PRECISIONS)
     formats = check_output(run_dir, resume, save_every, formats)
     strategy = make_strategy(devices)
     stages, warnings = _prepared(recipe, train_ds, val_ds)

@@ -20,6 +20,7 @@ from xaiutils.evaluation.metrics.metric import Case
 from xaiutils.files import replace_file
 from xaiutils.map_reading import read_maps
 from xaiutils.plots import attribution_grid, training_curves
+from xaiutils.registry import check_integer
 from xaiutils.training import Callback, StopTraining
 from xaiutils.workbook import Picture
 
@@ -62,9 +63,8 @@ class AttributionCallback(Callback):
         masks = ds.masks if masks is None else np.asarray(masks, bool)
         if len(ds) == 0 or not methods:
             raise ValueError("ds and methods must have at least one entry.")
-        for name, value in (("every", every), ("patience", patience)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}={value!r}; expected an integer of at least 1.")
+        check_integer("every", every, 1)
+        check_integer("patience", patience, 1)
         if masks is not None and masks.shape != ds.pixels.shape[:3]:
             raise ValueError(f"masks has shape {masks.shape}; expected {ds.pixels.shape[:3]}, one mask for each image.")
         if stop_outside is not None and (masks is None or not masks.any() or not 0 <= stop_outside < 1):

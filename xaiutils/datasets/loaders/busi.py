@@ -5,8 +5,8 @@ from pathlib import Path
 
 from xaiutils.datasets.listing import Listing
 from xaiutils.datasets.loaders import folder
-from xaiutils.datasets.loaders.options import check_choice
 from xaiutils.datasets.reading import tree
+from xaiutils.registry import check_choice
 
 CLASSES = {"binary": ("benign", "malignant"), "three": ("normal", "benign", "malignant")}
 

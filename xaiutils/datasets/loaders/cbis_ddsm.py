@@ -17,7 +17,6 @@ import pandas as pd
 from xaiutils.datasets.inventory import TABLE
 from xaiutils.datasets.listing import Listing, Record
 from xaiutils.datasets.loaders.coco import boxes_by_file
-from xaiutils.datasets.loaders.options import check_choice
 from xaiutils.datasets.loaders.table import read_csv
 from xaiutils.datasets.reading import dicom
 from xaiutils.datasets.reading.evidence import Boxes, Drawn, Evidence, fit_to
@@ -25,7 +24,7 @@ from xaiutils.datasets.reading.frames import read_frame
 from xaiutils.datasets.reading.picture_file import PictureFile, Preparation, read_picture_file
 from xaiutils.datasets.reading.tree import is_picture, walk_files
 from xaiutils.progress import progress
-from xaiutils.registry import suggest
+from xaiutils.registry import check_choice, suggest
 
 KINDS = {"mass": ("mass",), "calcification": ("calc",), "both": ("mass", "calc")}
 CLASSES = {

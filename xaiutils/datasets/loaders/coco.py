@@ -26,7 +26,7 @@ from xaiutils.datasets.reading.picture_file import PictureFile, Preparation, rea
 from xaiutils.datasets.reading.tree import find_file, walk_files
 from xaiutils.datasets.splits import split_called
 from xaiutils.file_limits import check_regular, explain, naming
-from xaiutils.registry import suggest
+from xaiutils.registry import is_integer, suggest
 
 
 def load(
@@ -190,6 +190,6 @@ def _evidence(annotation: dict, image: dict) -> Evidence:
 
 
 def _whole(number: object) -> int:
-    if isinstance(number, bool) or not isinstance(number, int):
+    if not is_integer(number):
         raise ValueError(f"the run length {str(number)[:40]} is no whole number")
     return number

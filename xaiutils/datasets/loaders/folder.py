@@ -24,6 +24,7 @@ from xaiutils.datasets.reading.mask_folders import (
 from xaiutils.datasets.reading.picture_file import PictureFile, Preparation, read_picture_file
 from xaiutils.datasets.reading.tree import PICTURE_SUFFIXES, is_hidden, is_picture, list_folder, walk_files
 from xaiutils.datasets.splits import split_called
+from xaiutils.registry import is_integer
 
 DEFAULT_MASKS = "{stem}_mask*"
 
@@ -178,7 +179,7 @@ def _header(path: Path) -> dicom.Header:
 def check_mask_values(values: int | Sequence[int]) -> tuple[int, ...]:
     """Grey values as a tuple. Raises TypeError."""
     values = (values,) if isinstance(values, int) else tuple(values)
-    if not all(isinstance(v, int) and not isinstance(v, bool) for v in values):
+    if not all(map(is_integer, values)):
         raise TypeError(f"mask_values={values!r}; expected grey values, such as [1, 3].")
     return values
 

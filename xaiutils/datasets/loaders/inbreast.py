@@ -13,14 +13,13 @@ from sklearn.model_selection import train_test_split
 
 from xaiutils.datasets.inventory import TABLE
 from xaiutils.datasets.listing import Listing, Record, unknown_patient
-from xaiutils.datasets.loaders.options import check_choice
 from xaiutils.datasets.loaders.table import read_csv, read_excel
 from xaiutils.datasets.reading import dicom
 from xaiutils.datasets.reading.evidence import Drawn, NoFinding, check_outline, fill_outline
 from xaiutils.datasets.reading.picture_file import PictureFile, Preparation, read_picture_file
 from xaiutils.datasets.reading.tree import is_picture, walk_files
 from xaiutils.file_limits import check_regular, naming
-from xaiutils.registry import suggest
+from xaiutils.registry import check_choice, check_integer, suggest
 
 CLASSES = {"binary": ("benign", "malignant"), "birads": tuple(f"BI-RADS {i}" for i in range(1, 7))}
 FINDINGS = ("Mass", "Calcification", "Cluster", "Distortion", "Asimmetry", "Spiculated Region", "UNNAMED", "")
@@ -55,8 +54,7 @@ def load(
     leaves out images without any.
     """
     check_choice("task", task, CLASSES)
-    if isinstance(malignant_from, bool) or not isinstance(malignant_from, int) or not 2 <= malignant_from <= 6:
-        raise ValueError(f"malignant_from={malignant_from!r}; expected a BI-RADS from 2 to 6.")
+    check_integer("malignant_from", malignant_from, 2, 6, ", a BI-RADS")
     for name in findings:
         check_choice("findings", name, FINDINGS)
     how = Preparation(keep_aspect, 16, region, margin, align, percentiles, black_background, mammogram=True)

@@ -4,11 +4,10 @@ from pathlib import Path
 
 from xaiutils.datasets.inventory import TABLE
 from xaiutils.datasets.listing import Listing, Record
-from xaiutils.datasets.loaders.options import check_choice
 from xaiutils.datasets.loaders.table import read_csv
 from xaiutils.datasets.reading.picture_file import PictureFile, Preparation, read_picture_file
 from xaiutils.datasets.reading.tree import walk_files
-from xaiutils.registry import suggest
+from xaiutils.registry import check_choice, suggest
 
 _TABLES = ("chexpert", "split", "metadata")
 _FINDINGS = (

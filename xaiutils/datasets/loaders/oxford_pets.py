@@ -4,11 +4,11 @@ from pathlib import Path
 
 from xaiutils.datasets.inventory import TABLE
 from xaiutils.datasets.listing import Listing, Record
-from xaiutils.datasets.loaders.options import check_choice
 from xaiutils.datasets.reading.download import Remote, fetch, unpack
 from xaiutils.datasets.reading.evidence import MaskFile
 from xaiutils.datasets.reading.picture_file import PictureFile, Preparation, read_picture_file
 from xaiutils.datasets.reading.tree import walk_files
+from xaiutils.registry import check_choice
 
 _URL = "https://www.robots.ox.ac.uk/~vgg/data/pets/data/"
 _OTHER = "https://thor.robots.ox.ac.uk/datasets/pets/"

@@ -5,10 +5,10 @@ from functools import partial
 import numpy as np
 
 from xaiutils.datasets.listing import Listing, Picture, Record
-from xaiutils.datasets.loaders.options import check_choice
 from xaiutils.datasets.phantom.image import Phantom, generate
 from xaiutils.datasets.phantom.lesions import FIELD_MM
 from xaiutils.datasets.phantom.tasks import TAG_PROBABILITY, TASKS, check_task
+from xaiutils.registry import check_choice
 
 SPLIT_SIZES = {"train": 3000, "val": 500, "test": 500}
 TAGS = ("iid", "neutral", "flipped")

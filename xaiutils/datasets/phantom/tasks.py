@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from xaiutils.datasets.loaders.options import check_choice
+from xaiutils.registry import check_choice
 
 NORMAL = "normal"
 MASSES = ("benign mass", "malignant mass")

@@ -21,7 +21,7 @@ from xaiutils.datasets.reading.frames import read_frame
 from xaiutils.datasets.reading.image_files import FRAMES, check_window
 from xaiutils.file_limits import explain, large_pictures, naming
 from xaiutils.images import fit_image, fit_mask
-from xaiutils.registry import suggest
+from xaiutils.registry import check_choice, check_integer
 
 REGIONS = ("whole", "breast", "roi")
 
@@ -55,14 +55,11 @@ class Preparation:
         for name in ("keep_aspect", "align", "black_background"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name}={getattr(self, name)!r}; expected true or false.")
-        if self.region not in REGIONS:
-            raise ValueError(f"region={self.region!r} is unknown; {suggest(self.region, list(REGIONS))}")
-        if isinstance(self.bit_depth, bool) or not isinstance(self.bit_depth, int) or not 8 <= self.bit_depth <= 32:
-            raise ValueError(f"bit_depth={self.bit_depth!r}; expected an integer from 8 to 32.")
+        check_choice("region", self.region, REGIONS)
+        check_choice("frames", self.frames, FRAMES)
+        check_integer("bit_depth", self.bit_depth, 8, 32)
         if isinstance(self.margin, bool) or not isinstance(self.margin, int | float) or not 0 <= self.margin <= 10:
             raise ValueError(f"margin={self.margin!r}; expected a number from 0 to 10 (0.25: a quarter on each side).")
-        if self.frames not in FRAMES:
-            raise ValueError(f"frames={self.frames!r} is unknown; {suggest(self.frames, list(FRAMES))}")
         object.__setattr__(self, "percentiles", check_percentiles(self.percentiles))
         object.__setattr__(self, "window", check_window(self.window))
 
