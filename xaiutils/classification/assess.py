@@ -9,7 +9,7 @@ from xaiutils.class_names import positive_class
 from xaiutils.classification import calibration, curves
 from xaiutils.classification.estimates import estimate
 from xaiutils.classification.figures_of_merit import confusion_counts
-from xaiutils.classification.operating_points import choose_operating_points
+from xaiutils.classification.operating_points import OperatingPoint, choose_operating_points
 from xaiutils.classification.predictions import COMBINE, Predictions
 from xaiutils.classification.report import Report
 from xaiutils.classification.verdict import sentences
@@ -104,14 +104,15 @@ def _assess(
     found: Predictions, validation: Predictions | None, given: Settings, levels: dict[str, Report], notes: list[str]
 ) -> Report:
     positive, confidence = given.positive, given.confidence
-    two_sided = positive is not None and 0 < (found.labels == positive).sum() < len(found)
-    points, said = choose_operating_points(found, validation, positive) if two_sided else ([], [])
+    points: list[OperatingPoint] = []
+    said: list[str] = []
+    decision = None
+    if positive is not None and 0 < (found.labels == positive).sum() < len(found):
+        points, said = choose_operating_points(found, validation, positive)
+        decision = curves.decision_curve(found.labels == positive, found.probabilities[:, positive].astype(float))
     temperature, unfitted = _temperature(validation)
     estimates = estimate(found, positive, points, given.n_resamples, confidence, given.seed)
     table, bins = calibration.calibration_tables(found, positive, temperature, confidence, given.seed)
-    decision = None
-    if two_sided:
-        decision = curves.decision_curve(found.labels == positive, found.probabilities[:, positive].astype(float))
     report = Report(
         name=given.name,
         split=given.split,
@@ -121,7 +122,7 @@ def _assess(
         classes=estimates.classes(),
         class_intervals=estimates.class_intervals(),
         confusion=_confusion(found),
-        operating_points=estimates.operating_points() if two_sided else None,
+        operating_points=estimates.operating_points() if points else None,
         calibration=table,
         reliability=bins,
         temperature=temperature,

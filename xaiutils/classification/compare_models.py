@@ -44,9 +44,9 @@ def compare_models(
     table.insert(table.columns.get_loc("p") + 1, "p_holm", table.groupby("quantity")["p"].transform(holm))
     if len(names) < 3:
         return table
-    together = {"a": "all", "b": "", "quantity": "accuracy", "test": "Cochran's Q, images as units"}
-    together |= {"p": cochran_q(_right(predictions))[1], "unit": first.level, "n": len(first)}
-    return pd.concat([table, pd.DataFrame([together]).reindex(columns=table.columns)], ignore_index=True)
+    of_all = {"a": "all", "b": "", "quantity": "accuracy", "test": "Cochran's Q, images as units"}
+    together = pd.DataFrame([{**of_all, "p": cochran_q(_right(predictions))[1], "unit": first.level, "n": len(first)}])
+    return pd.concat([table, together.reindex(columns=table.columns)], ignore_index=True)
 
 
 def _same_images(one: Predictions, other: Predictions) -> bool:

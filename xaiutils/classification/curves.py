@@ -9,8 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from xaiutils.classification.ratios import ratio
-
 # Sensitivity and specificity of digital screening mammography in the United States: Breast Cancer Surveillance
 # Consortium, Lehman et al. 2017, Radiology 283.
 SCREENING = {"specificity": 0.889, "sensitivity": 0.869}
@@ -142,3 +140,8 @@ def decision_curve(positive: np.ndarray, scores: np.ndarray, thresholds: np.ndar
     prevalence = positive.mean()
     everyone = prevalence - price * (1 - prevalence)
     return pd.DataFrame({"threshold": t, "model": benefit, "treat all": everyone, "treat none": 0.0})
+
+
+def ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a / b; NaN where b is not above 0."""
+    return np.divide(a, b, out=np.full(np.broadcast(a, b).shape, np.nan), where=np.asarray(b) > 0)

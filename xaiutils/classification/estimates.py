@@ -87,8 +87,9 @@ class Estimates:
             row: dict[str, float] = {}
             for name in ("precision", "recall", "F1", "AUC", "average precision"):
                 value, low, high = self.with_interval(of_class(name, c))
-                shown = {name: value} if name in ("AUC", "average precision") else {}
-                row |= {**shown, f"{name} low": low, f"{name} high": high}
+                if name in ("AUC", "average precision"):
+                    row[name] = value
+                row |= {f"{name} low": low, f"{name} high": high}
             count = int((self.found.labels == c).sum())
             rows.append(row | {"average precision of chance": random_average_precision(count, len(self.found))})
         return pd.DataFrame(rows, index=pd.Index(self.found.class_names, name="class"))
@@ -97,14 +98,13 @@ class Estimates:
         """`Report.operating_points`."""
         rows = []
         for point in self.points:
-            row = {"held": point.held, "target": point.target}
+            row: dict[str, object] = {"held": point.held, "target": point.target}
             row |= {"threshold": point.threshold, "chosen on": point.chosen_on}
             for name in ("sensitivity", "specificity", "PPV", "NPV"):
                 row[name], row[f"{name} low"], row[f"{name} high"] = self.with_interval(point.key(name))
             # Random answers that are as specific (or sensitive) as the target.
-            held_specificity = point.held == "specificity"
-            row["random sensitivity"] = 1 - point.target if held_specificity else point.target
-            row["random specificity"] = point.target if held_specificity else 1 - point.target
+            for name in ("sensitivity", "specificity"):
+                row[f"random {name}"] = point.target if name == point.held else 1 - point.target
             rows.append(row)
         return pd.DataFrame(rows)
 

@@ -6,10 +6,9 @@ A weight says how often an image counts: all 1 for the estimate, the draws of a 
 
 import numpy as np
 
-from xaiutils.classification.curves import PositiveRanks
+from xaiutils.classification.curves import PositiveRanks, ratio
 from xaiutils.classification.operating_points import OperatingPoint
 from xaiutils.classification.predictions import Predictions
-from xaiutils.classification.ratios import mean_of_known, ratio
 
 Proportion = tuple[np.ndarray, np.ndarray]  # which images are hits, and which count: two bool arrays (n,)
 
@@ -64,7 +63,7 @@ def proportions(found: Predictions, positive: int | None, points: list[Operating
 
 def class_proportions(found: Predictions) -> dict[str, Proportion]:
     """Precision and recall of each class, as `proportions`."""
-    result = {}
+    result: dict[str, Proportion] = {}
     for c in range(len(found.class_names)):
         truly, named = found.labels == c, found.predicted == c
         result |= {of_class("precision", c): (truly, named), of_class("recall", c): (named, truly)}
@@ -129,3 +128,9 @@ def squared_errors(found: Predictions, positive: int | None) -> np.ndarray:
     if len(found.class_names) == 2 and positive is not None:
         return (p[:, positive] - (found.labels == positive)) ** 2
     return ((p - (found.labels[:, None] == np.arange(p.shape[1]))) ** 2).sum(axis=1)
+
+
+def mean_of_known(values: np.ndarray) -> np.ndarray:
+    """Means of the columns of ``values`` without their NaNs; NaN of a column that has nothing else."""
+    known = np.isfinite(values)
+    return ratio(np.where(known, values, 0).sum(axis=0), known.sum(axis=0))

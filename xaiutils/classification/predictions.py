@@ -32,7 +32,7 @@ class Predictions:
     labels: np.ndarray
     probabilities: np.ndarray
     class_names: tuple[str, ...]
-    groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    groups: Mapping[str, Sequence[str] | np.ndarray] = field(default_factory=dict)
     ids: Sequence[str] | None = None
     level: str = "image"
 
@@ -119,28 +119,26 @@ class Predictions:
             raise ValueError(f"level={level!r} is unknown; known: {', '.join(self.groups) or 'none'}.")
         if combine not in COMBINE:
             raise ValueError(f"combine={combine!r}; choose one of {', '.join(COMBINE)}.")
-        group, names = pd.factorize(self.groups[level])
-        count = np.bincount(group)
-        two = len(self.class_names) == 2 and self.probabilities.shape[1] == 2
-        if two:
-            p = self.positive(positive)
-            score = np.zeros(len(names))
+        group, names = pd.factorize(np.asarray(self.groups[level]))
+        sums = np.zeros((len(names), self.probabilities.shape[1]))
+        np.add.at(sums, group, self.probabilities)
+        probabilities = sums / np.bincount(group)[:, None]
+        p = self.positive(positive)
+        if p is not None and len(self.class_names) == self.probabilities.shape[1] == 2:
+            score = np.zeros(len(names)) if combine == "max" else probabilities[:, p].copy()
             if combine == "max":
                 np.maximum.at(score, group, self.probabilities[:, p])
-            else:
-                score = np.bincount(group, self.probabilities[:, p]) / count
-            found = np.bincount(group, self.labels == p) > 0
-            labels = np.where(found, p, 1 - p)
-            probabilities = np.empty((len(names), 2))
+            labels = np.where(np.bincount(group, self.labels == p) > 0, p, 1 - p)
             probabilities[:, p], probabilities[:, 1 - p] = score, 1 - score
         else:
             labels = np.zeros(len(names), np.int64)
             np.maximum.at(labels, group, self.labels)
             if (labels[group] != self.labels).any():
                 raise ValueError(f"images of one {level} are of several classes: it has no class of its own.")
-            sums = np.zeros((len(names), self.probabilities.shape[1]))
-            np.add.at(sums, group, self.probabilities)
-            probabilities = sums / count[:, None]
         first = np.unique(group, return_index=True)[1]
-        kept = {k: v[first] for k, v in self.groups.items() if len(set(zip(group, v, strict=True))) == len(names)}
+        kept = {
+            k: np.asarray(v)[first]
+            for k, v in self.groups.items()
+            if len(set(zip(group, v, strict=True))) == len(names)
+        }
         return Predictions(labels, probabilities, self.class_names, kept, list(names), level)

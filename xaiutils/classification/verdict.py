@@ -21,25 +21,21 @@ def sentences(report: Report) -> tuple[str, ...]:
     found, points = report.predictions, report.operating_points
     text = render(
         "verdict.txt.j2",
+        report=report,
         plural=plural,
-        name=report.name,
-        level=report.level,
-        unit=found.unit,
-        n=len(found),
+        with_interval=with_interval,
         n_classes=len(np.unique(found.labels)),
         n_right=int((found.predicted == found.labels).sum()),
-        accuracy=with_interval(report.metrics.loc["accuracy"], True),
-        beats_chance=report.beats_chance,
-        majority=_majority(report),
-        balanced=_balanced_accuracy(report.metrics.loc["balanced accuracy"]),
-        positive=_positive(report),
-        positive_said=report.positive_said,
-        worst=_worst_class(report),
+        accuracy=report.metrics.loc["accuracy"],
+        balanced=report.metrics.loc["balanced accuracy"],
+        auc=report.metrics.loc["AUC"],
         ranking=_ranking(report),
+        majority=_majority(report),
+        positive=_positive(report),
+        worst=_worst_class(report),
         calibration=_calibration(report),
         optimistic=points is not None and points["chosen on"].ne("validation").any(),
         rare=_rare_class(found),
-        notes=report.notes,
         **_answers(found),
     )
     return tuple(line for line in text.splitlines() if line)
@@ -52,11 +48,6 @@ def _majority(report: Report) -> dict[str, Any]:
     share = percent(counts.max() / len(found))
     name = found.class_names[counts.argmax()]
     return {"name": name, "n": int(counts.max()), "percent": share, "beaten": beaten, "p": p_value(p)}
-
-
-def _balanced_accuracy(row: pd.Series) -> dict[str, Any]:
-    chance = row["majority"]
-    return {"text": with_interval(row), "chance": f"{chance:.2f}", "below": row["high"] < chance}
 
 
 def _positive(report: Report) -> dict[str, Any] | None:
@@ -85,8 +76,8 @@ def _worst_class(report: Report) -> dict[str, Any]:
     right = pd.Series(np.diag(confusion[names]), index=names)
     name = (right / support.where(support > 0)).dropna().idxmin()
     wrong = confusion.loc[name].drop(name)
-    facts = {"name": name, "n_right": right[name], "n": support[name]}
-    return facts | {"called": wrong.idxmax(), "n_called": wrong.max()}
+    called = {"called": wrong.idxmax(), "n_called": wrong.max()}
+    return {"name": name, "n_right": right[name], "n": support[name], **called}
 
 
 def _answers(found: Predictions) -> dict[str, Any]:
@@ -99,20 +90,19 @@ def _answers(found: Predictions) -> dict[str, Any]:
     }
 
 
-def _ranking(report: Report) -> dict[str, Any]:
+def _ranking(report: Report) -> str:
+    """What the AUC says, in a word."""
     row = report.metrics.loc["AUC"]
     p = report.probabilities if report.positive is None else report.probabilities[:, report.positive]
     if not np.isfinite(row["value"]):
-        kind = ""
-    elif row["value"] == 1:
-        kind = "perfect"
-    elif not np.ptp(p, axis=0).any():
-        kind = "constant"
-    elif not np.isfinite(row["low"]):
-        kind = "too few"
-    else:
-        kind = "better" if row["low"] > 0.5 else "reversed" if row["high"] < 0.5 else "chance"
-    return {"kind": kind, "auc": with_interval(row), "has_interval": np.isfinite(row["low"])}
+        return "undefined"
+    if row["value"] == 1:
+        return "perfect" if np.isfinite(row["low"]) else "perfect, no interval"
+    if not np.ptp(p, axis=0).any():
+        return "constant"
+    if not np.isfinite(row["low"]):
+        return "too few"
+    return "better" if row["low"] > 0.5 else "reversed" if row["high"] < 0.5 else "chance"
 
 
 def _calibration(report: Report) -> dict[str, Any]:
@@ -125,13 +115,9 @@ def _calibration(report: Report) -> dict[str, Any]:
     images_a_unit = len(report.predictions) / report.n_units
     half = stats.norm.ppf((1 + report.confidence) / 2) * row["slope error"] * np.sqrt(images_a_unit)
     low, high = slope - half, slope + half
-    kind = ""
-    if high < 0:
-        kind = "reversed"
-    elif high < 1:
-        kind = "extreme" if low > 0 else "extreme or empty"
-    elif low > 1:
-        kind = "timid"
+    kind = "timid" if low > 1 else ""
+    if high < 1:
+        kind = "extreme" if low > 0 else "extreme or empty" if high >= 0 else "reversed"
     return facts | {"slope": f"{slope:.2f} [{low:.2f} to {high:.2f}]", "slope_kind": kind}
 
 

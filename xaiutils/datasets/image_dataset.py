@@ -44,7 +44,7 @@ class ImageDataset:
     split: str = ""
     available: int = 0
     mirrors: bool = True
-    metadata: pd.DataFrame | None = None
+    metadata: pd.DataFrame = None  # type: ignore[assignment]  # without any it becomes a table without columns
     notes: list[str] = field(default_factory=list)
     evidence: np.ndarray | None = None
     files: pd.DataFrame | None = None

@@ -83,7 +83,7 @@ def regress(
 
 def _fit(x, y, units, n_resamples: int, confidence: float, seed: int) -> list[tuple[float, float, float, float, float]]:
     """(coefficient, low, high, slope, r2) of each column of ``x`` ``(n, columns)``."""
-    n_units, nothing = len(np.unique(units)), [(np.nan,) * 5] * x.shape[1]
+    n_units, nothing = len(np.unique(units)), [(np.nan, np.nan, np.nan, np.nan, np.nan)] * x.shape[1]
     if n_units < 2 * x.shape[1] + 2:
         return nothing
     data = np.column_stack([x, y])
@@ -95,7 +95,8 @@ def _fit(x, y, units, n_resamples: int, confidence: float, seed: int) -> list[tu
     correlations = np.corrcoef(data, rowvar=False)[:-1, -1]
     slopes = whole * y.std() / x.std(axis=0)
     r2 = float(whole @ correlations)
-    return [(*map(float, values), r2) for values in zip(whole, low, high, slopes, strict=True)]
+    rows = zip(whole, low, high, slopes, strict=True)
+    return [(float(c), float(lo), float(hi), float(slope), r2) for c, lo, hi, slope in rows]
 
 
 def _standardised(data: np.ndarray, weights: np.ndarray) -> np.ndarray:

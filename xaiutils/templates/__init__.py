@@ -26,17 +26,24 @@ def render(template: str, /, **facts: Any) -> str:
     return _environment(template.removesuffix(".j2").rpartition(".")[2]).get_template(template).render(**facts)
 
 
+def three_decimals(value: float) -> str:
+    """A number for a table: three decimals, from 100 on none but commas between the thousands; "-" if not finite."""
+    if not np.isfinite(value):
+        return "-"
+    return f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}"
+
+
 def markdown_table(
-    table: pd.DataFrame, number: Callable[[float], str] | None = None, already_markdown: Container[str] = ()
+    table: pd.DataFrame, number: Callable[[float], str] = three_decimals, already_markdown: Container[str] = ()
 ) -> Markdown:
     """``table`` as a table of Markdown, without its index; columns of numbers are aligned to the right.
 
-    ``number`` writes floats (default: `three_decimals`); all other values are written by ``str``; text is escaped,
+    ``number`` writes floats; all other values are written by ``str``; text is escaped,
     except in the columns named in ``already_markdown``, such as one of links.
     """
 
     def cell(value: Any) -> str:
-        return markdown((number or three_decimals)(value) if isinstance(value, float | np.floating) else value)
+        return markdown(number(float(value)) if isinstance(value, float | np.floating) else value)
 
     head = [markdown(name) for name in table.columns]
     rule = ["---:" if pd.api.types.is_numeric_dtype(dtype) else "---" for dtype in table.dtypes]
@@ -46,13 +53,6 @@ def markdown_table(
         for row in table.itertuples(index=False, name=None)
     ]
     return Markdown("\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows)))
-
-
-def three_decimals(value: float) -> str:
-    """A number for a table: three decimals, from 100 on none but commas between the thousands; "-" if not finite."""
-    if not np.isfinite(value):
-        return "-"
-    return f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}"
 
 
 @cache
