@@ -252,4 +252,5 @@ def token_maps(
 
     run = network.compiled((*key, step.path, network.field(step.path).stored), build)
     small = [run(images[b], targets[b]).numpy() for b in batches(len(images), batch_size, key[0])]
-    return enlarge(np.concatenate(small), *images.shape[1:3], network.place(step.path))
+    height, width = images.shape[1:3]
+    return enlarge(np.concatenate(small), height, width, network.place(step.path))

@@ -17,7 +17,15 @@ from xaiutils.registry import Parameter
 
 
 def deep_lift(
-    network, images, targets, batch_size, *, rule: str, baseline: str, baseline_image, reduction: str
+    network: Network,
+    images: np.ndarray,
+    targets: np.ndarray,
+    batch_size: int,
+    *,
+    rule: str,
+    baseline: str,
+    baseline_image: np.ndarray | None,
+    reduction: str,
 ) -> np.ndarray:
     """Multipliers m times the difference x - x' to a baseline, summed over channels (Shrikumar et al. 2017,
     arXiv:1704.02685), or reduced as ``reduction`` says.

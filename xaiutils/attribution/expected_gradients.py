@@ -66,7 +66,7 @@ def _total(
 ) -> np.ndarray:
     """Given the references that were drawn; the alphas are still random, so this holds in expectation over them."""
     references = _background(background, images.shape[1:])
-    chosen, _ = _draws(n_samples, len(references), alphas, seed)
+    chosen = _draws(n_samples, len(references), alphas, seed)[0]
     reached = logits(network, np.broadcast_to(references, (len(references), *images.shape[1:])), batch_size)
     return target_scores(network, images, targets, batch_size) - reached[chosen].mean(axis=0)[targets]
 

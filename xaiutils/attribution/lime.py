@@ -5,6 +5,7 @@ from skimage import segmentation as skimage_segmentation
 
 from xaiutils.attribution.baselines import FILLS, fill_images
 from xaiutils.attribution.method import SCORES, SEED, Method
+from xaiutils.graph.network import Network
 from xaiutils.graph.passes import masked_scores
 from xaiutils.progress import progress
 from xaiutils.registry import Parameter
@@ -69,10 +70,10 @@ def _ridge(shown: np.ndarray, scores: np.ndarray, kernel_width: float, alpha: fl
 
 
 def lime(
-    network,
-    images,
-    targets,
-    batch_size,
+    network: Network,
+    images: np.ndarray,
+    targets: np.ndarray,
+    batch_size: int,
     *,
     n_samples: int,
     segmentation: str,

@@ -99,7 +99,8 @@ METHODS: Registry[Method] = Registry("method")
 def own_reading(method: str | None, parameters: Mapping[str, Any] | None = None) -> str:
     """The reading that a method of `METHODS` declares for ``parameters``; of any other map, which may be anything, its
     magnitude."""
-    return METHODS[method].own_reading(parameters or {}) if method in METHODS else "magnitude"
+    known = METHODS.get(method) if method is not None else None
+    return "magnitude" if known is None else known.own_reading(parameters or {})
 
 
 def base_is_signed(parameters: Mapping[str, Any]) -> bool:

@@ -1,11 +1,13 @@
 """Prediction difference analysis: the evidence that is lost when a window is replaced by what could be there."""
 
 import functools
+from collections.abc import Callable
 
 import numpy as np
 
 from xaiutils.attribution.method import SEED, Method
 from xaiutils.attribution.windows import check_stride, mean_over_windows, window_starts
+from xaiutils.graph.network import Network
 from xaiutils.graph.passes import scores_of, target_scores
 from xaiutils.images import check_images
 from xaiutils.registry import Parameter
@@ -61,9 +63,9 @@ class PatchGaussian:
     def _conditional(self, top: int, left: int, rows: int, columns: int) -> tuple[np.ndarray, ...]:
         """Which values lie inside; the matrix from the others to the mean inside, and a root of the covariance there:
         C_ir C_rr^-1 and C_ii - C_ir C_rr^-1 C_ri."""
-        inside = np.zeros((3, *self._shape), bool)
-        inside[:, top : top + rows, left : left + columns] = True
-        inside = inside.ravel()
+        window = np.zeros((3, *self._shape), bool)
+        window[:, top : top + rows, left : left + columns] = True
+        inside = window.ravel()
         across = self._covariance[np.ix_(~inside, inside)]
         gain = np.linalg.solve(self._covariance[np.ix_(~inside, ~inside)], across).T
         left_over = self._covariance[np.ix_(inside, inside)] - gain @ across
@@ -71,10 +73,10 @@ class PatchGaussian:
 
 
 def prediction_difference(
-    network,
-    images,
-    targets,
-    batch_size,
+    network: Network,
+    images: np.ndarray,
+    targets: np.ndarray,
+    batch_size: int,
     *,
     patch_size: int,
     padding: int,
@@ -88,7 +90,7 @@ def prediction_difference(
     """Mean over the windows w that cover a pixel of log2 odds(c | x) - log2 odds(c | x without w), in bits (Zintgraf,
     Cohen, Adel & Welling 2017, arXiv:1702.04595). Positive: the pixels speak for the class.
 
-    p(c | x without w) is the mean probability over ``n_samples`` images whose window is drawn anew: "conditional", from
+    p(c | x without w) is the mean probability over ``n_samples`` images whose window is drawn again: "conditional", from
     a normal distribution of patches, given the ``padding`` pixels around the window; or "marginal", the same window of
     a random background image. odds = p / (1 - p) of the Laplace-corrected p <- (p N + 1) / (N + K), N = ``n_training``
     and K classes (2 for sigmoid outputs).
@@ -103,32 +105,20 @@ def prediction_difference(
     n, height, width = images.shape[:3]
     check_stride(stride, patch_size)
     rows, columns = min(patch_size, height), min(patch_size, width)
-    patch_rows, patch_columns = min(rows + 2 * padding, height), min(columns + 2 * padding, width)
-    _check_background(background, sampling, (height, width), (patch_rows, patch_columns))
     corners = [
         (y, x)
         for y in np.minimum(window_starts(height, rows, stride or rows), height - rows)
         for x in np.minimum(window_starts(width, columns, stride or columns), width - columns)
     ]
+    shape, size = (n, len(corners), n_samples), (rows, columns)
+    if sampling == "marginal":
+        draw = _marginal_draws(images, background, size, n_samples)
+    else:
+        draw = _conditional_draws(images, background, size, padding, n_samples)
 
-    @functools.lru_cache(maxsize=1)  # of one image at a time: they come in order
-    def gaussian(member: int) -> PatchGaussian:
-        source = images[member : member + 1] if background is None else background
-        return PatchGaussian(source, patch_rows, patch_columns)
-
-    @functools.lru_cache(maxsize=1)
+    @functools.lru_cache(maxsize=1)  # a window's samples come one after the other
     def draws(member: int, k: int) -> np.ndarray:
-        (y, x), rng = corners[k], np.random.default_rng([seed, k])
-        if sampling == "marginal":
-            return background[rng.integers(0, len(background), n_samples), y : y + rows, x : x + columns]
-        top = min(max(y - padding, 0), height - patch_rows)
-        left = min(max(x - padding, 0), width - patch_columns)
-        patch = images[member, top : top + patch_rows, left : left + patch_columns]
-        noise = rng.standard_normal((n_samples, 3 * rows * columns))
-        source = gaussian(member if background is None else 0)
-        return source.draw(patch, y - top, x - left, rows, columns, noise)
-
-    shape = (n, len(corners), n_samples)
+        return draw(member, *corners[k], np.random.default_rng([seed, k]))
 
     def make(batch: slice) -> np.ndarray:
         members, windows, samples = np.unravel_index(np.arange(batch.start, batch.stop), shape)
@@ -148,32 +138,68 @@ def prediction_difference(
     return mean_over_windows(evidence, windows, height, width)
 
 
+_Draw = Callable[[int, int, int, np.random.Generator], np.ndarray]  # (image, top, left, rng) -> (samples, rows, ...)
+
+
+def _marginal_draws(images: np.ndarray, background: np.ndarray | None, size: tuple[int, int], n_samples: int) -> _Draw:
+    """The same window of random background images."""
+    if background is None:
+        raise ValueError("sampling='marginal' draws from other images: give background=, images of the same size.")
+    others = _checked_background(background, size)
+    if others.shape[1:3] != images.shape[1:3]:
+        height, width = images.shape[1:3]
+        raise ValueError(
+            f"background has the shape {others.shape}; expected images (m, {height}, {width}, 3), the size of the "
+            "explained ones."
+        )
+
+    def draw(member: int, y: int, x: int, rng: np.random.Generator) -> np.ndarray:
+        return others[rng.integers(0, len(others), n_samples), y : y + size[0], x : x + size[1]]
+
+    return draw
+
+
+def _conditional_draws(
+    images: np.ndarray, background: np.ndarray | None, size: tuple[int, int], padding: int, n_samples: int
+) -> _Draw:
+    """The window given the pixels around it, from the `PatchGaussian` of the background, or of the image itself."""
+    whole = images.shape[1:3]
+    patch = min(size[0] + 2 * padding, whole[0]), min(size[1] + 2 * padding, whole[1])
+    others = None if background is None else _checked_background(background, patch)
+
+    @functools.lru_cache(maxsize=1)  # of one image at a time: they come in order
+    def gaussian(member: int) -> PatchGaussian:
+        return PatchGaussian(images[member : member + 1] if others is None else others, *patch)
+
+    def draw(member: int, y: int, x: int, rng: np.random.Generator) -> np.ndarray:
+        top = min(max(y - padding, 0), whole[0] - patch[0])
+        left = min(max(x - padding, 0), whole[1] - patch[1])
+        around = images[member, top : top + patch[0], left : left + patch[1]]
+        noise = rng.standard_normal((n_samples, 3 * size[0] * size[1]))
+        return gaussian(member if others is None else 0).draw(around, y - top, x - left, *size, noise)
+
+    return draw
+
+
 def _log2_odds(p: np.ndarray, n_training: int, n_classes: int) -> np.ndarray:
     corrected = (p.astype(np.float64) * n_training + 1) / (n_training + n_classes)
     return np.log2(corrected / (1 - corrected))
 
 
-def _check_background(
-    background: np.ndarray | None, sampling: str, size: tuple[int, int], patch: tuple[int, int]
-) -> None:
-    if background is None:
-        if sampling == "marginal":
-            raise ValueError("sampling='marginal' draws from other images: give background=, images of the same size.")
-        return
-    wanted = f"expected images (m, {size[0]}, {size[1]}, 3)"
+def _checked_background(background: np.ndarray, smallest: tuple[int, int]) -> np.ndarray:
+    """``background``, if it is images at least as large as ``smallest`` (rows, columns)."""
     if background.ndim != 4 or background.shape[-1] != 3 or not len(background):
-        raise ValueError(f"background has the shape {background.shape}; {wanted}.")
+        raise ValueError(f"background has the shape {background.shape}; expected images (m, height, width, 3).")
     try:
         check_images(background)
     except ValueError as error:
         raise ValueError(f"background: {error}") from None
-    if sampling == "marginal" and background.shape[1:3] != size:
-        raise ValueError(f"background has the shape {background.shape}; {wanted}, the size of the explained ones.")
-    if background.shape[1] < patch[0] or background.shape[2] < patch[1]:
+    if background.shape[1] < smallest[0] or background.shape[2] < smallest[1]:
         raise ValueError(
-            f"background has the shape {background.shape}, smaller than a window with its padding, {patch[0]} x "
-            f"{patch[1]}; give larger images."
+            f"background has the shape {background.shape}, smaller than a window with its padding, {smallest[0]} x "
+            f"{smallest[1]}; give larger images."
         )
+    return background
 
 
 PREDICTION_DIFFERENCE = Method(

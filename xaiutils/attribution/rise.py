@@ -6,6 +6,7 @@ import numpy as np
 
 from xaiutils.attribution.baselines import FILLS, fill_images
 from xaiutils.attribution.method import SCORES, SEED, Method
+from xaiutils.graph.network import Network
 from xaiutils.graph.passes import batches, masked_scores
 from xaiutils.registry import Parameter
 
@@ -39,10 +40,10 @@ def _enlargements(side: int, cells: int, step: int) -> np.ndarray:
 
 
 def rise(
-    network,
-    images,
-    targets,
-    batch_size,
+    network: Network,
+    images: np.ndarray,
+    targets: np.ndarray,
+    batch_size: int,
     *,
     n_masks: int,
     cells: int,

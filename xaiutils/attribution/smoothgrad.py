@@ -10,6 +10,7 @@ give them. So the mean keeps the sign of a signed base, and Smooth Grad-CAM++ is
 ``base_reading`` reads the gradients, or maps, of each copy first: the mean of magnitudes does not cancel.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -35,60 +36,64 @@ _PLAIN = "vanilla_gradients"
 _PER_IMAGE = ("baseline_image",)  # arrays that may hold one entry for each image
 
 
-def smoothgrad(network, images, targets, batch_size, **parameters: Any) -> np.ndarray:
+def smoothgrad(
+    network: Network, images: np.ndarray, targets: np.ndarray, batch_size: int, **options: Any
+) -> np.ndarray:
     """Mean gradient over noisy copies (Smilkov et al. 2017, arXiv:1706.03825), or mean map of another base."""
-    return _statistic(network, images, targets, batch_size, lambda mean, variance: mean, **parameters)
+    mean, _ = _moments(network, images, targets, batch_size, options)
+    return _as_maps(mean, options)
 
 
-def smoothgrad_squared(network, images, targets, batch_size, **parameters: Any) -> np.ndarray:
+def smoothgrad_squared(
+    network: Network, images: np.ndarray, targets: np.ndarray, batch_size: int, **options: Any
+) -> np.ndarray:
     """Mean of the squared gradients over noisy copies (Hooker et al. 2019, arXiv:1806.10758), or of another base's
     squared maps."""
-    return _statistic(network, images, targets, batch_size, lambda mean, variance: mean**2 + variance, **parameters)
+    mean, variance = _moments(network, images, targets, batch_size, options)
+    return _as_maps(mean**2 + variance, options)
 
 
-def vargrad(network, images, targets, batch_size, **parameters: Any) -> np.ndarray:
+def vargrad(network: Network, images: np.ndarray, targets: np.ndarray, batch_size: int, **options: Any) -> np.ndarray:
     """Variance of the gradient over noisy copies (Adebayo et al. 2018, arXiv:1810.03307), or of another base's maps.
 
     The sum of squares is divided by n_samples, not n_samples - 1, so that smoothgrad_squared is the squared mean plus
     the variance; the order of pixels is the same either way.
     """
-    return _statistic(network, images, targets, batch_size, lambda mean, variance: variance, **parameters)
+    _, variance = _moments(network, images, targets, batch_size, options)
+    return _as_maps(variance, options)
 
 
-def _statistic(
-    network: Network,
-    images: np.ndarray,
-    targets: np.ndarray,
-    batch_size: int,
-    combine: Callable[[np.ndarray, np.ndarray], np.ndarray],
-    *,
-    n_samples: int,
-    noise: float,
-    base: str,
-    base_parameters: Mapping[str, Any],
-    reduction: str,
-    seed: int,
-    base_reading: str,
-) -> np.ndarray:
-    plain = base == _PLAIN
-    compute = _base(network, images, base, base_parameters, batch_size, reduction)
-    unit = _UnitNoise(images.shape[1:], seed)
-    sigma = np.float32(noise) * np.ptp(images, axis=(1, 2, 3), keepdims=True)
+def _moments(
+    network: Network, images: np.ndarray, targets: np.ndarray, batch_size: int, options: Mapping[str, Any]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance over the copies, float64: of the plain base's gradients by channel, or of another base's maps.
+    ``options`` are the parameters that the methods declare."""
+    n_samples = options["n_samples"]
+    compute = _base(network, images, options["base"], options["base_parameters"], batch_size, options["reduction"])
+    sigma = np.float32(options["noise"]) * np.ptp(images, axis=(1, 2, 3), keepdims=True)
+
+    @functools.lru_cache(maxsize=1)  # samples come in order
+    def unit_noise(point: int) -> np.ndarray:
+        return np.random.default_rng([options["seed"], point]).standard_normal(images.shape[1:], np.float32)
 
     def place(members: np.ndarray, point: int) -> np.ndarray:
-        return images[members] + sigma[members] * unit(point)
+        return images[members] + sigma[members] * unit_noise(point)
 
-    mean = np.zeros(images.shape if plain else images.shape[:3], np.float64)
+    mean = np.zeros(images.shape if options["base"] == _PLAIN else images.shape[:3], np.float64)
     squares = np.zeros_like(mean)  # sum of squared distances from the mean, updated as Welford 1962
     for placed, members, rows in moved_copies(len(images), n_samples, place, batch_size, "noisy copies"):
-        found = read_maps(compute(placed, targets[members], members), base_reading)
+        found = read_maps(compute(placed, targets[members], members), options["base_reading"])
         for point, at in rows:
             which = members[at]
             step = found[at] - mean[which]
             mean[which] += step / (point + 1)
             squares[which] += step * (found[at] - mean[which])
-    result = combine(mean, squares / n_samples)
-    return (reduce_channels(result, reduction) if plain else result).astype(np.float32)
+    return mean, squares / n_samples
+
+
+def _as_maps(statistic: np.ndarray, options: Mapping[str, Any]) -> np.ndarray:
+    maps = reduce_channels(statistic, options["reduction"]) if statistic.ndim == 4 else statistic
+    return maps.astype(np.float32)
 
 
 def _base(
@@ -119,19 +124,6 @@ def _base(
         return method.compute(network, copies, targets, batch_size, **chosen, **own)
 
     return maps
-
-
-class _UnitNoise:
-    """Standard normal noise of a sample number; the last one is kept, since samples come in order."""
-
-    def __init__(self, shape: tuple[int, ...], seed: int):
-        self._shape, self._seed, self._point, self._noise = shape, seed, -1, None
-
-    def __call__(self, point: int) -> np.ndarray:
-        if point != self._point:
-            rng = np.random.default_rng([self._seed, point])
-            self._point, self._noise = point, rng.standard_normal(self._shape, np.float32)
-        return self._noise
 
 
 def _keeps_signs(parameters: Mapping[str, Any]) -> bool:

@@ -9,6 +9,7 @@ from skimage.segmentation import felzenszwalb
 from skimage.transform import resize
 
 from xaiutils.attribution.method import BASE_READING, METHODS, Method, base_is_shift_invariant, base_is_signed
+from xaiutils.graph.network import Network
 from xaiutils.map_reading import read_maps
 from xaiutils.progress import progress
 from xaiutils.registry import Parameter, check_parameters
@@ -42,10 +43,10 @@ def _segments(scaled: bytes) -> list[np.ndarray]:
 
 
 def xrai(
-    network,
-    images,
-    targets,
-    batch_size,
+    network: Network,
+    images: np.ndarray,
+    targets: np.ndarray,
+    batch_size: int,
     *,
     base: str,
     base_parameters: dict,
