@@ -90,7 +90,7 @@ def prediction_difference(
     """Mean over the windows w that cover a pixel of log2 odds(c | x) - log2 odds(c | x without w), in bits (Zintgraf,
     Cohen, Adel & Welling 2017, arXiv:1702.04595). Positive: the pixels speak for the class.
 
-    p(c | x without w) is the mean probability over ``n_samples`` images whose window is drawn again: "conditional", from
+    p(c | x without w) is the mean probability over ``n_samples`` images with a redrawn window: "conditional", from
     a normal distribution of patches, given the ``padding`` pixels around the window; or "marginal", the same window of
     a random background image. odds = p / (1 - p) of the Laplace-corrected p <- (p N + 1) / (N + K), N = ``n_training``
     and K classes (2 for sigmoid outputs).
