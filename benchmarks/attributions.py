@@ -34,7 +34,7 @@ from xaiutils.evaluation import chance, control_maps, evaluate_all, summarise
 from xaiutils.evaluation.claims import claims
 from xaiutils.evaluation.findings import in_words
 from xaiutils.evaluation.score_tables import NO_MODEL, ORACLES, RANDOM, TRAINED, of_reading
-from xaiutils.evaluation.studies.controls import random_weight_maps
+from xaiutils.evaluation.studies.random_weights import random_weight_maps
 from xaiutils.files import replace_file, write_text
 from xaiutils.graph.predict import cam_grid
 

@@ -16,8 +16,8 @@ from xaiutils.evaluation.claims import claims
 from xaiutils.evaluation.findings import in_words
 from xaiutils.evaluation.ranking import agreement, disagreements, mean_ranks, rank
 from xaiutils.evaluation.score_tables import of_reading
+from xaiutils.evaluation.studies.label_randomisation import map_similarity
 from xaiutils.evaluation.studies.randomisation import Stage, chance_similarity, stage_similarity
-from xaiutils.evaluation.studies.retraining import map_similarity
 from xaiutils.map_reading import READINGS, read_maps
 from xaiutils.statistics.regression import regress
 

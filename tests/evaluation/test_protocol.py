@@ -10,8 +10,8 @@ from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
 from xaiutils.evaluation.score_tables import CONTROLS, is_control
 from xaiutils.evaluation.studies.compare_maps import measure
-from xaiutils.evaluation.studies.controls import control_maps, random_weight_maps
-from xaiutils.evaluation.studies.randomisation import random_weights
+from xaiutils.evaluation.studies.controls import control_maps
+from xaiutils.evaluation.studies.random_weights import random_weight_maps, random_weights
 
 METHODS = ["vanilla_gradients", "coarse"]
 HOW = {"coarse": {"method": "occlusion", "patch_size": 16}}

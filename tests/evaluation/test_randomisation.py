@@ -9,13 +9,12 @@ from scipy import stats
 import xaiutils as xai
 from xaiutils.backend import keras
 from xaiutils.evaluation.map_similarity import spearman
+from xaiutils.evaluation.studies.random_weights import random_weights, stages
 from xaiutils.evaluation.studies.randomisation import (
     chance_similarity,
     entropy_rise,
-    random_weights,
     randomisation_test,
     randomised_maps,
-    stages,
     verdicts,
 )
 

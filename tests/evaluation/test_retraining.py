@@ -10,8 +10,10 @@ import pytest
 import xaiutils as xai
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
-from xaiutils.evaluation.studies import retraining
-from xaiutils.evaluation.studies.retraining import ANOTHER, PERMUTED, label_models, map_similarity, remove_and_retrain
+from xaiutils.evaluation.studies import label_randomisation
+from xaiutils.evaluation.studies import remove_and_retrain as roar
+from xaiutils.evaluation.studies.label_randomisation import ANOTHER, PERMUTED, label_models, map_similarity
+from xaiutils.evaluation.studies.remove_and_retrain import remove_and_retrain
 from xaiutils.plots.retraining import retraining_curves
 from xaiutils.training import RECIPES
 
@@ -61,7 +63,8 @@ def trainings(monkeypatch):
         history.attrs["kept_epoch"] = 1
         return history
 
-    monkeypatch.setattr(retraining, "train", train)
+    for module in (roar, label_randomisation):
+        monkeypatch.setattr(module, "train", train)
     return seen
 
 
@@ -145,7 +148,7 @@ def test_the_class_that_is_explained(model, trainings):
 
 def test_finished_models_are_not_trained_again(model, trainings, tmp_path, monkeypatch):
     how = {"methods": ["vanilla_gradients"], "fractions": [0.3, 0.6], "seeds": (0, 1)}
-    fake = retraining.train
+    fake = roar.train
 
     def cut(*arguments, **options):
         if len(trainings) == 3:
@@ -155,11 +158,11 @@ def test_finished_models_are_not_trained_again(model, trainings, tmp_path, monke
     whole = remove_and_retrain(model, build, SPLITS, folder=None, **how).drop(columns="seconds")
     assert len(trainings) == len(whole) == 10
     trainings.clear()
-    monkeypatch.setattr(retraining, "train", cut)
+    monkeypatch.setattr(roar, "train", cut)
     with pytest.raises(KeyboardInterrupt):
         remove_and_retrain(model, build, SPLITS, folder=tmp_path, **how)
     assert len(list(tmp_path.iterdir())) == 3
-    monkeypatch.setattr(retraining, "train", fake)
+    monkeypatch.setattr(roar, "train", fake)
     table = remove_and_retrain(model, build, SPLITS, folder=tmp_path, **how)
     assert len(trainings) == 10
     pd.testing.assert_frame_equal(table.drop(columns="seconds"), whole)
@@ -271,7 +274,7 @@ def test_permuted_labels_are_fitted_and_change_the_maps(tmp_path, monkeypatch):
     def never(*_, **__):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(retraining, "train", never)
+    monkeypatch.setattr(label_randomisation, "train", never)
     kept, same = label_models(fields, SPLITS, tmp_path, **how)
     pd.testing.assert_frame_equal(same, fits)
     np.testing.assert_array_equal(kept[PERMUTED].get_weights()[0], models[PERMUTED].get_weights()[0])
@@ -281,20 +284,17 @@ def test_permuted_labels_are_fitted_and_change_the_maps(tmp_path, monkeypatch):
         label_models(fields, SPLITS[:2])
 
 
-def test_two_stages_fit_permuted_labels_to_the_end(trainings):
+def test_two_stages_fit_permuted_labels_to_the_end(trainings, monkeypatch):
     """Whatever a recipe watches, and however many stages it has: the training loss decides, and nothing stops early."""
     seen = []
-    original = retraining.train
+    original = label_randomisation.train
 
     def train(model, train_ds, val_ds, recipe, epochs=None, run_dir=None, seed=0, **options):
         seen.append((recipe, epochs))
         return original(model, train_ds, val_ds, recipe, epochs, run_dir, seed)
 
-    retraining.train = train
-    try:
-        label_models(build, SPLITS, recipe="modern_finetune", epochs=4, fit={"learning_rate": 0.5})
-    finally:
-        retraining.train = original
+    monkeypatch.setattr(label_randomisation, "train", train)
+    label_models(build, SPLITS, recipe="modern_finetune", epochs=4, fit={"learning_rate": 0.5})
     permuted, another = seen
     assert [s.monitor for s in permuted[0].stages] == ["loss", "loss"]
     assert [s.patience >= s.epochs == 4 for s in permuted[0].stages] == [True, True]

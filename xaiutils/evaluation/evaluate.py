@@ -175,9 +175,8 @@ def evaluate_all(
             (controls) have no rows for the metrics that explain changed images.
         reading: as `evaluate` takes it, the same for all maps; or several, with a row for each, so that all methods can
             be compared by either. None: each method's own.
-        weights: "trained", or "random" for maps of the model with random weights
-            (`xaiutils.evaluation.studies.controls.random_weight_maps`), which have no rows for the metrics that explain
-            changed images either.
+        weights: "trained", or "random" for maps of the model with random weights (`random_weight_maps`), which have no
+            rows for the metrics that explain changed images either.
 
     Returns:
         The columns of `evaluate` after method and weights, which is "none" for maps that are of no method.

@@ -1,16 +1,20 @@
 """How alike two maps of one image are, by rank, structure, or their strongest pixels.
 
-Every function takes two stacks of maps ``(n, height, width)`` and optionally ``valid``, bool of the same shape: the
+Every similarity takes two stacks of maps ``(n, height, width)`` and optionally ``valid``, bool of the same shape: the
 pixels that are compared. Returns float64 ``(n,)``: 1 for maps that agree; NaN where a map is constant, for then it has
 no order, or where fewer than three pixels are valid.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 from skimage.feature import hog
 from skimage.metrics import structural_similarity
+
+from xaiutils.map_reading import read_maps
 
 
 def _each(score: Callable, a: np.ndarray, b: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
@@ -49,7 +53,7 @@ def ssim(a: np.ndarray, b: np.ndarray, valid: np.ndarray | None = None) -> np.nd
 
 
 def top_intersection(a: np.ndarray, b: np.ndarray, valid: np.ndarray | None = None, area: float = 0.1) -> np.ndarray:
-    """Part of the strongest ``area`` of the valid pixels (ties by position) that both maps have in common."""
+    """Fraction of the strongest ``area`` of the valid pixels (ties by position) that both maps have in common."""
 
     def score(x, y, seen):
         count = max(1, round(area * seen.sum()))
@@ -77,3 +81,34 @@ SIMILARITIES: dict[str, Callable[..., np.ndarray]] = {
     "top_intersection": top_intersection,
     "hog": hog_correlation,
 }
+
+
+def similarity_table(
+    before: Mapping[str, np.ndarray],
+    after: Mapping[str, np.ndarray],
+    similarities: Iterable[str],
+    readings: Mapping[str, str],
+    **facts: Any,
+) -> pd.DataFrame:
+    """How alike the maps ``before`` and ``after`` ``(n, height, width)`` of each method are.
+
+    Args:
+        before, after: maps by method; those of ``after`` are compared.
+        similarities: names in `SIMILARITIES`.
+        readings: how each method's maps are read first (`xaiutils.map_reading`).
+        facts: further columns, of one value or one for each image.
+
+    Returns:
+        A row for each method, similarity and image: method, ``facts``, similarity, reading, value.
+    """
+    tables = []
+    for method, maps in after.items():
+        reading = readings[method]
+        a, b = read_maps(before[method], reading), read_maps(maps, reading)
+        tables += [
+            pd.DataFrame(
+                {"method": method, **facts, "similarity": name, "reading": reading, "value": SIMILARITIES[name](a, b)}
+            )
+            for name in similarities
+        ]
+    return pd.concat(tables, ignore_index=True)

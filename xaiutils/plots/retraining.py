@@ -10,7 +10,7 @@ from xaiutils.text import drawn
 
 
 def retraining_curves(table: pd.DataFrame, controls: Sequence[str] = (), majority: float | None = None) -> Figure:
-    """Accuracy and AUC by the fraction of pixels; ``table`` is that of `evaluation.retraining.remove_and_retrain`.
+    """Accuracy and AUC by the fraction of pixels; ``table`` is that of `remove_and_retrain`.
 
     One column for each mode (remove, keep, shape). A line joins the means over seeds, whose models are the dots;
     ``controls`` are grey and dashed. The black line and its band are mean and range of the models trained on unchanged

@@ -6,8 +6,8 @@ It is a necessary check that cannot rank methods: maps keep the scale of activat
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,75 +15,15 @@ from scipy import stats
 
 from xaiutils.attribution import explain_all, own_readings, resolve
 from xaiutils.backend import keras
-from xaiutils.evaluation.map_similarity import SIMILARITIES
-from xaiutils.graph.network import Network
+from xaiutils.evaluation.map_similarity import similarity_table
+from xaiutils.evaluation.studies.random_weights import random_weights, stages
 from xaiutils.graph.predict import predict
-from xaiutils.map_reading import read_maps
 from xaiutils.progress import progress
 from xaiutils.registry import suggest
 from xaiutils.statistics.bootstrap import draw_units, percentiles
 from xaiutils.statistics.summaries import UNIT
 
 MODES = ("cascading", "independent")
-_NORMS = (keras.layers.BatchNormalization, keras.layers.LayerNormalization)
-
-
-def stages(model: keras.Model, n: int = 6, norms: bool = False) -> dict[str, list[keras.layers.Layer]]:
-    """Layers with weights in at most ``n`` groups from the logits down to the image, by the name of the first layer
-    in each.
-
-    The last layer is a group of its own; the others are cut into groups of about as many layers each. ``norms``:
-    batch and layer normalisation belong to the groups too (the XRelevance-CAM thesis leaves them out).
-    """
-    if n < 2:
-        raise ValueError(f"n={n}; expected at least 2 groups of layers.")
-    found = [step.operation for step in Network.of(model).steps if getattr(step.operation, "weights", None)]
-    layers = [x for x in dict.fromkeys(found) if norms or not isinstance(x, _NORMS)][::-1]
-    parts = np.array_split(np.arange(1, len(layers)), min(n - 1, len(layers) - 1)) if len(layers) > 1 else []
-    groups = [[layers[0]], *([layers[i] for i in part] for part in parts)]
-    return {group[0].name: group for group in groups}
-
-
-@contextmanager
-def random_weights(layers: Iterable[keras.layers.Layer], seed: int) -> Iterator[None]:
-    """Within it the layers have fresh weights; afterwards their own again, whatever happened.
-
-    Weights are drawn by each layer's own initialisers, those of its sublayers too; a weight without one (a class
-    token) is drawn from a normal distribution of its own mean and standard deviation.
-    """
-    layers = list(layers)
-    variables = list({id(v): v for layer in layers for v in layer.weights}.values())
-    before = [v.numpy() for v in variables]
-    rng = np.random.default_rng(seed)
-    owners = [owner for layer in layers for owner in [layer, *layer._flatten_layers(include_self=False)]]
-    known = {
-        id(v): _initialiser(owner, v)
-        for owner in owners
-        for v in owner._trainable_variables + owner._non_trainable_variables
-    }
-    try:
-        for variable, value in zip(variables, before, strict=True):
-            initialiser = known.get(id(variable))
-            if initialiser is None:
-                drawn = rng.normal(value.mean(), value.std(), value.shape)
-            else:
-                config = {**initialiser.get_config(), "seed": int(rng.integers(2**31))}
-                takes_seed = "seed" in initialiser.get_config()
-                fresh = type(initialiser).from_config(config) if takes_seed else initialiser
-                drawn = keras.ops.convert_to_numpy(fresh(value.shape, value.dtype))
-            variable.assign(drawn)
-        yield
-    finally:
-        for variable, value in zip(variables, before, strict=True):
-            variable.assign(value)
-
-
-def _initialiser(layer: keras.layers.Layer, variable: keras.Variable) -> keras.initializers.Initializer | None:
-    """What the layer says of this weight: its kernel_initializer, bias_initializer, ..."""
-    found = getattr(layer, f"{variable.name}_initializer", None)
-    if variable.name == "kernel" and isinstance(layer, keras.layers.DepthwiseConv2D):
-        found = layer.depthwise_initializer
-    return found if isinstance(found, keras.initializers.Initializer) else None
 
 
 def randomisation_test(
@@ -97,19 +37,27 @@ def randomisation_test(
     norms: bool = False,
     similarities: Iterable[str] = ("spearman", "ssim"),
     batch_size: int = 32,
-    parameters: Mapping[str, Mapping] | None = None,
+    parameters: Mapping[str, Mapping[str, Any]] | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Similarity of each method's maps before and after groups of layers lost their weights.
 
-    ``mode`` is "cascading" (from the logits down, each group in addition to those before it) or "independent" (one
-    group at a time). The explained class stays the one of the trained model. Maps are read as their method declares
-    (`Method.own_reading`), unless its ``parameters`` have a ``reading``: a sign that turns would pass for a map that
-    changed. The model is changed in place and has its own weights again at the end.
+    Args:
+        model: changed in place; it has its own weights again at the end.
+        images, methods, targets, batch_size, parameters: as `xaiutils.explain_all` takes them. The explained class
+            stays the one of the trained model. Maps are read as their method declares (`Method.own_reading`), unless
+            its ``parameters`` have a ``reading``: a sign that turns would pass for a map that changed.
+        image_ids: names of the images in the table.
+        mode: "cascading" (from the logits down, each group in addition to those before it) or "independent" (one group
+            at a time).
+        n_stages, norms: the groups of layers, see `xaiutils.evaluation.studies.random_weights.stages`.
+        similarities: names in `xaiutils.evaluation.map_similarity.SIMILARITIES`.
+        seed: of the random weights.
 
-    Returns a row for each method, stage, image and similarity: method, stage (the group's first layer; "none": the
-    trained model, 1 by definition), depth (0 for none, counted from the logits), image_id, similarity, reading, value
-    (NaN for a constant map), p (mean probability of the explained class, to see how far the model has forgotten).
+    Returns:
+        A row for each method, stage, image and similarity: method, stage (the group's first layer; "none": the trained
+        model, 1 by definition), depth (0 for none, counted from the logits), image_id, similarity, reading, value (NaN
+        for a constant map), p (mean probability of the explained class, to see how far the model has forgotten).
     """
     found = randomised_maps(model, images, methods, targets, mode, n_stages, norms, batch_size, parameters, seed)
     return stage_similarity(found, image_ids, similarities, parameters)
@@ -135,12 +83,13 @@ def randomised_maps(
     n_stages: int = 6,
     norms: bool = False,
     batch_size: int = 32,
-    parameters: Mapping[str, Mapping] | None = None,
+    parameters: Mapping[str, Mapping[str, Any]] | None = None,
     seed: int = 0,
 ) -> Iterator[Stage]:
     """The maps that `randomisation_test` compares, the trained model's first, one stage at a time.
 
-    Whenever a stage is handed out the model has its own weights.
+    ``model``, ``images``, ``methods``, ``targets``, ``mode``, ``n_stages``, ``norms``, ``batch_size``, ``parameters``
+    and ``seed`` are its own. Whenever a stage is handed out the model has its own weights.
     """
     if mode not in MODES:
         raise ValueError(f"mode={mode!r}; {suggest(mode, list(MODES))}")
@@ -150,17 +99,17 @@ def randomised_maps(
         targets = predict(model, images, batch_size).argmax(axis=1)
     targets = np.broadcast_to(np.asarray(targets), len(images))
 
-    def look(name: str, depth: int) -> Stage:
+    def explained(name: str, depth: int) -> Stage:
         p = predict(model, images, batch_size, probabilities=True)[np.arange(len(images)), targets].mean()
         return Stage(name, depth, explain_all(model, images, targets, methods, batch_size, parameters), float(p))
 
-    yield look("none", 0)
+    yield explained("none", 0)
     groups = stages(model, n_stages, norms)
     names = list(groups)
     for depth in progress(range(1, len(names) + 1), title=f"{mode} randomisation"):
         chosen = names[:depth] if mode == "cascading" else [names[depth - 1]]
         with random_weights([layer for name in chosen for layer in groups[name]], seed):
-            found = look(names[depth - 1], depth)
+            found = explained(names[depth - 1], depth)
         yield found
 
 
@@ -168,40 +117,28 @@ def stage_similarity(
     found: Iterable[Stage],
     image_ids: list[str],
     similarities: Iterable[str] = ("spearman", "ssim"),
-    parameters: Mapping[str, Mapping] | None = None,
+    parameters: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> pd.DataFrame:
     """The table of `randomisation_test` from the stages of `randomised_maps`, the first being the trained model's.
 
     ``parameters`` of the methods, as `randomised_maps` was given them, say how maps are read.
     """
-    measures = {name: SIMILARITIES[name] for name in similarities}
+    similarities = list(similarities)
     trained: dict[str, np.ndarray] = {}
     tables = []
     for stage in found:
         trained = trained or stage.maps
+        facts = {"stage": stage.name, "depth": stage.depth, "image_id": image_ids}
         readings = _readings(stage.maps, parameters)
-        for method, maps in stage.maps.items():
-            before, after = (read_maps(m, readings[method]) for m in (trained[method], maps))
-            for name, measure in measures.items():
-                columns = {
-                    "method": method,
-                    "stage": stage.name,
-                    "depth": stage.depth,
-                    "image_id": image_ids,
-                    "similarity": name,
-                    "reading": readings[method],
-                    "value": measure(before, after),
-                    "p": stage.p,
-                }
-                tables.append(pd.DataFrame(columns))
+        tables.append(similarity_table(trained, stage.maps, similarities, readings, **facts).assign(p=stage.p))
     return pd.concat(tables, ignore_index=True)
 
 
-def _readings(maps: Iterable[str], parameters: Mapping[str, Mapping] | None) -> dict[str, str]:
+def _readings(maps: Iterable[str], parameters: Mapping[str, Mapping[str, Any]] | None) -> dict[str, str]:
     return {name: given["reading"] for name, given in own_readings(maps, parameters).items()}
 
 
-# How alike is alike? ----------------------------------------------------------------------------------------------
+# What similarity means ---------------------------------------------------------------------------------------------
 
 
 def chance_similarity(
@@ -211,7 +148,7 @@ def chance_similarity(
     n_pairs: int = 50,
     patients: Iterable[str] | None = None,
     seed: int = 0,
-    parameters: Mapping[str, Mapping] | None = None,
+    parameters: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> pd.DataFrame:
     """Similarity of the trained model's maps of different images: what a method's maps have in common whatever they
     show (Arun et al. 2021, doi:10.1148/ryai.2021200267, with 50 pairs).
@@ -233,16 +170,11 @@ def chance_similarity(
             "different patients, and there must be one pair at least."
         )
     kept = np.sort(np.random.default_rng(seed).permutation(possible)[:n_pairs])
-    first, second, similarities = first[kept], second[kept], list(similarities)
-    readings, tables = _readings(maps, parameters), []
-    for method, found in maps.items():
-        read = read_maps(found, readings[method])
-        columns = {"method": method, "image_a": ids[first], "image_b": ids[second]}
-        tables += [
-            pd.DataFrame({**columns, "similarity": name, "value": SIMILARITIES[name](read[first], read[second])})
-            for name in similarities
-        ]
-    return pd.concat(tables, ignore_index=True)
+    first, second = first[kept], second[kept]
+    left, right = ({method: found[chosen] for method, found in maps.items()} for chosen in (first, second))
+    facts = {"image_a": ids[first], "image_b": ids[second]}
+    table = similarity_table(left, right, list(similarities), _readings(maps, parameters), **facts)
+    return table[["method", "image_a", "image_b", "similarity", "value"]]
 
 
 def verdicts(
@@ -258,8 +190,8 @@ def verdicts(
     Arun et al. 2021: a method reacts to the weights once its mean similarity falls below that of random pairs. But maps
     that lost everything lie *at* that level, so perfect methods would pass by luck. Hence what is left of the
     similarity, (mean - chance) / (1 - chance), 1 for maps that stayed and 0 at chance, has a percentile bootstrap
-    interval, for which images are drawn anew (or patients, where ``table`` has a column patient_id), with all maps and
-    pairs of theirs; and ``margin`` is what may be left. With a margin of 0 it is their rule with an interval.
+    interval, for which images are resampled (or patients, where ``table`` has a column patient_id) with all their maps
+    and pairs; and ``margin`` is what may be left. With a margin of 0 it is their rule with an interval.
 
     Returns a row for each method, similarity and stage but "none" (and mode, where ``table`` has such a column): these,
     depth, mean, chance, left, low, high, n (images with a value), missing, below (their rule: mean < chance), verdict:
