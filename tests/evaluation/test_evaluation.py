@@ -284,7 +284,8 @@ def test_deletion_and_insertion_of_a_linear_probability(counting):
 def test_curves_start_and_end_at_the_image_and_the_fill(models, images):
     p = xai.predict(models["flat softmax"], images, probabilities=True)[:, 2]
     black = xai.predict(models["flat softmax"], 0 * images, probabilities=True)[:, 2]
-    case = Case(images[..., 0], None, models["flat softmax"], images, np.full(5, 2, np.int32), 7)
+    of_model = {"model": models["flat softmax"], "images": images, "targets": np.full(5, 2, np.int32)}
+    case = Case(images[..., 0], **of_model, batch_size=7)
     for insert, ends in ((False, (p, black)), (True, (black, p))):
         x, curve = perturbation_curve(case, n_steps=6, fill="black", insert=insert)
         np.testing.assert_allclose(curve[:, [0, -1]].T, ends, atol=1e-5)
@@ -390,7 +391,7 @@ def test_summarise():
     assert np.isnan(found.loc["c", "low"])
     pd.testing.assert_frame_equal(summarise(table, ["method"]), summarise(table, ["method"]))
     hits = summarise(pd.DataFrame({"method": "m", "value": [0.0] * 24}), ["method"]).iloc[0]
-    assert (hits["mean"], hits["low"]) == (0, 0)
+    assert (hits["mean"], hits["low"]) == (0, pytest.approx(0, abs=1e-12))
     assert hits["high"] == pytest.approx(0.138, abs=1e-3)  # Wilson's upper end of 0 of 24
     repeated = pd.DataFrame({"image_id": list("abcd") * 10, "method": "m", "value": [0.1, 0.4, 0.5, 1.0] * 10})
     assert summarise(repeated, "method").iloc[0].to_dict() == summarise(repeated[:4], ["method"]).iloc[0].to_dict()

@@ -146,7 +146,7 @@ def test_perturbation_curve_naive(insert):
             changed[place] = True
         shown = changed if insert else ~changed
         expected.append(1 / (1 + np.exp(-(images[0] * shown[..., None] * weights).sum())))
-    case = Case(maps, None, model, images, np.array([1], np.int32), 4)
+    case = Case(maps, model=model, images=images, targets=np.array([1], np.int32), batch_size=4)
     x, curve = perturbation_curve(case, n_steps=4, fill="black", insert=insert)
     np.testing.assert_allclose(x, np.array([0, 2, 4, 7, 9]) / 9)
     np.testing.assert_allclose(curve[0], expected, atol=1e-6)

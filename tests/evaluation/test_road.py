@@ -166,6 +166,10 @@ def evidence(ds):
     return maps
 
 
+def case_of(model, images, maps, targets, batch_size):
+    return Case(maps, model=model, images=images, targets=targets, batch_size=batch_size)
+
+
 def scores(model, ds, maps, **parameters):
     table = xai.evaluate(model, ds, maps, ROAD, 1, parameters=dict.fromkeys(ROAD, parameters), reading="signed")
     return table.pivot(index="image_id", columns="metric", values="value")
@@ -192,7 +196,7 @@ def test_the_mean_of_correct_is_the_papers_accuracy(square_model, square_data):
     how = {"percentages": [0, 20], "noise": 0.0, "seed": 0, "most_relevant_first": True}
     around = ImageDataset(255 - ds.pixels, [0, 0, 0], ds.class_names, ds.ids)  # the square is darker: class 0
     for data, target in ((ds, 1), (around, 0)):
-        case = Case(evidence(ds), None, square_model, data.images, np.full(3, target, np.int32), 2)
+        case = case_of(square_model, data.images, evidence(ds), np.full(3, target, np.int32), 2)
         fractions, values = road_curve(case, score="correct", **how)
         assert values[:, 0].tolist() == [1, 1, 1]
         assert set(np.unique(values)) <= {0, 1}
@@ -217,10 +221,10 @@ def test_values_do_not_depend_on_batches_nor_on_other_images(models, images):
     targets = np.arange(5, dtype=np.int32) % 3
     how = {"percentages": range(10, 100, 20), "noise": 0.02, "seed": 3, "score": "logit"}
     for order in (True, False):
-        cases = [Case(maps[[k]], None, models["nested"], images[[k]], targets[[k]], 4) for k in range(5)]
+        cases = [case_of(models["nested"], images[[k]], maps[[k]], targets[[k]], 4) for k in range(5)]
         alone = [road_curve(case, most_relevant_first=order, **how)[1][0] for case in cases]
         for batch_size in (1, 3, 32):
-            case = Case(maps, None, models["nested"], images, targets, batch_size)
+            case = case_of(models["nested"], images, maps, targets, batch_size)
             found = road_curve(case, most_relevant_first=order, **how)[1]
             np.testing.assert_allclose(found, alone, atol=1e-5)
     other = road_curve(case, most_relevant_first=order, **how | {"seed": 4})[1]
@@ -237,7 +241,7 @@ def test_noise_is_a_part_of_the_range_on_imputed_pixels_alone():
     maps = np.random.default_rng(0).normal(size=(1, 64, 64)).astype(np.float32)
     for percentage, noise in ((50, 0.01), (25, 0.1)):
         how = {"percentages": [percentage], "noise": noise, "seed": 0, "score": "logit", "most_relevant_first": True}
-        found = road_curve(Case(maps, None, model, flat, np.array([1], np.int32), 8), **how)[1]
+        found = road_curve(case_of(model, flat, maps, np.array([1], np.int32), 8), **how)[1]
         assert found == pytest.approx(percentage / 100 * (255 * noise) ** 2, rel=0.1)
 
 

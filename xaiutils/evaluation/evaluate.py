@@ -67,15 +67,18 @@ def evaluate(
     made = method_parameters.get("reading", "signed")  # of maps that were read before, no sign comes back
     chosen = _chosen(metrics, parameters, ds, model is not None, method)
     check_classes(model, ds)
-    case, columns = Case(raw, ds.masks, model, batch_size=batch_size), []
+    case, columns = Case(raw, model=model, batch_size=batch_size), []
+    if ds.masks is not None:
+        case = replace(case, masks=ds.masks)
     for name, values in progress(list(chosen.items()), title="metrics"):
         metric = METRICS[name]
         read = metric.reading or reading
-        if metric.needs in ("model", "method") and case.images is None:
+        if metric.needs in ("model", "method") and not len(case.images):
             _, images, classes = prepare(model, ds.images, targets, batch_size)
             case = replace(case, images=images, targets=classes)
-        again = _method_again(case, method, method_parameters, read) if metric.needs == "method" else None
-        scores = metric.compute(replace(case, maps=read_maps(raw, read), explain=again), **values)
+        if metric.needs == "method" and method is not None:
+            case = replace(case, explain=_method_again(case, method, method_parameters, read))
+        scores = metric.compute(replace(case, maps=read_maps(raw, read)), **values)
         said = made if read == "signed" else read
         found = {"image_id": ds.ids, "metric": name, "reading": said, "value": np.asarray(scores, np.float64)}
         columns.append(pd.DataFrame(found))
@@ -83,7 +86,7 @@ def evaluate(
 
 
 def _method_again(
-    case: Case, method: str | None, parameters: Mapping[str, Any], reading: str
+    case: Case, method: str, parameters: Mapping[str, Any], reading: str
 ) -> Callable[[np.ndarray], np.ndarray]:
     """The maps of changed images, for the targets of ``case``, by the method that made its maps."""
 
@@ -195,7 +198,8 @@ def evaluate_all(
         again = known and weights == TRAINED
         wanted = metrics if again or metrics is None else [m for m in metrics if METRICS[m].needs != "method"]
         names = list(_chosen(wanted, parameters, ds, model is not None, method if again else None))
-        how = targets, batch_size, parameters, method if known else None, given
+        how: dict[str, Any] = {"targets": targets, "batch_size": batch_size, "parameters": parameters}
+        how |= {"method": method, "method_parameters": given} if known else {}
         readings = dict.fromkeys(own_reading(method, given) if read is None else read for read in asked)
         table = _by_readings(model, ds, found, names, how, list(readings))
         tables.append(table.assign(method=name, weights=weights if known else NO_MODEL))
@@ -203,18 +207,23 @@ def evaluate_all(
 
 
 def _by_readings(
-    model: keras.Model | None, ds: ImageDataset, maps: np.ndarray, names: list[str], how: tuple, readings: list[str]
+    model: keras.Model | None,
+    ds: ImageDataset,
+    maps: np.ndarray,
+    names: list[str],
+    how: Mapping[str, Any],
+    readings: list[str],
 ) -> pd.DataFrame:
     """`evaluate` of the same maps by several readings; what these cannot change is computed once."""
     first, *others = readings
-    tables = [evaluate(model, ds, maps, names, *how, first)]
+    tables = [evaluate(model, ds, maps, names, reading=first, **how)]
     free = [n for n in names if not METRICS[n].reading]
     same = [n for n in free if METRICS[n].needs != "method"] if np.min(maps) >= 0 else []
     differ = [n for n in free if n not in same]
     for read in others:
         tables.append(tables[0][tables[0]["metric"].isin(same)].assign(reading=read))
         if differ:
-            tables.append(evaluate(model, ds, maps, differ, *how, read))
+            tables.append(evaluate(model, ds, maps, differ, reading=read, **how))
     return pd.concat(tables, ignore_index=True)
 
 

@@ -19,6 +19,8 @@ THRESHOLD = (
     Parameter("area", float, 0.1, "top_area: part of the image that is kept", 0.0, 1.0),
 )
 
+LEVELS = tuple(k / 20 for k in range(4, 17))  # from 0.2 to 0.8
+
 
 def binary_map(attribution: np.ndarray, threshold: str, level: float = 0.5, area: float = 0.1) -> np.ndarray:
     """Pixels of one map ``(height, width)`` that count as found, bool.
@@ -57,9 +59,7 @@ def pixel_ranks(maps: np.ndarray) -> np.ndarray:
     return ranks
 
 
-def tune_level(
-    maps: np.ndarray, masks: np.ndarray, levels: Sequence[float] = tuple(k / 20 for k in range(4, 17))
-) -> float:
+def tune_level(maps: np.ndarray, masks: np.ndarray, levels: Sequence[float] = LEVELS) -> float:
     """The ``level`` of threshold "fixed" with the highest mean IoU on these maps, the lowest of equals.
 
     For maps of validation images, read as those of the test images will be, so that the test images do not choose their

@@ -271,7 +271,7 @@ class SceneComputer:
         def make() -> np.ndarray:
             model, size = self.model(scene.view), self.batch_size
             _, images, targets = prepare(model, scene.image[None], scene.target, size)
-            case = Case(values[None], None, model, images, targets, size)
+            case = Case(values[None], model=model, images=images, targets=targets, batch_size=size)
             fractions, curve = perturbation_curve(case, n_steps=DELETION_STEPS, fill="mean", insert=False)
             return np.stack([fractions, curve[0]]).astype(np.float64)
 

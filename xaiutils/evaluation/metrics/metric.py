@@ -1,7 +1,7 @@
 """What a metric is given, a `Case`, and what it declares, a `Metric`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -12,6 +12,14 @@ from xaiutils.graph.passes import class_scores, logits, masked_scores
 from xaiutils.registry import Parameter
 
 
+def _nothing() -> np.ndarray:
+    return np.empty(0)
+
+
+def _cannot_explain(images: np.ndarray) -> np.ndarray:
+    raise TypeError("this case has no explain: the method that made its maps is not known.")
+
+
 @dataclass(frozen=True)
 class Case:
     """The maps that are scored, and what is known of their images; a metric finds in it what it ``needs``.
@@ -19,19 +27,21 @@ class Case:
     ``maps``: float32 ``(n, height, width)``, read as the caller of `evaluate` asks (`xaiutils.map_reading`).
     ``masks``: bool of the same shape. ``model``: the classifier, ``images``: float32 ``(n, height, width, channels)``
     in [0, 255], and ``targets``: int32 ``(n,)``, the classes that were explained. ``explain``: the method, read alike:
-    it returns the maps of changed images, as many, for the same targets. ``batch_size``: images in one pass.
+    it returns the maps of changed images, as many, for the same targets. ``batch_size``: images in one pass. What no
+    metric of a case needs may be left out.
     """
 
     maps: np.ndarray
-    masks: np.ndarray | None = None
+    masks: np.ndarray = field(default_factory=_nothing)
     model: keras.Model | None = None
-    images: np.ndarray | None = None
-    targets: np.ndarray | None = None
+    images: np.ndarray = field(default_factory=_nothing)
+    targets: np.ndarray = field(default_factory=_nothing)
     batch_size: int = 32
-    explain: Callable[[np.ndarray], np.ndarray] | None = None
+    explain: Callable[[np.ndarray], np.ndarray] = _cannot_explain
 
     @property
     def network(self) -> Network:
+        """The model as its graph."""
         return Network.of(self.model)
 
     def scores(self, score: str) -> np.ndarray:
@@ -77,4 +87,5 @@ class Metric:
 
     @property
     def direction(self) -> str:
+        """In words, for tables and figures."""
         return "higher is better" if self.higher_is_better else "lower is better"

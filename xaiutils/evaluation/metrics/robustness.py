@@ -22,8 +22,14 @@ def transform_consistency(
     Both explain the class of the unchanged image. Pixels that the change pushes out of the picture are not compared.
     """
     change = TRANSFORMS[transform]
-    how = {"seed": seed, "model": case.model, "targets": case.targets, "batch_size": case.batch_size}
-    changed = change.apply(case.images, **how, **transform_parameters)
+    changed = change.apply(
+        case.images,
+        seed=seed,
+        model=case.model,
+        targets=case.targets,
+        batch_size=case.batch_size,
+        **transform_parameters,
+    )
     back = change.invert(case.explain(changed), **transform_parameters)
     seen = change.invert(np.ones(case.maps.shape, np.float32), **transform_parameters) > 0.99
     return SIMILARITIES[similarity](case.maps, back, seen)

@@ -89,7 +89,7 @@ def grid_mosaics(
     names = [" | ".join(ds.ids[i] for i in found) for found in members]
     return ImageDataset(
         pixels,
-        [target for target, _ in chosen],
+        np.array([target for target, _ in chosen]),
         ds.class_names,
         [f"mosaic_{j:04d}" for j in range(len(chosen))],
         masks,
@@ -145,13 +145,14 @@ def _candidates(probabilities: np.ndarray, labels: np.ndarray) -> dict[int, list
 
 def _draw(queues: dict[int, list[int]], share: int, size: int, n: int) -> list[tuple[int, list[int]]]:
     """(target, images) of each mosaic, the target's ``share`` of images first; images are taken from ``queues``."""
-    made, turns = [], dict.fromkeys(queues, 0)
+    made: list[tuple[int, list[int]]] = []
+    turns = dict.fromkeys(queues, 0)
     while len(made) < n:
         left = sum(map(len, queues.values()))
         able = [c for c in queues if len(queues[c]) >= share and left - len(queues[c]) >= size - share]
         if not able:
             break
-        target = min(able, key=turns.get)
+        target = min(able, key=lambda c: turns[c])
         turns[target] += 1
         members = [queues[target].pop() for _ in range(share)]
         used = dict.fromkeys(queues, 0)
@@ -238,7 +239,9 @@ def plant(ds: ImageDataset, mark: Mark, present: np.ndarray | bool = True, seed:
         strength = mark.opacity * ink[..., None]
         pixels[i] = np.rint(pixels[i] + strength * (255 * mark.brightness - pixels[i]))
         masks[i] = box
-    return replace(ds, pixels=pixels, masks=masks, evidence=None, metadata=ds.metadata.assign(mark=present))
+    return replace(
+        ds, pixels=pixels, masks=masks, evidence=None, metadata=pd.DataFrame(ds.metadata).assign(mark=present)
+    )
 
 
 def confound(
@@ -287,6 +290,8 @@ def mark_use(
     Returns a row for each image: image_id, mark (whether it is there), target, logit_without, logit_with,
     logit_change, p_without, p_with (probabilities), turned (whether the mark changes the predicted class).
     """
+    if marked.masks is None:
+        raise ValueError("marked has no masks; give what `plant` returned.")
     if clean.ids != marked.ids:
         raise ValueError("clean and marked are not the same images: their ids differ.")
     without, with_mark = (predict(model, d.images, batch_size) for d in (clean, marked))
