@@ -31,7 +31,7 @@ def cam(network: Network, images: np.ndarray, targets: np.ndarray, batch_size: i
 
 def _pooled_head(network: Network, layer: str) -> tuple[str, keras.layers.Dense]:
     """Path of the pooled layer, and the linear layer that follows."""
-    dense = network.producer(network.logits_key)
+    dense = network.steps_to_logits[-1]
     pooling = network.producers(dense)[0]
     while pooling is not None and type(pooling.operation) in _BETWEEN:
         (pooling,) = network.producers(pooling)

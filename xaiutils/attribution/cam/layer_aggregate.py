@@ -1,5 +1,6 @@
 """One map from the class activation maps of several layers."""
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -61,6 +62,7 @@ def layer_aggregate(
     options = check_parameters(f"base_parameters of {base!r}", known, base_parameters)
     paths = list(dict.fromkeys(path for name in layers for path in network.cam_layers(name)))
     paths = paths or default_layers(network)
+    maps: Iterator[np.ndarray]
     if method.weights is not None and method.signals is not None:
         given = network, images, targets, batch_size, paths, method.signals, [combination(method, options)]
         maps = (found for (found,) in maps_by_layer(*given))
@@ -84,13 +86,13 @@ def layer_aggregate(
 
 def _added(maps: Iterable[tuple[str, np.ndarray]], beside: list[str]) -> Iterator[np.ndarray]:
     """The maps of layers, those of ``beside`` added to one, which comes last."""
-    total: np.ndarray | float = 0.0
+    parts = []
     for path, found in maps:
         if path in beside:
-            total = total + found
+            parts.append(found)
         else:
             yield found
-    yield total
+    yield functools.reduce(np.add, parts)
 
 
 def default_layers(network: Network) -> list[str]:
@@ -110,11 +112,11 @@ def _find_layers(network: Network) -> list[str]:
     for step in network.steps_to_logits:
         operation = step.operation
         started |= has_learned_weights(operation)
-        is_map = len(network.shapes[step.outputs[0]]) == 4 and network.field_of(step)
+        field = network.field_of(step) if len(network.shapes[step.outputs[0]]) == 4 else None
         # Padding before a convolution makes a resolution of its own, without being a stage.
-        is_stage = started and is_map and not isinstance(operation, keras.layers.ZeroPadding2D)
-        if is_stage and cuts(network, {step}):
-            stages[network.grid(step.path)] = step.path
+        is_stage = started and not isinstance(operation, keras.layers.ZeroPadding2D)
+        if field is not None and is_stage and cuts(network, {step}):
+            stages[field.grid] = step.path
         if step.path in last:
             break
     return list(dict.fromkeys([*stages.values(), *last]))

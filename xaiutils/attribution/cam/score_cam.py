@@ -62,8 +62,10 @@ def score_cam_weights(
         return A[members[batch], :, :, channel[batch]]
 
     black = np.zeros((1, 1, 1, 1), np.float32)
-    how = {"score": score, "title": "Score-CAM", "scale": True, "place": network.place(path)}
-    weights = masked_scores(network, images, black, targets, members, masks, batch_size, **how).reshape(n, channels)
+    place = network.place(path)
+    weights = masked_scores(
+        network, images, black, targets, members, masks, batch_size, score, "Score-CAM", scale=True, place=place
+    ).reshape(n, channels)
     if weighting == "probability":
         of_black = network.probabilities(logits(network, np.zeros_like(images[:1]), 1)).numpy()
         weights = weights - of_black[0, targets][:, None]

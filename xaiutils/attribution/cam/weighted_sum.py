@@ -43,34 +43,37 @@ def cam_of_weights(
     paper: str,
     options: tuple[Parameter, ...] = (),
     signed: bool = False,
-    **declared: Any,
+    family: str = "cam",
+    cost: str = "1 gradient",
+    signals: SignalPass = activations_and_gradients,
 ) -> Method:
-    """Declare the class activation map of ``weights(A, signal, **options)``.
+    """Declare the class activation map of ``weights(A, signal, **options)``, whose docstring is the method's.
 
     ``options`` are the parameters of ``weights``, and `relu_option` where negative values may be kept or cut at choice;
-    without it they are cut unless the method is ``signed``. ``declared`` are further fields of `Method`; by default
-    the signal is the gradient.
+    without it they are cut unless the method is ``signed``. ``signals`` makes the pass, ``name``, ``title``, ``paper``,
+    ``family`` and ``cost`` are as in `Method`.
     """
 
     def compute(
         network: Network, images: np.ndarray, targets: np.ndarray, batch_size: int, **parameters: Any
     ) -> np.ndarray:
         combine, layers = combination(method, parameters), network.cam_layers(parameters["layer"])
-        return maps_of_one_pass(network, images, targets, batch_size, layers, method.signals, [combine])[0]
+        return maps_of_one_pass(network, images, targets, batch_size, layers, signals, [combine])[0]
 
     compute.__doc__ = weights.__doc__
     has_relu = any(option.name == "relu" for option in options)
-    defaults = {"family": "cam", "cost": "1 gradient", "signals": activations_and_gradients}
     method = Method(
         name=name,
         title=title,
+        family=family,
         paper=paper,
         signed=signed,
+        cost=cost,
         compute=compute,
         parameters=(LAYER, *options),
         weights=weights,
+        signals=signals,
         signed_by=(lambda parameters: not parameters["relu"]) if has_relu else None,
-        **defaults | declared,
     )
     return method
 
@@ -82,9 +85,12 @@ def relu_option(default: bool) -> Parameter:
 
 def combination(method: Method, parameters: Mapping[str, Any]) -> Combine:
     """Function (A, signal) -> maps ``(n, rows, columns)`` of a method that has `Method.weights`."""
+    weights = method.weights
+    if weights is None:
+        raise TypeError(f"{method.name} is not declared by weights of an activation and its signal.")
     options = {name: value for name, value in parameters.items() if name not in ("layer", "relu")}
     relu = parameters.get("relu", not method.signed)
-    return lambda A, signal: weighted_sum(A, method.weights(A, signal, **options), relu)
+    return lambda A, signal: weighted_sum(A, weights(A, signal, **options), relu)
 
 
 def maps_of_one_pass(
@@ -110,7 +116,7 @@ def maps_by_layer(
     combines: Sequence[Combine],
 ) -> Iterator[np.ndarray]:
     """Maps ``(methods, n, height, width)`` of each layer in turn, from one pass over each batch for all of them."""
-    run = signals(network, layers)
+    (height, width), run = images.shape[1:3], signals(network, layers)
     parts = [
         [[combine(A, signal) for combine in combines] for A, signal in run(images[batch], targets[batch])]
         for batch in batches(len(images), batch_size, "class activation maps")
@@ -118,7 +124,7 @@ def maps_by_layer(
     for layer, *of_layer in zip(layers, *parts, strict=True):  # one layer's maps at a time are as large as the images
         of_methods = (tf.concat(of_batches, axis=0) for of_batches in zip(*of_layer, strict=True))
         place = network.place(layer)
-        yield np.stack([enlarge(maps, *images.shape[1:3], place) for maps in of_methods])
+        yield np.stack([enlarge(maps, height, width, place) for maps in of_methods])
 
 
 # Weights from further passes --------------------------------------------------------------------------------------
@@ -136,10 +142,11 @@ def maps_of_weights(
     """Maps ``(n, height, width)`` by ``weigh``, which is given ``batch_size`` images at a time, so that no more
     activations are held at once; the sum of those of ``layers``."""
     total = np.zeros(images.shape[:3], np.float32)
+    height, width = images.shape[1:3]
     for layer in layers:
         place = network.place(layer)
         for start in range(0, len(images), batch_size):
             batch = slice(start, start + batch_size)
             A, weights = weigh(images[batch], targets[batch], layer)
-            total[batch] += enlarge(weighted_sum(A, weights[:, None, None], relu), *images.shape[1:3], place)
+            total[batch] += enlarge(weighted_sum(A, weights[:, None, None], relu), height, width, place)
     return total

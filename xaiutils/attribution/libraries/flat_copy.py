@@ -5,6 +5,7 @@ logits, with a transformer's patch tokens laid out as a feature map.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -63,10 +64,9 @@ def _cam_layer_or_none(network: Network, layer: str) -> str | None:
 
 def _build_copy(network: Network, path: str | None) -> FlatCopy:
     inputs = keras.Input((*network.image_size, 3))
-    tensors, clones, name = {network.input_key: inputs}, {}, ""
-    for step in network.steps:
-        if not network.leads_to_logits(step):
-            continue
+    clones: dict[int, Any] = {}
+    tensors, name = {network.input_key: inputs}, ""
+    for step in network.steps_to_logits:
         operation = step.operation
         if isinstance(operation, keras.Layer):
             operation = clones.get(id(operation)) or _clone(operation, step.path, network.is_head(step))
@@ -78,18 +78,17 @@ def _build_copy(network: Network, path: str | None) -> FlatCopy:
         if step.path == path:
             name = operation.name
             if len(outputs[0].shape) == 3:
-                outputs[0], name = _through_grid(outputs[0], *network.grid(path)), _GRID
+                outputs[0], name = _through_grid(outputs[0], *network.field(path).grid), _GRID
         tensors.update(zip(step.outputs, outputs, strict=True))
     logits = tensors[network.logits_key]
     if network.activation == "binary":
         logits = keras.layers.Concatenate()([keras.layers.Rescaling(-1.0)(logits), logits])
-    pairs = {
-        id(s.operation): (s.operation, clones[id(s.operation)]) for s in network.steps if id(s.operation) in clones
-    }
+    layers = {id(step.operation): step.operation for step in network.steps_to_logits}
+    pairs = tuple((layers[number], clone) for number, clone in clones.items())
     # (-z, z) of one unit: (1 - p, p). Times 1, since Keras' cross-entropy looks through a sigmoid to its logits.
     softmax = network.activation == "softmax"
     probabilities = keras.layers.Softmax()(logits) if softmax else 1.0 * keras.ops.sigmoid(logits)
-    return FlatCopy(keras.Model(inputs, logits), keras.Model(inputs, probabilities), name, tuple(pairs.values()))
+    return FlatCopy(keras.Model(inputs, logits), keras.Model(inputs, probabilities), name, pairs)
 
 
 def _clone(layer: keras.Layer, path: str, without_activation: bool) -> keras.Layer:

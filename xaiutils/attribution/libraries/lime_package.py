@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -58,7 +58,7 @@ def lime_of_package(
 
 
 @contextmanager
-def _no_bar(module: ModuleType) -> Iterator[None]:
+def _no_bar(module: Any) -> Iterator[None]:
     """The package draws a progress bar for each image, which no option turns off."""
     bar, module.tqdm = module.tqdm, iter
     try:

@@ -94,6 +94,8 @@ def w2(part: Linear, x: Any, z: Any, R: Any, settings: Settings) -> Any:
 def z_box(part: Linear, x: Any, z: Any, R: Any, settings: Settings) -> Any:
     """R_i = sum_j (x_i w_ij - l_i (w_ij)+ - h_i (w_ij)-) / sum_k (the same) R_j, for inputs in [l, h] (Montavon et al.
     2017, arXiv:1512.02479). The bias has no part in it."""
+    if settings.bounds is None:
+        raise ValueError("the rule z_box needs Settings.bounds, the range of the layer's inputs.")
     low, high = settings.bounds()
     positive, negative = _of_sign(part.kernel, 1), _of_sign(part.kernel, -1)
     total = part.apply(x, part.kernel) - part.apply(low, positive) - part.apply(high, negative)

@@ -103,7 +103,7 @@ class Propagation:
             bounds=lambda: self._bounds(step),
         )
         (z,) = inputs
-        for number, make in enumerate(rules.linear_parts(step.operation)):
+        for number, make in enumerate(rules.linear_parts(step.operation) or ()):
             part = make()
             if number:  # the second of two linear operations
                 settings = dataclasses.replace(settings, nonnegative=False)
@@ -214,7 +214,8 @@ class Propagation:
         return rules.relay(inputs, outputs, lambda R: [None if gate else R / factors for gate in gates])
 
     def _matmul_layer(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
-        return [matmul(*inputs, lambda a, b: compute([a, b])[0])]
+        a, b = inputs
+        return [matmul(a, b, lambda a, b: compute([a, b])[0])]
 
     def _softmax_layer(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
         return [self._softmax(inputs[0], rules.softmax_axis(self._network, step))]

@@ -23,12 +23,11 @@ class TransformerPropagation(Propagation):
 
     def __init__(self, network: Network, known: dict[Step, str], images: Any):
         super().__init__(network, known, images, "z_plus", "", Settings(bias=False))
-        self._handlers[rules.LAYER_NORM] = self._unchanged
 
     def _softmax(self, s: Any, axis: Any = -1) -> Any:
         return passed(s, keras.ops.softmax(s, axis=axis))
 
-    def _unchanged(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
+    def _layer_norm(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
         return [passed(inputs[0], compute(inputs)[0])]
 
     def _affine(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:

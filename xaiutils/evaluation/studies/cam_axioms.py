@@ -9,13 +9,14 @@ weighted sum of channels. Fu et al. 2020 (XGrad-CAM, arXiv:2008.02312) ask of a 
 - conservation: sum_k M_k = S(A); its error is abs(S(A) - sum_k M_k) / abs(S(A)).
 
 The errors are eq. 5.5 and 5.6 of the XRelevance-CAM thesis (You 2022), which takes them from that paper, for one image
-and but for a slip: the thesis prints w_k R_k, R the relevance, where its own eq. 2.15, 2.16 and 4.10 have w_k A_k, as
-here. 0 is the best value of both, and 1 is that of a map of zeros: an error near 1 may well come from a map that is
-merely small. The thesis gives means over images, which single images with S near 0 can rule; look at medians too.
+and with a slip corrected: the thesis prints w_k R_k, R the relevance, where its own eq. 2.15, 2.16 and 4.10 have
+w_k A_k, as here. 0 is the best value of both, and 1 is that of a map of zeros: an error near 1 may well come from a map
+that is merely small. The thesis gives means over images, which single images with S near 0 can dominate; look at
+medians too.
 
-XGrad-CAM and HiResCAM share their channel sums, so both errors are the same for the two (but for XGrad-CAM's epsilon).
-At the last layer of a network with mean pooling and one linear layer S is linear in A: they and Grad-CAM satisfy
-sensitivity exactly, and conservation but for the linear layer's bias. (The thesis' table 5.8 has a sensitivity error of
+XGrad-CAM and HiResCAM share their channel sums, so both errors are the same for the two, up to XGrad-CAM's epsilon. At
+the last layer of a network with mean pooling and one linear layer S is linear in A: they and Grad-CAM satisfy
+sensitivity exactly, and conservation up to the linear layer's bias. (The thesis' table 5.8 has a sensitivity error of
 0.999 there, beside a conservation error of 0.002 in table 5.9; eq. 5.5 does not give that.) Ablation-CAM's weights are
 the drops themselves: they would satisfy sensitivity if they were divided by sum_ij A_k, as the thesis overlooks.
 """
@@ -63,18 +64,20 @@ def cam_axioms(
     """Errors of sensitivity and conservation (see this module) of class activation maps, 0 at best.
 
     Args:
+        model: as `xaiutils.explain` takes.
+        ds: the images, ``batch_size`` of them in one pass.
         methods: of `CAM_METHODS`, with the parameters that `xaiutils.METHODS` has as defaults. "score_cam" runs the
-            whole model once for each channel; its weights have not the unit of a score, so nothing makes it satisfy
+            whole model once for each channel; its weights do not have the unit of a score, so nothing makes it satisfy
             the axioms.
         layers: paths of feature maps or tokens; empty: the last layer of each resolution, or what enters the attention
             of each block of a transformer (`xaiutils.attribution.cam.layer_aggregate.default_layers`).
         targets: class index for all images, one for each, or None for each image's predicted class.
-        score: "own": S is the target's logit S_t, but for Relevance-CAM and XRelevance-CAM the relevance that they
+        score: "own": S is the target's logit S_t, and for Relevance-CAM and XRelevance-CAM the relevance that they
             start with here, S_t at the target and -S_t / N at each other of N classes, in all S_t / N, as in the
-            thesis: their maps start with 1 and -1 / N, which has not the unit of a score, and are multiplied by S_t.
-            "logit": S_t for all.
+            thesis: their maps start with 1 and -1 / N, which do not have the unit of a score, and are multiplied by
+            S_t. "logit": S_t for all.
         max_channels: > 0: sensitivity from so many channels, drawn by ``seed``, the same for all images and methods;
-            0: from all. Every channel costs a pass of the layers behind ``layer``. Conservation takes all in any case.
+            0: from all. Every channel costs a pass of the layers after ``layer``. Conservation takes all in any case.
 
     Returns:
         A row for each method, layer, image and axiom: method, layer, image_id, axiom ("sensitivity" or
@@ -94,8 +97,12 @@ def cam_axioms(
     paths = [network.cam_layer(layer) for layer in layers] or default_layers(network)
     tables = []
     for path in progress(list(dict.fromkeys(paths)), title="axioms"):
+        field = network.field(path)
+        n_channels = field.shape[field.channels]
+        drawn = np.random.default_rng(seed).permutation(n_channels)[: max_channels or n_channels]
+        channels = np.sort(drawn).astype(np.int32)
         found = [
-            _of_batch(network, path, images[b], classes[b], methods, score, max_channels, batch_size, seed)
+            _errors(network, path, images[b], classes[b], methods, score, channels, batch_size)
             for b in batches(len(images), batch_size, "axioms")
         ]
         for method in methods:
@@ -106,23 +113,18 @@ def cam_axioms(
     return pd.concat(tables, ignore_index=True)
 
 
-def _of_batch(
+def _errors(
     network: Network,
     path: str,
     images: np.ndarray,
     classes: np.ndarray,
     methods: Sequence[str],
     score: str,
-    max_channels: int,
+    channels: np.ndarray,
     batch_size: int,
-    seed: int,
 ) -> dict[tuple[str, str], np.ndarray]:
-    """Both errors ``(n,)`` of each method by (method, axiom)."""
-    field = network.field(path)
-    n_channels = field.shape[field.channels]
-    kept = min(max_channels or n_channels, n_channels)
-    chosen = np.sort(np.random.default_rng(seed).permutation(n_channels)[:kept]).astype(np.int32)
-    scores, _, drops = channel_drops(network, images, classes, batch_size, path, chosen)
+    """Both errors ``(n,)`` of each method by (method, axiom); sensitivity from ``channels``, their numbers."""
+    scores, _, drops = channel_drops(network, images, classes, batch_size, path, channels)
     scores, drops = scores.numpy().astype(np.float64), drops.numpy().astype(np.float64)
     sums = channel_sums(network, path, images, classes, [METHODS[m] for m in methods], batch_size, drops)
     # A start with S_t sums to S_t (1 - (N - 1) / N); of one unit and of independent sigmoids it is S_t. One unit's
@@ -136,7 +138,7 @@ def _of_batch(
         if METHODS[method].signals is activations_and_relevance:
             M, own = M * unit[:, None], share
         change = own * drops
-        errors[method, "sensitivity"] = _ratio(np.abs(change - M[:, chosen]).sum(axis=1), np.abs(change).sum(axis=1))
+        errors[method, "sensitivity"] = _ratio(np.abs(change - M[:, channels]).sum(axis=1), np.abs(change).sum(axis=1))
         errors[method, "conservation"] = _ratio(np.abs(own * scores - M.sum(axis=1)), np.abs(own * scores))
     return errors
 
