@@ -49,7 +49,12 @@ def completeness_gap(
         maps = explain(model, images, classes, method, batch_size=batch_size, **params)
     sums = check_maps(maps, images.shape[:3]).sum(axis=(1, 2), dtype=np.float64)
     total = np.asarray(declared.total(network, images, classes, batch_size, **chosen), np.float64)
+    return gap_table(classes, sums, total)
+
+
+def gap_table(targets: np.ndarray, sums: np.ndarray, total: np.ndarray) -> pd.DataFrame:
+    """The table of `completeness_gap`, from float64 ``sums`` of maps and their ``total`` ``(n,)``."""
     gap = sums - total
     with np.errstate(divide="ignore", invalid="ignore"):
         relative = np.where(gap == 0, 0.0, np.abs(gap / total))
-    return pd.DataFrame({"target": classes, "sum": sums, "total": total, "gap": gap, "relative_gap": relative})
+    return pd.DataFrame({"target": targets, "sum": sums, "total": total, "gap": gap, "relative_gap": relative})

@@ -7,7 +7,7 @@ import numpy as np
 
 from xaiutils.attribution.cam.weighted_sum import combination, maps_of_one_pass
 from xaiutils.attribution.libraries import ADAPTERS
-from xaiutils.attribution.map_warnings import warn_of_empty_maps, warn_once_of_a_miss
+from xaiutils.attribution.map_warnings import warn_if_empty, warn_if_incomplete
 from xaiutils.attribution.method import Method, own_reading
 from xaiutils.attribution.methods import METHODS
 from xaiutils.backend import keras
@@ -55,7 +55,7 @@ def explain(
     if library == "xaiutils":
         chosen = check_parameters(f"method {method!r}", declared.parameters, params)
         maps = declared.compute(network, images, targets, batch_size, **chosen)
-        warn_once_of_a_miss(network, declared, images, targets, batch_size, chosen, maps)
+        warn_if_incomplete(network, declared, images, targets, batch_size, chosen, maps)
     elif library in declared.libraries:
         adapter = ADAPTERS[library, method]
         taken = tuple(p for p in declared.parameters if p.name in adapter.parameters)
@@ -90,7 +90,7 @@ def explain_all(
     for name, (method, given) in chosen.items():
         if method.weights is None:
             maps[name] = method.compute(network, images, targets, batch_size, **given)
-            warn_once_of_a_miss(network, method, images, targets, batch_size, given, maps[name])
+            warn_if_incomplete(network, method, images, targets, batch_size, given, maps[name])
         else:
             shared.setdefault((method.signals, *network.cam_layers(given["layer"])), []).append(name)
     for (signals, *layers), names in shared.items():
@@ -139,5 +139,5 @@ def _finite(maps: np.ndarray, method: str, images: np.ndarray) -> np.ndarray:
             "for these images are not finite, or overflow."
         )
     assert maps.shape == images.shape[:3]
-    warn_of_empty_maps(method, METHODS.get(method), maps)
+    warn_if_empty(method, METHODS.get(method), maps)
     return maps

@@ -1,4 +1,4 @@
-"""What is said of maps that are finite and of the right shape, and still not what a reader takes them for."""
+"""Warnings about maps that are finite and of the right shape, and still not what a reader takes them for."""
 
 import warnings
 from collections.abc import Mapping
@@ -9,18 +9,18 @@ import numpy as np
 from xaiutils.attribution.method import Method
 from xaiutils.graph.network import Network
 
-# The part of the promised sum that may be missing. Rules are exact up to rounding; quadratures err, and where they err
-# by more, more steps are needed. What holds in expectation alone is not looked at.
+# The fraction of the promised sum that may be missing. Rules are exact up to rounding; quadratures err, and where they
+# err by more, more steps are needed. What holds in expectation alone is not checked.
 TOLERANCE = 0.1
 TOLERANCES: dict[str, float | None] = {"deep_lift": 0.02, "expected_gradients": None}
-_IMAGES = 2
+_IMAGES = 2  # that are checked
 
 
 class MapWarning(UserWarning):
     """A map that is 0 everywhere, or that does not sum to what its method promises."""
 
 
-def warn_once_of_a_miss(
+def warn_if_incomplete(
     network: Network,
     method: Method,
     images: np.ndarray,
@@ -29,25 +29,26 @@ def warn_once_of_a_miss(
     params: Mapping[str, Any],
     maps: np.ndarray,
 ) -> None:
-    """Warn (MapWarning) if maps miss the method's `Method.total`; for each network and method the first time.
+    """Warn (MapWarning) if maps do not sum to the method's `Method.total`; checked at the first call for each network
+    and method.
 
-    The miss is abs(sum - total), as a part of abs(total) or, where that is small, of a twentieth of the map's absolute
-    sum. Two images are looked at.
+    The miss is abs(sum - total), as a fraction of abs(total) or, where that is small, of a twentieth of the map's
+    absolute sum.
     """
     tolerance = TOLERANCES.get(method.name, TOLERANCE)
     of_each_image = any(isinstance(value, np.ndarray) and value.ndim == 4 for value in params.values())
     if method.total is None or tolerance is None or of_each_image:
         return
-    known = network.compiled("methods whose sums were looked at", set)
-    if method.name in known:
+    checked = network.compiled("methods checked for completeness", set)
+    if method.name in checked:
         return
-    known.add(method.name)
+    checked.add(method.name)
     few, maps = slice(0, _IMAGES), maps[:_IMAGES].astype(np.float64)
     total = np.asarray(method.total(network, images[few], targets[few], batch_size, **params), np.float64)
     miss = np.abs(maps.sum(axis=(1, 2)) - total)
-    part = miss / np.maximum(np.maximum(np.abs(total), np.abs(maps).sum(axis=(1, 2)) / 20), 1e-6)
-    if part.max() > tolerance:
-        worst = int(part.argmax())
+    fraction = miss / np.maximum(np.maximum(np.abs(total), np.abs(maps).sum(axis=(1, 2)) / 20), 1e-6)
+    if fraction.max() > tolerance:
+        worst = int(fraction.argmax())
         cure = "a layer does not fit its rules" if method.name == "deep_lift" else "take more n_steps"
         warnings.warn(
             f"{method.name}: a map that must sum to {total[worst]:.4g} sums to {maps[worst].sum():.4g}; {cure}.",
@@ -56,7 +57,7 @@ def warn_once_of_a_miss(
         )
 
 
-def warn_of_empty_maps(name: str, method: Method | None, maps: np.ndarray) -> None:
+def warn_if_empty(name: str, method: Method | None, maps: np.ndarray) -> None:
     """Warn (MapWarning) of maps ``(n, height, width)`` that are 0 everywhere, with the likely reason."""
     empty = np.flatnonzero(~maps.any(axis=(1, 2)))
     if not empty.size:

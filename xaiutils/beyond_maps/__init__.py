@@ -1,1 +1,5 @@
-"""What goes beyond one map: the image of a class, the similarity of two images, and outlines of objects."""
+"""What goes beyond one map of one image.
+
+`class_model` makes an image of a class by gradient ascent (activation maximisation), `embedding` explains why two
+images are similar, and `segmentation` turns a saliency map into the outline of an object.
+"""

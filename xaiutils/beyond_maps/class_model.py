@@ -1,8 +1,9 @@
-"""What a classifier takes for the best picture of a class: an image found by gradient ascent on the class's logit.
+"""The class model, or activation maximisation: an image of a large logit of a class, found by gradient ascent.
 
 Simonyan, Vedaldi & Zisserman 2014, arXiv:1312.6034, section 2.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -73,7 +74,16 @@ def class_model(
         start. FloatingPointError: it is not finite.
     """
     network = Network.of(model)
-    _check(network, target, n_steps, learning_rate, l2, total_variation, blur, jitter, start)
+    check_integer("target", target, 0, network.n_classes - 1, ", the index of a class")
+    check_integer("n_steps", n_steps, 1)
+    check_integer("jitter", jitter, 0)
+    if not 0 < learning_rate < np.inf:
+        raise ValueError(f"learning_rate={learning_rate!r}; expected a positive number.")
+    for name, value in (("l2", l2), ("total_variation", total_variation), ("blur", blur)):
+        if not 0 <= value < np.inf:
+            raise ValueError(f"{name}={value!r}; expected a number of at least 0.")
+    if start not in STARTS:
+        raise ValueError(f"start={start!r}; expected one of {', '.join(STARTS)}.")
     shape = (*_size(network, image_size), 3)
     centre = np.broadcast_to(reference_images("mean", np.asarray(mean, np.float32), shape), (1, *shape)).astype(
         np.float32
@@ -107,7 +117,7 @@ def class_model(
     return ClassModel(np.clip(centre + _UNIT * u, 0, 255)[0], history)
 
 
-def _ascent(network: Network):
+def _ascent(network: Network) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
     """Function (u, mean, targets, l2, total variation) -> the logit, and the objective's gradient by u."""
 
     def build():
@@ -128,22 +138,10 @@ def _ascent(network: Network):
 
 
 def _size(network: Network, image_size: int | None) -> tuple[int, int]:
-    if None not in network.image_size:
-        if image_size is not None and network.image_size != (image_size, image_size):
-            raise ValueError(f"image_size={image_size!r}; the model takes {network.image_size} alone.")
-        return network.image_size
-    size = check_integer("image_size", image_size, 1, note=", since the model takes any size")
-    return size, size
-
-
-def _check(network, target, n_steps, learning_rate, l2, total_variation, blur, jitter, start) -> None:
-    check_integer("target", target, 0, network.n_classes - 1, ", the index of a class")
-    check_integer("n_steps", n_steps, 1)
-    check_integer("jitter", jitter, 0)
-    if not 0 < learning_rate < np.inf:
-        raise ValueError(f"learning_rate={learning_rate!r}; expected a positive number.")
-    for name, value in (("l2", l2), ("total_variation", total_variation), ("blur", blur)):
-        if not 0 <= value < np.inf:
-            raise ValueError(f"{name}={value!r}; expected a number of at least 0.")
-    if start not in STARTS:
-        raise ValueError(f"start={start!r}; expected one of {', '.join(STARTS)}.")
+    height, width = network.image_size
+    if height is None or width is None:
+        side = check_integer("image_size", image_size, 1, note=", since the model takes any size")
+        return side, side
+    if image_size is not None and (height, width) != (image_size, image_size):
+        raise ValueError(f"image_size={image_size!r}; the model takes {network.image_size} alone.")
+    return height, width

@@ -1,4 +1,4 @@
-"""Attribution of an embedding: which pixels make this image similar to that one, instead of to a class?
+"""Attribution of an embedding: which pixels make this image similar to another one, instead of to a class?
 
 Any method of `METHODS` explains a similarity when it is given the model that `similarity_model` makes.
 """
@@ -87,7 +87,7 @@ def embeddings(model: keras.Model, images: np.ndarray, layer: str = "", batch_si
     return np.concatenate([keras.ops.convert_to_numpy(part) for part in parts]).astype(np.float32)
 
 
-def _embedding(model: keras.Model, layer: str):
+def _embedding(model: keras.Model, layer: str) -> keras.KerasTensor:
     """The symbolic tensor ``(n, width)`` that the layer gives, or that the last Dense layer reads."""
     if not isinstance(model, keras.Model) or len(getattr(model, "inputs", None) or ()) != 1:
         raise ModelError(f"{type(model).__name__} is not a functional or built Sequential Keras model of one input.")
@@ -103,7 +103,7 @@ def _embedding(model: keras.Model, layer: str):
     else:
         chosen = dense[-1]
         tensor = chosen.input
-    shape = getattr(tensor, "shape", ())
+    shape = tuple(getattr(tensor, "shape", ()))
     if len(shape) != 2 or shape[-1] is None:
-        raise ModelError(f"at layer {chosen.name!r} there is no embedding (n, width), but the shape {tuple(shape)}.")
+        raise ModelError(f"at layer {chosen.name!r} there is no embedding (n, width), but the shape {shape}.")
     return tensor

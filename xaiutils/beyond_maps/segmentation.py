@@ -85,10 +85,10 @@ def _likelier(
 
 
 def _cut(pixels: np.ndarray, is_object: np.ndarray, is_rest: np.ndarray, models: list[GaussianMixture]) -> np.ndarray:
-    mask = np.full(pixels.shape[:2], cv2.GC_PR_BGD, np.uint8)
+    mask: np.ndarray = np.full(pixels.shape[:2], cv2.GC_PR_BGD, np.uint8)
     mask[is_rest], mask[is_object] = cv2.GC_BGD, cv2.GC_FGD
     rest, object_ = (_as_opencv(m) for m in models)
-    cv2.grabCut(pixels, mask, None, rest, object_, 1, cv2.GC_EVAL_FREEZE_MODEL)
+    cv2.grabCut(pixels, mask, (0, 0, 0, 0), rest, object_, 1, cv2.GC_EVAL_FREEZE_MODEL)  # no rectangle: the mask says
     return (mask == cv2.GC_FGD) | (mask == cv2.GC_PR_FGD)
 
 

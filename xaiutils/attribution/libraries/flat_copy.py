@@ -26,9 +26,11 @@ class FlatCopy:
     pairs: tuple[tuple[keras.Layer, keras.Layer], ...]
 
 
-def flat_copy(network: Network, layer: str = "") -> FlatCopy:
-    """The copy for a CAM layer, kept with the network; its weights are brought up to date at each call."""
-    path = _cam_layer_or_none(network, layer)
+def flat_copy(network: Network, path: str | None = None) -> FlatCopy:
+    """The copy, kept with the network; its weights are brought up to date at each call. ``path`` names the CAM layer.
+
+    Raises ModelError where the copy does not give the model's logits.
+    """
     copy = network.compiled(("flat copy", path), lambda: _build_copy(network, path))
     for original, clone in copy.pairs:
         clone.set_weights(original.get_weights())
@@ -43,23 +45,16 @@ def flat_copy(network: Network, layer: str = "") -> FlatCopy:
 
 
 def cam_copy(network: Network, layer: str) -> FlatCopy:
+    """`flat_copy` for the CAM layer ``layer``, or the default one; ModelError where the libraries would misread it."""
     path = network.cam_layer(layer)  # raises where the model has no such layer
     field = network.field(path)
-    if not field.stretched.covers(field.grid, network.size_traced) or not field.is_plain:
+    height, width = (n or 0 for n in network.size_traced)
+    if not field.stretched.covers(field.grid, (height, width)) or not field.is_plain:
         raise ModelError(
             f"libraries stretch the map of a layer over the whole image and read it as rows, columns, channels; layer "
             f"{path!r} lies elsewhere or is stored otherwise. Use library='xaiutils'."
         )
     return flat_copy(network, path)
-
-
-def _cam_layer_or_none(network: Network, layer: str) -> str | None:
-    try:
-        return network.cam_layer(layer)
-    except ModelError:
-        if layer:
-            raise
-        return None
 
 
 def _build_copy(network: Network, path: str | None) -> FlatCopy:

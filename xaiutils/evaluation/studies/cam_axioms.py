@@ -31,7 +31,7 @@ from xaiutils.attribution.cam.ablation_cam import channel_drops
 from xaiutils.attribution.cam.layer_aggregate import default_layers
 from xaiutils.attribution.cam.relevance_cam import activations_and_relevance
 from xaiutils.attribution.cam.score_cam import score_cam_weights
-from xaiutils.attribution.completeness import completeness_gap
+from xaiutils.attribution.completeness import completeness_gap, gap_table
 from xaiutils.attribution.full_grad import full_grad_terms
 from xaiutils.attribution.method import Method
 from xaiutils.backend import keras, tf
@@ -222,11 +222,9 @@ def completeness_table(
     return pd.concat(tables, ignore_index=True)
 
 
-def _full_grad_gap(model: keras.Model, ds: ImageDataset, targets, batch_size: int) -> pd.DataFrame:
+def _full_grad_gap(
+    model: keras.Model, ds: ImageDataset, targets: int | Iterable[int] | None, batch_size: int
+) -> pd.DataFrame:
     network, images, classes = prepare(model, ds.images, targets, batch_size)
     scores, terms = full_grad_terms(network, images, classes, batch_size)
-    sums, total = np.sum(list(terms.values()), axis=0, dtype=np.float64), scores.astype(np.float64)
-    gap = sums - total
-    with np.errstate(divide="ignore", invalid="ignore"):
-        relative = np.where(gap == 0, 0.0, np.abs(gap / total))
-    return pd.DataFrame({"target": classes, "sum": sums, "total": total, "gap": gap, "relative_gap": relative})
+    return gap_table(classes, np.stack(list(terms.values())).sum(axis=0, dtype=np.float64), scores.astype(np.float64))
