@@ -1,10 +1,14 @@
 """Files that are whole or absent: written beside their place, then moved there."""
 
+import csv
 import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def replace_file(path: str | Path, write: Callable[[Path], Any]) -> Path:
@@ -25,8 +29,17 @@ def replace_file(path: str | Path, write: Callable[[Path], Any]) -> Path:
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Write ``text`` as UTF-8, whole or not at all."""
-    return replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    """Write ``text`` as UTF-8 with its own line ends, whole or not at all."""
+    return replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8", newline=""))
+
+
+def csv_text(table: "pd.DataFrame", index: bool = False) -> str:
+    """``table`` as CSV that is read back row by row, whatever its texts hold; write it with `write_text`.
+
+    pandas leaves a carriage return bare, and takes it for the end of the row when it reads: then all texts are quoted.
+    """
+    text = table.to_csv(index=index, lineterminator="\n")
+    return table.to_csv(index=index, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC) if "\r" in text else text
 
 
 def inside(folder: Path, name: str | Path) -> Path | None:

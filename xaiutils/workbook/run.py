@@ -22,7 +22,7 @@ from xaiutils.backend import keras
 from xaiutils.datasets import DATASETS, ImageDataset, load_dataset
 from xaiutils.datasets.prepared_splits import read_dataset, write_dataset
 from xaiutils.datasets.reading.tree import fingerprint
-from xaiutils.files import replace_file, write_text
+from xaiutils.files import csv_text, replace_file, write_text
 from xaiutils.models import load_model
 from xaiutils.workbook.environment import environment
 from xaiutils.workbook.map_files import read_maps, write_maps
@@ -230,7 +230,7 @@ class Run:
         if len(table.columns) == 0:
             raise ValueError(f"table {name!r} has no columns: there is nothing to write.")
         path = self.folder / "tables" / f"{name}.csv"
-        replace_file(path, lambda temporary: table.to_csv(temporary, index=index))
+        write_text(path, csv_text(table, index))
         if len(table) > 100:
             replace_file(path.with_suffix(".parquet"), lambda temporary: table.to_parquet(temporary, index=index))
         self._add("table", path, caption)
