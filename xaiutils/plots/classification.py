@@ -189,15 +189,16 @@ def _mark_points(axes: Axes, report: Report, colour: str) -> None:
     points = pd.DataFrame() if report.operating_points is None else report.operating_points
     for _, row in points.iterrows():
         inside = colour if row["chosen on"] == "validation" else "white"
-        mark = {"marker": _MARKS[row["held"]], "markersize": 6, "color": colour, "markerfacecolor": inside}
-        axes.plot(1 - row["specificity"], row["sensitivity"], zorder=3, **mark)
+        place, mark = (1 - row["specificity"], row["sensitivity"]), _MARKS[row["held"]]
+        axes.plot(*place, mark, color=colour, markerfacecolor=inside, markersize=6, zorder=3)
     if len(points):
         value = report.metrics["value"]
         axes.plot(1 - value["specificity"], value["sensitivity"], "X", color=colour, markersize=7, zorder=3)
 
 
 def _title(what: str, report: Report) -> str:
+    if report.positive is None:
+        raise ValueError("the report has no positive class.")
     labels = report.predictions.labels
-    positive = -1 if report.positive is None else report.positive
-    n, name = int((labels == positive).sum()), drawn(report.predictions.class_names[positive])
+    n, name = int((labels == report.positive).sum()), drawn(report.predictions.class_names[report.positive])
     return f"{what}, {report.split} split, per {report.level}\n{n} of {len(labels)} are '{name}'"
