@@ -46,7 +46,7 @@ class Page:
         self.idle()
         assert self.page.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
         self.page.locator(".xai-panel").scroll_into_view_if_needed()
-        self.page.wait_for_timeout(600)  # the panel tells its width, and is drawn anew
+        self.page.wait_for_timeout(600)  # the panel tells its width, and is redrawn
 
     def menu(self, name: str, entry: str) -> None:
         self.page.get_by_role("menuitem", name=name, exact=True).click()
@@ -108,7 +108,7 @@ class Page:
         self.page.mouse.up()
 
     def drag(self, frame: int, box: tuple[float, float, float, float]) -> None:
-        """Draw a box on an image of the picture: left, top, right, bottom as parts of that image."""
+        """Draw a box on an image of the picture: left, top, right, bottom as fractions of that image."""
         image = self.page.locator(".xai-region > div").nth(frame)
         image.scroll_into_view_if_needed()
         area = image.bounding_box()

@@ -87,7 +87,7 @@ def shown(page: Page, column: int = 1) -> dict[str, str]:
 
 
 def settles(read, value, seconds: float = 20) -> None:
-    """``read()`` must become ``value``: pages that are drawn anew for another reason show the old one for a moment."""
+    """``read()`` must become ``value``: pages that are redrawn for another reason show the old one for a moment."""
     deadline = time.monotonic() + seconds
     while read() != value and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -295,6 +295,13 @@ def test_left_pages_leave_no_kernels(browser, run, tmp_path):
             page.close(run_before_unload=True)
             settles(lambda: kernels_of(server.process), 0)
         first, second = visit(), visit()
+        pins = run.folder / "findings"
+        kept = set(pins.glob("*.json"))
+        for page in (first, second):  # each in a kernel of its own: neither writes over the other's finding
+            page.get_by_role("button", name="Pin", exact=True).click()
+        for page in (first, second):
+            page.wait_for_function(f"document.querySelector('{STATUS}').innerText.includes('pinned as')", timeout=LONG)
+        assert len(set(pins.glob("*.json")) - kept) == 2
         first.reload(timeout=LONG)
         first.wait_for_selector(STATUS, timeout=LONG)
         settles(lambda: kernels_of(server.process), 2)

@@ -1,4 +1,4 @@
-"""The panel without a browser: its controls, its numbers, its errors, its thread, and what it keeps."""
+"""The panel without a browser: its controls, its errors, its state, and what it keeps."""
 
 import dataclasses
 import io
@@ -6,55 +6,36 @@ import json
 import re
 import threading
 import time
-import tomllib
-from importlib import resources
-from pathlib import Path
 
-import ipywidgets
 import numpy as np
 import pytest
 from conftest import make_flat
-from matplotlib.figure import Figure
-from matplotlib.text import Text
 from PIL import Image
+from toy_panel import toy_dataset, written
 
 import xaiutils as xai
-from xaiutils import widgets
 from xaiutils.datasets import ImageDataset
-from xaiutils.evaluation.metrics.localisation import iou
 from xaiutils.map_reading import read_maps
 from xaiutils.progress import progress
-from xaiutils.registry import Parameter
 from xaiutils.widgets import (
     Board,
     Explorer,
     MethodChoice,
     View,
     compute_scene,
-    control,
-    draw,
-    read_control,
     recreate,
-    write_control,
 )
-from xaiutils.widgets.app import launch
-from xaiutils.widgets.background_worker import Worker
 from xaiutils.widgets.explorer import done_text
-from xaiutils.widgets.image_picker import PER_PAGE, ImageFilter, select
+from xaiutils.widgets.image_picker import PER_PAGE
 from xaiutils.widgets.pinned_views import CARDS
-from xaiutils.widgets.result_cache import ResultCache
 from xaiutils.widgets.scene import RANDOM_ORDER
 from xaiutils.widgets.scene_drawing import draw_scene
-from xaiutils.widgets.view_settings import READ_AS, clip_box, read_box
+from xaiutils.widgets.view_settings import READ_AS
 
 
 @pytest.fixture(scope="module")
 def ds(images):
-    masks = np.zeros((5, 32, 32), bool)
-    masks[:, 4:12, 4:12] = True
-    masks[3] = False
-    pixels = images.astype(np.uint8)
-    return ImageDataset(pixels, [0, 1, 2, 0, 1], ("a", "b", "c"), [f"i{k}" for k in range(5)], masks, name="toy")
+    return toy_dataset(images)
 
 
 @pytest.fixture
@@ -76,9 +57,6 @@ def parameter(explorer, name, column=0):
 def cells(explorer, quantity) -> list[str]:
     """What the table says of a quantity, by map."""
     return re.findall(rf'<td [^>]*class="[^"]*\b{quantity}"[^>]*>([^<]*)</td>', explorer.numbers.value)
-
-
-# The panel ----------------------------------------------------------------------------------------------------------
 
 
 def test_first_picture_is_there_at_once(explorer, models, ds):
@@ -205,6 +183,8 @@ def test_errors_are_shown_in_words_beside_what_works(explorer):
 
 
 _FOUR, _BEYOND = "expected four numbers", "reaches beyond the image of 32 x 32"
+
+
 _BAD_REGIONS = {
     _FOUR: ("1, 2, 3", "a, b, c, d", "1, 2, 3, 4, 5", ",,,", "nan, 1, 9, 9", "0, 0, inf, 9", "0 0 1e300 3", "1 2 3 4p"),
     _BEYOND: ("40, 40, 50, 50", "-5, -5, 500, 500", "0, 0, 32, 33", "-1, 0, 4, 4"),
@@ -227,25 +207,6 @@ def test_a_bad_region_is_refused_in_words(explorer, words):
     explorer.wait()
     assert explorer.status.startswith("done")
     assert not explorer.is_stale
-
-
-@pytest.mark.parametrize("box", [(-5, -5, 500, 500), (0, 0, float("nan"), 3), (3, 0, 1, 9), (1, 2, 3), ("1", 2, 3, 4)])
-def test_a_view_takes_no_region_that_the_panel_would_not(networks, ds, box):
-    with pytest.raises(ValueError, match="region '"):
-        draw(View("cnn", 0, region=box), networks, ds)
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        *({"opacity": value} for value in (1.5, float("nan"), float("inf"))),
-        *({"image": value} for value in (0.5, True, -1, 5)),
-        *({"target": -2}, {"target": 3}, {"seed": -1}, {"level": float("nan")}, {"area": -0.1}),
-    ],
-)
-def test_a_view_takes_no_number_that_cannot_be(networks, ds, wrong):
-    with pytest.raises((ValueError, TypeError), match=next(iter(wrong))):
-        draw(View(**{"model": "cnn", "image": 0, **wrong}), networks, ds)
 
 
 def test_yaml_that_cannot_be_read_is_refused_in_words(explorer):
@@ -349,89 +310,6 @@ def test_data_sets_and_models_are_changed(networks, ds, models):
     made.close()
 
 
-# The thread ---------------------------------------------------------------------------------------------------------
-
-
-class Record:
-    """A worker whose callbacks are written down."""
-
-    def __init__(self):
-        self.told = []
-        say = self.told.append
-        self.worker = Worker(
-            ("first", "second"),
-            lambda kind: say(("busy", kind)),
-            lambda kind, p: say(("progress", kind, p.done, p.total)),
-            lambda kind, error: say(("error", kind, str(error))),
-            lambda: say(("idle",)),
-        )
-
-
-def looping(entered, log, name):
-    def work():
-        for _ in progress(range(10_000), title=name):
-            entered.set()
-            time.sleep(0.001)
-        log.append(name)
-
-    return work
-
-
-def test_a_newer_request_drops_the_older_and_urgent_ones_go_first():
-    record, log, entered, gate = Record(), [], threading.Event(), threading.Event()
-    record.worker.request("first", looping(entered, log, "old"))
-    assert entered.wait(5)
-    record.worker.request("second", lambda: log.append("later"))
-    record.worker.request("first", lambda: log.append("never begun"))
-    record.worker.request("first", lambda: (log.append("new"), gate.wait(5)))
-    while "new" not in log:
-        time.sleep(0.005)
-    record.worker.request("second", lambda: log.append("latest"))
-    gate.set()
-    record.worker.wait(5)
-    assert log in (["new", "latest"], ["never begun", "new", "latest"])
-    assert record.told[-1] == ("idle",)
-
-
-def test_stop_ends_work_at_once():
-    record, log, entered = Record(), [], threading.Event()
-    record.worker.request("first", looping(entered, log, "slow"))
-    record.worker.request("second", lambda: log.append("waiting"))
-    assert entered.wait(5)
-    time.sleep(0.3)
-    start = time.monotonic()
-    record.worker.stop()
-    record.worker.wait(5)
-    assert time.monotonic() - start < 0.3
-    assert log == []
-    done = [entry[2] for entry in record.told if entry[0] == "progress"]
-    assert len(done) > 1
-    assert done == sorted(done)
-
-
-def test_errors_of_the_thread_are_told_and_it_goes_on():
-    record, log = Record(), []
-
-    def fail():
-        raise ValueError("no such thing")
-
-    record.worker.request("first", fail)
-    record.worker.wait(5)
-    record.worker.request("first", lambda: log.append("next"))
-    record.worker.wait(5)
-    assert ("error", "first", "no such thing") in record.told
-    assert log == ["next"]
-
-
-def test_waiting_for_a_busy_thread_ends():
-    record, gate = Record(), threading.Event()
-    record.worker.request("first", lambda: gate.wait(5))
-    with pytest.raises(TimeoutError, match="still works"):
-        record.worker.wait(0.05)
-    gate.set()
-    record.worker.wait(5)
-
-
 def test_stop_in_the_panel(explorer, monkeypatch):
     entered = threading.Event()
     real = compute_scene.explain
@@ -509,15 +387,6 @@ def test_a_scene_that_fails_is_not_shown_under_the_new_controls(explorer, monkey
     assert "nothing was kept" in explorer.status
 
 
-# What is said of it -------------------------------------------------------------------------------------------------
-
-
-def written(drawing) -> list[str]:
-    """All words of a picture, line by line."""
-    texts = drawing.figure.findobj(lambda artist: isinstance(artist, Text) and artist.get_visible())
-    return [line for text in texts for line in text.get_text().splitlines() if line]
-
-
 def test_the_explained_class_is_named_under_a_transform(explorer):
     explorer.controls.widgets["transform"].value = "rotate_180"
     explorer.wait()
@@ -531,20 +400,6 @@ def test_the_explained_class_is_named_under_a_transform(explorer):
     explorer.wait()
     assert "predicted for" not in explorer.status
     assert any(text.startswith("for c, p = ") for text in written(draw_scene(explorer.scene)))
-
-
-@pytest.mark.parametrize("value", [0.0, 0.25, -3.0])
-@pytest.mark.parametrize("scale", ["own", "shared"])
-@pytest.mark.parametrize("method", ["grad_cam", "gradients_x_inputs"])
-def test_a_map_of_one_value_has_no_colour_scale(networks, ds, value, scale, method):
-    view = View("cnn", 0, maps=(MethodChoice(method),), scale=scale, show_found=True, reading="signed")
-    shown = draw(view, networks, ds).scene
-    assert {"attribution (raw)", "for"} & set(written(draw_scene(shown)))
-    flat = dataclasses.replace(shown.maps[0], values=np.full((32, 32), value, np.float32))
-    said = written(draw_scene(dataclasses.replace(shown, maps=(flat,))))
-    assert f"every value is {value:.3g}:" in said
-    assert "no colour scale" in said
-    assert not {"attribution (raw)", "for", "against"} & set(said)
 
 
 def test_values_that_are_no_numbers_are_refused(explorer, monkeypatch):
@@ -595,36 +450,6 @@ def test_filters_that_leave_nothing_and_sets_of_one_image(models, ds):
         assert made.picker.thumbnails.cells == []
     finally:
         made.close()
-
-
-# Numbers ------------------------------------------------------------------------------------------------------------
-
-
-def test_numbers_are_those_of_the_metrics(networks, ds):
-    choices = (MethodChoice("gradients_x_inputs"), MethodChoice("grad_cam"), MethodChoice("gradients_x_inputs"))
-    view = View("cnn", 1, maps=choices, threshold="top_area", area=0.2, region=(0, 0, 16, 8), reading="signed")
-    shown = draw(view, networks, ds).scene
-    numbers = shown.numbers.set_index(["map", "quantity"]).value
-    maps = np.stack([m.values for m in shown.maps])
-    for k in (1, 2):
-        found = np.zeros(1024, bool)
-        found[np.argsort(-maps[k - 1].ravel(), kind="stable")[:205]] = True
-        assert numbers[k, "iou"] == pytest.approx(iou(found.reshape(32, 32), ds.masks[1]))
-        positive = np.maximum(maps[k - 1], 0)
-        assert numbers[k, "relevance_mass"] == pytest.approx(positive[4:12, 4:12].sum() / positive.sum(), rel=1e-5)
-        assert numbers[k, "region_positive"] == pytest.approx(positive[:8, :16].sum() / positive.sum(), rel=1e-5)
-    negative = np.minimum(maps[0], 0)
-    assert numbers[1, "region_negative"] == pytest.approx(negative[:8, :16].sum() / negative.sum(), rel=1e-5)
-    assert (2, "region_negative") not in numbers
-    assert numbers[1, "correlation_3"] == pytest.approx(1)
-    from scipy.stats import spearmanr
-
-    assert numbers[1, "correlation_2"] == pytest.approx(spearmanr(maps[0].ravel(), maps[1].ravel()).statistic)
-    chances = shown.numbers.set_index(["map", "quantity"]).chance
-    assert chances[1, "relevance_mass"] == pytest.approx(64 / 1024)
-    assert chances[1, "region_positive"] == pytest.approx(128 / 1024)
-    nothing = draw(View("cnn", 3), networks, ds).scene  # whose mask is empty
-    assert nothing.numbers.empty
 
 
 def test_numbers_are_those_of_evaluate_by_every_reading(explorer, models, ds):
@@ -693,9 +518,6 @@ def test_deletion_curves_on_demand(explorer, models, ds):
     assert explorer.curve_picture.layout.display == "none"
 
 
-# What is remembered -------------------------------------------------------------------------------------------------
-
-
 def test_a_model_that_was_trained_further_is_computed_again(ds):
     network, other = make_flat(seed=1), make_flat(seed=2)
     made = Explorer({"m": network}, ds, folder=None)
@@ -731,74 +553,6 @@ def test_a_scene_of_a_model_that_changed_is_not_pinned(ds, tmp_path):
         assert made.board.findings() == []
     finally:
         made.close()
-
-
-def test_another_data_set_under_an_old_name_is_computed_again(networks, ds, models):
-    computer = compute_scene.SceneComputer(networks, {"toy": ds})
-    view = View("cnn", 1)
-    computer.scene(view)
-    brighter = dataclasses.replace(ds, pixels=np.minimum(ds.pixels.astype(int) + 60, 255).astype(np.uint8))
-    computer.datasets["toy"] = brighter
-    assert not computer.is_computed(view)
-    expected = xai.explain(models["nested"], brighter.images[1:2])[0]
-    np.testing.assert_allclose(computer.scene(view).maps[0].values, expected, atol=1e-6)
-
-
-def test_results_depend_on_every_parameter_and_seed(networks, ds):
-    computer = compute_scene.SceneComputer(networks, {"toy": ds})
-    one = View("cnn", 1, transform="gaussian_noise", seed=1, maps=(MethodChoice("smoothgrad", {"n_samples": 2}),))
-    computer.scene(one)
-    assert computer.is_computed(one)
-    assert computer.is_computed(dataclasses.replace(one, opacity=0.1, reading="magnitude"))
-    others = (
-        {"seed": 2},
-        {"transform_parameters": {"sigma": 3.0}},
-        {"maps": (MethodChoice("smoothgrad", {"n_samples": 3}),)},
-        {"maps": (MethodChoice("smoothgrad", {"n_samples": 2, "noise": 0.3}),)},
-        {"target": (computer.scene(one).target + 1) % 3},
-        {"model": "vit"},
-    )
-    for change in others:
-        assert not computer.is_computed(dataclasses.replace(one, **change)), change
-
-
-def test_results_take_no_more_than_their_share():
-    cache = ResultCache(limit=1000)
-    for k in range(5):
-        cache.get(k, lambda: np.zeros(50))  # 400 bytes
-    assert [k in cache for k in range(5)] == [False, False, False, True, True]
-    assert cache.get(4, lambda: pytest.fail("made again")).shape == (50,)
-
-
-# Choosing an image --------------------------------------------------------------------------------------------------
-
-
-def test_filters():
-    labels = [0, 1, 0, 1, 0]
-    masks = np.zeros((5, 32, 32), bool)
-    for i, side in enumerate((0, 4, 8, 20, 2)):
-        masks[i, :side, :side] = True
-    ds = ImageDataset(np.zeros((5, 32, 32, 3), np.uint8), labels, ("a", "b"), list("vwxyz"), masks)
-    p = np.array([0.9, 0.6, 0.2, 0.45, 0.55])  # of class a
-    answers = np.stack([p, 1 - p], axis=1)
-    sizes = ds.lesion_lengths()
-
-    def found(**given):
-        return select(ds, ImageFilter(**given), answers, sizes).tolist()
-
-    assert found() == [0, 1, 2, 3, 4]
-    assert found(label=1) == [1, 3]
-    assert found(answer="right") == [0, 3, 4]
-    assert found(answer="wrong", label=0) == [2]
-    assert found(confidence=(0.55, 0.8)) == [1, 2, 3, 4]
-    assert found(confidence=(0.0, 0.56)) == [3, 4]
-    assert found(order="sure") == [0, 2, 1, 3, 4]
-    assert found(order="unsure", answer="right") == [3, 4, 0] or found(order="unsure", answer="right") == [4, 3, 0]
-    assert found(size=(3, 10)) == [1, 2]
-    assert found(order="large") == [3, 2, 1, 4, 0]
-    assert not ImageFilter(label=1, size=(1, 2)).needs_answers
-    with pytest.raises(ValueError, match="answers"):
-        select(ds, ImageFilter(answer="right"))
 
 
 def test_thumbnails_choose_the_image(explorer, models, ds):
@@ -841,9 +595,6 @@ def test_pages_of_thumbnails(models, images):
     assert made.picker.count.value == f"{PER_PAGE + 1}-{n} of {n}"
     assert made.picker.controls["size"].layout.display == "none"  # no masks
     made.close()
-
-
-# Findings -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_finding_is_made_again_from_its_json(explorer, networks, ds, tmp_path):
@@ -918,28 +669,6 @@ def test_findings_that_cannot_be_the_same_say_so(explorer, networks, ds, models,
     assert explorer.board.findings() == []
 
 
-def test_views_are_data(networks):
-    view = View("m", 3, maps=(MethodChoice("lrp", {"rule": "gamma"}), MethodChoice("cam")), region=(1, 2, 3, 4))
-    assert View.from_json(json.loads(json.dumps(view.to_json()))) == view
-    with pytest.raises(ValueError, match="no maps_of"):
-        View.from_json({**view.to_json(), "maps_of": 1})
-    with pytest.raises(ValueError, match="expected 1 to 3"):
-        View("m", 0, maps=()).check()
-    with pytest.raises(ValueError, match="overlay"):
-        View("m", 0, style="overlays").check()
-    with pytest.raises(TypeError, match="no parameter 'n_sample'"):
-        View("m", 0, maps=(MethodChoice("smoothgrad", {"n_sample": 3}),)).check()
-    with pytest.raises(ValueError, match="not offered by 'captum'"):
-        View("m", 0, maps=(MethodChoice("lrp", library="captum"),)).check()
-
-
-def test_boxes():
-    assert read_box(" ", 10, 10) is None
-    assert read_box("1 2, 20 9.6", 10, 20) == (1, 2, 20, 10)
-    assert clip_box((8.0, 9.0, 2.2, -4.0), 10, 20) == (2, 0, 8, 9)
-    assert clip_box((3.1, 0.0, 3.2, 5.0), 10, 20) is None
-
-
 def test_saving_for_print(explorer, tmp_path):
     explorer.save_button.click()
     explorer.wait()
@@ -948,151 +677,3 @@ def test_saving_for_print(explorer, tmp_path):
     with Image.open(tmp_path / "figures" / "explorer_001.png") as picture:
         assert picture.width > 2000
     assert explorer.save()[0].name == "explorer_002.png"
-
-
-# Controls from declarations -----------------------------------------------------------------------------------------
-
-
-def test_fine_sliders_show_their_value():
-    sigma = control(next(p for p in xai.TRANSFORMS["blur"].parameters if p.name == "sigma"))
-    assert format(sigma.step, sigma.readout_format) == "0.001"
-
-
-@pytest.mark.parametrize("name", [*xai.METHODS, *xai.TRANSFORMS])
-def test_every_parameter_has_a_control(name):
-    for p in {**xai.METHODS, **xai.TRANSFORMS}[name].parameters:
-        if p.kind is np.ndarray:
-            continue
-        made = control(p)
-        assert read_control(p, made) == p.default
-        assert made.tooltip == p.help
-        assert isinstance(made, ipywidgets.Dropdown) == (bool(p.choices) and p.kind is str)
-
-
-@pytest.mark.parametrize(
-    ("declared", "value", "text"),
-    [
-        (Parameter("layers", list, [], "some"), ["conv1", "conv2"], "[conv1, conv2]"),
-        (Parameter("base_parameters", dict, {}, "some"), {"n_steps": 5, "baseline": "blur"}, None),
-        (Parameter("factor", float, 1.0, "of any size"), 2.5, 2.5),
-        (Parameter("alpha", float, 1.0, "of a wide range", 1e-6, 1e6), 1e-3, 1e-3),
-    ],
-)
-def test_lists_and_mappings_are_typed_as_yaml(declared, value, text):
-    made = control(declared)
-    write_control(declared, made, value)
-    assert text is None or made.value == text
-    assert declared.check(read_control(declared, made)) == value
-
-
-# Pictures -----------------------------------------------------------------------------------------------------------
-
-
-def test_drawing_without_masks_and_thumbnails(networks, ds):
-    plain = ImageDataset(ds.pixels, ds.labels, ds.class_names, ds.ids)
-    view = View("vit", 1, 2, "black_rectangle", maps=(MethodChoice("occlusion", {"patch_size": 8}),))
-    shown = draw(view, networks, plain)
-    assert shown.scene.target == 2
-    assert shown.scene.mask is None
-    image, probabilities, found, scale = shown.figure.axes
-    assert [len(axes.images) for axes in (image, found)] == [1, 1]
-    assert {text.get_text() for text in probabilities.get_yticklabels()} == set(plain.class_names)
-    assert scale.get_xlabel() == "attribution (positive part)"
-    assert [a.get_title() for a in widgets.thumbnails(ds, [0, 3]).axes[:2]] == ["0: a", "3: a"]
-    with pytest.raises(ValueError, match="attention"):
-        draw(View("cnn", 0, maps=(MethodChoice("raw_attention"),)), networks, ds)
-    with pytest.raises(ValueError, match="the images 0 to 4"):
-        draw(View("cnn", 5), networks, ds)
-
-
-def test_frames_are_where_the_images_are(networks, ds):
-    shown = draw(View("cnn", 0, maps=(MethodChoice("cam"), MethodChoice("grad_cam"))), networks, ds)
-    drawing = draw_scene(shown.scene)
-    pixels = np.array(Image.open(io.BytesIO(drawing.png())).convert("RGB")).astype(int)
-    height, width = pixels.shape[:2]
-    assert len(drawing.frames) == 3
-    left, top, wide, high = np.multiply(drawing.frames[0], (width, height, width, height))
-    seen = pixels[round(top) : round(top + high), round(left) : round(left + wide)]
-    expected = np.array(Image.fromarray(ds.pixels[0]).resize(seen.shape[1::-1])).astype(int)
-    inner = np.abs(seen - expected).mean(axis=-1) < 40  # but for edges and the border of the evidence
-    assert inner.mean() > 0.9
-    assert (pixels[:, : round(left) - 2] == 255).all()
-
-
-def test_the_picture_is_drawn_as_in_the_figures(networks, ds):
-    for choice in (MethodChoice("grad_cam"), MethodChoice("gradients_x_inputs")):
-        shown = draw(View("cnn", 0, maps=(choice,), opacity=0.6), networks, ds)
-        (one,) = shown.scene.maps
-        axes = Figure().subplots()
-        xai.plots.draw_map(axes, shown.scene.image, one.values, one.signed, opacity=0.6)
-        expected, made = (a.images[0].get_array() for a in (axes, shown.figure.axes[2]))
-        np.testing.assert_array_equal(made, expected)
-
-
-def test_shared_scales(networks, ds):
-    choices = (MethodChoice("grad_cam"), MethodChoice("gradients_x_inputs"))
-
-    def ends(scale):
-        shown = draw(View("cnn", 0, maps=choices, scale=scale, reading="signed"), networks, ds)
-        bars = shown.figure.axes[3::2]
-        texts = [[t.get_text().split("\n")[0] for t in axes.get_xticklabels()] for axes in bars]
-        return texts, [m.values for m in shown.scene.maps]
-
-    own, (positive, signed) = ends("own")
-    shared, _ = ends("shared")
-    first, second = xai.plots.display_range(positive, False), xai.plots.display_range(signed, True)
-    assert own == [["0", f"{first.vmax:.2g}"], [f"{second.vmin:.2g}", "0", f"{second.vmax:.2g}"]]
-    both = xai.plots.display_range(np.stack([positive, signed]), True)  # one of them is signed
-    assert shared == [[f"{both.vmin:.2g}", "0", f"{both.vmax:.2g}"]] * 2
-
-
-def test_large_images_are_thinned_out_for_the_screen_alone(models):
-    keras = xai.backend.keras
-    inputs = keras.Input((None, None, 3))
-    x = keras.layers.Conv2D(2, 3, 16)(inputs)
-    model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(x)))
-    rng = np.random.default_rng(0)
-    ds = ImageDataset(rng.integers(0, 255, (1, 1400, 700, 3)).astype(np.uint8), [0], ("a", "b"), ["x"])
-    shown = draw(View("m", 0, show_grid=True), {"m": model}, ds).scene
-    for full, shape in ((False, (467, 234, 3)), (True, (1400, 700, 3))):
-        drawing = draw_scene(shown, full=full)
-        assert drawing.figure.axes[0].images[0].get_array().shape == shape
-        _, _, width, height = drawing.frames[0]
-        size = drawing.figure.get_size_inches()
-        assert height * size[1] == pytest.approx(2 * width * size[0])
-
-
-# The page -----------------------------------------------------------------------------------------------------------
-
-
-def test_the_app_says_what_is_missing(tmp_path, capsys):
-    assert launch.main(["--runs", str(tmp_path)]) == 1
-    assert "There is no run 'default' with trained models" in capsys.readouterr().err
-    (tmp_path / "other" / "models" / "m").mkdir(parents=True)
-    (tmp_path / "other" / "models" / "m" / "model.keras").touch()
-    assert launch.main(["--runs", str(tmp_path), "--run", "mine"]) == 1
-    message = capsys.readouterr().err
-    assert "'make run NAME=mine' makes it" in message
-    assert "Runs that can be shown: other." in message
-
-
-def test_the_app_stays_on_this_machine():
-    command = launch.command(9000, browser=False)
-    assert "--Voila.ip=127.0.0.1" in command
-    assert "--port=9000" in command
-    environment = launch.environment("mine", Path("runs"))
-    assert environment["XAI_APP_RUN"] == "mine"
-    assert environment["JUPYTER_PATH"].split(":")[0] == str(launch.FOLDER)
-
-
-def test_the_files_of_the_app_are_in_the_package():
-    folder = resources.files("xaiutils.widgets.app")
-    template = folder / "voila" / "templates" / "panel"
-    for file in (folder / "server.py", folder / "explorer.ipynb", template / "index.html.j2", template / "conf.json"):
-        assert file.is_file(), file
-    declared = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
-    patterns = declared["tool"]["setuptools"]["package-data"]["xaiutils"]
-    package = Path(str(resources.files("xaiutils")))
-    packed = {path for pattern in patterns for path in package.glob(pattern)}
-    data = {path for path in (package / "widgets").rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
-    assert data <= packed
