@@ -4,7 +4,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
@@ -46,7 +46,7 @@ def progress(items: Iterable[Item], total: int | None = None, title: str = "") -
 
 def _shown(items: Iterable[Item], total: int | None, title: str, nested: bool) -> Iterator[Item]:
     mode = "off" if nested else os.environ.get("XAI_PROGRESS") or _default_mode()
-    total = len(items) if total is None and hasattr(items, "__len__") else total
+    total = len(items) if total is None and isinstance(items, Sized) else total
     if (listener := _listener.get()) is not None:
         for done, item in enumerate(items):
             listener(*((0, None) if nested else (done, total)))

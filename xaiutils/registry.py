@@ -78,11 +78,11 @@ class Parameter:
             raise TypeError(
                 f"{self.name}={value!r} is of type {type(value).__name__}; expected {self.allowed()} ({self.help})."
             )
-        items = value if self.kind is list else [value]
+        items = list(value) if isinstance(value, list) else [value]
         if self.choices and any(item not in self.choices for item in items):
             wrong = next(item for item in items if item not in self.choices)
             raise ValueError(f"{self.name}: {wrong!r} is not allowed; {suggest(wrong, list(self.choices))}")
-        if self.kind in (int, float):
+        if isinstance(value, int | float) and self.kind in (int, float):
             # Written so that NaN fails too.
             if not (self.low is None or value >= self.low) or not (self.high is None or value <= self.high):
                 raise ValueError(f"{self.name}={value!r} is out of range; expected {self.allowed()}.")

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ def write_maps(
     Maps are kept as float16, which has 3 digits and a small range: each is divided by its largest absolute value, which
     is kept beside it as ``<name>_scale`` (n,). `read_maps` puts them together.
     """
-    arrays: dict[str, np.ndarray] = {"ids": np.array(ids)}
+    arrays: dict[str, Any] = {"ids": np.array(ids)}
     if images is not None:
         arrays["images"] = np.clip(images, 0, 255).astype(np.uint8)
     for name, values in maps.items():

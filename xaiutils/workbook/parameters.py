@@ -8,7 +8,7 @@ from typing import Any
 
 from xaiutils.datasets import DATASETS
 from xaiutils.map_reading import READINGS
-from xaiutils.registry import Parameter, suggest
+from xaiutils.registry import Parameter, Registry, suggest
 
 _DECLARED = (
     Parameter("dataset", str, "phantom", "the data set", choices=tuple(DATASETS)),
@@ -151,15 +151,8 @@ def _check_names(name: str, value: Any, method_parameters: Any) -> None:
 
         resolve([], value)
         return
-    if name in ("model", "models"):
-        from xaiutils.models import MODELS as registry
-    elif name in ("method", "methods"):
-        from xaiutils.attribution import METHODS as registry
-    elif name in ("transform", "transforms"):
-        from xaiutils.transforms import TRANSFORMS as registry
-    elif name == "metrics":
-        from xaiutils.evaluation import METRICS as registry
-    else:
+    registry = _registry(name)
+    if registry is None:
         return
     names = [value] if isinstance(value, str) else list(value)
     if name in ("model", "models") and value in ("", []):
@@ -172,3 +165,24 @@ def _check_names(name: str, value: Any, method_parameters: Any) -> None:
     for entry in names:
         if "method" not in (own.get(entry) or {}):
             registry[entry]
+
+
+def _registry(name: str) -> Registry[Any] | None:
+    """Of whose entries a parameter gives the names. Imported on demand: a command line must not wait for TensorFlow."""
+    if name in ("model", "models"):
+        from xaiutils.models import MODELS
+
+        return MODELS
+    if name in ("method", "methods"):
+        from xaiutils.attribution import METHODS
+
+        return METHODS
+    if name in ("transform", "transforms"):
+        from xaiutils.transforms import TRANSFORMS
+
+        return TRANSFORMS
+    if name == "metrics":
+        from xaiutils.evaluation import METRICS
+
+        return METRICS
+    return None

@@ -32,6 +32,6 @@ class Picture:
 
 def shows_images(figure: Figure) -> bool:
     """Whether an image of at least 32 x 32 pixels is in the figure: it may be a patient's (`xaiutils.batch.pack`)."""
-    images = figure.findobj(lambda artist: isinstance(artist, AxesImage | BboxImage | FigureImage))
+    images = [a for a in figure.findobj() if isinstance(a, AxesImage | BboxImage | FigureImage)]
     sizes = [np.shape(image.get_array())[:2] for image in images if image.get_array() is not None]
     return any(min(size) >= 32 for size in sizes)

@@ -126,7 +126,7 @@ class AttributionCallback(Callback):
     def on_train_end(self, history: pd.DataFrame) -> None:
         if self._writer is not None:
             self._writer.close()
-            self._writer = None
+            self._writer: Any = None  # a writer of TensorBoard, once there is something to write
 
 
 def _write(name: str, plugin: str, values: tf.Tensor) -> None:
