@@ -330,7 +330,7 @@ def test_guided_grad_cam_is_the_product(models, images):
         assert np.abs(found).max() > 0
 
 
-def test_guided_grad_cam_refuses_gelu_unless_told(models, images):
+def test_guided_grad_cam_refuses_gelu_by_default(models, images):
     with pytest.raises(ModelError, match="activations"):
         xai.explain(models["vit"], images, 0, "guided_grad_cam")
     assert xai.explain(models["vit"], images, 0, "guided_grad_cam", activations="all").max() > 0

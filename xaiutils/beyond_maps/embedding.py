@@ -41,7 +41,7 @@ def similarity_model(
         reference there is a second logit, the negative of the first, since one unit alone would be read as the two
         classes (-z, z) and its target 0 would be the opposite of the reference.
 
-        A similarity is no log-odds, so probabilities of it mean nothing: leave methods and metrics that use them at
+        A similarity is no log-odds, so its probabilities mean nothing: leave methods and metrics that use them at
         their "logit" options (score_cam at its default, ``weighting="softmax"``).
 
     Raises:

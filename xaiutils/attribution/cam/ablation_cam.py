@@ -89,13 +89,16 @@ ABLATION_CAM = Method(
     family="cam",
     paper="Desai & Ramaswamy 2020, Ablation-CAM, WACV",
     signed=False,
-    cost="1 forward, + 1 of the layers behind it for each channel",
+    cost="1 forward, + 1 of the layers after it for each channel",
     compute=ablation_cam,
     shift_invariant_by=lambda parameters: not parameters["relative"],
     parameters=(
         LAYER,
         Parameter(
-            "relative", bool, False, "divide by the target's logit: published, but turned over where it is negative"
+            "relative",
+            bool,
+            False,
+            "divide by the target's logit: published, but its sign flips where that is negative",
         ),
     ),
 )

@@ -1,4 +1,4 @@
-"""Axioms as numbers: sensitivity and conservation of class activation maps at any layer, and completeness.
+"""Axioms as numbers: sensitivity and conservation of class activation maps at any layer.
 
 A is a layer's activation ``(rows, columns, channels)``, S(A) the explained score as it follows from A, and M_k the sum
 over space of channel k's part of the map, before any ReLU and before enlarging: w_k sum_ij A_k where the map is a
@@ -21,18 +21,16 @@ sensitivity exactly, and conservation up to the linear layer's bias. (The thesis
 the drops themselves: they would satisfy sensitivity if they were divided by sum_ij A_k, as the thesis overlooks.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
 
-from xaiutils.attribution import METHODS, resolve
+from xaiutils.attribution import METHODS
 from xaiutils.attribution.cam.ablation_cam import channel_drops
 from xaiutils.attribution.cam.layer_aggregate import default_layers
 from xaiutils.attribution.cam.relevance_cam import activations_and_relevance
 from xaiutils.attribution.cam.score_cam import score_cam_weights
-from xaiutils.attribution.completeness import completeness_gap, gap_table
-from xaiutils.attribution.full_grad import full_grad_terms
 from xaiutils.attribution.method import Method
 from xaiutils.backend import keras, tf
 from xaiutils.datasets import ImageDataset
@@ -76,7 +74,7 @@ def cam_axioms(
             start with here, S_t at the target and -S_t / N at each other of N classes, in all S_t / N, as in the
             thesis: their maps start with 1 and -1 / N, which do not have the unit of a score, and are multiplied by
             S_t. "logit": S_t for all.
-        max_channels: > 0: sensitivity from so many channels, drawn by ``seed``, the same for all images and methods;
+        max_channels: > 0: sensitivity from this many channels, drawn by ``seed``, the same for all images and methods;
             0: from all. Every channel costs a pass of the layers after ``layer``. Conservation takes all in any case.
 
     Returns:
@@ -172,59 +170,3 @@ def channel_sums(
             weights = drops[:, None, None]
         sums[method.name] = tf.reduce_sum(tf.cast(weights, tf.float32) * A, axis=(1, 2)).numpy().astype(np.float64)
     return sums
-
-
-# Completeness -----------------------------------------------------------------------------------------------------
-
-
-def completeness_table(
-    model: keras.Model,
-    ds: ImageDataset,
-    methods: Sequence[str] = ("integrated_gradients", "expected_gradients", "deep_lift", "full_grad"),
-    targets: int | Iterable[int] | None = None,
-    n_steps: Sequence[int] = (5, 20, 80),
-    batch_size: int = 32,
-    parameters: Mapping[str, Mapping] | None = None,
-) -> pd.DataFrame:
-    """What maps sum to, beside what they must sum to.
-
-    Integrated gradients and DeepLIFT: S(x) - S(baseline); expected gradients: S(x) less the mean S of the references
-    that were drawn, in expectation. FullGrad: its terms (not its map, which is of absolute values) sum to S(x).
-
-    Args:
-        methods: those with `xaiutils.attribution.Method.total`, and "full_grad"; names as `xaiutils.explain_all` takes
-            them.
-        n_steps: methods with a parameter n_steps are run with each of these, unless ``parameters`` sets it.
-
-    Returns:
-        A row for each method, number of steps and image: method, n_steps (missing where the method has none),
-        image_id, target, sum, total, gap (sum - total) and relative_gap, abs(gap / total), as
-        `xaiutils.attribution.completeness.completeness_gap` defines them.
-
-    Raises:
-        ValueError: a method promises no total. ModelError: it does not take this model.
-    """
-    tables = []
-    for name, (method, chosen) in resolve(methods, parameters).items():
-        given = {k: v for k, v in (parameters or {}).get(name, {}).items() if k != "method"}
-        takes_steps = "n_steps" in chosen
-        steps = [None] if not takes_steps else [given["n_steps"]] if "n_steps" in given else list(n_steps)
-        for n in steps:
-            if method.name == "full_grad":
-                table = _full_grad_gap(model, ds, targets, batch_size)
-            else:
-                options = {**given, "n_steps": n} if takes_steps else given
-                table = completeness_gap(model, ds.images, targets, method.name, None, batch_size, **options)
-            table.insert(0, "image_id", ds.ids)
-            table.insert(0, "n_steps", pd.array([n] * len(ds), dtype="Int64"))
-            table.insert(0, "method", name)
-            tables.append(table)
-    return pd.concat(tables, ignore_index=True)
-
-
-def _full_grad_gap(
-    model: keras.Model, ds: ImageDataset, targets: int | Iterable[int] | None, batch_size: int
-) -> pd.DataFrame:
-    network, images, classes = prepare(model, ds.images, targets, batch_size)
-    scores, terms = full_grad_terms(network, images, classes, batch_size)
-    return gap_table(classes, np.stack(list(terms.values())).sum(axis=0, dtype=np.float64), scores.astype(np.float64))
