@@ -15,7 +15,7 @@ from xaiutils.backend import tf
 from xaiutils.graph.flat_graph import FlatGraph, ModelError, Step
 from xaiutils.graph.layers.attention import attention_steps
 from xaiutils.graph.layers.table import has_learned_weights
-from xaiutils.graph.place_tracing import field_of, spatial_layers, why_no_field
+from xaiutils.graph.place_tracing import field_at, field_of, spatial_layers, why_no_field
 
 
 def cam_layers(graph: FlatGraph, name: str = "") -> list[str]:
@@ -160,14 +160,15 @@ def _carries_all(graph: FlatGraph, entering: Any, stream: Any) -> bool:
         image = tf.random.stateless_uniform((1, *graph.shapes[graph.input_key][1:]), (0, 1), 0, 255)
         keys = [stream.outputs[0], entering.outputs[0]]
         with_patches, held = graph.run({graph.input_key: image}, keys)
-        patches = field_of(graph, stream).mask
+        patches = field_at(graph, stream.path).mask
         noise = tf.cast(np.where(patches, np.random.default_rng(0).normal(size=with_patches.shape), 0), held.dtype)
         read = graph.steps_to_logits[-1].reads[:1]
         features = [
             graph.run({graph.input_key: image, keys[0]: x, keys[1]: held}, read)[0]
             for x in (with_patches, with_patches + noise)
         ]
-        return bool(np.allclose(*(tf.cast(x, tf.float32).numpy() for x in features), rtol=1e-4, atol=1e-5))
+        before, after = (tf.cast(x, tf.float32).numpy() for x in features)
+        return bool(np.allclose(before, after, rtol=1e-4, atol=1e-5))
 
     return graph.compiled(("carries all", entering.path, stream.path), lambda: {"answer": look()})["answer"]
 

@@ -80,7 +80,7 @@ class FlatGraph:
         self.input_key = self._new_key(function.inputs[0].shape)
         (self.output_key,) = self._flatten(function, [self.input_key], "")
         self.logits_key = self.output_key
-        self._without_activation: Callable[[Any], Any] | None = None  # of a head with a fused softmax or sigmoid
+        self._without_activation: Callable[[Any], Any] | None = None  # a head with a fused softmax or sigmoid
         self._producer = {key: step for step in self.steps for key in step.outputs}
         self._traced_size: tuple[int, int] | None = None
 
@@ -154,6 +154,10 @@ class FlatGraph:
         """Shapes of the inputs of ``step``, the batch first."""
         return [self.shapes[key] for key in step.reads]
 
+    def sizes(self, keys: Sequence[int]) -> list[tuple[int, ...]]:
+        """Shapes of tensors without the batch; 1 for a size that the model leaves open (see `trace_shapes`)."""
+        return [tuple(n or 1 for n in self.shapes[key][1:]) for key in keys]
+
     @property
     def steps_to_logits(self) -> list[Step]:
         """The steps that the logits depend on, in order."""
@@ -204,9 +208,10 @@ class FlatGraph:
                 inputs, compute = [values[k] for k in step.reads], functools.partial(self.compute, step)
                 outputs = compute(inputs) if rule is None else rule(step, inputs, compute)
                 values.update({k: v for k, v in zip(step.outputs, outputs, strict=True) if k not in given})
-                for key in step.outputs if watch else ():
-                    if key in wanted:
-                        watch(values[key])
+                if watch is not None:
+                    for key in wanted:
+                        if key in step.outputs:
+                            watch(values[key])
         return [values[k] for k in wanted]
 
     def _needed(self, keys: list[int], given: Any) -> set[Step]:
@@ -221,7 +226,7 @@ class FlatGraph:
 
     def compute(self, step: Step, inputs: Sequence[Any]) -> list[Any]:
         """The outputs of a step by itself; of the last one, the logits."""
-        if self.is_head(step):
+        if self._without_activation is not None and self.is_head(step):
             return [self._without_activation(inputs[0])]
         return step.call(step.operation, dict(zip(step.reads, inputs, strict=True)))
 
@@ -238,7 +243,7 @@ class FlatGraph:
         values = self.run({self.input_key: tf.zeros((1, *size, 3))}, keys)
         self.shapes.update({k: (None, *v.shape[1:]) for k, v in zip(keys, values, strict=True)})
         self.shapes[self.input_key] = (None, *size, 3)
-        self._traced_size = tuple(size)
+        self._traced_size = (size[0], size[1])
 
     @contextmanager
     def in_float32(self) -> Iterator[None]:

@@ -178,7 +178,7 @@ class Network(FlatGraph):
     def grid(self, path: str) -> tuple[int, int] | None:
         """(rows, columns) of a layer's output: of its feature map, or of its patch tokens; None where it has none."""
         found = self.field_of(self.step(path))
-        return found and found.grid
+        return None if found is None else found.grid
 
     def place(self, path: str) -> places.Place:
         """Where the grid of a layer lies in the image."""

@@ -193,22 +193,22 @@ def masked_scores(
 
     ``masks(batch)`` makes the masks ``(batch, rows, columns)`` of a slice of k, of any resolution; smaller ones are
     enlarged bilinearly, to their ``place`` or else to the whole image. ``scale``: each is then scaled to [0, 1], a
-    constant one to 0. Outside of its place a mask is 0. ``fills`` is ``(n, height,
-    width, 3)`` or broadcastable to it. Returns float32 ``(len(members),)``.
+    constant one to 0. Outside of its place a mask is 0. ``fills`` is ``(n, height, width, 3)`` or broadcastable to it.
+    Returns float32 ``(len(members),)``.
     """
     height, width = images.shape[1:3]
-    at, grid = None, [None, None]
-    if place is not None:
-        grid = list(masks(slice(0, 1)).shape[1:])
-        at = None if place.covers(tuple(grid), (height, width)) else place
+    grid: Sequence[int | None] = (None, None)
+    at = None
+    if place is not None and not place.covers(sizes := masks(slice(0, 1)).shape[1:], (height, width)):
+        at, grid = place, sizes
 
     def build():
-        image, any_size = network.image_spec, tf.TensorSpec([None, *(grid if at else (None, None))], tf.float32)
+        image, any_size = network.image_spec, tf.TensorSpec([None, *grid], tf.float32)
 
         @tf.function(input_signature=[image, image, _TARGETS, _TARGETS, any_size], autograph=False)
         def run(image, fill, target, member, mask):
             if at is None:
-                mask, inside = tf.image.resize(mask[..., None], tf.shape(image)[1:3])[..., 0], 1.0
+                mask, inside = tf.image.resize(mask[..., None], tf.shape(image)[1:3])[..., 0], np.ones((), np.float32)
             else:
                 mask, inside = extended(mask, (height, width), at)
             if scale:

@@ -12,20 +12,19 @@ after convolutions that lose a wide border.
 """
 
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from xaiutils.backend import keras, tf
-from xaiutils.graph import place_trials
+from xaiutils.backend import tf
 from xaiutils.graph.flat_graph import FlatGraph, ModelError, Step
 from xaiutils.graph.layers.attention import is_attention
-from xaiutils.graph.layers.table import CHANNELS, JOINED, MERGED, MIXED, SAME, layer_type
+from xaiutils.graph.layers.table import CHANNELS, JOINED, MERGED, MIXED, PADDED, SAME, layer_type
+from xaiutils.graph.layers.windows import Window, windows
+from xaiutils.graph.place_trials import Cell, Coordinates, probe
 from xaiutils.graph.places import Field, Place
 
-layers = keras.layers
 _APART = 0.02  # pixels between coordinates that are not the same
 
 
@@ -37,8 +36,8 @@ class Layout:
     without the batch. ``cell`` is the height and width in pixels of what an element stands for.
     """
 
-    coordinates: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-    cell: tuple[float, float]
+    coordinates: Coordinates
+    cell: Cell
 
     @property
     def is_spread(self) -> bool:
@@ -83,7 +82,8 @@ def _field_or_reason(graph: FlatGraph, step: Step) -> Field | str:
             with tf.init_scope():  # now, though a function may be in the making
                 layouts = graph.compiled(("layouts", graph.size_traced), lambda: follow(graph))
             layout = layouts.get(step.outputs[0], "")
-        found[step] = field(layout, graph.shapes[step.outputs[0]]) if isinstance(layout, Layout) else layout
+        (shape,) = graph.sizes(step.outputs[:1])
+        found[step] = field(layout, shape) if isinstance(layout, Layout) else layout
     return found[step]
 
 
@@ -92,9 +92,9 @@ def _field_or_reason(graph: FlatGraph, step: Step) -> Field | str:
 
 def follow(graph: FlatGraph) -> dict[int, Layout | str]:
     """The layout of every tensor that the logits depend on, or why it has none ("" where nothing was lost, but places
-    were mixed: behind a pooling)."""
-    height, width = graph.size_traced
-    places = np.arange(height, dtype=float)[:, None, None], np.arange(width, dtype=float)[None, :, None]
+    were mixed: after a pooling)."""
+    ((height, width, _),) = graph.sizes([graph.input_key])
+    places = np.arange(float(height))[:, None, None], np.arange(float(width))[None, :, None]
     found: dict[int, Layout | str] = {graph.input_key: Layout((*places, *places), (1.0, 1.0))}
     for step in graph.steps_to_logits:
         inputs = [found.get(key, "") for key in step.reads]
@@ -103,11 +103,13 @@ def follow(graph: FlatGraph) -> dict[int, Layout | str]:
     return found
 
 
-def _outputs(graph: FlatGraph, step: Step, inputs: list[Layout | str], found: dict) -> list[Layout | str]:
+def _outputs(
+    graph: FlatGraph, step: Step, inputs: list[Layout | str], found: dict[int, Layout | str]
+) -> list[Layout | str]:
     known = [x for x in inputs if isinstance(x, Layout) and x.is_spread]
     lost = next((x for x in inputs if isinstance(x, str) and x), "")
     operation, places = step.operation, layer_type(step.operation).places
-    shapes, made = graph.input_shapes(step), [graph.shapes[key] for key in step.outputs]
+    shapes, made = graph.sizes(step.reads), graph.sizes(step.outputs)
     if not known or places == MIXED:
         return [lost] * len(made)
     if is_attention(graph, step):
@@ -117,16 +119,15 @@ def _outputs(graph: FlatGraph, step: Step, inputs: list[Layout | str], found: di
     if places == MERGED and len(made[0]) == max(len(s) for s in shapes):
         return [_merged(step, known)]
     if places == JOINED:
-        axis = operation.axis % len(made[0]) - 1
-        return [_concatenated(inputs, [s[1:] for s in shapes], axis, step) if axis >= 0 else lost]
-    if len(inputs) == 1 and _windows(operation, shapes[0], made[0]):
-        return [_windowed(graph, step, known[0], found)]
+        axis = operation.axis % (len(made[0]) + 1) - 1
+        return [_concatenated(inputs, shapes, axis, step) if axis >= 0 else lost]
+    by_axis = windows(operation, shapes[0], made[0]) if len(inputs) == 1 else []
+    if by_axis:
+        return [_windowed(known[0], by_axis, _own_padding(graph, step, by_axis, found))]
     if len(inputs) == 1 and places == CHANNELS:
-        return [_mixed(known[0], len(made[0]) - 2)]
-    padded = _padded(operation, known[0]) if type(operation) is layers.ZeroPadding2D else None
-    if padded is not None:
-        return [padded]
-    return _tried(graph, step, inputs, lost)
+        return [_mixed(known[0], len(made[0]) - 1)]
+    padded = _padded(operation, known[0]) if places == PADDED else None
+    return _tried(graph, step, inputs, lost) if padded is None else [padded]
 
 
 def _merged(step: Step, known: list[Layout]) -> Layout | str:
@@ -145,17 +146,15 @@ def _merged(step: Step, known: list[Layout]) -> Layout | str:
 
 def _concatenated(inputs: list[Layout | str], shapes: list[tuple[int, ...]], axis: int, step: Step) -> Layout | str:
     known = [x for x in inputs if isinstance(x, Layout) and x.is_spread]
-    if len(known) == len(inputs) and all(c.shape[axis] == 1 for x in known for c in x.coordinates):
-        return _merged(step, known)  # channels of one field
-    if len(known) < len(inputs) and all(c.shape[axis] == 1 for x in known for c in x.coordinates):
-        return _merged(step, known)  # channels with others that have no place of their own
+    if all(c.shape[axis] == 1 for x in known for c in x.coordinates):
+        return _merged(step, known)  # channels of one field, maybe with others that have no place of their own
     parts = []
     for x, shape in zip(inputs, shapes, strict=True):
-        spread = isinstance(x, Layout) and x.is_spread
-        rank = [1] * len(shape)
-        rank[axis] = shape[axis]
-        nowhere = np.full(rank, np.nan)
-        parts.append([c + 0 * np.zeros(rank) for c in x.coordinates] if spread else [nowhere] * 4)
+        rank = [n if a == axis else 1 for a, n in enumerate(shape)]
+        if isinstance(x, Layout) and x.is_spread:
+            parts.append([c + np.zeros(rank) for c in x.coordinates])
+        else:
+            parts.append([np.full(rank, np.nan)] * 4)
     whole = []
     for pieces in zip(*parts, strict=True):
         sizes = np.broadcast_shapes(*[[1 if a == axis else n for a, n in enumerate(p.shape)] for p in pieces])
@@ -178,7 +177,7 @@ def _padded(operation: Any, layout: Layout) -> Layout | None:
 
 
 def _mixed(layout: Layout, axis: int) -> Layout:
-    """The layout behind a layer that mixes all elements along an axis: the mean of their places."""
+    """The layout after a layer that mixes all elements along an axis: the mean of their places."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # means of no place are no place
         return replace(layout, coordinates=tuple(np.nanmean(c, axis=axis, keepdims=True) for c in layout.coordinates))
@@ -187,73 +186,36 @@ def _mixed(layout: Layout, axis: int) -> Layout:
 # Convolutions and poolings ----------------------------------------------------------------------------------------
 
 
-def _windows(operation: Any, shape: Sequence[int], made: Sequence[int]) -> list[tuple] | None:
-    """Of a convolution or pooling (axis, window, stride, cells in, cells out) of each spatial axis; None of others,
-    and of subclasses whose output has another size than these numbers say."""
-    if not isinstance(operation, keras.Layer) or len(shape) != len(made):
-        return None
-    sizes = getattr(operation, "kernel_size", None) or getattr(operation, "pool_size", None)
-    up = isinstance(operation, layers.UpSampling1D | layers.UpSampling2D)
-    sizes = operation.size if up and not isinstance(operation.size, int) else (operation.size,) if up else sizes
-    if sizes is None or isinstance(sizes, int) or len(sizes) != len(shape) - 2:
-        return None
-    first = 1 if getattr(operation, "data_format", None) == "channels_first" else 0
-    transposed = up or type(operation).__name__.endswith("Transpose")
-    strides = operation.size if up else getattr(operation, "strides", None)
-    if strides is None:
-        return None
-    strides = (strides,) if isinstance(strides, int) else strides
-    dilations = getattr(operation, "dilation_rate", None) or [1] * len(sizes)
-    dilations = [dilations] * len(sizes) if isinstance(dilations, int) else dilations
-    found = []
-    for i, (size, stride, dilation) in enumerate(zip(sizes, strides, dilations, strict=True)):
-        extent, before, after = (size - 1) * dilation + 1, shape[1 + first + i], made[1 + first + i]
-        if not transposed:
-            same = getattr(operation, "padding", "valid") in ("same", "causal")
-            expected = -(-before // stride) if same else (before - extent) // stride + 1
-            if expected != after:
-                return None
-        found.append((first + i, extent, stride, before, after))
-    return found
-
-
-def _windowed(graph: FlatGraph, step: Step, layout: Layout, found: dict) -> Layout:
-    (shape,), made = graph.input_shapes(step), graph.shapes[step.outputs[0]]
-    windows = _windows(step.operation, shape, made)
-    padded = getattr(step.operation, "padding", "same") == "valid"
-    transposed = isinstance(step.operation, layers.UpSampling1D | layers.UpSampling2D) or type(
-        step.operation
-    ).__name__.endswith("Transpose")
-    channels = next(a for a in range(len(shape) - 1) if a not in [w[0] for w in windows])
-    nominal = _own_padding(graph, step, windows, found) if padded else None
-    read, exact = _mixed(layout, channels), _mixed(layout, channels).coordinates[2:]
-    frame = _mixed(nominal[0], channels) if nominal else read
-    rough, cell = frame.coordinates[:2], list(frame.cell)
-    for axis, extent, stride, before, after in windows:
-        cells = np.arange(after)
-        before_padding = nominal[1][1 + axis] if nominal else before
-        stretched = (cells + 0.5) * before_padding / after - 0.5
-        at = (cells + 0.5) * before / after - 0.5  # padding="same"
-        if padded:
-            at = (cells - (extent - 1) / 2) / stride if transposed else cells * stride + (extent - 1) / 2
+def _windowed(layout: Layout, by_axis: list[Window], padding: tuple[Layout, tuple[int, ...]] | None) -> Layout:
+    """The layout after a window of each axis. ``padding``: the layout and shape before the layer's own padding."""
+    channels = next(a for a in range(len(by_axis) + 1) if a not in [w.axis for w in by_axis])
+    read = _mixed(layout, channels)
+    frame = _mixed(padding[0], channels) if padding else read
+    rough, exact, cell = frame.coordinates[:2], read.coordinates[2:], list(frame.cell)
+    for window in by_axis:
+        before = padding[1][window.axis] if padding else window.before
+        stretched = (np.arange(window.after) + 0.5) * before / window.after - 0.5
         for i in (0, 1):
-            if rough[i].shape[axis] > 1:
-                cell[i] *= before_padding / after
-        rough, exact = [_at(c, axis, stretched) for c in rough], [_at(c, axis, at) for c in exact]
+            if rough[i].shape[window.axis] > 1:
+                cell[i] *= before / window.after
+        rough = tuple(_at(c, window.axis, stretched) for c in rough)
+        exact = tuple(_at(c, window.axis, window.centres()) for c in exact)
     return Layout((*rough, *exact), tuple(cell))
 
 
-def _own_padding(graph: FlatGraph, step: Step, windows: list[tuple], found: dict) -> tuple[Layout, tuple] | None:
+def _own_padding(
+    graph: FlatGraph, step: Step, by_axis: list[Window], found: dict[int, Layout | str]
+) -> tuple[Layout, tuple[int, ...]] | None:
     """The layout and shape before the ZeroPadding2D that stands for a valid convolution's own padding, as
     keras.applications write it."""
     (pad,) = graph.producers(step)
-    if pad is None or type(pad.operation) is not layers.ZeroPadding2D:
+    if by_axis[0].padded or pad is None or layer_type(pad.operation).places != PADDED:
         return None
-    amounts = zip(pad.operation.padding, windows, strict=True)
-    if any(max(amount) >= max(extent, 2) for amount, (_, extent, *_) in amounts):
+    amounts = zip(pad.operation.padding, by_axis, strict=True)
+    if any(max(amount) >= max(window.extent, 2) for amount, window in amounts):
         return None
     layout = found.get(pad.reads[0])
-    return (layout, graph.input_shapes(pad)[0]) if isinstance(layout, Layout) else None
+    return (layout, graph.sizes(pad.reads)[0]) if isinstance(layout, Layout) else None
 
 
 def _at(values: np.ndarray, axis: int, positions: np.ndarray) -> np.ndarray:
@@ -277,7 +239,7 @@ def _tried(graph: FlatGraph, step: Step, inputs: list[Layout | str], lost: str) 
     results = []
     for number, layout in enumerate(inputs):
         if isinstance(layout, Layout) and layout.is_spread:
-            results.append(place_trials.probe(graph, step, number, layout.coordinates, layout.cell))
+            results.append(probe(graph, step, number, layout.coordinates, layout.cell))
     outputs: list[Layout | str] = []
     for of_output in zip(*results, strict=True):
         known = [Layout(*pair) for pair in of_output if pair is not None]
@@ -292,9 +254,8 @@ def _tried(graph: FlatGraph, step: Step, inputs: list[Layout | str], lost: str) 
 # A layer's field --------------------------------------------------------------------------------------------------
 
 
-def field(layout: Layout, shape: Sequence[int]) -> Field | str:
-    """The grid of a tensor ``(n, ...)``, or why it has none; "" where it is no map at all."""
-    shape = tuple(shape[1:])
+def field(layout: Layout, shape: tuple[int, ...]) -> Field | str:
+    """The grid of a tensor of a shape without the batch, or why it has none; "" where it is no map at all."""
     if len(shape) < 2 or not layout.is_spread:
         return ""
     alike = [a for a in reversed(range(len(shape))) if all(c.shape[a] == 1 for c in layout.coordinates[:2])]

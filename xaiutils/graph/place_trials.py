@@ -16,17 +16,17 @@ import numpy as np
 from xaiutils.backend import tf
 from xaiutils.graph.flat_graph import FlatGraph, Step
 
-Coordinates = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-Found = tuple[Coordinates, tuple[float, float]]
+Coordinates = tuple[np.ndarray, ...]  # nominal rows and columns, then the exact ones
+Cell = tuple[float, ...]  # height and width
+Found = tuple[Coordinates, Cell]
 _STEPS = ((1.0, 1e-2), (255.0, 60.0))  # range of the numbers and size of their change; large: integers inside
 _LIMIT = 2**27  # numbers in one tensor of a trial
 
 
-def probe(graph: FlatGraph, step: Step, number: int, coordinates: Coordinates, cell: tuple[float, float]) -> list:
+def probe(graph: FlatGraph, step: Step, number: int, coordinates: Coordinates, cell: Cell) -> list:
     """For each output of ``step`` the coordinates of its elements and its cell, as its input ``number`` has them; None
     where they cannot be told."""
-    shapes = [shape[1:] for shape in graph.input_shapes(step)]
-    made = [graph.shapes[key][1:] for key in step.outputs]
+    shapes, made = graph.sizes(step.reads), graph.sizes(step.outputs)
     trial = _Trial(graph, step, number, shapes)
     results: list[Found | None] = [None] * len(made)
     with warnings.catch_warnings(), graph.in_float32():
@@ -75,7 +75,7 @@ def _spread_axes(coordinates: Coordinates) -> list[int]:
 
 
 def _stays(
-    trial: _Trial, output: int, made: tuple, coordinates: Coordinates, cell: tuple[float, float], near: int = 0
+    trial: _Trial, output: int, made: tuple, coordinates: Coordinates, cell: Cell, near: int = 0
 ) -> Found | None:
     """A change of one place makes the largest change at the same place."""
     shape = trial.inputs[trial.number].shape[1:]
@@ -141,10 +141,10 @@ def _moved(trial, output, made, coordinates, cell) -> Found | None:
         for axis in range(values.ndim):
             if np.nanmax(np.nanmax(values, axis) - np.nanmin(values, axis)) < allowed:
                 values = np.nanmean(values, axis=axis, keepdims=True)
-        values = _snapped(values, before, allowed)
-        if values is None:
+        snapped = _snapped(values, before, allowed)
+        if snapped is None:
             return None
-        found.append(values)
+        found.append(snapped)
     return _straightened(found, coordinates, cell)
 
 
@@ -168,7 +168,7 @@ def _snapped(values: np.ndarray, before: np.ndarray, allowed: float) -> np.ndarr
     return values if sum(n > 1 for n in values.shape) <= 1 else None
 
 
-def _straightened(found: list[np.ndarray], before: Coordinates, cell: tuple[float, float]) -> Found:
+def _straightened(found: list[np.ndarray], before: Coordinates, cell: Cell) -> Found:
     """Evenly spaced coordinates where rows and columns have an axis each and values repeat, are clamped at the ends or
     are missing in a padding, which then lies outside of what came in."""
     cells = list(cell)

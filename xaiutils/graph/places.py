@@ -16,7 +16,7 @@ class Place:
     rows: tuple[float, float]
     columns: tuple[float, float]
 
-    def covers(self, grid: tuple[int, int], size: tuple[int, int]) -> bool:
+    def covers(self, grid: Sequence[int], size: Sequence[int]) -> bool:
         """Whether the grid is stretched over the whole image of this size."""
         pairs = zip((self.rows, self.columns), grid, size, strict=True)
         return all(np.allclose((s, d), (n / m / 2 - 0.5, n / m), atol=1e-3, rtol=1e-6) for (s, d), m, n in pairs)

@@ -45,7 +45,7 @@ def prepare(
 def cam_grid(model: keras.Model, layer: str = "") -> tuple[int, int]:
     """Rows and columns of the grid that class activation maps of ``model`` are made on, before they are enlarged."""
     network = Network.of(model)
-    return network.grid(network.cam_layer(layer))
+    return network.field(network.cam_layer(layer)).grid
 
 
 def check_batch_size(batch_size: int) -> int:
@@ -54,4 +54,5 @@ def check_batch_size(batch_size: int) -> int:
 
 
 def _fixed_size(network: Network) -> tuple[int, int] | None:
-    return None if None in network.image_size else network.image_size
+    height, width = network.image_size
+    return None if height is None or width is None else (height, width)

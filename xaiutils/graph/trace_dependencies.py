@@ -9,7 +9,7 @@ layer. What no trace reads (``trainable``, names, losses, initialisers, momentum
 import functools
 import types
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from operator import is_
 from typing import Any
 
@@ -32,6 +32,8 @@ _BOOKKEEPING = {
 _LEARNING_ONLY = ("_initializer", "_regularizer", "_constraint", "regularizer")
 _SCALARS = (bool, int, float, complex, str, bytes, type(None), np.generic)
 _SMALL = 4096  # bytes of an array whose content is compared, not its identity alone
+# What running the layers changes, by the identity of its holder: the holder, and the keys that move; None for all.
+_Moving = dict[int, tuple[Any, Collection[Any] | None]]
 _LIBRARIES = ("keras", "tensorflow", "numpy", "builtins")
 
 
@@ -40,7 +42,7 @@ class TraceDependencies:
 
     def __init__(self, operations: Iterable[Any]):
         self._operations = list(operations)
-        self._moving: dict[int, tuple[Any, set[Any] | None]] = {}  # holders, and the keys that move: None, all
+        self._moving: _Moving = {}
         self._remember()
 
     def changed(self) -> bool:
@@ -55,7 +57,7 @@ class TraceDependencies:
     def settle(self) -> None:
         """Compare no longer what running the layers has changed by itself, a counter or a record of calls."""
         for (holder, _), before in zip(self._seen, self._known[1:], strict=True):
-            now, before = list(_facts_of(holder)), dict(before)
+            now, before = list(_facts_of(holder, {})), dict(before)
             moved = {k for k, fact in now if k not in before or before[k] != fact}
             if moved or len(now) != len(before):
                 self._moving[id(holder)] = holder, None if isinstance(holder, list | set | np.ndarray) else moved
@@ -136,10 +138,10 @@ def _function_values(function: types.FunctionType) -> Iterator[Any]:
             yield value
 
 
-def _facts_of(holder: Any, moving: dict[int, tuple[Any, set[Any] | None]] | None = None) -> Iterator[Any]:
-    _, ignored = (moving or {}).get(id(holder), (None, ()))
+def _facts_of(holder: Any, moving: _Moving) -> Iterator[tuple[Any, Any]]:
+    _, ignored = moving.get(id(holder), (None, ()))
     for key, value in _items(holder):
-        if key not in ignored:
+        if key not in (ignored or ()):
             yield key, _fact(value)
 
 
@@ -181,10 +183,10 @@ class _Identity:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Identity) and self.value is other.value
 
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]
 
 
-def _collect(value: Any, found: dict[int, Any], moving: dict[int, tuple[Any, set[Any] | None]], depth: int = 0) -> None:
+def _collect(value: Any, found: dict[int, Any], moving: _Moving, depth: int = 0) -> None:
     """Add all that ``value`` holds and that can change in place."""
     if isinstance(value, _SCALARS) or depth > 6:
         return
@@ -208,8 +210,7 @@ def _collect(value: Any, found: dict[int, Any], moving: dict[int, tuple[Any, set
     found[id(holder)] = holder
     if isinstance(holder, np.ndarray):
         return
-    inside = [value for key, value in _items(holder) if key not in ignored]
-    for inner in inside:
+    for inner in [value for key, value in _items(holder) if key not in ignored]:
         _collect(inner, found, moving, depth + 1)
 
 

@@ -7,10 +7,9 @@ import numpy as np
 
 from xaiutils.attribution.cam.weighted_sum import combination, maps_by_layer
 from xaiutils.attribution.method import BASE_READING, METHODS, Method, base_is_shift_invariant
-from xaiutils.backend import keras
 from xaiutils.graph.cam_layers import cuts
 from xaiutils.graph.layers.attention import attention_steps
-from xaiutils.graph.layers.table import has_learned_weights
+from xaiutils.graph.layers.table import PADDED, has_learned_weights, layer_type
 from xaiutils.graph.network import Network
 from xaiutils.map_reading import read_maps
 from xaiutils.registry import Parameter, check_parameters
@@ -114,7 +113,7 @@ def _find_layers(network: Network) -> list[str]:
         started |= has_learned_weights(operation)
         field = network.field_of(step) if len(network.shapes[step.outputs[0]]) == 4 else None
         # Padding before a convolution makes a resolution of its own, without being a stage.
-        is_stage = started and not isinstance(operation, keras.layers.ZeroPadding2D)
+        is_stage = started and layer_type(operation).places != PADDED
         if field is not None and is_stage and cuts(network, {step}):
             stages[field.grid] = step.path
         if step.path in last:

@@ -23,13 +23,15 @@ def with_batch_norm(part: Linear, norm: Any) -> Linear:
     shift = -tf.cast(norm.moving_mean, tf.float32)
     shift = shift if part.bias is None else shift + part.bias
     bias = shift * scale if norm.beta is None else shift * scale + tf.cast(norm.beta, tf.float32)
-    return replace(part, kernel=part.kernel * part.spread(scale), bias=bias)
+    return replace(part, kernel=part.scaled_kernel(scale), bias=bias)
 
 
 def convolution_with_norm(convolution: Any, norm: Any, x: Any) -> tuple[Any, Any]:
     """The output of both, and the bias ``(channels,)`` that it has in all."""
-    (make,) = linear_parts(convolution)
-    part = with_batch_norm(make(), norm)
+    parts = linear_parts(convolution)
+    if parts is None:
+        raise TypeError(f"{type(convolution).__name__} is no linear layer that a norm can be folded into.")
+    part = with_batch_norm(parts[0](), norm)
     return part(tf.cast(x, tf.float32)), part.bias
 
 
@@ -72,7 +74,7 @@ def foldable_norms(graph: FlatGraph, wanted: Set[Step] = frozenset()) -> dict[St
     return norms
 
 
-def _is_plain_convolution(layer: object) -> bool:
+def _is_plain_convolution(layer: Any) -> bool:
     return (
         type(layer) in (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
         and layer.activation is keras.activations.linear
@@ -82,15 +84,16 @@ def _is_plain_convolution(layer: object) -> bool:
     )
 
 
-def _is_plain_norm(layer: object) -> bool:
+def _is_plain_norm(layer: Any) -> bool:
     return type(layer) is keras.layers.BatchNormalization and layer.axis in (-1, 3) and layer.compute_dtype == "float32"
 
 
 def folded_source(graph: FlatGraph, known: dict[Step, str], step: Step) -> Step | None:
     """The linear layer that a batch norm can be folded into: the one right before it, without activation."""
     (producer,) = graph.producers(step)
-    if producer is None or known.get(producer) != LINEAR or applied_activation(graph, producer) is not None:
+    parts = None if producer is None or known.get(producer) != LINEAR else linear_parts(producer.operation)
+    if producer is None or parts is None or applied_activation(graph, producer) is not None:
         return None
     axis, rank = step.operation.axis, len(graph.shapes[step.outputs[0]])
-    foldable = axis in (-1, rank - 1) and linear_parts(producer.operation)[-1]().spread is not None
+    foldable = axis in (-1, rank - 1) and parts[-1]().spread is not None
     return producer if foldable and not graph.is_head(producer) else None

@@ -37,6 +37,12 @@ class Linear:
         z = self.apply(x, self.kernel)
         return z if self.bias is None else with_bias(z, self.bias)
 
+    def scaled_kernel(self, scale: Any) -> Any:
+        """The kernel times one number for each output channel."""
+        if self.spread is None:
+            raise TypeError("the kernel of this operation has no axis of output channels alone.")
+        return self.kernel * self.spread(scale)
+
     def back(self, x: Any, kernel: Any, signal: Any) -> Any:
         """``signal`` carried back to ``x`` through ``kernel``."""
         return back(lambda v: self.apply(v, kernel), [x], signal)[0]

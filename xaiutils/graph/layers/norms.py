@@ -96,10 +96,11 @@ def over(axes: Sequence[int]) -> Callable[[Any], Any]:
 
 
 def _in_groups(axis: int, groups: int, shape: Sequence[int | None]) -> Callable[[Any], Any]:
-    groups = shape[axis] if groups == -1 else groups
+    channels = shape[axis] or 1
+    groups = channels if groups == -1 else groups
 
-    def average(v):
-        grouped = tf.reshape(v, [-1, *shape[1:axis], groups, shape[axis] // groups, *shape[axis + 1 :]])
+    def average(v: Any) -> Any:
+        grouped = tf.reshape(v, [-1, *shape[1:axis], groups, channels // groups, *shape[axis + 1 :]])
         rest = [i for i in range(1, len(grouped.shape)) if i != axis]
         return tf.reshape(over(rest)(grouped), tf.shape(v))
 

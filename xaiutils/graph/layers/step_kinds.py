@@ -104,8 +104,8 @@ def _is_homogeneous(graph: FlatGraph, step: Step) -> bool:
     if kind in (AFFINE, SELECT):
         zeros = [np.zeros((1, *shape)) for shape in input_shapes(graph, step)]
         return not any(y.any() for y in outputs_for(step, zeros))
-    if kind == ACTIVATION:
-        function, shape = applied_activation(graph, step), graph.shapes[step.outputs[0]][1:]
+    function, shape = applied_activation(graph, step), graph.shapes[step.outputs[0]][1:]
+    if kind == ACTIVATION and function is not None:
         x = np.concatenate([scale * np.linspace(-8, 8, 65) for scale in (1, 30, 1000, 100_000)])
         once, twice = (values_at(function, factor * x, shape) for factor in (1, 2))
         return np.allclose(twice, 2 * once, rtol=1e-6, atol=0)

@@ -38,6 +38,7 @@ MERGED = "merged"  # of several inputs, element by element
 JOINED = "joined"  # of several inputs, one beside the other on an axis
 CHANNELS = "channels"  # all values of the last axis are mixed
 MIXED = "mixed"  # all places are mixed
+PADDED = "padded"  # rows and columns go on into a border
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,6 @@ def _several(names: str, known: LayerType) -> dict[type | str, LayerType]:
 
 _MOVES = LayerType(SELECT, log=log_counterparts.moved)
 _CUTS = LayerType(SELECT)
-_ZEROS = LayerType(SELECT, pads="zeros")
 _IDENTITY = LayerType(SELECT, SAME, identity=True)
 _MEAN = LayerType(AFFINE)
 _GLOBAL_MEAN = LayerType(AFFINE, MIXED)
@@ -155,7 +155,8 @@ LAYER_TYPES: dict[type | str, LayerType] = {
     layers.UpSampling2D: _RESIZES,
     ReverseChannels: _CUTS,
     TakeClassToken: _CUTS,
-    **_several("ZeroPadding1D ZeroPadding2D ZeroPadding3D", _ZEROS),
+    **_several("ZeroPadding1D ZeroPadding3D", LayerType(SELECT, pads="zeros")),
+    layers.ZeroPadding2D: LayerType(SELECT, PADDED, pads="zeros"),
     **_several("Pad", LayerType(SELECT, pads="values")),
     ClassToken: LayerType(SELECT, pads="values"),
     **_several("Min", LayerType(SMALLEST)),
