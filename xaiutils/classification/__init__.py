@@ -5,7 +5,6 @@ from xaiutils.classification.compare_models import compare_models
 from xaiutils.classification.curves import SCREENING, mean_auc
 from xaiutils.classification.model_card import model_card
 from xaiutils.classification.predictions import Predictions
-from xaiutils.classification.report import Report
-from xaiutils.classification.results_table import results_table
+from xaiutils.classification.report import Report, results_table
 
 __all__ = ["SCREENING", "Predictions", "Report", "assess", "compare_models", "mean_auc", "model_card", "results_table"]

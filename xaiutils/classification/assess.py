@@ -34,7 +34,7 @@ def assess(
         predictions: of the images to be judged; its groups decide units and levels.
         validation: of other images, on which thresholds are chosen and the temperature is fitted; without them
             thresholds are chosen on the judged images themselves, and said to be optimistic.
-        positive: class that is looked for, by name or number. Default: of two classes the one whose name speaks of
+        positive: the class to detect, by name or number. Default: of two classes the one whose name speaks of
             disease, or is left when the other's speaks against it, else the last, which the report says; of more, none,
             and then there are no operating points and no decision curve.
         combine: how a group's probability is made of its images', "max" or "mean"; see `Predictions.per`.

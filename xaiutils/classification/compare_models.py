@@ -23,7 +23,7 @@ def compare_models(
     one against the rest. Patients, where known, are the units of all tests but Cochran's.
 
     Returns:
-        A row a pair and quantity ("AUC", "accuracy"), and for accuracy of three or more models one for all of them:
+        A row for each pair and quantity ("AUC", "accuracy"), and for accuracy of three or more models one for all:
         a, b, quantity, value_a, value_b, difference (a less b), low, high (of the difference: for AUC normal, by
         DeLong's covariance, for accuracy see `accuracy_difference_interval`; NaN where the two models do not differ on
         any unit), test, p, p_holm (over the pairs of the quantity), unit, n. With one class only there is no AUC.
@@ -72,7 +72,7 @@ def _auc_rows(
     elif 0 < (labels == chosen).sum() < len(labels):
         aucs, covariance = delong(labels == chosen, probabilities[:, :, chosen], units)
     else:
-        raise ValueError(f"positive={first.class_names[chosen]!r} has no image, or all of them.")
+        raise ValueError(f"positive={first.class_names[chosen]!r} has no image, or every image is of it.")
     z = stats.norm.ppf((1 + confidence) / 2)
     for i, j in combinations(range(len(aucs)), 2):
         difference = aucs[i] - aucs[j]

@@ -64,7 +64,7 @@ def model_card(
         splits=markdown_table(_splits(splits)),
         recipe=_recipe(recipe),
         **_history_facts(history),
-        **_environment_facts(environment),
+        environment=environment or {},
         results=[_results(one) for one in (report, *others)],
         comparison=None if comparison is None else markdown_table(_comparison(comparison)),
         **_unmeasured(report, splits),
@@ -102,22 +102,11 @@ def _history_facts(history: pd.DataFrame | None) -> dict[str, Any]:
         return facts | {"n_epochs": 0}
     # The whole call, with the features of a frozen backbone; a history from a file knows its epochs alone.
     seconds = history.attrs.get("seconds", history["seconds"].sum() if "seconds" in history else np.nan)
-    stages = history.groupby("stage", sort=False).size() if "stage" in history else pd.Series(dtype=int)
-    said = [f"{name} {n} {plural('epoch', n)}" for name, n in stages.items()]
     return facts | {
         "n_epochs": len(history),
         "seconds": seconds if np.isfinite(seconds) else None,
         "kept_epoch": kept_epoch(history),
-        "stages": ", ".join(said) if len(said) > 1 else "",
-    }
-
-
-def _environment_facts(environment: Mapping[str, Any] | None) -> dict[str, Any]:
-    known = environment or {}
-    return {
-        "environment": known,
-        "hardware": ", ".join(known.get("gpus") or []) or f"CPU, {known.get('cores', '?')} cores",
-        "versions": ", ".join(f"{k} {v}" for k, v in known.get("versions", {}).items()),
+        "stages": history.groupby("stage", sort=False).size().to_dict() if "stage" in history else {},
     }
 
 

@@ -1,7 +1,7 @@
-"""What is known of a classifier on one split: `Report`."""
+"""What is known of a classifier on one split, `Report`, and of several in one table."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -10,6 +10,7 @@ import pandas as pd
 from xaiutils.classification.baselines import beats_majority
 from xaiutils.classification.calibration import stated_events
 from xaiutils.classification.predictions import Predictions
+from xaiutils.statistics.formatting import with_interval
 from xaiutils.statistics.proportions import better_than_guessing
 
 
@@ -21,8 +22,8 @@ class Report:
         name, split: of the model and of the data, for titles.
         predictions: what it is computed from.
         positive: number of the positive class, None for one-vs-rest of more than two.
-        metrics: a row a figure of merit: value, low, high (the interval), majority (always naming the largest class)
-            and random (guessing with the frequencies of the classes, and scores at random; expected).
+        metrics: a row for each figure of merit: value, low, high (the interval), majority (always naming the largest
+            class) and random (guessing with the frequencies of the classes, and scores at random; expected).
         classes: precision, recall, F1 and support of each class; then their macro average (over classes that occur or
             are predicted) and their average weighted by support, of the model and of the two baselines.
         class_intervals: low and high of each class's precision, recall, F1, AUC and average precision, with the last
@@ -98,17 +99,8 @@ class Report:
 
     @property
     def table(self) -> pd.DataFrame:
-        """Rows for the model, the majority class and random answers; a column a figure of merit, with low and high."""
-        names = self.baseline_names
-        rows = {self.name: self.metrics["value"], names[0]: self.metrics["majority"], names[1]: self.metrics["random"]}
-        table = pd.DataFrame(rows).T[self.metrics.index]
-        for metric in reversed(self.metrics.index):
-            place = table.columns.get_loc(metric) + 1
-            for end in ("high", "low"):
-                table.insert(place, f"{metric} {end}", [self.metrics.loc[metric, end], np.nan, np.nan])
-        table.insert(0, "n", len(self.predictions))
-        table.insert(0, "level", self.level)
-        return table.rename_axis("model").reset_index()
+        """`results_table` of this report alone, at its own level."""
+        return results_table({self.name: replace(self, levels={})})
 
     @property
     def baseline_names(self) -> tuple[str, str]:
@@ -135,3 +127,35 @@ class Report:
     def verdict(self) -> str:
         """`sentences` as one text."""
         return " ".join(self.sentences)
+
+
+def results_table(reports: Mapping[str, Report], as_text: bool = False) -> pd.DataFrame:
+    """All models and the two baselines in one table, level by level: columns level, model, n and the figures of merit.
+
+    With numbers, each figure has its columns "... low" and "... high"; ``as_text`` writes "0.72 [0.61 to 0.80]".
+    The models must have been given the same images.
+    """
+    rows = []
+    for level in dict.fromkeys(name for r in reports.values() for name in (r.level, *r.levels)):
+        of_level = {name: r if r.level == level else r.levels.get(level) for name, r in reports.items()}
+        known = {name: r for name, r in of_level.items() if r is not None}
+        rows += [_results_row(name, r, "value", as_text) for name, r in known.items()]
+        first = next(iter(known.values()))
+        rows += [
+            _results_row(name, first, column, as_text)
+            for name, column in zip(first.baseline_names, ("majority", "random"), strict=True)
+        ]
+    return pd.DataFrame(rows)
+
+
+def _results_row(model: str, report: Report, column: str, as_text: bool) -> dict[str, object]:
+    row: dict[str, object] = {"level": report.level, "model": model, "n": len(report.predictions)}
+    for metric, figures in report.metrics.iterrows():
+        shown = pd.Series({"value": figures[column], "low": np.nan, "high": np.nan})
+        if column == "value":
+            shown = figures
+        if as_text:
+            row[str(metric)] = with_interval(shown) if np.isfinite(shown["value"]) else ""
+        else:
+            row |= {str(metric): shown["value"], f"{metric} low": shown["low"], f"{metric} high": shown["high"]}
+    return row

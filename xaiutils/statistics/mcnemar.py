@@ -27,7 +27,7 @@ def mcnemar(right_a: np.ndarray, right_b: np.ndarray, units: np.ndarray | None =
     McNemar 1947 in its exact, binomial form, and from 25 discordant images on its mid-p form (Fagerland et al. 2013,
     BMC Medical Research Methodology 13). With ``units`` ``(n,)``, images of a patient are kept together: the sign of
     each patient's difference (images that only a has right, less those that only b has) is turned at random, and the
-    distribution of the sum over all turns is exact; with an image a patient that is McNemar's.
+    distribution of the sum over all turns is exact; with one image for each patient that is McNemar's.
     """
     difference = right_a.astype(np.int64) - right_b.astype(np.int64)
     units = np.arange(len(difference)) if units is None else np.unique(units, return_inverse=True)[1]

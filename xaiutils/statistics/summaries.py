@@ -1,6 +1,6 @@
 """From one value an image to means with error bars.
 
-Images of one patient are not independent: where a table has a column ``patient_id``, patients are what is drawn anew.
+Images of one patient are not independent: where a table has a column ``patient_id``, the bootstrap draws patients.
 """
 
 from collections.abc import Sequence
@@ -23,14 +23,14 @@ def summarise(
 
     With a column ``patient_id`` the bootstrap draws patients, each with all images; the mean stays that of images.
 
-    Returns a row a group, in the order of first appearance: the columns ``by``, mean, low, high, n (images with a
-    value) and missing (NaN values, left out). The interval is NaN where fewer than two images, or patients, have a
+    Returns a row for each group, in the order of first appearance: the columns ``by``, mean, low, high, n (images with
+    a value) and missing (NaN values, left out). The interval is NaN where fewer than two images, or patients, have a
     value. Raises ValueError where a group holds the same maps by several readings (a column ``reading``).
     """
     by = [by] if isinstance(by, str) else list(by)
     check_one_reading(table, by)
     if "image_id" in table and "image_id" not in by and table.duplicated([*by, "image_id"]).any():
-        # Several values of an image in a group are one observation: images are what is drawn anew.
+        # Several values of an image in a group are one observation: the bootstrap draws images.
         keys = [*by, "image_id", *([UNIT] if UNIT in table else [])]
         table = table.groupby(keys, sort=False, observed=True, dropna=False, as_index=False)["value"].mean()
     rows = []
@@ -70,7 +70,7 @@ def check_one_reading(table: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFra
 def summarise_parts(
     table: pd.DataFrame, by: Sequence[str] | str, parts: Sequence[str] = ("correct", "label"), **options
 ) -> pd.DataFrame:
-    """`summarise` of all images and of each part of them, to be read beside each other.
+    """`summarise` of all images and of subsets of them, to be read beside each other.
 
     ``parts`` are columns that split the images, such as whether the model is right, or the class. The result has the
     column ``part`` before those of `summarise` (which takes ``options``): "all", then "correct" and "not correct" for
