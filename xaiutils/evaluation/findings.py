@@ -257,7 +257,7 @@ def _pairs_of_methods(rows: pd.DataFrame, said: pd.DataFrame, metric: str, alpha
 
 
 def _power(rows: pd.DataFrame, said: pd.DataFrame, metric: str, alpha: float) -> tuple[set[str], Facts | None]:
-    """What so few images cannot decide ("methods", "control", "pairs"), and the facts of it: Wilcoxon's test gives n of
+    """What so few images cannot decide ("methods", "control", "pairs"), and why: Wilcoxon's test gives n of
     them a p of 2 / 2^n at least."""
     known = rows[rows["value"].notna()]
     n, k = known[UNIT if UNIT in rows else "image_id"].nunique(), len(said)

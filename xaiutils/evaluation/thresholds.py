@@ -9,11 +9,7 @@ from xaiutils.registry import Parameter
 
 THRESHOLD = (
     Parameter(
-        "threshold",
-        str,
-        "mean_std",
-        "which pixels count as found",
-        choices=("mean_std", "otsu", "fixed", "top_area"),
+        "threshold", str, "mean_std", "which pixels count as found", choices=("mean_std", "otsu", "fixed", "top_area")
     ),
     Parameter("level", float, 0.5, "fixed: part of the way from the map's smallest to its largest value", 0.0, 1.0),
     Parameter("area", float, 0.1, "top_area: part of the image that is kept", 0.0, 1.0),
@@ -28,7 +24,7 @@ def binary_map(attribution: np.ndarray, threshold: str, level: float = 0.5, area
     ``threshold`` is "mean_std": over mean + 1 standard deviation (the XRelevance-CAM thesis, eq. 5.1); "otsu": over
     Otsu's threshold (as CheXlocalize does, Saporta et al. 2022); "fixed": over ``level`` of the way from the smallest
     to the largest value; "top_area": the top ``area`` of the image, ties by position. A constant map finds nothing,
-    but for "top_area".
+    except with "top_area".
     """
     if threshold == "top_area":
         return top_pixels(attribution, round(area * attribution.size))

@@ -48,7 +48,7 @@ def effective_complexity(case: Case, *, level: float) -> np.ndarray:
 _CHALASANI = "Chalasani et al. 2020, Concise explanations of neural networks using adversarial training, "
 _BHATT = "Bhatt, Weller & Moura 2020, Evaluating and aggregating feature-based model explanations, arXiv:2005.00631"
 _NGUYEN = "after Nguyen & Rodriguez Martinez 2020, arXiv:2007.07584; a fixed level in place of their tolerated loss"
-_LEVEL = Parameter("level", float, 0.1, "part of the largest value over which a pixel counts", 0.0, 1.0)
+_LEVEL = Parameter("level", float, 0.1, "fraction of the largest value over which a pixel counts", 0.0, 1.0)
 
 SPARSENESS = Metric(
     "sparseness", "Sparseness (Gini)", "maps", True, _CHALASANI + "arXiv:1810.06583", sparseness, reading="magnitude"

@@ -69,7 +69,7 @@ def fidelity(case: Case, *, area: float, fill: str, score: str) -> np.ndarray:
 
 
 def pixel_perturbation(case: Case, *, area: float, fill: str, score: str) -> np.ndarray:
-    """abs(S(x) - S(x without the bottom ``area`` of the pixels)) / abs(S(x)): what the map holds for unimportant must
+    """abs(S(x) - S(x without the bottom ``area`` of the pixels)) / abs(S(x)): what the map ranks as unimportant must
     not matter (Srinivas & Fleuret 2019, section 5.1)."""
     kept = np.stack([top_pixels(m, m.size - round(area * m.size)) for m in case.maps]).astype(np.float32)
     whole = case.scores(score)
@@ -82,7 +82,7 @@ def _fill(default: str) -> Parameter:
 
 
 _SCORE = Parameter("score", str, "probability", "the score that is compared", choices=("probability", "logit"))
-_AREA = Parameter("area", float, 0.1, "part of the pixels that is replaced", 0.0, 1.0)
+_AREA = Parameter("area", float, 0.1, "fraction of the pixels that is replaced", 0.0, 1.0)
 _CHATTOPADHAY = "Chattopadhay et al. 2018, Grad-CAM++, arXiv:1710.11063, section 4.1; there in percent"
 _ZHANG = "Zhang et al. 2024, Opti-CAM, arXiv:2301.07002"
 _YOU = "the XRelevance-CAM thesis (Imperial College 2022), eq. 5.4"

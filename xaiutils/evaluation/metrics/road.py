@@ -103,11 +103,5 @@ _PAPER = "Rong et al. 2022, A consistent and efficient evaluation strategy for a
 ROAD_MORF = Metric("road_morf", "ROAD, MoRF", "model", False, _PAPER, road_morf, _PARAMETERS)
 ROAD_LERF = Metric("road_lerf", "ROAD, LeRF", "model", True, _PAPER, road_lerf, _PARAMETERS)
 ROAD = Metric(
-    "road",
-    "ROAD, (LeRF - MoRF) / 2",
-    "model",
-    True,
-    _PAPER + "; the paper has the two curves alone",
-    road,
-    _PARAMETERS,
+    "road", "ROAD, (LeRF - MoRF) / 2", "model", True, _PAPER + "; the paper has the two curves alone", road, _PARAMETERS
 )

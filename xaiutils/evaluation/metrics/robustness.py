@@ -19,7 +19,7 @@ def transform_consistency(
 ) -> np.ndarray:
     """Similarity of the map of the changed image, brought back, with the map of the image; 1: it stayed.
 
-    Both explain the class of the unchanged image. Pixels that the change pushes out of the picture are not compared.
+    Both explain the class of the unchanged image. Pixels that the change pushes out of the image are not compared.
     """
     change = TRANSFORMS[transform]
     changed = change.apply(

@@ -48,7 +48,7 @@ SENSITIVITY_N = Metric(
     "Ancona et al. 2018, arXiv:1711.06104; with one n also the faithfulness correlation of Bhatt et al. 2020",
     sensitivity_n,
     (
-        Parameter("area", float, 0.1, "part of the pixels in a set", 0.0, 1.0),
+        Parameter("area", float, 0.1, "fraction of the pixels in a set", 0.0, 1.0),
         Parameter("n_samples", int, 100, "sets; both papers: 100", 3, 100_000),
         Parameter("fill", str, "mean", "what replaced pixels show", choices=FILLS),
         Parameter("score", str, "logit", "the score whose drop is compared", choices=("logit", "probability")),

@@ -154,7 +154,7 @@ class _Explained:
 def _evidence(
     model: keras.Model, ds: ImageDataset, pool: ImageDataset | None, batch_size: int, seed: int
 ) -> tuple[ImageDataset | None, list[str]]:
-    """What metrics against masks are measured on, and what is to be said of it."""
+    """What metrics against masks are measured on, and notes on that."""
     if ds.masks is not None:
         return ds, []
     try:

@@ -6,13 +6,14 @@ runs of the model as a map takes. So what is explained is a network, with all th
 gradients still sum to a difference of scores), and results depend neither on batch mates nor on the batch size. The
 paper draws a mask for every image; over passes each image sees the same distribution.
 
-The XRelevance-CAM thesis (You 2022, section 5.4) retrains with dropout of 0.1 behind every block and averages the
+The XRelevance-CAM thesis (You 2022, section 5.4) retrains with dropout of 0.1 after every block and averages the
 scores of 10 passes. Dropout put into a network that was trained without it (``after``) is a disturbance that the
-network never learnt to bear: it measures how much maps hang on single units, and is no sample of a posterior.
+network never learnt to bear: it measures how much maps depend on single units, and is no sample of a posterior.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -41,14 +42,16 @@ class DropoutAlwaysOn(keras.layers.Layer):
         super().__init__(**kwargs)
         self.rate, self.shared, self.number, self.draw = rate, tuple(shared), number, draw
 
-    def call(self, x):
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        """``x`` with the mask of the present draw."""
         sizes = tf.unstack(tf.shape(x))
         shape = [1 if axis == 0 or axis in self.shared else size for axis, size in enumerate(sizes)]
         drawn = tf.random.stateless_uniform(shape, tf.stack([self.draw, self.number]))
         scale = 1 / (1 - self.rate) if self.rate < 1 else 0.0
         return x * tf.cast(tf.where(drawn >= self.rate, scale, 0.0), x.dtype)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """That of the input."""
         return input_shape
 
 
@@ -71,7 +74,7 @@ def thinned(model: keras.Model, after: Iterable[str] = (), rate: float = 0.1) ->
     """A model with dropout on that shares the weights of ``model``, which stays as it is.
 
     Its own Dropout and SpatialDropout layers are on, at their own rates (those hidden inside other layers stay off);
-    behind each layer of ``after`` (paths; see `block_ends`) stands a new one of ``rate``, on single units, as in the
+    after each layer of ``after`` (paths; see `block_ends`) stands a new one of ``rate``, on single units, as in the
     thesis. Every other layer keeps its name and path.
 
     Raises:
@@ -81,7 +84,7 @@ def thinned(model: keras.Model, after: Iterable[str] = (), rate: float = 0.1) ->
     if not 0 <= rate < 1:
         raise ValueError(f"rate={rate!r}; expected a number from 0 to below 1.")
     network = Network.of(model)
-    behind = {id(network.step(path).operation) for path in after}
+    chosen = {id(network.step(path).operation) for path in after}
     draw = tf.Variable(0, trainable=False, dtype=tf.int32, name="draw")
     added: list[DropoutAlwaysOn] = []
 
@@ -100,7 +103,7 @@ def thinned(model: keras.Model, after: Iterable[str] = (), rate: float = 0.1) ->
 
     def call(layer, *args, **kwargs):
         outputs = layer(*args, **kwargs)
-        if id(layer) not in behind:
+        if id(layer) not in chosen:
             return outputs
         first, *others = keras.tree.flatten(outputs)
         dropped = new(rate, (), layer, f"{layer.name}_dropped_{len(added)}")(first)
@@ -113,7 +116,7 @@ def thinned(model: keras.Model, after: Iterable[str] = (), rate: float = 0.1) ->
     made = rebuild(as_function(model), model.name)
     if not added:
         raise ModelError(
-            "the model has no dropout layer to switch on; name layers to put dropout behind, such as "
+            "the model has no dropout layer to switch on; name layers to put dropout after, such as "
             "after=block_ends(model), or train a model with dropout (head='thesis')."
         )
     return ThinnedModel(made, tuple(layer.name for layer in added), draw)
@@ -142,7 +145,7 @@ class DropoutResult:
     """What `mc_dropout` found.
 
     ``mean``, ``std``: by method, float32 ``(n, height, width)``, over passes (standard deviation with n_passes - 1).
-    ``scores``: a row for each pass, method, image and metric (pass, method, image_id, metric, reading, value),
+    ``scores``: a row for each pass, method, image and metric (pass, and the columns of `evaluate_all`),
     each method's maps read as it declares (`xaiutils.map_reading`).
     ``predictions``: a row for each pass and image (pass, image_id, target, p, logit): the target's probability and
     logit. ``layers``: names of the layers that dropped units.
@@ -165,20 +168,22 @@ def mc_dropout(
     metrics: Iterable[str] = (),
     targets: int | Iterable[int] | None = None,
     batch_size: int = 32,
-    parameters: Mapping[str, Mapping] | None = None,
-    metric_parameters: Mapping[str, Mapping] | None = None,
+    parameters: Mapping[str, Mapping[str, Any]] | None = None,
+    metric_parameters: Mapping[str, Mapping[str, Any]] | None = None,
     seed: int = 0,
 ) -> DropoutResult:
     """Maps, predictions and scores of maps over ``n_passes`` passes with dropout (see this module).
 
     Args:
+        model, ds, batch_size: the classifier, the images, and how many of them are in one pass.
         methods, parameters: as `xaiutils.explain_all` takes them.
         n_passes: at least 2; the thesis: 10.
-        after, rate: where dropout is put, and how much, beside the model's own; see `thinned`. The thesis: 0.1 behind
+        after, rate: where dropout is put, and how much, beside the model's own; see `thinned`. The thesis: 0.1 after
             every block.
         metrics, metric_parameters: names in `xaiutils.METRICS` that every pass's maps are scored by, with the thinned
             model, and their parameters; none: no scores.
         targets: as for `xaiutils.explain`; None: the classes that the model predicts without dropout.
+        seed: of the masks.
 
     Raises:
         ModelError, ValueError: as `thinned` and `xaiutils.explain_all`.
@@ -191,7 +196,8 @@ def mc_dropout(
     thin = thinned(model, after, rate)
     sums: dict[str, _Moments] = {}
     scores, predictions = [], []
-    for number, network in _passes(thin, n_passes, seed):
+    for number in progress(range(n_passes), title="dropout passes"):
+        network = thin.thin(seed, number)
         maps = explain_all(network, images, classes, methods, batch_size, parameters)
         for name, found in maps.items():
             sums.setdefault(name, _Moments(found.shape)).add(found)
@@ -200,7 +206,7 @@ def mc_dropout(
             table = evaluate_all(network, ds, maps, metrics, classes, batch_size, metric_parameters, parameters)
             table.insert(0, "pass", number)
             scores.append(table)
-    empty = pd.DataFrame(columns=["pass", "method", "image_id", "metric", "reading", "value"])
+    empty = pd.DataFrame(columns=["pass", "method", "weights", "image_id", "metric", "reading", "value"])
     return DropoutResult(
         {name: found.mean.astype(np.float32) for name, found in sums.items()},
         {name: found.std().astype(np.float32) for name, found in sums.items()},
@@ -210,22 +216,13 @@ def mc_dropout(
     )
 
 
-def _passes(thin: ThinnedModel, n_passes: int, seed: int) -> Iterator[tuple[int, keras.Model]]:
-    return ((number, thin.thin(seed, number)) for number in progress(range(n_passes), title="dropout passes"))
-
-
-def _predictions(network, images, classes, ids, batch_size: int, number: int) -> pd.DataFrame:
+def _predictions(
+    network: keras.Model, images: np.ndarray, classes: np.ndarray, ids: list[str], batch_size: int, number: int
+) -> pd.DataFrame:
     logits = predict(network, images, batch_size)
-    p = Network.of(network).probabilities(logits).numpy()
-    rows = np.arange(len(images))
-    columns = {
-        "pass": number,
-        "image_id": ids,
-        "target": classes,
-        "p": p[rows, classes],
-        "logit": logits[rows, classes],
-    }
-    return pd.DataFrame(columns)
+    p, rows = Network.of(network).probabilities(logits).numpy(), np.arange(len(images))
+    facts = {"pass": number, "image_id": ids, "target": classes}
+    return pd.DataFrame({**facts, "p": p[rows, classes], "logit": logits[rows, classes]})
 
 
 class _Moments:

@@ -108,8 +108,8 @@ def _smooth_noise(size: tuple[int, int], seed: int) -> np.ndarray:
     return enlarge(colours, *size).reshape(_N_NOISE, 3, *size).transpose(0, 2, 3, 1)
 
 
-def _fit_norms(network: Network, pictures: np.ndarray) -> None:
-    """Set the statistics of every batch normalisation, from the first on, to those of its input for ``pictures``."""
+def _fit_norms(network: Network, images: np.ndarray) -> None:
+    """Set the statistics of every batch normalisation, from the first on, to those of its input for ``images``."""
 
     def rule(step, inputs, compute):
         norm = step.operation
@@ -120,4 +120,4 @@ def _fit_norms(network: Network, pictures: np.ndarray) -> None:
             norm.moving_variance.assign(variance)
         return compute(inputs)
 
-    network.forward(tf.constant(pictures), [], rule=rule)
+    network.forward(tf.constant(images), [], rule=rule)

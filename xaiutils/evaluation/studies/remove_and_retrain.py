@@ -9,7 +9,7 @@ import json
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from xaiutils import __version__
-from xaiutils.attribution import explain_all, resolve
+from xaiutils.attribution import explain_all, own_readings, resolve
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
 from xaiutils.evaluation.score_tables import CONTROLS, ORACLES
@@ -88,7 +88,7 @@ def remove_and_retrain(
         mode: "remove" is ROAR. "keep" is KAR, keep and retrain: the fraction is that of the pixels that stay, and the
             others are replaced; a good method keeps the accuracy high. "shape" (our addition) removes as ROAR does and
             makes the other pixels white: how far the accuracy is above chance is what the shape alone gives away.
-        controls: rankings that know nothing of the model, of `RANKINGS`; the paper has ``random`` and edges.
+        controls: uninformed rankings, of `RANKINGS`; the paper has ``random`` and edges.
         explained: the class of the maps: "predicted" by ``model``, as in the paper's code, or the "label" (which puts
             test labels into test images, by what is removed).
         recipe, epochs, changes: of the training, see `xaiutils.train`; changes are fields of the recipe.
@@ -106,48 +106,27 @@ def remove_and_retrain(
     fractions, seeds = [float(f) for f in fractions], [int(s) for s in seeds]
     _check(list(chosen), controls, fractions, seeds, mode, explained, splits)
     recipe = change_recipe(recipe, changes)
-    own = {name: dict((parameters or {}).get(name, {})) for name in chosen}
-    readings = {name: method.own_reading(own[name]) for name, (method, _) in chosen.items()}
+    given = own_readings(chosen, parameters)
+    changed = _ChangedImages(model, splits, given, fractions, mode, explained, batch_size)
     starts, of_model = _StartingModels(build), digest_of_weights(model)
     shared = [__version__, digest_of_data(splits), recipe.to_yaml(), epochs]
-    fill = splits[0].pixels.mean(axis=(0, 1, 2)).round().astype(np.uint8)
-
-    def maps(name: str, part: ImageDataset, seed: int) -> np.ndarray:
-        if name in controls:
-            return control_maps(replace(part, masks=None), seed)[name]
-        targets = part.labels if explained == "label" else None
-        given = {name: {**own[name], "reading": readings[name]}}
-        return explain_all(model, part.images, targets, [name], batch_size, given)[name]
-
-    @functools.lru_cache(maxsize=1)  # of one method at a time
-    def levels(name: str) -> list[np.ndarray]:
-        return [_levels(functools.partial(maps, name), ds, k, fractions, name) for k, ds in enumerate(splits)]
-
-    def changed(name: str, fraction: float) -> Splits:
-        if name == UNCHANGED:
-            return splits
-        last = fractions.index(fraction)
-        return [_replaced(ds, found, last, mode, fill) for ds, found in zip(splits, levels(name), strict=True)]
-
-    def about(name: str) -> Any:
-        """What a result depends on, beside what all share."""
-        return [chosen[name][0].name, chosen[name][1], readings[name], explained, of_model] if name in chosen else name
-
+    about: dict[str, Any] = {name: name for name in [UNCHANGED, *controls]}
+    for name, (method, values) in chosen.items():
+        about[name] = [method.name, values, given[name]["reading"], explained, of_model]
     rows = []
     tasks = [(UNCHANGED, float(mode == "keep")), *((name, f) for name in [*chosen, *controls] for f in fractions)]
     for name, fraction in progress(tasks, title=f"{mode} and retrain"):
-        images: Splits | None = None
         with tempfile.TemporaryDirectory(prefix="xai-") as work:  # where the seeds share a frozen backbone's features
             for seed in seeds:
                 columns = {"mode": mode, "method": name, "fraction": fraction, "seed": seed}
-                kept = _file(folder, columns, digest(shared, about(name), starts.digest(seed)))
-                if kept is None or not kept.exists():
-                    images = images or changed(name, fraction)
+                kept = _file(folder, columns, digest(shared, about[name], starts.digest(seed)))
+                if kept is not None and kept.exists():
+                    result = json.loads(kept.read_text(encoding="utf-8"))["result"]
+                else:
+                    images = splits if name == UNCHANGED else changed.splits_of(name, fraction)
                     result = _train_and_test(starts.model(seed), images, recipe, epochs, seed, work, batch_size)
                     if kept is not None:
                         write_text(kept, json.dumps({**columns, "result": result}, indent=1))
-                else:
-                    result = json.loads(kept.read_text(encoding="utf-8"))["result"]
                 rows.append({**columns, **result})
     return pd.DataFrame(rows)
 
@@ -178,37 +157,56 @@ def _check(
             raise ValueError(f"{name}={value!r} is unknown; {suggest(value, list(known))}")
 
 
-def _levels(
-    maps: Callable[[ImageDataset, int], np.ndarray], ds: ImageDataset, number: int, fractions: list[float], name: str
-) -> np.ndarray:
-    """The first of the fractions, by its number, that each pixel is in; uint8 ``(n, height, width)``.
+class _ChangedImages:
+    """The splits with a fraction of the pixels replaced, by the maps of one method or control at a time."""
 
-    ``maps(part, seed)`` are those that rank the pixels; ``number`` is that of the data set, for seeds of its own.
-    """
-    counts = np.rint(np.array(fractions) * ds.pixels[0, ..., 0].size)
-    levels = np.empty(ds.pixels.shape[:3], np.uint8)
-    for start in progress(range(0, len(ds), _BLOCK), title=f"maps of {name}"):
-        part = ds.select(np.arange(start, min(start + _BLOCK, len(ds))))
-        seed = int(np.random.default_rng([number, start]).integers(2**31))
-        levels[start : start + len(part)] = np.searchsorted(counts, pixel_ranks(maps(part, seed)), side="right")
-    return levels
+    def __init__(
+        self,
+        model: keras.Model,
+        splits: Splits,
+        methods: Mapping[str, Mapping[str, Any]],
+        fractions: list[float],
+        mode: str,
+        explained: str,
+        batch_size: int,
+    ):
+        self._model, self._splits, self._methods, self._fractions = model, splits, methods, fractions
+        self._mode, self._explained, self._batch_size = mode, explained, batch_size
+        self._fill = splits[0].pixels.mean(axis=(0, 1, 2)).round().astype(np.uint8)
+        self.splits_of = functools.lru_cache(maxsize=1)(self._splits_of)
+        self._levels = functools.lru_cache(maxsize=1)(self._levels_of)
 
+    def _splits_of(self, name: str, fraction: float) -> Splits:
+        last, results = self._fractions.index(fraction), []
+        for ds, levels in zip(self._splits, self._levels(name), strict=True):
+            replaced = levels > last if self._mode == "keep" else levels <= last
+            others = np.uint8(255) if self._mode == "shape" else ds.pixels
+            results.append(replace(ds, pixels=np.where(replaced[..., None], self._fill, others)))
+        return results
 
-def _replaced(ds: ImageDataset, levels: np.ndarray, last: int, mode: str, fill: np.ndarray) -> ImageDataset:
-    """The images with the pixels up to the ``last`` fraction replaced, or those beyond it."""
-    replaced = levels > last if mode == "keep" else levels <= last
-    others = np.uint8(255) if mode == "shape" else ds.pixels
-    return replace(ds, pixels=np.where(replaced[..., None], fill, others))
+    def _levels_of(self, name: str) -> list[np.ndarray]:
+        """For each split the number of the first fraction that a pixel is in; uint8 ``(n, height, width)``."""
+        found = []
+        for number, ds in enumerate(self._splits):
+            counts = np.rint(np.array(self._fractions) * ds.pixels[0, ..., 0].size)
+            levels = np.empty(ds.pixels.shape[:3], np.uint8)
+            for start in progress(range(0, len(ds), _BLOCK), title=f"maps of {name}"):
+                part = ds.select(np.arange(start, min(start + _BLOCK, len(ds))))
+                seed = int(np.random.default_rng([number, start]).integers(2**31))
+                ranks = pixel_ranks(self._maps(name, part, seed))
+                levels[start : start + len(part)] = np.searchsorted(counts, ranks, side="right")
+            found.append(levels)
+        return found
+
+    def _maps(self, name: str, ds: ImageDataset, seed: int) -> np.ndarray:
+        if name not in self._methods:
+            return control_maps(replace(ds, masks=None), seed)[name]
+        targets, given = ds.labels if self._explained == "label" else None, {name: self._methods[name]}
+        return explain_all(self._model, ds.images, targets, [name], self._batch_size, given)[name]
 
 
 def _train_and_test(
-    model: keras.Model,
-    splits: Splits,
-    recipe: Recipe,
-    epochs: int | None,
-    seed: int,
-    work: str,
-    batch_size: int,
+    model: keras.Model, splits: Splits, recipe: Recipe, epochs: int | None, seed: int, work: str, batch_size: int
 ) -> dict[str, Any]:
     begun = time.monotonic()
     history = train(model, splits[0], splits[1], recipe, epochs, work, seed, formats=())
