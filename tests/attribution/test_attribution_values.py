@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 import xaiutils as xai
-from xaiutils.attribution.cam.gradient_cams import grad_cam_plus_plus_weights
+from xaiutils.attribution.baselines import baseline_images
+from xaiutils.attribution.cam.gradient_cams import grad_cam_plus_plus_weights, xgrad_cam_weights
 from xaiutils.attribution.cam.weighted_sum import combination
 from xaiutils.attribution.relevance.contrastive import clrp_dual, clrp_seed, clrp_target, sglrp_dual, sglrp_seed
 from xaiutils.attribution.relevance.lrp import logit_seed
 from xaiutils.attribution.relevance.seeds import target_scores
+from xaiutils.attribution.rise import RandomMasks
 from xaiutils.backend import keras, tf
 
 LOGITS = tf.constant([[2.0, -1.0, 0.5], [0.0, 3.0, 1.0]])
@@ -91,3 +93,28 @@ def test_an_even_map_is_scaled_to_zeros():
     with pytest.warns(UserWarning, match="0 everywhere"):
         found = xai.explain(model, image, 1, "layer_aggregate", **options)
     assert (found == 0).all()
+
+
+def test_the_blur_stays_within_a_colour_and_has_a_tenth_of_the_height():
+    images = np.zeros((1, 40, 40, 3), np.float32)
+    images[0, 20, 20, 0] = 255
+    blurred = baseline_images(images, "blur")
+    assert (blurred[..., 1:] == 0).all()
+    line = np.exp(-(np.arange(-12, 13) ** 2) / (2 * 4**2))
+    line /= line.sum()
+    np.testing.assert_allclose(blurred[0, 8:33, 8:33, 0], 255 * np.outer(line, line), atol=1e-5)
+    assert baseline_images(images, "mean")[0, 3, 4].tolist() == pytest.approx([255 / 1600, 0, 0])
+
+
+def test_rise_draws_every_grid_at_every_shift():
+    """2 x 2 cells over 4 x 4 pixels: grids of 6 x 6 pixels, cut at shifts of 0 and 1 down and along."""
+    every = np.array([[(k >> bit) & 1 for bit in range(4)] for k in range(16)], np.float32).reshape(16, 2, 2, 1)
+    large = tf.image.resize(every, (6, 6))[..., 0].numpy()
+    windows = [g[y : y + 4, x : x + 4] for g in large for y in range(2) for x in range(2)]
+    found = RandomMasks(1500, 2, 0.5, 4, 4, seed=0)(np.arange(1500))
+    assert {tuple(np.round(m, 4).ravel()) for m in found} == {tuple(np.round(w, 4).ravel()) for w in windows}
+
+
+def test_xgrad_cam_adds_a_millionth_to_an_empty_sum():
+    A, g = tf.constant([[[[1.0], [-1.0]]]]), tf.constant([[[[1.0], [0.0]]]])
+    np.testing.assert_allclose(xgrad_cam_weights(A, g)[0, 0, 0], [1e6], rtol=1e-5)

@@ -123,7 +123,7 @@ def test_mean_and_spread_of_maps_and_scores(ds):
         np.testing.assert_allclose(found.std[m], stack.std(axis=0, ddof=1), rtol=1e-3, atol=1e-6 * np.abs(stack).max())
         assert found.mean[m].dtype == found.std[m].dtype == np.float32
         assert found.std[m].max() > 0
-    assert list(found.scores.columns) == ["pass", "method", "image_id", "metric", "reading", "value"]
+    assert list(found.scores.columns) == ["pass", "method", "weights", "image_id", "metric", "reading", "value"]
     assert len(found.scores) == 4 * 2 * 5 * 2
     last = xai.evaluate(thin.thin(3, 2), ds, each[2]["early"], metrics, 1, reading="positive")
     rows = found.scores[(found.scores["pass"] == 2) & (found.scores["method"] == "early")]

@@ -3,7 +3,6 @@
 import dataclasses
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +10,7 @@ from hypothesis import strategies as st
 import xaiutils as xai
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
-from xaiutils.evaluation import chance, control_maps, evaluate_all, summarise
+from xaiutils.evaluation import chance, control_maps, evaluate_all
 from xaiutils.evaluation.metrics.insertion_deletion import perturbation_curve
 from xaiutils.evaluation.metrics.metric import Case, Metric
 from xaiutils.evaluation.studies import compare_maps
@@ -375,29 +374,6 @@ def test_evaluate_all(square):
     assert list(table) == ["method", "weights", "image_id", "metric", "reading", "value"]
     assert set(table["weights"]) == {"none"}, "maps of no method"
     assert table.set_index("method")["value"].to_dict() == {"good": 1.0, "bad": 0.0}
-
-
-def test_summarise():
-    rng = np.random.default_rng(0)
-    table = pd.DataFrame(
-        {"method": ["a"] * 200 + ["b"] * 3 + ["c"], "value": [*rng.normal(5, 2, 200), 1, np.nan, 3, 7]}
-    )
-    found = summarise(table, ["method"]).set_index("method")
-    assert found.index.tolist() == ["a", "b", "c"]
-    standard_error = table["value"][:200].std() / np.sqrt(200)
-    assert found.loc["a", "mean"] == pytest.approx(table["value"][:200].mean())
-    assert found.loc["a", "high"] - found.loc["a", "mean"] == pytest.approx(1.96 * standard_error, rel=0.15)
-    assert found.loc["b", ["mean", "n", "missing"]].tolist() == [2, 2, 1]
-    assert np.isnan(found.loc["c", "low"])
-    pd.testing.assert_frame_equal(summarise(table, ["method"]), summarise(table, ["method"]))
-    hits = summarise(pd.DataFrame({"method": "m", "value": [0.0] * 24}), ["method"]).iloc[0]
-    assert (hits["mean"], hits["low"]) == (0, pytest.approx(0, abs=1e-12))
-    assert hits["high"] == pytest.approx(0.138, abs=1e-3)  # Wilson's upper end of 0 of 24
-    repeated = pd.DataFrame({"image_id": list("abcd") * 10, "method": "m", "value": [0.1, 0.4, 0.5, 1.0] * 10})
-    assert summarise(repeated, "method").iloc[0].to_dict() == summarise(repeated[:4], ["method"]).iloc[0].to_dict()
-    empty = summarise(table.assign(value=np.nan), ["method"])
-    assert empty["mean"].isna().all()
-    assert empty["missing"].tolist() == [200, 3, 1]
 
 
 def test_a_model_of_other_classes_is_refused():

@@ -74,3 +74,21 @@ def test_what_does_not_vary_or_is_too_few_has_no_number():
     assert regress(holes, ["a"])["n"].item() == 8
     with pytest.raises(ValueError, match="did you mean value"):
         regress(table, ["values"])
+
+
+def test_regression_by_hand():
+    """Of one column the coefficient is Pearson's r; the slope is in the units of both."""
+    x, y = np.array([1.0, 2, 3, 4, 5, 6]), np.array([1.0, 3, 2, 5, 4, 6])
+    rows = pd.DataFrame({"method": "m", "value": y, "size": x, "image_id": list("abcdef")})
+    found = regress(rows, ["size"], "method", n_resamples=2000).iloc[0]
+    r = np.corrcoef(x, y)[0, 1]
+    assert found["coefficient"] == pytest.approx(r)
+    assert found["r2"] == pytest.approx(r**2)
+    assert found["slope"] == pytest.approx(r * y.std() / x.std())
+    assert (found["n"], found["units"]) == (6, 6)
+    drawn = np.random.default_rng(0).multinomial(6, np.full(6, 1 / 6), size=2000)
+    draws = [np.corrcoef(np.repeat(x, d), np.repeat(y, d))[0, 1] for d in drawn if (d > 0).sum() > 1]
+    assert [found["low"], found["high"]] == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=0.01)
+    pairs = rows.assign(patient_id=list("aabbcc"))
+    assert np.isnan(regress(pairs, ["size"], "method")["coefficient"]).all()  # three patients, of at least four
+    assert regress(pairs.assign(patient_id=list("aabbcd")), ["size"], "method")["units"].tolist() == [4]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from conftest import make_flat, make_vit
-from test_planted import channel_model, colours
+from test_planted_evidence import channel_model, colours
 
 import xaiutils as xai
 from xaiutils.backend import keras

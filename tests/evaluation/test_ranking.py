@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from xaiutils.evaluation.ranking import against_chance, agreement, compare, concordance, disagreements, mean_ranks, rank
-from xaiutils.statistics.summaries import as_text, summarise, summarise_parts
+from xaiutils.statistics.summaries import summarise
 
 
 def table(values, methods, metric="iou", patients=None):
@@ -219,28 +219,3 @@ def test_the_largest_disagreements_come_first():
 
 
 # Parts of the images, and words for the eye -----------------------------------------------------------------------
-
-
-def test_all_and_correct_beside_each_other():
-    found = table([[1.0, 0.0], [0.5, 0.2], [0.0, 0.1]], "ab")
-    found["correct"] = found["image_id"] != "i2"
-    found["label"] = np.where(found["image_id"] == "i0", "benign", "malignant")
-    parts = summarise_parts(found, ["method", "metric"]).set_index(["part", "method"])
-    assert parts["mean"].xs("a", level="method").to_dict() == {
-        "all": 0.5,
-        "correct": 0.75,
-        "not correct": 0.0,
-        "benign": 1.0,
-        "malignant": 0.25,
-    }
-    assert parts["n"].xs("b", level="method").tolist() == [3, 2, 1, 1, 2]
-
-
-def test_summaries_as_text():
-    summary = pd.DataFrame(
-        {"method": ["a", "b", "a"], "metric": ["iou", "iou", "dice"], "mean": [0.5, 0.25, np.nan],
-         "low": [0.4, np.nan, np.nan], "high": [0.6, np.nan, np.nan]}
-    )  # fmt: skip
-    found = as_text(summary, "method", "metric")
-    assert found.loc["a"].to_dict() == {"iou": "0.50 [0.40, 0.60]", "dice": ""}
-    assert found.loc["b"].to_dict() == {"iou": "0.25", "dice": ""}
