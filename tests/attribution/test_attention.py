@@ -9,9 +9,9 @@ from conftest import SIZE, make_flat, make_vit
 
 import xaiutils as xai
 from xaiutils.attribution import ModelError, Network
-from xaiutils.attribution import backward_rules as rules
 from xaiutils.attribution.relevance.transformer import TransformerPropagation
 from xaiutils.backend import keras, tf
+from xaiutils.graph.layers.step_kinds import kinds
 from xaiutils.graph.passes import enlarge
 from xaiutils.models.vit import SelfAttention, ViTConfig, vit_backbone
 
@@ -237,7 +237,7 @@ def test_relevance_of_a_sum_is_normalised_as_published(images):
     model = keras.Model(inputs, layers.Dense(2)(layers.Flatten()(layers.Add(name="sum")(parts))))
     network = Network(model)
     step = next(s for s in network.steps if s.path == "sum")
-    rule = TransformerPropagation(network, rules.kinds(network, "LRP"), images)
+    rule = TransformerPropagation(network, kinds(network, "LRP"), images)
     rng = np.random.default_rng(0)
     u, v, R = (tf.constant(rng.normal(size=(2, 8, 8, 2)).astype(np.float32)) for _ in range(3))
     with tf.GradientTape() as tape:

@@ -10,7 +10,6 @@ from test_methods import captum_cnn
 
 import xaiutils as xai
 from xaiutils.attribution import ModelError, Network
-from xaiutils.attribution import backward_rules as rules
 from xaiutils.attribution.relevance.contrastive import (
     clrp_dual,
     clrp_seed,
@@ -23,6 +22,9 @@ from xaiutils.attribution.relevance.linear_rules import RULES, Settings
 from xaiutils.attribution.relevance.lrp import logit_seed, relevance
 from xaiutils.attribution.relevance.propagation import COMPOSITES, Propagation, matmul, softmax
 from xaiutils.backend import keras, tf
+from xaiutils.graph.layers.batch_norm import with_batch_norm
+from xaiutils.graph.layers.step_kinds import kind_of, kinds
+from xaiutils.graph.layers.table import ACTIVATION, AFFINE, SOFTMAX, linear_parts
 
 layers = keras.layers
 
@@ -109,7 +111,7 @@ def test_rules_are_their_matrix_forms(operation):
     layer, rng = make(), np.random.default_rng(2)
     layer.build((None, *shape))
     layer.set_weights([rng.normal(size=w.shape) for w in layer.get_weights()])
-    (part,) = (maker() for maker in rules.linear_parts(layer))
+    (part,) = (maker() for maker in linear_parts(layer))
     for nonnegative in (False, True):
         x = rng.normal(size=(2, *shape)).astype(np.float32)
         x = np.maximum(x, 0) if nonnegative else x
@@ -149,8 +151,8 @@ def test_a_whole_network_is_its_chain_of_matrix_forms(images, rule):
     found = xai.explain(model, image[None], 2, "lrp", rule=rule, epsilon=1e-3)[0]
 
     conv_rule, dense_rule, first = COMPOSITES[rule]
-    one, two, out = (rules.linear_parts(model.get_layer(n))[0]() for n in ("one", "two", "out"))
-    one = rules.with_batch_norm(one, model.get_layer("norm"))
+    one, two, out = (linear_parts(model.get_layer(n))[0]() for n in ("one", "two", "out"))
+    one = with_batch_norm(one, model.get_layer("norm"))
     x0 = (image / 100 - 1).astype(np.float64)
     (W1, b1), (W2, b2), (W3, b3) = matrix(one, (8, 8, 3)), matrix(two, (3, 3, 4)), matrix(out, (5,))
     a1 = np.clip(x0.ravel() @ W1 + b1, 0, 6)
@@ -246,7 +248,7 @@ def test_opened_attention_is_the_layer(models, images):
     """Forward, the modified pass gives the model's own logits: both attention layers, and everything else."""
     for model in (models["vit"], rich_model()):
         network = Network(model)
-        known = rules.kinds(network, "LRP")
+        known = kinds(network, "LRP")
         rule = Propagation(network, known, tf.constant(images), "epsilon_plus", "", Settings())
         logits, _ = network.forward(tf.constant(images), [], rule=rule)
         np.testing.assert_allclose(logits, network.logits(tf.constant(images)), atol=1e-5)
@@ -279,11 +281,11 @@ def test_lambdas_are_tried(images):
 
     def kind(function):
         network = Network(model(function))
-        return rules.kind_of(network, network.step("own"))
+        return kind_of(network, network.step("own"))
 
-    assert kind(lambda x: x[:, 1:, :5] * 2 + 1) == rules.AFFINE
-    assert kind(tf.nn.relu) == rules.ACTIVATION
-    assert kind(lambda x: tf.nn.softmax(x, axis=1)) == rules.SOFTMAX
+    assert kind(lambda x: x[:, 1:, :5] * 2 + 1) == AFFINE
+    assert kind(tf.nn.relu) == ACTIVATION
+    assert kind(lambda x: tf.nn.softmax(x, axis=1)) == SOFTMAX
     with pytest.raises(ModelError, match=r"'own' \(Lambda\)"):
         xai.explain(model(lambda x: x * tf.reduce_mean(x, axis=-1, keepdims=True)), images, 0, "lrp")
 
@@ -375,7 +377,7 @@ def test_real_networks(kit, name):
     images = np.load(kit / "weights" / "efficientnet_lite0_reference.npz")["images"][:2, ::2, ::2].astype(np.float32)
     model = xai.build_model(name, 2, 112, weights="imagenet" if name == "efficientnet_lite0" else None)
     network, x = Network.of(model), tf.constant(images)
-    rule = Propagation(network, rules.kinds(network, "LRP"), x, "epsilon", "", Settings())
+    rule = Propagation(network, kinds(network, "LRP"), x, "epsilon", "", Settings())
     logits = network.logits(x)
     np.testing.assert_allclose(network.forward(x, [], rule=rule)[0], logits, atol=1e-4 * np.abs(logits).max())
     for composite in ("epsilon_plus", "epsilon_gamma_box"):

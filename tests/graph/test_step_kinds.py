@@ -8,12 +8,13 @@ from conftest import SIZE
 
 import xaiutils as xai
 from xaiutils.attribution import ModelError, Network
-from xaiutils.attribution import backward_rules as rules
 from xaiutils.attribution.guided_backprop import rectifier_of
 from xaiutils.attribution.relevance.linear_rules import Settings
 from xaiutils.attribution.relevance.lrp import logit_seed, relevance
 from xaiutils.attribution.relevance.propagation import Propagation
 from xaiutils.backend import keras, tf
+from xaiutils.graph.layers.step_kinds import kind_of, kinds, norm_of
+from xaiutils.graph.layers.table import ACTIVATION, AFFINE, LAYER_NORM, SOFTMAX
 
 layers, ops = keras.layers, keras.ops
 RULE_METHODS = ("lrp", "clrp", "sglrp", "guided_backprop", "deconvolution", "relevance_cam", "deep_lift")
@@ -134,12 +135,12 @@ def test_relevance_of_norms_is_that_of_a_fixed_deviation(small, name):
     """Against a convolution, a fixed scale and a Dense layer written out in NumPy."""
     model = classifier(NORMS[name])
     network = Network.of(model)
-    norm = next(s for s in network.steps if rules.kind_of(network, s) == rules.LAYER_NORM)
+    norm = next(s for s in network.steps if kind_of(network, s) == LAYER_NORM)
     (x,) = (v.numpy() for v in network.inputs_at(norm, tf.constant(small)))
     y = network.forward(tf.constant(small), [norm.path])[1][0].numpy()
     kernel = model.layers[-1].kernel.numpy()[:, 1].reshape(y.shape[1:])
     R = y * kernel  # of the norm's output, epsilon rule without bias
-    parts = rules.norm_of(network, norm)
+    parts = norm_of(network, norm)
     groups = parts.average(tf.constant(x)).numpy() if parts.centred else np.zeros_like(x)
     rate = np.divide(y, x - groups, out=np.zeros_like(x), where=np.abs(x - groups) > 1e-6)
     s = tf.constant(kernel * rate)
@@ -147,7 +148,7 @@ def test_relevance_of_norms_is_that_of_a_fixed_deviation(small, name):
     with tf.GradientTape() as tape:
         t = tf.constant(x)
         tape.watch(t)
-        rule = Propagation(network, rules.kinds(network, "LRP"), tf.constant(small), "epsilon", "", SETTINGS)
+        rule = Propagation(network, kinds(network, "LRP"), tf.constant(small), "epsilon", "", SETTINGS)
         out = rule(norm, [t], lambda v: norm.call(norm.operation, {norm.reads[0]: v[0]}))[0]
     found = tape.gradient(out, t, output_gradients=tf.constant(R.astype(np.float32)))
     np.testing.assert_allclose(found, expected, rtol=1e-2, atol=2e-3 * np.abs(expected).max())
@@ -190,15 +191,15 @@ def network_of(function, shape=(8, 8, 3), behind=False):
 @pytest.mark.parametrize(
     ("function", "kind"),
     [
-        (lambda x: x / 255, rules.AFFINE),
-        (lambda x: x[..., ::-1] - np.array([1.0, 2, 3], np.float32), rules.AFFINE),
-        (lambda x: tf.repeat(tf.image.rgb_to_grayscale(x), 3, -1), rules.AFFINE),
-        (lambda x: tf.image.resize(x, (5, 5)), rules.AFFINE),
-        (lambda x: tf.clip_by_value(x, 0.0, 255.0), rules.ACTIVATION),
-        (lambda x: tf.math.log1p(x), rules.ACTIVATION),
-        (lambda x: tf.nn.softmax(x, axis=1), rules.SOFTMAX),
-        (tf.image.per_image_standardization, rules.LAYER_NORM),
-        (lambda x: x / tf.reduce_max(x, axis=(1, 2, 3), keepdims=True), rules.LAYER_NORM),
+        (lambda x: x / 255, AFFINE),
+        (lambda x: x[..., ::-1] - np.array([1.0, 2, 3], np.float32), AFFINE),
+        (lambda x: tf.repeat(tf.image.rgb_to_grayscale(x), 3, -1), AFFINE),
+        (lambda x: tf.image.resize(x, (5, 5)), AFFINE),
+        (lambda x: tf.clip_by_value(x, 0.0, 255.0), ACTIVATION),
+        (lambda x: tf.math.log1p(x), ACTIVATION),
+        (lambda x: tf.nn.softmax(x, axis=1), SOFTMAX),
+        (tf.image.per_image_standardization, LAYER_NORM),
+        (lambda x: x / tf.reduce_max(x, axis=(1, 2, 3), keepdims=True), LAYER_NORM),
         (lambda x: x * tf.reduce_mean(x, axis=(1, 2, 3), keepdims=True), None),
         (lambda x: tf.sort(x, axis=1), None),
         (lambda x: tf.image.adjust_gamma(x / 255) * x[:, :1], None),
@@ -207,7 +208,7 @@ def network_of(function, shape=(8, 8, 3), behind=False):
 )
 def test_lambdas_are_told_by_what_they_do(function, kind):
     network = Network(network_of(function))
-    assert rules.kind_of(network, network.step("own")) == kind
+    assert kind_of(network, network.step("own")) == kind
 
 
 def test_an_image_that_standardises_itself(images):

@@ -12,75 +12,7 @@ from typing import Any
 import numpy as np
 
 from xaiutils.backend import tf
-from xaiutils.graph.layers.activations import applied_activation, is_elementwise, is_nonnegative, rectifier
-from xaiutils.graph.layers.attention_parts import AttentionParts, attention
-from xaiutils.graph.layers.batch_norm import folded_source, with_batch_norm
-from xaiutils.graph.layers.linear import Linear, back, with_bias
-from xaiutils.graph.layers.step_kinds import is_gate, is_learned_before, kind_of, kinds, norm_of, softmax_axis
-from xaiutils.graph.layers.table import (
-    ACTIVATION,
-    AFFINE,
-    ATTENTION,
-    BATCH_NORM,
-    LARGEST,
-    LAYER_NORM,
-    LINEAR,
-    LOG_PROBABILITY,
-    MATMUL,
-    MAX_POOL,
-    PRODUCT,
-    SELECT,
-    SMALLEST,
-    SOFTMAX,
-    layer_type,
-    linear_parts,
-    no_rule,
-)
 from xaiutils.graph.network import ModelError, Network, Rule
-
-__all__ = [
-    "ACTIVATION",
-    "AFFINE",
-    "ATTENTION",
-    "BATCH_NORM",
-    "LARGEST",
-    "LAYER_NORM",
-    "LINEAR",
-    "LOG_PROBABILITY",
-    "MATMUL",
-    "MAX_POOL",
-    "PRODUCT",
-    "SELECT",
-    "SMALLEST",
-    "SOFTMAX",
-    "TARGETS",
-    "AttentionParts",
-    "Linear",
-    "applied_activation",
-    "attention",
-    "back",
-    "folded_source",
-    "input_signal",
-    "is_elementwise",
-    "is_gate",
-    "is_learned_before",
-    "is_nonnegative",
-    "kind_of",
-    "kinds",
-    "layer_type",
-    "linear_parts",
-    "narrow",
-    "no_rule",
-    "norm_of",
-    "rectifier",
-    "relay",
-    "softmax_axis",
-    "target_logit",
-    "with_batch_norm",
-    "with_bias",
-]
-
-# Replacing a backward pass ------------------------------------------------------------------------------------------
 
 
 def narrow(compute: Callable[[list[Any]], list[Any]]) -> Callable[[list[Any]], list[Any]]:
@@ -103,8 +35,6 @@ def relay(inputs: Sequence[Any], outputs: Sequence[Any], backward: Callable[...,
 
     return list(forward(*inputs))
 
-
-# A pass ---------------------------------------------------------------------------------------------------------------
 
 TARGETS = tf.TensorSpec([None], tf.int32)
 

@@ -5,12 +5,31 @@ from typing import Any
 
 import numpy as np
 
-from xaiutils.attribution import backward_rules as rules
+from xaiutils.attribution.backward_rules import TARGETS, narrow, relay, target_logit
 from xaiutils.attribution.baselines import BASELINE, BASELINE_IMAGE, chosen_baselines, score_above_baseline
 from xaiutils.attribution.method import SHARES, Method
 from xaiutils.backend import tf
-from xaiutils.graph.layers.batch_norm import folding
+from xaiutils.graph.layers.activations import applied_activation, is_elementwise
+from xaiutils.graph.layers.attention_parts import AttentionParts, attention
+from xaiutils.graph.layers.batch_norm import folded_source, folding, with_batch_norm
+from xaiutils.graph.layers.linear import Linear, back
 from xaiutils.graph.layers.norms import Norm
+from xaiutils.graph.layers.step_kinds import kinds, norm_of, softmax_axis
+from xaiutils.graph.layers.table import (
+    ACTIVATION,
+    ATTENTION,
+    BATCH_NORM,
+    LARGEST,
+    LAYER_NORM,
+    LINEAR,
+    LOG_PROBABILITY,
+    MATMUL,
+    MAX_POOL,
+    PRODUCT,
+    SMALLEST,
+    SOFTMAX,
+    linear_parts,
+)
 from xaiutils.graph.network import Network, Step
 from xaiutils.graph.passes import batches, reduce_channels
 from xaiutils.registry import Parameter
@@ -64,9 +83,9 @@ def _multipliers(network: Network, rule: str) -> Callable[[np.ndarray, np.ndarra
     """Function (images, baselines (n or 1), targets) -> multipliers of the images, same shape."""
 
     def build():
-        known = rules.kinds(network, "deep_lift")
+        known = kinds(network, "deep_lift")
 
-        @tf.function(input_signature=[network.image_spec, network.image_spec, rules.TARGETS], autograph=False)
+        @tf.function(input_signature=[network.image_spec, network.image_spec, TARGETS], autograph=False)
         def run(images, baselines, targets):
             with network.in_float32():
                 reference = _Reference(network, known)
@@ -77,7 +96,7 @@ def _multipliers(network: Network, rule: str) -> Callable[[np.ndarray, np.ndarra
                     tape.watch(images)
                     lift = _DeepLift(network, known, reference, reveal)
                     scores, _ = network.forward(images, [], rule=fold(lift))
-                found = tape.gradient(scores, images, output_gradients=rules.target_logit(scores, targets))
+                found = tape.gradient(scores, images, output_gradients=target_logit(scores, targets))
             return tf.zeros_like(images) if found is None else found
 
         return lambda *arguments: run(*arguments).numpy()
@@ -94,15 +113,15 @@ class _Reference:
         self.linear: dict[Step, tuple[Any, Any]] = {}  # its input and its result
 
     def __call__(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
-        inputs, compute = [tf.cast(x, tf.float32) for x in inputs], rules.narrow(compute)
+        inputs, compute = [tf.cast(x, tf.float32) for x in inputs], narrow(compute)
         self.inputs[step] = inputs
-        if self._known[step] != rules.LINEAR:
+        if self._known[step] != LINEAR:
             return compute(inputs)
         (z,) = inputs
-        for part in rules.linear_parts(step.operation):
+        for part in linear_parts(step.operation):
             x, z = z, part()(z)
         self.linear[step] = x, z
-        function = rules.applied_activation(self._network, step)
+        function = applied_activation(self._network, step)
         return [z if function is None else function(z)]
 
 
@@ -111,61 +130,61 @@ class _DeepLift:
 
     def __init__(self, network: Network, known: dict[Step, str], reference: _Reference, reveal: bool):
         self._network, self._known, self._reference, self._reveal = network, known, reference, reveal
-        self._linear: dict[Step, tuple[Any, Any, rules.Linear]] = {}  # input, its baseline's, operation
+        self._linear: dict[Step, tuple[Any, Any, Linear]] = {}  # input, its baseline's, operation
 
     def __call__(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
-        inputs, compute = [tf.cast(x, tf.float32) for x in inputs], rules.narrow(compute)
+        inputs, compute = [tf.cast(x, tf.float32) for x in inputs], narrow(compute)
         kind, references = self._known[step], self._reference.inputs[step]
-        if kind == rules.LINEAR:
+        if kind == LINEAR:
             return [self._linear_layer(step, inputs[0])]
-        if kind == rules.ACTIVATION:
-            function = rules.applied_activation(self._network, step)
+        if kind == ACTIVATION:
+            function = applied_activation(self._network, step)
             return [self._activation(function, inputs[0], references[0], self._source(step))]
-        if kind == rules.SOFTMAX:
-            return [_softmax(inputs[0], references[0], rules.softmax_axis(self._network, step))]
-        if kind == rules.LAYER_NORM:
-            norm = rules.norm_of(self._network, step)
+        if kind == SOFTMAX:
+            return [_softmax(inputs[0], references[0], softmax_axis(self._network, step))]
+        if kind == LAYER_NORM:
+            norm = norm_of(self._network, step)
             return [_normalised(norm, inputs[0], references[0], lambda x: compute([x])[0])]
-        if kind in (rules.MAX_POOL, rules.LARGEST, rules.SMALLEST):
-            return _extreme(compute, inputs, references, largest=kind != rules.SMALLEST)
-        if kind == rules.MATMUL or (kind == rules.PRODUCT and len(inputs) == 2):
+        if kind in (MAX_POOL, LARGEST, SMALLEST):
+            return _extreme(compute, inputs, references, largest=kind != SMALLEST)
+        if kind == MATMUL or (kind == PRODUCT and len(inputs) == 2):
             return [_product(lambda a, b: compute([a, b])[0], *inputs, *references)]
-        if kind == rules.PRODUCT:
+        if kind == PRODUCT:
             (y, y0), *others = zip(inputs, references, strict=True)
             for x, x0 in others:
                 y, y0 = _product(tf.multiply, y, x, y0, x0), y0 * x0
             return [y]
-        if kind == rules.ATTENTION:
+        if kind == ATTENTION:
             pairs = list(zip(inputs, references, strict=True))
-            return [y for y, _ in rules.attention(step, pairs, _PAIRS, "deep_lift")]
-        if kind == rules.LOG_PROBABILITY:
-            return rules.relay(inputs, compute(inputs), lambda m: _mean_slope(step.operation, inputs, references, m))
+            return [y for y, _ in attention(step, pairs, _PAIRS, "deep_lift")]
+        if kind == LOG_PROBABILITY:
+            return relay(inputs, compute(inputs), lambda m: _mean_slope(step.operation, inputs, references, m))
         return compute(inputs)  # linear operations: the gradient
 
     def _linear_layer(self, step: Step, z: Any) -> Any:
-        for make in rules.linear_parts(step.operation):
+        for make in linear_parts(step.operation):
             part = make()
             x, z = z, part(z)
         x0, z0 = self._reference.linear[step]
         self._linear[step] = x, x0, part
-        function = rules.applied_activation(self._network, step)
+        function = applied_activation(self._network, step)
         if function is None:
             return z
-        if not rules.is_elementwise(function, z.shape[1:]):
+        if not is_elementwise(function, z.shape[1:]):
             return _softmax(z, z0)
         return self._activation(function, z, z0, (x, x0, part))
 
-    def _source(self, step: Step) -> tuple[Any, Any, rules.Linear] | None:
+    def _source(self, step: Step) -> tuple[Any, Any, Linear] | None:
         """The linear operation right before an activation, a batch norm between them folded in."""
         (producer,), norm = self._network.producers(step), None
-        if self._reveal and producer is not None and self._known[producer] == rules.BATCH_NORM:
-            norm, producer = producer, rules.folded_source(self._network, self._known, producer)
+        if self._reveal and producer is not None and self._known[producer] == BATCH_NORM:
+            norm, producer = producer, folded_source(self._network, self._known, producer)
         if not self._reveal or producer not in self._linear:
             return None
-        if rules.applied_activation(self._network, producer) is not None:
+        if applied_activation(self._network, producer) is not None:
             return None
         x, x0, part = self._linear[producer]
-        return x, x0, part if norm is None else rules.with_batch_norm(part, norm.operation)
+        return x, x0, part if norm is None else with_batch_norm(part, norm.operation)
 
     def _activation(self, applied: Callable, z: Any, z0: Any, source: tuple | None) -> Any:
         def function(x):
@@ -174,16 +193,16 @@ class _DeepLift:
         if self._reveal and source is not None:
             return _reveal_cancel(function, z, z0, *source)
         y = function(z)
-        return rules.relay([z], [y], lambda m: [_through(m, y - function(z0), z - z0, function, z)])[0]
+        return relay([z], [y], lambda m: [_through(m, y - function(z0), z - z0, function, z)])[0]
 
 
 def _through(m: Any, difference: Any, by: Any, function: Callable, z: Any) -> Any:
     """m times difference / by, the slope of an elementwise function; times its derivative where ``by`` vanishes."""
     near = tf.abs(by) < 1e-6
-    return tf.where(near, rules.back(function, [z], m)[0], m * difference / tf.where(near, tf.ones_like(by), by))
+    return tf.where(near, back(function, [z], m)[0], m * difference / tf.where(near, tf.ones_like(by), by))
 
 
-def _reveal_cancel(function: Callable, z: Any, z0: Any, x: Any, x0: Any, part: rules.Linear) -> Any:
+def _reveal_cancel(function: Callable, z: Any, z0: Any, x: Any, x0: Any, part: Linear) -> Any:
     """The activation, whose multipliers go straight to the input x of the linear operation before it."""
 
     def backward(m):
@@ -200,12 +219,12 @@ def _reveal_cancel(function: Callable, z: Any, z0: Any, x: Any, x0: Any, part: r
         at_down = part.back(x, negative, m_rise) + part.back(x, positive, m_fall)
         return [tf.where(dx > 0, at_up, tf.where(dx < 0, at_down, (at_up + at_down) / 2))]
 
-    return rules.relay([x], [function(z)], backward)[0]
+    return relay([x], [function(z)], backward)[0]
 
 
 def _product(function: Callable[[Any, Any], Any], a: Any, b: Any, a0: Any, b0: Any) -> Any:
     """A product of two factors, of any kind that is linear in each: D(ab) = Da mean(b) + mean(a) Db."""
-    return rules.relay([a, b], [function(a, b)], lambda m: rules.back(function, [(a + a0) / 2, (b + b0) / 2], m))[0]
+    return relay([a, b], [function(a, b)], lambda m: back(function, [(a + a0) / 2, (b + b0) / 2], m))[0]
 
 
 def _mean_slope(function: Callable[..., Any], inputs: Sequence[Any], references: Sequence[Any], m: Any) -> list[Any]:
@@ -219,7 +238,7 @@ def _mean_slope(function: Callable[..., Any], inputs: Sequence[Any], references:
     at = []
     for x, x0 in zip(inputs, references, strict=True):
         at.append(along(x0 + tf.zeros_like(x), np.ones(32)) + along(x - x0, (points + 1) / 2))
-    found = rules.back(function, at, along(m, weights / 2))
+    found = back(function, at, along(m, weights / 2))
     return [
         tf.reduce_sum(tf.reshape(g, tf.concat([[32], tf.shape(x)], 0)), axis=0)
         for g, x in zip(found, inputs, strict=True)
@@ -245,7 +264,7 @@ def _softmax(s: Any, s0: Any, axis: Any = -1) -> Any:
         share = tf.exp(log_mean(s, s0) - log_mean(L, L0))
         return [m_exp - share * tf.reduce_sum(m_exp, axis=axis, keepdims=True)]
 
-    return rules.relay([s], [tf.exp(s - L)], backward)[0]
+    return relay([s], [tf.exp(s - L)], backward)[0]
 
 
 def _normalised(norm: Norm, x: Any, x0: Any, function: Callable[[Any], Any]) -> Any:
@@ -270,7 +289,7 @@ def _normalised(norm: Norm, x: Any, x0: Any, function: Callable[[Any], Any]) -> 
         m_c = m_c - norm.average(m_c) if norm.centred else m_c
         return [m_c + (of_spread - norm.average(of_spread) if norm.by_deviation else of_spread)]
 
-    return rules.relay([x], [y], backward)[0]
+    return relay([x], [y], backward)[0]
 
 
 def _extreme(compute: Callable, inputs: Sequence[Any], references: Sequence[Any], largest: bool) -> list[Any]:
@@ -287,13 +306,13 @@ def _extreme(compute: Callable, inputs: Sequence[Any], references: Sequence[Any]
         dy = y - function(*wide)
         rise, fall = (inputs, wide) if largest else (wide, inputs)
         up, down = (
-            rules.back(function, rise, m * tf.nn.relu(dy)),
-            rules.back(function, fall, m * -tf.nn.relu(-dy)),
+            back(function, rise, m * tf.nn.relu(dy)),
+            back(function, fall, m * -tf.nn.relu(-dy)),
         )
         pairs = zip(up, down, inputs, wide, strict=True)
         return [tf.math.divide_no_nan(a + b, x - x0) for a, b, x, x0 in pairs]
 
-    return rules.relay(inputs, [y], backward)
+    return relay(inputs, [y], backward)
 
 
 def _pair(function: Callable[[Any], Any], pair: Sequence[Any]) -> tuple[Any, Any]:
@@ -301,7 +320,7 @@ def _pair(function: Callable[[Any], Any], pair: Sequence[Any]) -> tuple[Any, Any
 
 
 # Attention on pairs (image's tensor, baseline's tensor).
-_PAIRS = rules.AttentionParts(
+_PAIRS = AttentionParts(
     linear=lambda pair, part: _pair(part, pair),
     matmul=lambda a, b: (_product(tf.matmul, a[0], b[0], a[1], b[1]), tf.matmul(a[1], b[1])),
     softmax=lambda s: (_softmax(*s), tf.nn.softmax(s[1])),

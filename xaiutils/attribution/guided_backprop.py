@@ -5,10 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from xaiutils.attribution import backward_rules as rules
+from xaiutils.attribution.backward_rules import input_signal, relay, target_logit
 from xaiutils.attribution.method import REDUCTION, Method
 from xaiutils.backend import keras, tf
+from xaiutils.graph.layers.activations import applied_activation, is_elementwise, rectifier
 from xaiutils.graph.layers.batch_norm import folding
+from xaiutils.graph.layers.linear import back
+from xaiutils.graph.layers.step_kinds import is_learned_before, kind_of
+from xaiutils.graph.layers.table import ACTIVATION, LINEAR, layer_type, linear_parts, no_rule
 from xaiutils.graph.network import ModelError, Network, Step
 from xaiutils.graph.passes import batches, reduce_channels
 from xaiutils.registry import Parameter
@@ -57,7 +61,7 @@ def rectified_gradients(
         if function is None:
             return compute(inputs)
         z = tf.cast(inputs[0], tf.float32)
-        for part in rules.linear_parts(step.operation) or ():
+        for part in linear_parts(step.operation) or ():
             z = part()(z)
 
         def narrow(x):
@@ -65,16 +69,16 @@ def rectified_gradients(
 
         def backward(g):
             g = tf.nn.relu(g)
-            return rules.back(narrow, [z], g) if method == "guided" else [g]
+            return back(narrow, [z], g) if method == "guided" else [g]
 
-        return rules.relay([z], [narrow(z)], backward)
+        return relay([z], [narrow(z)], backward)
 
-    run = rules.input_signal(network, ("rectified", method), lambda _: folding(network, rule), rules.target_logit)
+    run = input_signal(network, ("rectified", method), lambda _: folding(network, rule), target_logit)
     return np.concatenate([run(images[b], targets[b]) for b in batches(len(images), batch_size, title)])
 
 
 def rectifier_of(network: Network, step: Step) -> tuple[Callable | None, str]:
-    """The rectifier that a step applies, and `rules.rectifier`'s name of it; (None, "") where there is none.
+    """The rectifier that a step applies, and `rectifier`'s name of it; (None, "") where there is none.
 
     What stands before the first learned layer prepares pixels and is no activation, even where it cuts values off.
     """
@@ -82,14 +86,14 @@ def rectifier_of(network: Network, step: Step) -> tuple[Callable | None, str]:
     if step not in found:
         found[step] = None, ""
         kind, known = (
-            rules.kind_of(network, step),
-            {s: rules.kind_of(network, s) for s in network.steps_to_logits},
+            kind_of(network, step),
+            {s: kind_of(network, s) for s in network.steps_to_logits},
         )
-        behind = kind == rules.LINEAR or rules.is_learned_before(network, known, step)
-        if kind in (rules.LINEAR, rules.ACTIVATION) and behind:
-            function, shape = rules.applied_activation(network, step), network.shapes[step.outputs[0]][1:]
-            if function is not None and rules.is_elementwise(function, shape):
-                name = rules.rectifier(function, shape)
+        behind = kind == LINEAR or is_learned_before(network, known, step)
+        if kind in (LINEAR, ACTIVATION) and behind:
+            function, shape = applied_activation(network, step), network.shapes[step.outputs[0]][1:]
+            if function is not None and is_elementwise(function, shape):
+                name = rectifier(function, shape)
                 found[step] = (function, name) if name else (None, "")
     return found[step]
 
@@ -100,8 +104,8 @@ def _check_rectifiers(network: Network, title: str, activations: str) -> None:
     def check():
         with network.in_float32():
             for step in network.steps_to_logits:
-                if rules.kind_of(network, step) is None and _may_hide_a_rectifier(step.operation):
-                    raise rules.no_rule(title, step, ", inside of which there may be activations")
+                if kind_of(network, step) is None and _may_hide_a_rectifier(step.operation):
+                    raise no_rule(title, step, ", inside of which there may be activations")
             return [s.path for s in network.steps_to_logits if rectifier_of(network, s)[1] == "smooth"]
 
     smooth = network.compiled(("smooth rectifiers",), check)
@@ -115,11 +119,11 @@ def _check_rectifiers(network: Network, title: str, activations: str) -> None:
 
 def _may_hide_a_rectifier(operation: Any) -> bool:
     """Whether an operation that is not known could apply a rectifier: Keras' own have none but what they declare."""
-    if type(operation).__module__.split(".")[0] != "keras" or rules.layer_type(operation).opaque:
+    if type(operation).__module__.split(".")[0] != "keras" or layer_type(operation).opaque:
         return True
     parts = operation._flatten_layers() if isinstance(operation, layers.Layer) else ()
     functions = [getattr(part, "activation", None) for part in parts]
-    return any(callable(f) and rules.is_elementwise(f, (8,)) and rules.rectifier(f) for f in functions)
+    return any(callable(f) and is_elementwise(f, (8,)) and rectifier(f) for f in functions)
 
 
 _ACTIVATIONS = Parameter(

@@ -10,13 +10,14 @@ the biases' share. Maps keep their sign.
 
 from collections.abc import Sequence
 
-from xaiutils.attribution import backward_rules as rules
+from xaiutils.attribution.backward_rules import TARGETS
 from xaiutils.attribution.cam.weighted_sum import cam_of_weights
 from xaiutils.attribution.method import Signals
 from xaiutils.attribution.relevance.linear_rules import Settings, stabilised
 from xaiutils.attribution.relevance.propagation import Propagation
 from xaiutils.attribution.relevance.seeds import at_logits
 from xaiutils.backend import tf
+from xaiutils.graph.layers.step_kinds import kinds
 from xaiutils.graph.network import ModelError, Network
 
 
@@ -47,11 +48,11 @@ def activations_and_relevance(network: Network, layers: Sequence[str]) -> Signal
     one pass there and back; ``layers`` are paths."""
 
     def build():
-        known = rules.kinds(network, "LRP")
+        known = kinds(network, "LRP")
         settings = Settings(alpha=1.0, bias=False)
         kept = {network.step(path) for path in layers}
 
-        @tf.function(input_signature=[network.image_spec, rules.TARGETS], autograph=False)
+        @tf.function(input_signature=[network.image_spec, TARGETS], autograph=False)
         def run(images, targets):
             with network.in_float32():
                 rule = Propagation(network, known, images, "z_plus", "", settings, kept)

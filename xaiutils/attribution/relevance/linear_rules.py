@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from xaiutils.attribution.backward_rules import Linear, with_bias
 from xaiutils.backend import tf
+from xaiutils.graph.layers.linear import Linear, with_bias
 
 TINY = 1e-9  # the stabiliser of all rules but epsilon
 

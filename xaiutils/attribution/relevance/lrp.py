@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from xaiutils.attribution import backward_rules as rules
+from xaiutils.attribution.backward_rules import input_signal
 from xaiutils.attribution.method import SHARES, Method
 from xaiutils.attribution.relevance.linear_rules import RULES, Settings
 from xaiutils.attribution.relevance.propagation import COMPOSITES, Propagation
 from xaiutils.attribution.relevance.seeds import Seed, at_logits, target_scores
 from xaiutils.backend import tf
+from xaiutils.graph.layers.step_kinds import kinds
 from xaiutils.graph.network import Network
 from xaiutils.graph.passes import batches, reduce_channels
 from xaiutils.registry import Parameter
@@ -65,13 +66,13 @@ def relevance(
 
     ``settings`` are those of `Settings`: epsilon, gamma, alpha and bias."""
     chosen = Settings(**settings)
-    known = network.compiled("kinds of LRP", lambda: rules.kinds(network, "LRP"))
+    known = network.compiled("kinds of LRP", lambda: kinds(network, "LRP"))
 
     def make(batch: Any) -> Propagation:
         return Propagation(network, known, batch, rule, "" if first == "as_rule" else first, chosen)
 
     key = ("relevance", seed, rule, first, chosen)
-    run = rules.input_signal(network, key, make, lambda scores, wanted: seed(network, scores, wanted))
+    run = input_signal(network, key, make, lambda scores, wanted: seed(network, scores, wanted))
     return np.concatenate([run(images[b], targets[b]) for b in batches(len(images), batch_size, "relevance")])
 
 

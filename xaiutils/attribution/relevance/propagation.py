@@ -24,9 +24,33 @@ import dataclasses
 from collections.abc import Callable, Set
 from typing import Any
 
-from xaiutils.attribution import backward_rules as rules
+from xaiutils.attribution.backward_rules import narrow, relay
 from xaiutils.attribution.relevance.linear_rules import RULES, Settings, stabilised
 from xaiutils.backend import keras, tf
+from xaiutils.graph.layers.activations import applied_activation, is_elementwise, is_nonnegative
+from xaiutils.graph.layers.attention_parts import AttentionParts, attention
+from xaiutils.graph.layers.batch_norm import folded_source, with_batch_norm
+from xaiutils.graph.layers.linear import Linear, back
+from xaiutils.graph.layers.step_kinds import is_gate, is_learned_before, norm_of, softmax_axis
+from xaiutils.graph.layers.table import (
+    ACTIVATION,
+    AFFINE,
+    ATTENTION,
+    BATCH_NORM,
+    LARGEST,
+    LAYER_NORM,
+    LINEAR,
+    LOG_PROBABILITY,
+    MATMUL,
+    MAX_POOL,
+    PRODUCT,
+    SELECT,
+    SMALLEST,
+    SOFTMAX,
+    layer_type,
+    linear_parts,
+    no_rule,
+)
 from xaiutils.graph.network import Network, Step
 
 # Rules of convolutions, of dense layers, and of the layer that reads the pixels ("": as the others).
@@ -67,18 +91,18 @@ class Propagation:
         self._network, self._known, self._images, self._settings, self._kept = network, known, images, settings, kept
         self._conv, self._dense, self._first = COMPOSITES[composite]
         self._first = first or self._first
-        self._foldable: dict[Step, tuple[Any, rules.Linear, str, Settings]] = {}
+        self._foldable: dict[Step, tuple[Any, Linear, str, Settings]] = {}
         self._handlers = {
-            rules.LINEAR: self._linear_layer,
-            rules.BATCH_NORM: self._batch_norm,
-            rules.LAYER_NORM: self._layer_norm,
-            rules.ATTENTION: self._attention,
-            rules.ACTIVATION: self._activation,
-            rules.SOFTMAX: self._softmax_layer,
-            rules.AFFINE: self._affine,
-            rules.PRODUCT: self._product,
-            rules.MATMUL: self._matmul_layer,
-            rules.LOG_PROBABILITY: self._log_probability,
+            LINEAR: self._linear_layer,
+            BATCH_NORM: self._batch_norm,
+            LAYER_NORM: self._layer_norm,
+            ATTENTION: self._attention,
+            ACTIVATION: self._activation,
+            SOFTMAX: self._softmax_layer,
+            AFFINE: self._affine,
+            PRODUCT: self._product,
+            MATMUL: self._matmul_layer,
+            LOG_PROBABILITY: self._log_probability,
         }
 
     def _softmax(self, s: Any, axis: Any = -1) -> Any:
@@ -87,13 +111,13 @@ class Propagation:
     def __call__(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
         inputs = [tf.cast(x, tf.float32) for x in inputs]
         handler = self._handlers.get(self._known[step])
-        compute = rules.narrow(compute)
+        compute = narrow(compute)
         return compute(inputs) if handler is None else handler(step, inputs, compute)  # no handler: values move
 
     # Linear layers -------------------------------------------------------------------------------------------------
 
     def _linear_layer(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
-        dense = rules.layer_type(step.operation).dense
+        dense = layer_type(step.operation).dense
         rule = self._dense if dense else self._conv
         if self._first and not self._is_learned_before(step):
             rule = self._first
@@ -103,25 +127,25 @@ class Propagation:
             bounds=lambda: self._bounds(step),
         )
         (z,) = inputs
-        for number, make in enumerate(rules.linear_parts(step.operation) or ()):
+        for number, make in enumerate(linear_parts(step.operation) or ()):
             part = make()
             if number:  # the second of two linear operations
                 settings = dataclasses.replace(settings, nonnegative=False)
                 rule = self._conv
             x, z = z, linear(part, z, rule, settings)
-        function = rules.applied_activation(self._network, step)
+        function = applied_activation(self._network, step)
         if function is None:
             if step not in self._kept:
                 self._foldable[step] = x, part, rule, settings
             return [z]
-        return [passed(z, function(z)) if rules.is_elementwise(function, z.shape[1:]) else self._softmax(z)]
+        return [passed(z, function(z)) if is_elementwise(function, z.shape[1:]) else self._softmax(z)]
 
     def _batch_norm(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
-        source = rules.folded_source(self._network, self._known, step)
+        source = folded_source(self._network, self._known, step)
         if source not in self._foldable:
             return self._affine(step, inputs, compute)
         x, part, rule, settings = self._foldable[source]
-        part = rules.with_batch_norm(part, step.operation)
+        part = with_batch_norm(part, step.operation)
         if step not in self._kept:
             self._foldable[step] = x, part, rule, settings
         return [linear(part, x, rule, settings)]
@@ -132,21 +156,21 @@ class Propagation:
         return tf.minimum(*ends), tf.maximum(*ends)
 
     def _is_learned_before(self, step: Step) -> bool:
-        return rules.is_learned_before(self._network, self._known, step)
+        return is_learned_before(self._network, self._known, step)
 
     def _is_nonnegative(self, step: Step | None) -> bool:
         """Whether a step's result has no negative values, whatever the image."""
         if step is None:
             return True
         kind = self._known[step]
-        if kind in (rules.ACTIVATION, rules.LINEAR):
-            function = rules.applied_activation(self._network, step)
+        if kind in (ACTIVATION, LINEAR):
+            function = applied_activation(self._network, step)
             if function is None:
                 return False
             shape = self._network.shapes[step.outputs[0]][1:]
-            return not rules.is_elementwise(function, shape) or rules.is_nonnegative(function, shape)
-        if kind in (rules.SELECT, rules.MAX_POOL, rules.LARGEST, rules.SMALLEST):
-            keeps_signs = rules.layer_type(step.operation).pads != "values"
+            return not is_elementwise(function, shape) or is_nonnegative(function, shape)
+        if kind in (SELECT, MAX_POOL, LARGEST, SMALLEST):
+            keeps_signs = layer_type(step.operation).pads != "values"
         else:
             keeps_signs = type(step.operation).__name__ == "Add" or "AveragePooling" in type(step.operation).__name__
         if keeps_signs:
@@ -174,13 +198,13 @@ class Propagation:
             if self._shares_by_weights(step):
                 zeros = function(*(tf.zeros_like(x) for x in inputs))
                 ones = function(*(tf.ones_like(x) for x in inputs))
-                return rules.back(function, inputs, tf.math.divide_no_nan(R, ones - zeros))
+                return back(function, inputs, tf.math.divide_no_nan(R, ones - zeros))
             if not self._settings.bias:
                 constant = function(*(tf.zeros_like(x) for x in inputs))
             s = R / stabilised(y if constant is None else y - constant)
-            return [x * g for x, g in zip(inputs, rules.back(function, inputs, s), strict=True)]
+            return [x * g for x, g in zip(inputs, back(function, inputs, s), strict=True)]
 
-        return rules.relay(inputs, [y], backward)
+        return relay(inputs, [y], backward)
 
     def _shares_by_weights(self, step: Step) -> bool:
         """Whether an affine function shares relevance by its weights alone: the scaling of pixels before the first
@@ -190,7 +214,7 @@ class Propagation:
         return self._conv in _IGNORE_INPUT or (scales and not self._is_learned_before(step))
 
     def _layer_norm(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
-        norm, (x,) = rules.norm_of(self._network, step), inputs
+        norm, (x,) = norm_of(self._network, step), inputs
         (y,) = compute(inputs)
         if not getattr(step.operation, "weights", None) and not self._is_learned_before(step):
             return [passed(x, y)]  # the scaling of pixels
@@ -201,53 +225,51 @@ class Propagation:
 
         def backward(R):
             s = R / stabilised(y - (0.0 if self._settings.bias else norm.beta))
-            return [x * rules.back(with_fixed_rate, [x], s)[0]]
+            return [x * back(with_fixed_rate, [x], s)[0]]
 
-        return rules.relay([x], [y], backward)
+        return relay([x], [y], backward)
 
     def _product(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
-        gates = [rules.is_gate(self._network, self._known, step, i) for i in range(len(inputs))]
+        gates = [is_gate(self._network, self._known, step, i) for i in range(len(inputs))]
         factors, outputs = gates.count(False), compute(inputs)
         spread = any(x.shape[1:] != outputs[0].shape[1:] for x, gate in zip(inputs, gates, strict=True) if not gate)
         if spread and len(inputs) == 2:  # an outer product
             return self._matmul_layer(step, inputs, compute)
-        return rules.relay(inputs, outputs, lambda R: [None if gate else R / factors for gate in gates])
+        return relay(inputs, outputs, lambda R: [None if gate else R / factors for gate in gates])
 
     def _matmul_layer(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
         a, b = inputs
         return [matmul(a, b, lambda a, b: compute([a, b])[0])]
 
     def _softmax_layer(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
-        return [self._softmax(inputs[0], rules.softmax_axis(self._network, step))]
+        return [self._softmax(inputs[0], softmax_axis(self._network, step))]
 
     def _log_probability(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
-        return rules.relay(inputs, compute(inputs), lambda R: rules.back(step.operation.shares, inputs, R))
+        return relay(inputs, compute(inputs), lambda R: back(step.operation.shares, inputs, R))
 
     def _attention(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
         if self._dense in _IGNORE_INPUT:
-            raise rules.no_rule(
-                "LRP", step, f", because the rule {self._dense!r} does not look at what attention joins"
-            )
-        parts = rules.AttentionParts(
+            raise no_rule("LRP", step, f", because the rule {self._dense!r} does not look at what attention joins")
+        parts = AttentionParts(
             linear=lambda x, part: linear(part, x, self._dense, self._settings),
             matmul=matmul,
             softmax=self._softmax,
             scale=lambda factor, x: passed(x, factor * x),
             move=lambda function, x: function(x),
         )
-        return rules.attention(step, inputs, parts, "LRP")
+        return attention(step, inputs, parts, "LRP")
 
 
-def linear(part: rules.Linear, x: Any, rule: str, settings: Settings, then: Callable[[Any], Any] = lambda z: z) -> Any:
+def linear(part: Linear, x: Any, rule: str, settings: Settings, then: Callable[[Any], Any] = lambda z: z) -> Any:
     """The linear operation ``part`` of x, by a rule of `RULES`; ``then`` is what is done to each value of the result,
     and relevance passes it unchanged."""
     z = part(x)
-    return rules.relay([x], [then(z)], lambda R: [RULES[rule](part, x, z, R, settings)])[0]
+    return relay([x], [then(z)], lambda R: [RULES[rule](part, x, z, R, settings)])[0]
 
 
 def passed(x: Any, y: Any) -> Any:
     """y, whose relevance is that of x."""
-    return rules.relay([x], [y], lambda R: [R])[0]
+    return relay([x], [y], lambda R: [R])[0]
 
 
 def matmul(a: Any, b: Any, function: Callable[[Any, Any], Any] = tf.matmul) -> Any:
@@ -255,13 +277,13 @@ def matmul(a: Any, b: Any, function: Callable[[Any, Any], Any] = tf.matmul) -> A
     y = function(a, b)
 
     def backward(R):
-        by_a, by_b = rules.back(function, [a, b], R / stabilised(2 * y))
+        by_a, by_b = back(function, [a, b], R / stabilised(2 * y))
         return [a * by_a, b * by_b]
 
-    return rules.relay([a, b], [y], backward)[0]
+    return relay([a, b], [y], backward)[0]
 
 
 def softmax(s: Any, axis: Any = -1) -> Any:
     """softmax(s) = p, by the rule R(s_i) = s_i (R(p_i) - p_i sum_k R(p_k))."""
     p = keras.ops.softmax(s, axis=axis)
-    return rules.relay([s], [p], lambda R: [s * (R - p * tf.reduce_sum(R, axis=axis, keepdims=True))])[0]
+    return relay([s], [p], lambda R: [s * (R - p * tf.reduce_sum(R, axis=axis, keepdims=True))])[0]

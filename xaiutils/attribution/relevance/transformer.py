@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
-from xaiutils.attribution import backward_rules as rules
+from xaiutils.attribution.backward_rules import relay
 from xaiutils.attribution.relevance.linear_rules import Settings, stabilised
 from xaiutils.attribution.relevance.propagation import Propagation, passed
 from xaiutils.backend import keras, tf
+from xaiutils.graph.layers.linear import back
 from xaiutils.graph.network import Network, Step
 
 
@@ -39,13 +40,13 @@ class TransformerPropagation(Propagation):
             return compute(list(xs))[0]
 
         def backward(R):
-            signals = rules.back(function, inputs, R / stabilised(y))
+            signals = back(function, inputs, R / stabilised(y))
             shares = [x * signal for x, signal in zip(inputs, signals, strict=True)]
             sums = [_total(share) for share in shares]
             scale = tf.math.divide_no_nan(_total(R), tf.add_n([tf.abs(s) for s in sums]))
             return [share * tf.sign(s) * scale for share, s in zip(shares, sums, strict=True)]
 
-        return rules.relay(inputs, [y], backward)
+        return relay(inputs, [y], backward)
 
 
 def _total(x: Any) -> Any:
