@@ -145,10 +145,10 @@ def _mask(path: Path) -> None:
 
 def _listed(name: str) -> Callable[[Path], None]:
     def read(path: Path) -> None:
-        from importlib import import_module
+        from xaiutils.datasets import DATASETS
 
         options = {"background": "none"} if name == "coco" else {"boxes_column": "boxes", "patient_column": "patient"}
-        listing = import_module(f"xaiutils.datasets.{name}").load(path.parent, **options)
+        listing = DATASETS[name].list_images(path.parent, **options)
         for record in listing.records:
             try:
                 found = listing.read(record.source, 16)
@@ -160,7 +160,7 @@ def _listed(name: str) -> Callable[[Path], None]:
 
 
 def _excel(path: Path) -> None:
-    from xaiutils.datasets.loaders.inbreast import read_excel
+    from xaiutils.datasets.reading.tables import read_excel
 
     assert all(isinstance(name, str) for name in read_excel(path).columns)
 

@@ -153,7 +153,7 @@ def test_a_folder_that_may_not_be_read_is_counted_as_one(tmp_path, monkeypatch):
         return real(path)
 
     monkeypatch.setattr(os, "scandir", guarded)
-    files = inventory.account(tmp_path, {})
+    files = inventory.take_inventory(tmp_path, {})
     assert dict(zip(files["kind"], files["files"].tolist(), strict=True)) == {
         "picture not used": 1,
         "may not be read": 1,

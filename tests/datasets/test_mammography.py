@@ -12,11 +12,12 @@ from trees import make_cbis, make_inbreast, mammogram, write_contours, write_dic
 
 import xaiutils as xai
 from xaiutils.datasets import find_leaks
-from xaiutils.datasets.loaders import cbis_ddsm, inbreast
-from xaiutils.datasets.loaders.table import read_csv
+from xaiutils.datasets.loaders import cbis_ddsm_tables, inbreast
 from xaiutils.datasets.reading import breast_region as preparing
+from xaiutils.datasets.reading import picture_file
 from xaiutils.datasets.reading.cache import cache_folder
 from xaiutils.datasets.reading.dicom import read_dicom
+from xaiutils.datasets.reading.tables import read_csv
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +104,7 @@ def test_patients_in_both_splits(tree):
     assert len([leak for leak in find_leaks(kept) if leak["kind"] == "patient"]) == 4
     assert "LEAK" in " ".join(kept["test"].notes)
     for rule, test_images, train_images in (("drop", 0, 32), ("drop_test", 0, 40)):
-        found = cbis_ddsm.load(tree[0], **options, overlapping_patients=rule).records
+        found = xai.DATASETS["cbis_ddsm"].list_images(tree[0], **options, overlapping_patients=rule).records
         assert [sum(r.split == s for r in found) for s in ("test", "train")] == [test_images, train_images], rule
 
 
@@ -189,7 +190,7 @@ def test_cbis_says_where_to_get_it(tmp_path, tree):
 
 def test_the_official_tables_give_the_official_counts(kit):
     files = list((kit / "cbis_ddsm" / "metadata").glob("*.csv"))
-    found = cbis_ddsm._read_tables(files, ("mass", "calc"), kit)
+    found = cbis_ddsm_tables.read_tables(files, ("mass", "calc"), kit)
     images = found.groupby(["kind", "split", "patient", "side", "view"])
     assert found.groupby(["kind", "split"]).size().to_dict() == {
         ("calc", "test"): 326, ("calc", "train"): 1546, ("mass", "test"): 378, ("mass", "train"): 1318
@@ -199,7 +200,7 @@ def test_the_official_tables_give_the_official_counts(kit):
     kinds = found.assign(m=found["pathology"] == "MALIGNANT").groupby(["kind", "split", "patient", "side", "view"])["m"]
     mixed = (kinds.nunique() > 1).groupby("split").sum()
     assert mixed.to_dict() == {"train": 13, "test": 4}
-    kept, notes = cbis_ddsm._part_patients(found, "drop_train")
+    kept, notes = cbis_ddsm_tables.separate_patients(found, "drop_train")
     assert notes[0].startswith("31 patients are in both official splits")
     assert not set(kept[kept["split"] == "train"]["patient"]) & set(kept[kept["split"] == "test"]["patient"])
     assert found["image uids"].ne("").all()
@@ -212,10 +213,10 @@ def test_the_kits_mammograms(kit):
     assert np.bincount(ds.labels).tolist() == [216, 145]
     assert ds.masks.any(axis=(1, 2)).mean() > 0.98
     assert len(set(ds.patients)) == 201
-    found = cbis_ddsm.load(kit / "cbis_ddsm")
+    found = xai.DATASETS["cbis_ddsm"].list_images(kit / "cbis_ddsm")
     assert [sum(r.split == s for r in found.records) for s in ("train", "test")] == [1231, 361]
     assert sum(r.metadata["findings"] for r in found.records) == 1318 + 378
-    crops = cbis_ddsm.load(kit / "cbis_ddsm", region="roi")
+    crops = xai.DATASETS["cbis_ddsm"].list_images(kit / "cbis_ddsm", region="roi")
     assert len(crops.records) + len(crops.skipped) == 1318 + 378
     assert len(crops.skipped) < 40
 
@@ -307,8 +308,8 @@ def test_converted_pictures_are_kept_and_damage_is_found(tree, monkeypatch, tmp_
     monkeypatch.setenv("XAI_CACHE", str(tmp_path))
     first = load(tree[0])
     reads = []
-    real = cbis_ddsm.read_picture_file.__globals__["_prepare"]
-    monkeypatch.setitem(cbis_ddsm.read_picture_file.__globals__, "_prepare", lambda *a: reads.append(a) or real(*a))
+    real = picture_file.read_frame
+    monkeypatch.setattr(picture_file, "read_frame", lambda *a: reads.append(a) or real(*a))
     again = load(tree[0])
     assert not reads
     np.testing.assert_array_equal(first.pixels, again.pixels)
@@ -479,7 +480,7 @@ def test_inbreast_says_where_to_get_it(tmp_path, portuguese):
 
 def test_the_real_tables(kit, tmp_path):
     """BI-RADS counts of the publication; 100 of 410 images are over 3. Excel and CSV agree."""
-    tables = {p.suffix: inbreast._read_table([p], kit) for p in (kit / "inbreast").glob("INbreast.*")}
+    tables = {p.suffix: inbreast.read_table([p], kit) for p in (kit / "inbreast").glob("INbreast.*")}
     for table in tables.values():
         assert table["birads"].value_counts().to_dict() == {1: 67, 2: 220, 3: 23, 4: 43, 5: 49, 6: 8}
         assert table["bi-rads"].str.startswith("4c").sum() == 22

@@ -27,14 +27,14 @@ import xaiutils as xai
 from xaiutils import file_limits
 from xaiutils.batch.matrix import MatrixError, read_matrix
 from xaiutils.datasets.loaders import mnist
-from xaiutils.datasets.loaders.inbreast import read_contours, read_excel
+from xaiutils.datasets.loaders.inbreast import read_contours
 from xaiutils.datasets.loaders.mnist import read_idx
-from xaiutils.datasets.loaders.table import read_csv
 from xaiutils.datasets.reading import decoder_process
 from xaiutils.datasets.reading.decoder_process import DECODER, DecoderProcess
 from xaiutils.datasets.reading.dicom import read_dicom
 from xaiutils.datasets.reading.frames import read_frame, read_mask_file
 from xaiutils.datasets.reading.picture_file import PictureFile, read_picture_file
+from xaiutils.datasets.reading.tables import read_csv, read_excel
 from xaiutils.file_limits import FileError, check_pixels, check_regular, large_pictures, naming
 from xaiutils.models.npz_checkpoint import read_npz
 from xaiutils.models.torch_checkpoint import read_torch_checkpoint

@@ -1,16 +1,17 @@
 """Data sets: `load_dataset` by name, the `ImageDataset` it returns, and a search for leaks between splits."""
 
-import inspect
 from pathlib import Path
+from typing import Any
 
 from xaiutils.datasets.assemble import assemble
-from xaiutils.datasets.catalogue import DATASETS, DatasetEntry
+from xaiutils.datasets.catalogue import DATASETS
 from xaiutils.datasets.datasheet import datasheet
+from xaiutils.datasets.entry import DatasetEntry
 from xaiutils.datasets.image_dataset import ImageDataset, balanced_indices
 from xaiutils.datasets.leaks import find_leaks
 from xaiutils.datasets.listing import Listing, Record
 from xaiutils.datasets.splits import SPLITS
-from xaiutils.registry import check_integer, suggest
+from xaiutils.registry import check_integer
 
 __all__ = [
     "DATASETS",
@@ -25,8 +26,6 @@ __all__ = [
     "load_dataset",
 ]
 
-_GIVEN = ("split", "image_size", "limit", "seed", "data_dir")  # what load_dataset itself takes; the rest are options
-
 
 def load_dataset(
     name: str,
@@ -35,7 +34,7 @@ def load_dataset(
     limit: int | None = None,
     seed: int = 0,
     data_dir: str | Path = "data",
-    **options,
+    **options: Any,
 ) -> ImageDataset:
     """Load one split of a data set.
 
@@ -47,7 +46,7 @@ def load_dataset(
         seed: of generation, of splits that the data does not state, and of ``limit``.
         data_dir: where the files are, or where a data set that can be downloaded is put.
         **options: of the data set; ``DATASETS[name].options`` lists them with their defaults, and
-            ``help(DATASETS[name].load)`` explains them.
+            ``help(DATASETS[name].load)`` and `Preparation` explain them.
 
     Raises:
         UnknownNameError: the name is unknown. ValueError, TypeError, FileNotFoundError: an argument, an option or
@@ -63,15 +62,5 @@ def load_dataset(
     seed = check_integer("seed", seed, 0, 2**32 - 1)
     if not isinstance(data_dir, str | Path) or "\0" in str(data_dir):
         raise TypeError(f"data_dir={data_dir!r}; expected the path of a folder.")
-    takes = inspect.signature(entry.load).parameters
-    for option, value in options.items():
-        if option not in entry.options:
-            raise TypeError(f"Data set {name!r} has no option {option!r}; {suggest(option, list(entry.options))}")
-        kinds = str | int if "int" in str(takes[option].annotation) else str
-        if isinstance(entry.options[option], str) and not isinstance(value, kinds):
-            raise TypeError(f"{option}={value!r}; expected a text.")
-        if isinstance(entry.options[option], bool) and not isinstance(value, bool):
-            raise TypeError(f"{option}={value!r}; expected true or false.")
-    given = {"split": split, "image_size": image_size, "limit": limit, "seed": seed, "data_dir": Path(data_dir)}
-    listing = entry.load(**{k: v for k, v in given.items() if k in takes}, **options)
+    listing = entry.list_images(data_dir, split, seed, limit, **options)
     return assemble(listing, name, split, image_size, limit, seed)

@@ -5,8 +5,10 @@ Choose a split, take a limit, read in threads, name what cannot be read, stack t
 
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,17 +21,17 @@ from xaiutils.datasets.image_dataset import ImageDataset, stratified_indices
 from xaiutils.datasets.inventory import (
     BEYOND,
     DAMAGED,
-    DOUBTFUL,
     MASK,
     OTHER_SPLIT,
     PICTURE,
+    PROBABLY_MEANT,
     TABLE,
     TWICE,
-    account,
-    doubtful,
+    describe_unused,
+    take_inventory,
 )
 from xaiutils.datasets.leaks import picture_hash
-from xaiutils.datasets.listing import UNKNOWN_PATIENT, Listing, Picture, Record, remark_notes, unknown_patient
+from xaiutils.datasets.listing import UNKNOWN_PATIENT, Listing, Picture, Record, summarise_remarks, unknown_patient
 from xaiutils.datasets.reading.cache import cache_folder
 from xaiutils.datasets.splits import choose_split
 from xaiutils.file_limits import FileError
@@ -42,6 +44,23 @@ _MOST = 0.75  # of a picture; evidence is a part of it
 _READERS = 4  # threads: decoding and resizing release Python's lock
 
 
+@dataclass
+class _Read:
+    """What came of reading some records: those that could be read, in order, with what was found in their pictures."""
+
+    pixels: "_Stack"
+    masks: "_Stack"
+    records: list[Record] = field(default_factory=list)
+    states: list[str] = field(default_factory=list)
+    metadata: list[dict[str, Any]] = field(default_factory=list)
+    remarks: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    unread: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def known(self) -> np.ndarray:
+        return np.array(self.states) == "known"
+
+
 def assemble(listing: Listing, name: str, split: str, image_size: int, limit: int | None, seed: int) -> ImageDataset:
     """Read one split (a stratified ``limit`` of it).
 
@@ -49,83 +68,87 @@ def assemble(listing: Listing, name: str, split: str, image_size: int, limit: in
     an id is given twice, or nothing could be read.
     """
     _refuse_twins(listing)
-    records = of_split = listing.records if listing.available else choose_split(listing.records, split, seed)
-    if not records:
+    of_split = listing.records if listing.available else choose_split(listing.records, split, seed)
+    if not of_split:
         raise ValueError(f"{listing.origin} has no images for split {split!r}.")
-    notes = [*listing.notes, *_unstated(listing)]
-    if name in _OWN:
-        counts = np.bincount([r.label for r in listing.records], minlength=len(listing.class_names))
-        for said in doubtful_names(listing.class_names, counts.tolist()):
-            warnings.warn(f"{listing.origin}: {said}", stacklevel=3)
-            notes.append(said[:1].upper() + said[1:])
-    available = listing.available or len(records)
+    records = of_split
     if limit is not None:
         chosen = stratified_indices(np.array([r.label for r in records]), limit, seed)
         records = [records[i] for i in chosen]
-    pixels, masks = _Stack(len(records), np.uint8), _Stack(len(records), bool)
-    kept, seen, unread, states = [], [], [], []
-    remarks: dict[str, Mapping[str, Any]] = {}
-    # Here and not in the readers, since Python's filters of warnings belong to all threads.
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="pydicom")  # of headers with values that the standard does not allow
-        for record, found in _read_all(listing.read, records, image_size):
-            if isinstance(found, Exception):
-                reason = found.reason if isinstance(found, FileError) else f"{type(found).__name__}: {found}"
-                unread.append((str(getattr(record.source, "path", record.id)), reason))
-                continue
-            pixels.append(_as_grey(found.pixels))
-            masks.append(np.zeros((image_size, image_size, 1), bool) if found.mask is None else found.mask[..., None])
-            states.append(_state(found))
-            kept.append(record)
-            if found.remarks:
-                remarks[record.id] = found.remarks
-            seen.append({**record.metadata, **found.metadata})
-    if unread:
-        first = "; ".join(f"{Path(path).name} ({reason})" for path, reason in unread[:3])
-        warnings.warn(f"{len(unread)} of {len(records)} files could not be read: {first}", stacklevel=3)
-    if not kept:
-        raise ValueError(f"none of {len(records)} images of {listing.origin} could be read; first: {unread[0]}")
-    remarked = remark_notes(remarks)
-    notes += remarked.values()
-    for remark, share in (("evidence", 0), ("even", 0.5)):
-        if sum(remark in said for said in remarks.values()) > share * len(kept):
-            warnings.warn(remarked[remark], stacklevel=3)
-    unmarked = states.count("unknown")
-    with_masks = unmarked < len(kept)
-    if name in _OWN and (said := _mostly_marked(masks.rows(), np.array(states) == "known")):
-        warnings.warn(said, stacklevel=3)
-        notes.append(said)
-    if with_masks and unmarked:
-        notes.append(
-            f"{unmarked} of {len(kept)} images of {split} have no mask: where their evidence is, is not known."
-        )
-    patients = None
-    if any(r.patient for r in kept):
-        patients = [r.patient or unknown_patient(r.id) for r in kept]
-        if lost := sum(p.startswith(UNKNOWN_PATIENT) for p in patients):
-            notes.append(f"{lost} of {len(kept)} images of {split} have no known patient: their leaks are not found.")
+    own = name in _OWN
+    doubts = _doubtful_classes(listing) if own else []
+    for said in doubts:
+        warnings.warn(f"{listing.origin}: {said}", stacklevel=3)
+    found = _read_all(listing, records, image_size)
+    if found.unread:
+        first = "; ".join(f"{Path(path).name} ({reason})" for path, reason in found.unread[:3])
+        warnings.warn(f"{len(found.unread)} of {len(records)} files could not be read: {first}", stacklevel=3)
+    if not found.records:
+        raise ValueError(f"none of {len(records)} images of {listing.origin} could be read; first: {found.unread[0]}")
+    remarked = summarise_remarks(found.remarks)
+    alarming = [
+        remarked[remark]
+        for remark, share in (("evidence", 0), ("even", 0.5))
+        if sum(remark in said for said in found.remarks.values()) > share * len(found.records)
+    ]
+    inverted = _mostly_marked(found.masks.rows(), found.known) if own else []
+    patients, without_patient = _patients(found.records, split)
+    notes = [*listing.notes, *_unstated(listing), *map(_capitalised, doubts), *remarked.values(), *inverted]
+    notes += [*_unmarked(found.states, split), *without_patient]
     files = None
     if listing.root is not None:
-        damaged = {path for path, _ in unread}
-        files = account(listing.root, _became(listing, of_split, records, damaged) | _twins(kept, pixels.rows()))
-        notes += _unused(files, name, len(listing.records))
+        became = _became(listing, of_split, records, {path for path, _ in found.unread})
+        files = take_inventory(listing.root, became | _twins(found.records, found.pixels.rows()))
+        unused, many = _unused(files, len(listing.records)) if own else ([], False)
+        alarming += unused if many else []
+        notes += map(_capitalised, unused)
+    for said in [*alarming, *inverted]:
+        warnings.warn(said, stacklevel=3)
+    with_masks = "known" in found.states or "empty" in found.states
     return ImageDataset(
-        pixels=np.broadcast_to(rows := pixels.rows(), (*rows.shape[:3], 3)),
-        labels=np.array([record.label for record in kept]),
+        pixels=np.broadcast_to(rows := found.pixels.rows(), (*rows.shape[:3], 3)),
+        labels=np.array([record.label for record in found.records]),
         class_names=listing.class_names,
-        ids=[record.id for record in kept],
-        masks=masks.rows()[..., 0] if with_masks else None,
-        evidence=np.array(states) if with_masks else None,
+        ids=[record.id for record in found.records],
+        masks=found.masks.rows()[..., 0] if with_masks else None,
+        evidence=np.array(found.states) if with_masks else None,
         patients=patients,
-        skipped=[*listing.skipped, *unread],
+        skipped=[*listing.skipped, *found.unread],
         name=name,
         split=split,
-        available=available,
+        available=listing.available or len(of_split),
         mirrors=listing.mirrors,
-        metadata=pd.DataFrame(seen, index=range(len(kept))),
+        metadata=pd.DataFrame(found.metadata, index=range(len(found.records))),
         notes=notes,
         files=files,
     )
+
+
+def _doubtful_classes(listing: Listing) -> list[str]:
+    counts = np.bincount([r.label for r in listing.records], minlength=len(listing.class_names))
+    return doubtful_names(listing.class_names, counts.tolist())
+
+
+def _capitalised(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]
+
+
+def _patients(records: list[Record], split: str) -> tuple[list[str] | None, list[str]]:
+    """The patient of each image, None where none is known, and a note on those who are not."""
+    if not any(r.patient for r in records):
+        return None, []
+    patients = [r.patient or unknown_patient(r.id) for r in records]
+    lost = sum(p.startswith(UNKNOWN_PATIENT) for p in patients)
+    note = f"{lost} of {len(records)} images of {split} have no known patient: their leaks are not found."
+    return patients, [note] if lost else []
+
+
+def _unmarked(states: list[str], split: str) -> list[str]:
+    """A note where some images have masks and others have not."""
+    n = states.count("unknown")
+    if n in (0, len(states)):
+        return []
+    return [f"{n} of {len(states)} images of {split} have no mask: where their evidence is, is not known."]
 
 
 def _became(listing: Listing, of_split: list[Record], chosen: list[Record], damaged: set[str]) -> dict[Path, str]:
@@ -150,12 +173,11 @@ def _twins(kept: list[Record], pixels: np.ndarray) -> dict[Path, str]:
     return found
 
 
-def _unused(files: pd.DataFrame, name: str, n_records: int) -> list[str]:
-    """A note, and where they are many a warning too, of files that may have been meant. A public set has its own."""
-    said = doubtful(files) if name in _OWN else ""
-    if said and files["files"][files["kind"].isin(DOUBTFUL)].sum() >= 0.05 * n_records:
-        warnings.warn(said, stacklevel=4)
-    return [said[:1].upper() + said[1:]] if said else []
+def _unused(files: pd.DataFrame, n_records: int) -> tuple[list[str], bool]:
+    """A sentence on files of the user's that may have been meant, and whether they are many."""
+    said = describe_unused(files)
+    n = files["files"][files["kind"].isin(PROBABLY_MEANT)].sum()
+    return [said] if said else [], bool(n >= 0.05 * n_records)
 
 
 def _state(found: Picture) -> str:
@@ -165,15 +187,15 @@ def _state(found: Picture) -> str:
     return "known" if found.mask.any() or found.metadata.get("lesion_lost") else "empty"
 
 
-def _mostly_marked(masks: np.ndarray, known: np.ndarray) -> str:
-    """A sentence where the evidence is most of most pictures; empty elsewhere."""
-    share = float(np.median([mask.mean() for mask in masks[known]])) if known.any() else 0.0
-    if share < _MOST:
-        return ""
-    return (
-        f"The evidence is {share:.0%} of an image (median): are the masks inverted, or is another grey value the "
+def _mostly_marked(masks: np.ndarray, known: np.ndarray) -> list[str]:
+    """A sentence where the evidence is most of most pictures."""
+    fraction = float(np.median([mask.mean() for mask in masks[known]])) if known.any() else 0.0
+    if fraction < _MOST:
+        return []
+    return [
+        f"The evidence is {fraction:.0%} of an image (median): are the masks inverted, or is another grey value the "
         "evidence (mask_values=[...])?"
-    )
+    ]
 
 
 def _unstated(listing: Listing) -> list[str]:
@@ -184,14 +206,36 @@ def _unstated(listing: Listing) -> list[str]:
 
 
 def _refuse_twins(listing: Listing) -> None:
-    ids = [record.id for record in listing.records]
-    if len(set(ids)) < len(ids):
-        seen: set[str] = set()
-        twin = next(i for i in ids if i in seen or seen.add(i))
+    counts = Counter(record.id for record in listing.records)
+    twin = next((name for name, n in counts.items() if n > 1), None)
+    if twin is not None:
         raise ValueError(f"{listing.origin} names the image {twin!r} twice; every image needs an id of its own.")
 
 
-def _read_all(read, records: list[Record], image_size: int) -> Iterator[tuple[Record, Picture | Exception]]:
+def _read_all(listing: Listing, records: list[Record], image_size: int) -> _Read:
+    found = _Read(_Stack(len(records), np.uint8), _Stack(len(records), bool))
+    # Here and not in the readers, since Python's filters of warnings belong to all threads.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="pydicom")  # of headers with values that the standard does not allow
+        for record, picture in _in_threads(listing.read, records, image_size):
+            if isinstance(picture, Exception):
+                reason = picture.reason if isinstance(picture, FileError) else f"{type(picture).__name__}: {picture}"
+                found.unread.append((str(getattr(record.source, "path", record.id)), reason))
+                continue
+            found.pixels.append(_as_grey(picture.pixels))
+            empty = np.zeros((image_size, image_size), bool)
+            found.masks.append((empty if picture.mask is None else picture.mask)[..., None])
+            found.states.append(_state(picture))
+            found.records.append(record)
+            found.metadata.append({**record.metadata, **picture.metadata})
+            if picture.remarks:
+                found.remarks[record.id] = picture.remarks
+    return found
+
+
+def _in_threads(
+    read: Callable[[Any, int], Picture], records: list[Record], image_size: int
+) -> Iterator[tuple[Record, Picture | Exception]]:
     """Records with their pictures, or with the error, in order; a few at a time, so that memory stays flat."""
 
     def attempt(record: Record) -> Picture | Exception:
@@ -235,6 +279,8 @@ class _Stack:
         self._count += 1
 
     def rows(self) -> np.ndarray:
+        if self._array is None:
+            raise ValueError("nothing was stacked")
         return self._array[: self._count]
 
     def _allocate(self, shape: tuple[int, ...]) -> np.ndarray:

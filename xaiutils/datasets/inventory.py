@@ -46,7 +46,7 @@ _TEXTS = frozenset(
 _EXAMPLES = 3
 
 
-def account(root: Path, known: Mapping[Path, str]) -> pd.DataFrame:
+def take_inventory(root: Path, known: Mapping[Path, str]) -> pd.DataFrame:
     """Count all that lies below ``root`` by what became of it.
 
     ``known`` says it of the files that a loader has dealt with, as a key of `MEANING`; the others are told by name,
@@ -70,12 +70,12 @@ def account(root: Path, known: Mapping[Path, str]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["kind", "files", "examples", "meaning"])
 
 
-DOUBTFUL = (UNUSED, STRANGE, LONE_MASK, EMPTY, LOCKED)
+PROBABLY_MEANT = (UNUSED, STRANGE, LONE_MASK, EMPTY, LOCKED)
 
 
-def doubtful(files: pd.DataFrame) -> str:
+def describe_unused(files: pd.DataFrame) -> str:
     """A sentence on files that were probably meant to be images and are none; empty where there are none."""
-    unused = files[files["kind"].isin(DOUBTFUL)]
+    unused = files[files["kind"].isin(PROBABLY_MEANT)]
     said = [f"{row.files} {row.kind} (such as {row.examples})" for row in unused.itertuples()]
     return f"not all files below the data folder are used: {'; '.join(said)}." if said else ""
 

@@ -33,8 +33,9 @@ class Picture:
     """One image as it was read: uint8 ``(size, size)`` or ``(size, size, 3)``, a bool mask (empty: there is no
     evidence; None: where it is, is not known), and what was seen on the way.
 
-    ``remarks`` are told for the whole set (`remark_notes`): ``evidence`` (why it cannot be right), ``outlines_clipped``
-    (number), ``clipped`` (number of pixels over the range), ``even`` (hardly any contrast), ``bits_exceeded``.
+    ``remarks`` are told for the whole set (`summarise_remarks`): ``evidence`` (why it cannot be right),
+    ``outlines_clipped`` (number), ``clipped`` (number of pixels over the range), ``even`` (hardly any contrast),
+    ``bits_exceeded``.
     """
 
     pixels: np.ndarray
@@ -43,7 +44,7 @@ class Picture:
     remarks: Mapping[str, Any] = field(default_factory=dict)
 
 
-def remark_notes(remarks: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+def summarise_remarks(remarks: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """What pictures' remarks (by image id) say of the whole set, in sentences that count and name, by remark."""
     notes = {}
     for key, words in (

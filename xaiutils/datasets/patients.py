@@ -7,6 +7,7 @@ from pathlib import Path
 
 from xaiutils.class_names import says_disease
 from xaiutils.datasets.listing import Record, unknown_patient
+from xaiutils.datasets.reading import dicom
 from xaiutils.datasets.reading.mask_folders import IMAGE_FOLDER
 from xaiutils.datasets.splits import split_called
 
@@ -14,7 +15,7 @@ FOLDER = "subfolder"  # of the metadata: the folders between a class and an imag
 _FEW_A_CLASS, _MANY_CLASSES = 30, 6
 
 
-def between(parts: Sequence[str], label: str = "") -> dict[str, str]:
+def folder_metadata(parts: Sequence[str], label: str = "") -> dict[str, str]:
     """Metadata of the folders that an image lies in, but those that say nothing of whose it is: its class, a split, or
     "images"."""
     own = [p for p in parts if p != label and not split_called(p) and not IMAGE_FOLDER.fullmatch(p)]
@@ -57,7 +58,36 @@ def fill_unknown(records: Sequence[Record]) -> list[Record]:
     return [r if r.patient else replace(r, patient=unknown_patient(r.id)) for r in records]
 
 
-def offer(records: Sequence[Record], given: bool) -> list[str]:
+def with_headers(records: list[Record]) -> tuple[list[Record], list[str]]:
+    """Records with the patient, view and side that DICOM headers state, where nothing else does; and what was done.
+
+    Where all files have one PatientID it is a placeholder, and nothing is known.
+    """
+    headers = {r.id: _header(r.source.path) for r in records if dicom.is_dicom(r.source.path)}
+    patients = {h.patient for h in headers.values()} - {""}
+    known = len(patients) > 1
+    done = []
+    for r in records:
+        header = headers.get(r.id, dicom.Header())
+        patient = r.patient or (header.patient if known else None)
+        if (known and patient is None) or patient == "":
+            patient = unknown_patient(r.id)
+        facts = {"view": header.view, "side": header.side}
+        done.append(replace(r, patient=patient, metadata={**{k: v for k, v in facts.items() if v}, **r.metadata}))
+    notes = [f"{len(patients)} patients are told apart by the PatientID of DICOM headers."] if known else []
+    if headers and not known:
+        notes.append("The DICOM headers do not tell patients apart: images of one may be in several splits.")
+    return done, notes
+
+
+def _header(path: Path) -> dicom.Header:
+    try:
+        return dicom.read_header(path)
+    except (ValueError, OSError):
+        return dicom.Header()  # the file is named when its pixels are read
+
+
+def suggest_patient_folders(records: Sequence[Record], given: bool) -> list[str]:
     """A sentence on folders between the classes and the images, which may be patients; none where patients are known or
     ``given``."""
     nested = [r for r in records if r.metadata.get(FOLDER)]
@@ -73,7 +103,7 @@ def offer(records: Sequence[Record], given: bool) -> list[str]:
     ]
 
 
-def doubt_root(records: Sequence[Record], class_names: Sequence[str], root: Path) -> list[str]:
+def doubt_class_folders(records: Sequence[Record], class_names: Sequence[str], root: Path) -> list[str]:
     """A sentence where the folders of ``root`` are more like the patients of one class than like classes."""
     by_class: dict[int, set[str | None]] = {}
     for r in records:

@@ -5,7 +5,6 @@ maps in ``runs/<run_name>/``; at the end ``report.html`` shows them together.
 """
 
 import argparse
-import inspect
 import json
 import os
 import sys
@@ -164,12 +163,11 @@ def check_data(parameters: Mapping[str, Any]) -> None:
     if not entry.reads_files or "downloaded" in entry.access:
         return
     place = Path(parameters.get("data_dir") or NOTEBOOKS / PARAMETERS["data_dir"].default)
-    given = {"data_dir": place.resolve(), "seed": parameters.get("seed", 0)}
-    takes = inspect.signature(entry.load).parameters
     try:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
-            listing = entry.load(**{k: v for k, v in given.items() if k in takes}, **parameters.get("data_options", {}))
+            options = parameters.get("data_options", {})
+            listing = entry.list_images(place.resolve(), seed=parameters.get("seed", 0), **options)
         positive_class(listing.class_names, parameters.get("positive_class", ""))
     except (ValueError, TypeError, OSError) as error:
         raise ValueError(f"dataset={name!r}: {error}") from error

@@ -7,21 +7,36 @@ as ``Mass-Training_P_00001_LEFT_CC_1``, or short names such as ``00001_LEFT_CC.j
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from xaiutils.datasets.entry import DatasetEntry
 from xaiutils.datasets.inventory import TABLE
 from xaiutils.datasets.listing import Listing, Record
+from xaiutils.datasets.loaders.cbis_ddsm_tables import (
+    DETAILS,
+    IMAGE_KEY,
+    SERIES_UID,
+    TABLE_NAME,
+    agree_on_classes,
+    read_tables,
+    separate_patients,
+)
 from xaiutils.datasets.loaders.coco import boxes_by_file
-from xaiutils.datasets.loaders.table import read_csv
 from xaiutils.datasets.reading import dicom
-from xaiutils.datasets.reading.evidence import Boxes, Drawn, Evidence, fit_to
+from xaiutils.datasets.reading.evidence import Boxes, DrawnMask, Evidence, fit_to
 from xaiutils.datasets.reading.frames import read_frame
-from xaiutils.datasets.reading.picture_file import PictureFile, Preparation, read_picture_file
+from xaiutils.datasets.reading.picture_file import (
+    MAMMOGRAM,
+    MAMMOGRAM_OPTIONS,
+    PictureFile,
+    Preparation,
+    read_picture_file,
+)
 from xaiutils.datasets.reading.tree import is_picture, walk_files
 from xaiutils.progress import progress
 from xaiutils.registry import check_choice, suggest
@@ -33,86 +48,56 @@ CLASSES = {
 }
 OVERLAP = ("drop_train", "drop_test", "drop", "keep")
 MIXED = ("worst", "drop")
-_TABLE = re.compile(r"(mass|calc)_case_description_(train|test)(?:_set)?\.csv", re.IGNORECASE)
-_UID = re.compile(r"\d+(?:\.\d+){6,}")
 _SUBJECT = re.compile(r"(Mass|Calc)[-_](Training|Test)_P_(\d{5})_(LEFT|RIGHT)_(CC|MLO)(?:_(\d+)(?!\d))?", re.IGNORECASE)
 _SHORT = re.compile(r"^(?:P_)?(\d{5})_(LEFT|RIGHT)_(CC|MLO)$", re.IGNORECASE)
 _SPLIT = {"training": "train", "test": "test"}
-_COLUMNS = (
-    "patient id", "breast density", "left or right breast", "image view", "abnormality id", "assessment", "pathology",
-    "subtlety", "image file path", "cropped image file path", "roi mask file path",
-)  # fmt: skip
-_DETAILS = ("mass shape", "mass margins", "calc type", "calc distribution")
 
 
 def load(
     data_dir: Path,
+    preparation: Preparation,
     *,
     abnormality: str = "mass",
     task: str = "binary",
-    region: str = "breast",
-    margin: float = 0.25,
     overlapping_patients: str = "drop_train",
     mixed_images: str = "worst",
-    keep_aspect: bool = True,
-    align: bool = True,
-    percentiles: Sequence[float] = (0.5, 99.5),
-    black_background: bool = False,
 ) -> Listing:
     """The official split into train and test; val is a tenth of train, by patient.
 
     ``abnormality``: mass (default: at 224 pixels a microcalcification is smaller than a pixel), calcification or both.
-    ``task``: binary, where benign without callback is benign, or pathology, which keeps all three. ``region``: the
-    breast's box (default), the whole picture, or roi, one crop for each finding with ``margin`` of its longer side
-    around it. ``overlapping_patients``: 31 patients are in train with masses and in test with calcifications, or the
-    other way round; drop_train (default) leaves their training images out, drop_test, drop (both) or keep.
-    ``mixed_images``: an image with findings of several classes gets the worst one (default), or is dropped.
-    ``keep_aspect`` pads to a square; false squeezes, as in the thesis. ``align`` turns every chest wall to the left.
-    ``percentiles`` of the breast that become black and white in 16-bit files; [] uses all 16 bits.
-    ``black_background`` blackens what is not breast, such as labels.
+    ``task``: binary, where benign without callback is benign, or pathology, which keeps all three.
+    ``overlapping_patients``: 31 patients are in train with masses and in test with calcifications, or the other way
+    round; drop_train (default) leaves their training images out, drop_test, drop (both) or keep. ``mixed_images``: an
+    image with findings of several classes gets the worst one (default), or is dropped. With ``region`` roi there is one
+    crop for each finding. ``keep_aspect=False`` squeezes, as in the thesis.
     """
     check_choice("abnormality", abnormality, KINDS)
     check_choice("task", task, CLASSES)
     check_choice("overlapping_patients", overlapping_patients, OVERLAP)
     check_choice("mixed_images", mixed_images, MIXED)
-    how = Preparation(keep_aspect, 16, region, margin, align, percentiles, black_background, mammogram=True)
-    files = list(walk_files(Path(data_dir)))
-    findings, notes = _read_tables(files, KINDS[abnormality], Path(data_dir)), []
+    crops = preparation.region == "roi"
+    files = list(walk_files(data_dir))
+    findings = read_tables(files, KINDS[abnormality], data_dir)
     findings["class"] = findings["pathology"].map(lambda p: _class_of(p, task))
-    pictures = _Pictures(files, Path(data_dir))
-    findings, said = _part_patients(findings, overlapping_patients)
-    groups = ["kind", "split", "patient", "side", "view"]
-    if region != "roi":
-        if mixed := int((findings.groupby(groups)["class"].nunique() > 1).sum()):
-            what = "left out" if mixed_images == "drop" else "given the worst one"
-            notes.append(f"{mixed} images have findings of several classes; they are {what} (mixed_images).")
-        findings, contrary = _agree(findings, mixed_images)
-        said += contrary
-    examples = [g for _, g in findings.groupby(groups, sort=False)]
-    if region == "roi":
-        examples = [
-            g.iloc[[i]].assign(place=i, of=len(g), alike=g["class"].nunique() == 1)
-            for g in examples
-            for i in range(len(g))
-        ]
-    elif mixed_images == "drop":
-        examples = [g for g in examples if g["class"].nunique() == 1]
-    records, missing = [], []
+    pictures = PictureFinder(files, data_dir)
+    findings, said = separate_patients(findings, overlapping_patients)
+    examples, notes, contrary = _findings_of_examples(findings, crops, mixed_images)
+    records: list[Record] = []
+    missing: list[tuple[str, str]] = []
     for example in examples:
-        record = _record(example, pictures, how)
-        (records if isinstance(record, Record) else missing).append(record)
+        record = _record(example, pictures, preparation)
+        if isinstance(record, Record):
+            records.append(record)
+        else:
+            missing.append(record)
     if not records:
         raise FileNotFoundError(
             f"none of the {len(examples)} images in the tables of {data_dir} has a picture below it; put the TCIA "
             "tree, Kaggle's jpeg folder, or pictures named like 00001_LEFT_CC.jpg there."
         )
     if missing:
-        lack = (
-            "findings in the tables have no picture or no mask of their own"
-            if region == "roi"
-            else "images in the tables have no picture"
-        )
-        notes.append(f"{len(missing)} of {len(examples)} {lack} below {data_dir}.")
+        one, lack = ("findings", "no picture or no mask of their own") if crops else ("images", "no picture")
+        notes.append(f"{len(missing)} of {len(examples)} {one} in the tables have {lack} below {data_dir}.")
     undrawn = sum(r.metadata["findings"] - r.metadata["findings_drawn"] for r in records)
     if undrawn:
         notes.append(f"{undrawn} findings have no mask or box: the evidence of their images is not known, or in part.")
@@ -122,10 +107,49 @@ def load(
         read_picture_file,
         str(data_dir),
         skipped=missing,
-        notes=[*notes, *said, *_twice(records)],
-        root=Path(data_dir),
-        files={p: TABLE for p in files if _TABLE.fullmatch(p.name) or p.name.endswith(".coco.json")},
+        notes=[*notes, *said, *contrary, *_twice(records)],
+        root=data_dir,
+        files={p: TABLE for p in files if TABLE_NAME.fullmatch(p.name) or p.name.endswith(".coco.json")},
     )
+
+
+CBIS_DDSM = DatasetEntry(
+    "cbis_ddsm",
+    "CBIS-DDSM",
+    load,
+    licence="CC BY 3.0",
+    citation="Lee, Gimenez, Hoogi, Miyake, Gorovoy & Rubin 2017, Scientific Data 4",
+    access="TCIA, https://www.cancerimagingarchive.net/collection/cbis-ddsm/ (163 GB DICOM and four CSV files), "
+    "Kaggle's JPEG export, or JPEGs with COCO boxes",
+    evidence="the findings' outlines, or their boxes",
+    caution="Scanned film. Every image has a finding: there is no normal one. 31 patients are in both splits when "
+    "masses and calcifications are pooled.",
+    preparation=MAMMOGRAM,
+    preparation_options=MAMMOGRAM_OPTIONS,
+)
+
+
+def _findings_of_examples(
+    findings: pd.DataFrame, crops: bool, mixed_images: str
+) -> tuple[list[pd.DataFrame], list[str], list[str]]:
+    """The findings of each image, or with ``crops`` each finding with its place among those of its image; and what was
+    done with images and views of several classes."""
+    if crops:
+        examples = [
+            g.iloc[[i]].assign(place=i, of=len(g), alike=g["class"].nunique() == 1)
+            for _, g in findings.groupby(IMAGE_KEY, sort=False)
+            for i in range(len(g))
+        ]
+        return examples, [], []
+    notes = []
+    if mixed := int((findings.groupby(IMAGE_KEY)["class"].nunique() > 1).sum()):
+        what = "left out" if mixed_images == "drop" else "given the worst one"
+        notes.append(f"{mixed} images have findings of several classes; they are {what} (mixed_images).")
+    findings, contrary = agree_on_classes(findings, mixed_images)
+    examples = [g for _, g in findings.groupby(IMAGE_KEY, sort=False)]
+    if mixed_images == "drop":
+        examples = [g for g in examples if g["class"].nunique() == 1]
+    return examples, notes, contrary
 
 
 def _class_of(pathology: str, task: str) -> int:
@@ -133,100 +157,6 @@ def _class_of(pathology: str, task: str) -> int:
     if pathology not in order:
         raise ValueError(f"the pathology {pathology!r} is unknown; {suggest(pathology, list(order))}")
     return order[pathology] if task == "pathology" else int(pathology == "MALIGNANT")
-
-
-# Tables -------------------------------------------------------------------------------------------------------------
-
-
-def _read_tables(files: list[Path], kinds: Sequence[str], root: Path) -> pd.DataFrame:
-    """One row for each finding."""
-    tables = {(m[1].lower(), m[2].lower()): p for p in files if (m := _TABLE.fullmatch(p.name))}
-    wanted = [(kind, split) for kind in kinds for split in ("train", "test")]
-    missing = [f"{kind}_case_description_{split}_set.csv" for kind, split in wanted if (kind, split) not in tables]
-    if missing:
-        raise FileNotFoundError(
-            f"{root} lacks {', '.join(missing)}. CBIS-DDSM is downloaded from The Cancer Imaging Archive "
-            "(https://www.cancerimagingarchive.net/collection/cbis-ddsm/, free, CC BY 3.0): the four description "
-            f"tables and the images (NBIA Data Retriever, 163 GB), both into {root}, in any folders."
-        )
-    return pd.concat([_read_table(tables[kind, split], kind, split) for kind, split in wanted], ignore_index=True)
-
-
-def _read_table(path: Path, kind: str, split: str) -> pd.DataFrame:
-    rows = read_csv(path, ",")
-    rows.columns = [" ".join(c.lower().replace("_", " ").split()) for c in rows.columns]
-    lacking = [c for c in _COLUMNS if c not in rows.columns]
-    if lacking:
-        raise ValueError(
-            f"{path} has no column {', '.join(map(repr, lacking))}; it has {', '.join(rows.columns)}. Take the file as "
-            "TCIA gives it."
-        )
-    rows = rows.apply(lambda column: column.str.strip())  # two of the paths end with a line feed
-    table = pd.DataFrame(
-        {
-            "kind": kind,
-            "split": split,
-            "patient": rows["patient id"],
-            "side": rows["left or right breast"].str.upper(),
-            "view": rows["image view"].str.upper(),
-            "number": rows["abnormality id"],
-            "pathology": rows["pathology"].str.upper(),
-            "density": rows["breast density"],
-            "assessment": rows["assessment"],
-            "subtlety": rows["subtlety"],
-            "image uids": rows["image file path"].map(_last_uid),
-            "roi uids": [
-                {_last_uid(a), _last_uid(b)} - {""}
-                for a, b in zip(rows["cropped image file path"], rows["roi mask file path"], strict=True)
-            ],
-        }
-    )
-    for name in _DETAILS:
-        table[name] = rows.get(name, "")
-    blank = table[(table[["patient", "side", "view", "pathology"]] == "").any(axis=1)]
-    if len(blank):
-        raise ValueError(f"{path}: row {blank.index[0] + 2} lacks its patient, side, view or pathology.")
-    return table
-
-
-def _last_uid(path: str) -> str:
-    """The series UID: the last of the UIDs in a path of the tables."""
-    found = [part for part in re.split(r"[\\/]", path) if _UID.fullmatch(part)]
-    return found[-1] if found else ""
-
-
-def _part_patients(findings: pd.DataFrame, rule: str) -> tuple[pd.DataFrame, list[str]]:
-    """Leave out images of patients that occur in both splits, by ``rule``."""
-    patients = {split: set(rows["patient"]) for split, rows in findings.groupby("split")}
-    both = patients.get("train", set()) & patients.get("test", set())
-    if not both:
-        return findings, []
-    overlap = findings["patient"].isin(both)
-    gone = {
-        "keep": overlap & False,
-        "drop": overlap,
-        "drop_train": overlap & (findings["split"] == "train"),
-        "drop_test": overlap & (findings["split"] == "test"),
-    }[rule]
-    images = findings[gone].groupby(["kind", "split", "patient", "side", "view"]).ngroups
-    what = f"their images stay: a LEAK ({rule})" if rule == "keep" else f"{images} images are left out ({rule})"
-    return findings[~gone], [f"{len(both)} patients are in both official splits; {what}."]
-
-
-def _agree(findings: pd.DataFrame, rule: str) -> tuple[pd.DataFrame, list[str]]:
-    """One label for a view that is in the set as an image of masses and as one of calcifications."""
-    views = findings.groupby(["patient", "side", "view"])
-    worst = findings.groupby(["kind", "patient", "side", "view"])["class"].transform("max")
-    contrary = (views["kind"].transform("nunique") > 1) & (
-        findings.assign(worst=worst).groupby(["patient", "side", "view"])["worst"].transform("nunique") > 1
-    )
-    if not contrary.any():
-        return findings, []
-    n = findings[contrary].groupby(["patient", "side", "view"]).ngroups
-    if rule == "drop":
-        return findings[~contrary], [f"{n} views with other labels as masses than as calcifications are left out."]
-    raised = findings.assign(**{"class": findings["class"].where(~contrary, views["class"].transform("max"))})
-    return raised, [f"{n} views have other labels as masses than as calcifications; both get the worst one."]
 
 
 def _twice(records: Iterable[Record]) -> list[str]:
@@ -241,7 +171,7 @@ def _twice(records: Iterable[Record]) -> list[str]:
 # Pictures -----------------------------------------------------------------------------------------------------------
 
 
-class _Pictures:
+class PictureFinder:
     """Finds the pictures of an image or a finding by series UID, by subject name, or by short name."""
 
     def __init__(self, files: list[Path], root: Path):
@@ -259,7 +189,7 @@ class _Pictures:
             self._note(path, f"{header.patient}/{header.series}/")
 
     def _note(self, path: Path, text: str) -> bool:
-        uids, subject = _UID.findall(text), list(_SUBJECT.finditer(text))
+        uids, subject = SERIES_UID.findall(text), list(_SUBJECT.finditer(text))
         for uid in uids:
             self.by_uid[uid].append(path)
         if subject:
@@ -317,7 +247,7 @@ def _named_mask(path: Path) -> bool:
     return path.stem.upper().endswith("MASK")
 
 
-def _record(rows: pd.DataFrame, pictures: _Pictures, how: Preparation) -> Record | tuple[str, str]:
+def _record(rows: pd.DataFrame, pictures: PictureFinder, how: Preparation) -> Record | tuple[str, str]:
     """The record of an image or a finding, or (id, reason) where there is no picture."""
     worst = rows.loc[rows["class"].astype(int).idxmax()]
     image_id = f"{worst['kind']}_{worst['split']}/{worst['patient']}_{worst['side']}_{worst['view']}"
@@ -329,7 +259,7 @@ def _record(rows: pd.DataFrame, pictures: _Pictures, how: Preparation) -> Record
     evidence = pictures.evidence(rows, full)
     if how.region == "roi" and not evidence:
         return image_id, "no mask to crop to, or boxes of several classes that do not say whose they are"
-    details = {name.replace(" ", "_"): worst[name] for name in _DETAILS if worst[name]}
+    details = {name.replace(" ", "_"): worst[name] for name in DETAILS if worst[name]}
     return Record(
         id=image_id,
         label=int(worst["class"]),
@@ -361,14 +291,14 @@ class RegionMask:
 
     files: tuple[Path, ...]
 
-    def draw(self, shape: tuple[int, int]) -> Drawn:
+    def draw(self, shape: tuple[int, int]) -> DrawnMask:
         problems = []
         sizes = {path: _size(path) for path in self.files}
         for path in sorted(self.files, key=lambda p: sizes[p] != tuple(shape)):
             try:
                 mask = _two_values(path)
                 if mask is not None:
-                    return Drawn(fit_to(mask, shape))
+                    return DrawnMask(fit_to(mask, shape))
             except (ValueError, OSError) as error:
                 problems.append(f"{path.name}: {error}")
         names = ", ".join(p.name for p in self.files)

@@ -3,15 +3,16 @@
 import json
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from xaiutils import file_limits
 from xaiutils.class_names import check_class_names
 from xaiutils.datasets import inventory
+from xaiutils.datasets.entry import DatasetEntry
 from xaiutils.datasets.listing import Listing, Record
-from xaiutils.datasets.patients import between, fill_unknown, name_patients, offer
+from xaiutils.datasets.patients import fill_unknown, folder_metadata, name_patients, suggest_patient_folders
 from xaiutils.datasets.reading.evidence import (
     Boxes,
     Evidence,
@@ -22,7 +23,7 @@ from xaiutils.datasets.reading.evidence import (
     check_frame,
     unpack_run_lengths,
 )
-from xaiutils.datasets.reading.picture_file import PictureFile, Preparation, read_picture_file
+from xaiutils.datasets.reading.picture_file import FILE_OPTIONS, PictureFile, Preparation, read_picture_file
 from xaiutils.datasets.reading.tree import find_file, walk_files
 from xaiutils.datasets.splits import split_called
 from xaiutils.file_limits import check_regular, explain, naming
@@ -31,6 +32,7 @@ from xaiutils.registry import is_integer, suggest
 
 def load(
     data_dir: Path,
+    preparation: Preparation,
     *,
     annotations: str = "",
     classes: Sequence[str] = (),
@@ -38,78 +40,103 @@ def load(
     patient_key: str = "",
     patient_from: int | str = "",
     split_key: str = "",
-    keep_aspect: bool = False,
-    bit_depth: int = 16,
-    window: Sequence[float] = (),
-    frames: str = "refuse",
 ) -> Listing:
     """The COCO file ``annotations`` below ``data_dir`` (default: the only .json there), pictures by ``file_name``.
 
     An image's class is the category of its annotations; images with several categories are left out and counted.
     ``classes`` keeps and orders some categories. ``background`` names the class of images without annotations (such
     as "normal"); without it they are left out. ``patient_key`` and ``split_key`` name entries of the images, where
-    the file has them; ``patient_from`` finds the patient in ``file_name`` instead, as for folders. ``keep_aspect``,
-    ``bit_depth``, ``window`` and ``frames`` as for folders. Evidence is the union of polygons and run lengths (crowds
-    too), else of the boxes; where one of them cannot be right, the evidence of its image is not known, and named.
+    the file has them; ``patient_from`` finds the patient in ``file_name`` instead, as for folders. Evidence is the
+    union of polygons and run lengths (crowds too), else of the boxes; where one of them cannot be right, the evidence
+    of its image is not known, and named.
     """
-    root = Path(data_dir)
-    path = _annotation_file(root, annotations)
+    path = _annotation_file(data_dir, annotations)
     images, found, categories = _read(path)
-    classes = check_class_names(classes)
-    unknown = [c for c in classes if c not in categories.values()]
-    if unknown:
-        raise ValueError(f"{path} has no category {unknown[0]!r}; {suggest(unknown[0], list(categories.values()))}")
-    names = [n for n in (classes or dict.fromkeys(categories.values())) if n != background]
-    class_names = ([background] if background else []) + names
-    if len(class_names) < 2:
-        raise ValueError(f"{path} has one category ({names}); name the class of unmarked images with background=...")
-    for option, key in (("patient_key", patient_key), ("split_key", split_key)):
-        keys = sorted({k for image in images for k in image})
-        if key and key not in keys:
-            raise ValueError(f"{path}: no image has the entry {key!r} ({option}); {suggest(key, keys)}")
-    places: dict[str, list[Path]] = defaultdict(list)
-    for p in walk_files(root):
-        places[p.name.casefold()].append(p)
-    how = Preparation(keep_aspect=keep_aspect, bit_depth=bit_depth, window=tuple(window), frames=frames)
-    records, skipped, left, bare = [], [], {}, {}
+    names = _class_names(path, categories, check_class_names(classes), background)
+    _check_keys(path, images, patient_key=patient_key, split_key=split_key)
+    marked = [name for name in names if name != background]
+    find = _PictureFinder(data_dir, path)
+    records: list[Record] = []
+    skipped: list[tuple[str, str]] = []
+    several: dict[Path | str, str] = {}
+    bare: dict[Path, str] = {}
     for image in images:
-        marks = [a for a in found[image["id"]] if categories[a["category_id"]] in names]
-        kinds = {categories[a["category_id"]] for a in marks}
-        if len(kinds) > 1:
-            several = _find(root, path, str(image["file_name"]), places)
-            left[several or image["id"]] = inventory.LEFT_OUT
-            continue
-        if not kinds and (not background or found[image["id"]]):
-            if picture := _find(root, path, str(image["file_name"]), places):
-                bare[picture] = inventory.NOT_CHOSEN if found[image["id"]] else inventory.LEFT_OUT
-            continue
+        marks = [a for a in found[image["id"]] if categories[a["category_id"]] in marked]
+        kinds = sorted({categories[a["category_id"]] for a in marks})
         name = str(image["file_name"])
-        picture = _find(root, path, name, places)
-        if picture is None:
+        picture = find(name)
+        if len(kinds) > 1:
+            several[picture or image["id"]] = inventory.LEFT_OUT
+        elif not kinds and (not background or found[image["id"]]):
+            if picture:
+                bare[picture] = inventory.NOT_CHOSEN if found[image["id"]] else inventory.LEFT_OUT
+        elif picture is None:
             skipped.append((name, "no picture of it"))
-            continue
-        label = class_names.index(kinds.pop()) if kinds else 0
-        records.append(
-            Record(
-                id=name,
-                label=label,
-                source=PictureFile(picture, tuple(_evidence(a, image) for a in marks) or (NoFinding(),), how),
-                split=split_called(str(image[split_key])) or str(image[split_key]) if split_key in image else None,
-                patient=str(image[patient_key]) if patient_key in image else None,
-                metadata=between(PurePosixPath(name.replace("\\", "/")).parts[:-1], class_names[label]),
+        else:
+            evidence = tuple(_evidence(a, image) for a in marks) or (NoFinding(),)
+            label = names.index(kinds[0]) if kinds else 0
+            records.append(
+                Record(
+                    id=name,
+                    label=label,
+                    source=PictureFile(picture, evidence, preparation),
+                    split=split_called(str(image[split_key])) or str(image[split_key]) if split_key in image else None,
+                    patient=str(image[patient_key]) if patient_key in image else None,
+                    metadata=folder_metadata(PurePosixPath(name.replace("\\", "/")).parts[:-1], names[label]),
+                )
             )
-        )
     if not records:
-        raise ValueError(f"{path}: no image with one of {class_names} has a picture below {root}.")
-    notes = [f"{len(left)} images have annotations of several classes and are left out."] if left else []
+        raise ValueError(f"{path}: no image with one of {names} has a picture below {data_dir}.")
+    notes = [f"{len(several)} images have annotations of several classes and are left out."] if several else []
     if n := list(bare.values()).count(inventory.LEFT_OUT):
         notes.append(f"{n} images have no annotations and are left out; background=NAME makes a class of them.")
     records = fill_unknown(name_patients(records, patient_from))
-    notes += offer(records, patient_from != "" or patient_key != "")
-    files = {p: kind for p, kind in left.items() if isinstance(p, Path)} | bare | {path: inventory.TABLE}
+    notes += suggest_patient_folders(records, patient_from != "" or patient_key != "")
+    files = {p: kind for p, kind in several.items() if isinstance(p, Path)} | bare | {path: inventory.TABLE}
     return Listing(
-        records, tuple(class_names), read_picture_file, str(path), skipped=skipped, notes=notes, root=root, files=files
+        records,
+        tuple(names),
+        read_picture_file,
+        str(path),
+        skipped=skipped,
+        notes=notes,
+        root=data_dir,
+        files=files,
     )
+
+
+COCO = DatasetEntry(
+    "coco",
+    "Your images with COCO annotations",
+    load,
+    licence="yours",
+    citation="yours",
+    access="give its folder as data_dir",
+    evidence="your masks, boxes or outlines, where there are any",
+    caution="State patients and splits where you know them.",
+    preparation_options=FILE_OPTIONS,
+)
+
+
+def _class_names(path: Path, categories: Mapping[Any, str], classes: list[str], background: str) -> list[str]:
+    """The names of the classes, ``background`` first where it is given. Raises ValueError."""
+    known = list(dict.fromkeys(categories.values()))
+    unknown = [c for c in classes if c not in known]
+    if unknown:
+        raise ValueError(f"{path} has no category {unknown[0]!r}; {suggest(unknown[0], known)}")
+    marked = [n for n in classes or known if n != background]
+    names = ([background] if background else []) + marked
+    if len(names) < 2:
+        raise ValueError(f"{path} has one category ({marked}); name the class of unmarked images with background=...")
+    return names
+
+
+def _check_keys(path: Path, images: Sequence[Mapping[str, Any]], **options: str) -> None:
+    """Raise ValueError where an option names an entry that no image has."""
+    keys = sorted({k for image in images for k in image})
+    for option, key in options.items():
+        if key and key not in keys:
+            raise ValueError(f"{path}: no image has the entry {key!r} ({option}); {suggest(key, keys)}")
 
 
 def boxes_by_file(paths: Sequence[Path]) -> dict[str, dict[str, tuple[tuple[float, ...], ...]]]:
@@ -163,14 +190,22 @@ def _name(entry: dict, key: str) -> str:
     return str(name)
 
 
-def _find(root: Path, path: Path, name: str, places: dict[str, list[Path]]) -> Path | None:
-    """The picture by its stated path, else the only one of that name."""
-    for folder in (root, path.parent, root / "images"):
-        candidate = find_file(folder, name).resolve()
-        if candidate.is_file() and candidate.is_relative_to(root.resolve()):
-            return candidate
-    found = places.get(re.split(r"[\\/]", name.strip())[-1].casefold(), [])
-    return found[0] if len(found) == 1 else None
+class _PictureFinder:
+    """Finds a picture by its stated path, else as the only one of that name."""
+
+    def __init__(self, root: Path, annotations: Path):
+        self._root, self._folders = root.resolve(), (root, annotations.parent, root / "images")
+        self._by_name: dict[str, list[Path]] = defaultdict(list)
+        for path in walk_files(root):
+            self._by_name[path.name.casefold()].append(path)
+
+    def __call__(self, name: str) -> Path | None:
+        for folder in self._folders:
+            candidate = find_file(folder, name).resolve()
+            if candidate.is_file() and candidate.is_relative_to(self._root):
+                return candidate
+        found = self._by_name.get(re.split(r"[\\/]", name.strip())[-1].casefold(), [])
+        return found[0] if len(found) == 1 else None
 
 
 def _evidence(annotation: dict, image: dict) -> Evidence:

@@ -4,6 +4,7 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from xaiutils.datasets.entry import DatasetEntry
 from xaiutils.datasets.image_dataset import largest_extent
 from xaiutils.datasets.listing import Listing, Picture, Record
 
@@ -18,6 +19,19 @@ def load() -> Listing:
         for i, (image, label) in enumerate(zip(digits.images, digits.target, strict=True))
     ]
     return Listing(records, tuple(map(str, range(10))), read_strokes, origin="digits", mirrors=False)
+
+
+DIGITS = DatasetEntry(
+    "digits",
+    "Handwritten digits, 8 x 8",
+    load,
+    licence="CC BY 4.0",
+    citation="Alpaydin & Kaynak 1998, UCI Machine Learning Repository",
+    access="installed with scikit-learn",
+    evidence="the stroke",
+    caution="43 writers; who wrote which digit is not recorded.",
+    reads_files=False,
+)
 
 
 def read_strokes(ink: np.ndarray, image_size: int) -> Picture:

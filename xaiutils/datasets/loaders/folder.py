@@ -3,15 +3,23 @@
 import fnmatch
 import glob
 import warnings
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from xaiutils.class_names import check_class_names, says_healthy
 from xaiutils.datasets import inventory
-from xaiutils.datasets.listing import Listing, Record, unknown_patient
-from xaiutils.datasets.patients import between, doubt_root, fill_unknown, name_patients, offer
-from xaiutils.datasets.reading import dicom
+from xaiutils.datasets.entry import DatasetEntry
+from xaiutils.datasets.listing import Listing, Record
+from xaiutils.datasets.patients import (
+    doubt_class_folders,
+    fill_unknown,
+    folder_metadata,
+    name_patients,
+    suggest_patient_folders,
+    with_headers,
+)
 from xaiutils.datasets.reading.evidence import MaskFile, NoFinding
 from xaiutils.datasets.reading.mask_folders import (
     IMAGE_FOLDER,
@@ -21,7 +29,7 @@ from xaiutils.datasets.reading.mask_folders import (
     Sorted,
     sort_pictures,
 )
-from xaiutils.datasets.reading.picture_file import PictureFile, Preparation, read_picture_file
+from xaiutils.datasets.reading.picture_file import FILE_OPTIONS, PictureFile, Preparation, read_picture_file
 from xaiutils.datasets.reading.tree import PICTURE_SUFFIXES, is_hidden, is_picture, list_folder, walk_files
 from xaiutils.datasets.splits import split_called
 from xaiutils.registry import is_integer
@@ -31,15 +39,12 @@ DEFAULT_MASKS = "{stem}_mask*"
 
 def load(
     data_dir: Path,
+    preparation: Preparation,
     *,
     classes: tuple[str, ...] | list[str] = (),
     mask_pattern: str = DEFAULT_MASKS,
     mask_values: tuple[int, ...] | list[int] = (),
     patient_from: int | str = "",
-    keep_aspect: bool = False,
-    bit_depth: int = 16,
-    window: Sequence[float] = (),
-    frames: str = "refuse",
 ) -> Listing:
     """``data_dir/CLASS/*``, ``SPLIT/CLASS/*`` or ``CLASS/SPLIT/*``; ``images/CLASS`` beside ``labels`` or ``masks``.
 
@@ -48,45 +53,70 @@ def load(
     merged; the default finds the ``X_mask.png``, ``X_mask_1.png`` of BUSI, and the masks of folders called so, beside
     the classes or in them, by the names of the images. ``mask_values`` are the grey values that mean evidence (empty:
     all but 0). ``patient_from`` finds the patient: 1 is the first folder below the class, any other text a regular
-    expression on the path below ``data_dir``, whose group is the patient. ``keep_aspect`` pads to a square instead of
-    squeezing. ``bit_depth``: bits that 16-bit grey images really use (12 for many detectors). DICOM files are read too,
-    whatever they are called. Where others have masks, images of a class called normal or healthy have no evidence.
-    ``window`` [centre, width]: the grey values, in the files' own units (HU for CT), that become black and white; it is
-    needed for floats and signed integers, and goes before the window of a DICOM file. ``frames``: of files with several
-    pictures (pages, frames), refuse reads none and names them, first takes the first one.
+    expression on the path below ``data_dir``, whose group is the patient. DICOM files are read too, whatever they are
+    called. Where others have masks, images of a class called normal or healthy have no evidence.
     """
-    root, values = Path(data_dir), check_mask_values(mask_values)
-    how = Preparation(keep_aspect=keep_aspect, bit_depth=bit_depth, window=tuple(window), frames=frames)
     chosen = check_class_names(classes)
-    mask_pattern = mask_pattern.replace("\\", "/")
-    list_folder(root)  # a clear error for the top folder
-    parents = _parents(root)
-    pictures = [p for p in walk_files(root) if is_picture(p)]
-    found = sort_pictures(pictures, root, list(parents), chosen, join=mask_pattern == DEFAULT_MASKS)
+    masks = _Masks(mask_pattern.replace("\\", "/"), check_mask_values(mask_values))
+    list_folder(data_dir)  # a clear error for the top folder
+    parents = _parents(data_dir)
+    pictures = [p for p in walk_files(data_dir) if is_picture(p)]
+    found = sort_pictures(pictures, data_dir, list(parents), chosen, join=masks.by_default)
+    masks = replace(masks, sorted=found.masks)
     by_class = _by_class(found, parents)
     names = chosen or sorted({name for _, name in by_class})
-    _check_names(names, by_class, found, root)
+    _check_names(names, by_class, found, data_dir)
     records = [
         record
         for parent, stated in parents.items()
         for label, name in enumerate(names)
         for record in _records(
-            by_class.get((parent, name), []), label, stated, mask_pattern, values, how, root, parent / name, found
+            by_class.get((parent, name), []),
+            Record("", label, PictureFile(parent, (), preparation), stated),
+            parent / name,
+            data_dir,
+            masks,
         )
     ]
-    _warn_of_masks(records, mask_pattern, root)
+    _warn_of_masks(records, masks.pattern, data_dir)
     records, notes = with_headers(name_patients(records, patient_from))
     records = fill_unknown(records)
-    said = [*found.warnings, *offer(records, patient_from != ""), *doubt_root(records, names, root)]
+    said = [*found.warnings, *suggest_patient_folders(records, patient_from != "")]
+    said += doubt_class_folders(records, names, data_dir)
     for sentence in said:
-        warnings.warn(f"{root}: {sentence}", stacklevel=3)
+        warnings.warn(f"{data_dir}: {sentence}", stacklevel=4)
     left = {p: inventory.NOT_CHOSEN for (_, name), files in by_class.items() if name not in names for p in files}
-    joins = mask_pattern == DEFAULT_MASKS
-    left |= dict.fromkeys(found.lone, inventory.LONE_MASK if joins else inventory.LEFT_OUT)
+    left |= dict.fromkeys(found.lone, inventory.LONE_MASK if masks.by_default else inventory.LEFT_OUT)
     records, more = without_findings(records, names)
     return Listing(
-        records, tuple(names), read_picture_file, str(root), notes=[*notes, *more, *said], root=root, files=left
+        records, tuple(names), read_picture_file, str(data_dir), notes=[*notes, *more, *said], root=data_dir, files=left
     )
+
+
+FOLDER = DatasetEntry(
+    "folder",
+    "Your images in class folders",
+    load,
+    licence="yours",
+    citation="yours",
+    access="give its folder as data_dir",
+    evidence="your masks, boxes or outlines, where there are any",
+    caution="State patients and splits where you know them.",
+    preparation_options=FILE_OPTIONS,
+)
+
+
+@dataclass(frozen=True)
+class _Masks:
+    """Where the masks of an image are: by ``pattern``, or ``sorted`` from folders of masks; and what is evidence."""
+
+    pattern: str
+    values: tuple[int, ...]
+    sorted: Mapping[Path, tuple[Path, ...]] = field(default_factory=dict)
+
+    @property
+    def by_default(self) -> bool:
+        return self.pattern == DEFAULT_MASKS
 
 
 def _parents(root: Path) -> dict[Path, str | None]:
@@ -119,17 +149,17 @@ def _by_class(found: Sorted, parents: dict[Path, str | None]) -> dict[tuple[Path
     return classes
 
 
-def _check_names(names: Sequence[str], by_class, found: Sorted, root: Path) -> None:
+def _check_names(names: Sequence[str], by_class: Mapping[tuple[Path, str], Any], found: Sorted, root: Path) -> None:
     there = sorted({name for _, name in by_class})
     missing = [name for name in names if name not in there]
     if missing:
         raise ValueError(f"no images of class {missing} in {root}; the folders with images are {there}.")
     if len(names) < 2:
         holds = [f"{p.name}/" if p.is_dir() else p.name for p in list_folder(root)]
-        there = f"{', '.join(holds[:8])}{', ...' if len(holds) > 8 else ''}" or "nothing"
+        held = f"{', '.join(holds[:8])}{', ...' if len(holds) > 8 else ''}" or "nothing"
         raise ValueError(
             f"{root} has {len(names)} folders with images ({', '.join(names) or 'none'}); a classifier needs at least "
-            f"2, one for each class ({', '.join(sorted(PICTURE_SUFFIXES))}, or DICOM of any name). It holds {there}. "
+            f"2, one for each class ({', '.join(sorted(PICTURE_SUFFIXES))}, or DICOM of any name). It holds {held}. "
             + " ".join(found.warnings)
         )
 
@@ -145,35 +175,6 @@ def without_findings(records: list[Record], names: Sequence[str]) -> tuple[list[
     which = ", ".join(repr(names[i]) for i in healthy)
     note = f"{len(bare)} images of {which} without a mask are taken to have no evidence, by the class's name."
     return done, [note] if bare else []
-
-
-def with_headers(records: list[Record]) -> tuple[list[Record], list[str]]:
-    """Records with the patient, view and side that DICOM headers state, where nothing else does; and what was done.
-
-    Where all files have one PatientID it is a placeholder, and nothing is known.
-    """
-    headers = {r.id: _header(r.source.path) for r in records if dicom.is_dicom(r.source.path)}
-    patients = {h.patient for h in headers.values()} - {""}
-    known = len(patients) > 1
-    done = []
-    for r in records:
-        header = headers.get(r.id, dicom.Header())
-        patient = r.patient or (header.patient if known else None)
-        if (known and patient is None) or patient == "":
-            patient = unknown_patient(r.id)
-        facts = {"view": header.view, "side": header.side}
-        done.append(replace(r, patient=patient, metadata={**{k: v for k, v in facts.items() if v}, **r.metadata}))
-    notes = [f"{len(patients)} patients are told apart by the PatientID of DICOM headers."] if known else []
-    if headers and not known:
-        notes.append("The DICOM headers do not tell patients apart: images of one may be in several splits.")
-    return done, notes
-
-
-def _header(path: Path) -> dicom.Header:
-    try:
-        return dicom.read_header(path)
-    except (ValueError, OSError):
-        return dicom.Header()  # the file is named when its pixels are read
 
 
 def check_mask_values(values: int | Sequence[int]) -> tuple[int, ...]:
@@ -198,30 +199,29 @@ def _warn_of_masks(records: list[Record], mask_pattern: str, root: Path) -> None
         warnings.warn(
             f"{len(suspects)} files of {root} look like masks but are read as images, such as {suspects[0]}; name them "
             f"by mask_pattern (now {mask_pattern!r}).",
-            stacklevel=4,
+            stacklevel=5,
         )
     elif mask_pattern not in ("", DEFAULT_MASKS) and not any(r.source.evidence for r in records):
-        warnings.warn(f"mask_pattern={mask_pattern!r} finds no mask of any image of {root}.", stacklevel=4)
+        warnings.warn(f"mask_pattern={mask_pattern!r} finds no mask of any image of {root}.", stacklevel=5)
 
 
-def _records(
-    files: list[Path], label: int, split: str | None, pattern: str, values, how, root: Path, folder: Path, found: Sorted
-) -> list[Record]:
-    masks = _masks_of_all(files, pattern)
+def _records(files: list[Path], template: Record, folder: Path, root: Path, find: "_Masks") -> list[Record]:
+    """Records of the images of one class ``folder``, which state what ``template`` does; masks beside them are none."""
+    masks = _masks_of_all(files, find.pattern)
     used_as_mask = {mask for named in masks.values() for mask in named}
     records = []
     for path in files:
         if path in used_as_mask:
             continue
-        own = dict.fromkeys([*masks[path], *found.masks.get(path, ())])
+        evidence = tuple(MaskFile(m, find.values) for m in dict.fromkeys([*masks[path], *find.sorted.get(path, ())]))
         parts = path.relative_to(folder).parts[:-1]
         records.append(
-            Record(
+            replace(
+                template,
                 id=path.relative_to(root).as_posix(),
-                label=label,
-                source=PictureFile(path, tuple(MaskFile(mask, values) for mask in own), how),
-                split=split or next(filter(None, map(split_called, parts)), None),
-                metadata=between(parts),
+                source=replace(template.source, path=path, evidence=evidence),
+                split=template.split or next(filter(None, map(split_called, parts)), None),
+                metadata=folder_metadata(parts),
             )
         )
     return records

@@ -2,7 +2,7 @@
 
 import plistlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,12 +11,19 @@ import pandas as pd
 from skimage.draw import disk
 from sklearn.model_selection import train_test_split
 
+from xaiutils.datasets.entry import DatasetEntry
 from xaiutils.datasets.inventory import TABLE
 from xaiutils.datasets.listing import Listing, Record, unknown_patient
-from xaiutils.datasets.loaders.table import read_csv, read_excel
 from xaiutils.datasets.reading import dicom
-from xaiutils.datasets.reading.evidence import Drawn, NoFinding, check_outline, fill_outline
-from xaiutils.datasets.reading.picture_file import PictureFile, Preparation, read_picture_file
+from xaiutils.datasets.reading.evidence import DrawnMask, Evidence, NoFinding, check_outline, fill_outline
+from xaiutils.datasets.reading.picture_file import (
+    MAMMOGRAM,
+    MAMMOGRAM_OPTIONS,
+    PictureFile,
+    Preparation,
+    read_picture_file,
+)
+from xaiutils.datasets.reading.tables import read_csv, read_excel
 from xaiutils.datasets.reading.tree import is_picture, walk_files
 from xaiutils.file_limits import check_regular, naming
 from xaiutils.registry import check_choice, check_integer, suggest
@@ -32,85 +39,99 @@ _POINT_RADIUS = 3  # pixels of 0.07 mm: a contour of one or two points is a sing
 
 def load(
     data_dir: Path,
+    preparation: Preparation,
     seed: int,
     *,
     task: str = "binary",
     malignant_from: int = 4,
     findings: Sequence[str] = (),
-    region: str = "breast",
-    margin: float = 0.25,
-    keep_aspect: bool = True,
-    align: bool = True,
-    percentiles: Sequence[float] = (0.5, 99.5),
-    black_background: bool = False,
 ) -> Listing:
-    """Patients are parted by seed, 90 to 25 as in the thesis (in that proportion where some are missing); val is a
+    """Patients are divided by seed, 90 to 25 as in the thesis (in that proportion where some are missing); val is a
     tenth of train.
 
     ``task``: binary, or birads with six classes (4a, 4b and 4c are one). ``malignant_from``: the lowest BI-RADS that
     counts as malignant; 4 is the thesis' threshold and gives 100 of 410 images. BI-RADS is a radiologist's suspicion,
-    not a biopsy. ``findings``: the contours that are evidence, such as [Mass, Cluster]; empty: all. The other options
-    are those of `xaiutils.datasets.loaders.cbis_ddsm.load`; region roi crops to all findings of an image together, and
-    leaves out images without any.
+    not a biopsy. ``findings``: the contours that are evidence, such as [Mass, Cluster]; empty: all. ``region`` roi
+    crops to all findings of an image together, and leaves out images without any.
     """
     check_choice("task", task, CLASSES)
     check_integer("malignant_from", malignant_from, 2, 6, ", a BI-RADS")
     for name in findings:
         check_choice("findings", name, FINDINGS)
-    how = Preparation(keep_aspect, 16, region, margin, align, percentiles, black_background, mammogram=True)
-    root = Path(data_dir)
-    files = list(walk_files(root))
+    files = list(walk_files(data_dir))
     pictures = _pictures(files)
     if not pictures:
         raise FileNotFoundError(
-            f"{root} holds no INbreast pictures (names like 20586908_6c613a14b80a8591_MG_R_CC_ANON.dcm). INbreast is "
-            "given on request by its authors (Breast Research Group, INESC Porto; Moreira et al. 2012, Academic "
+            f"{data_dir} holds no INbreast pictures (names like 20586908_6c613a14b80a8591_MG_R_CC_ANON.dcm). INbreast "
+            "is given on request by its authors (Breast Research Group, INESC Porto; Moreira et al. 2012, Academic "
             "Radiology 19): put AllDICOMs, AllXML and INbreast.xls or INbreast.csv there."
         )
-    table = _read_table(files, root)
-    contours = {m[1]: p for p in files if _is_contours(p, root) and (m := _FILE.match(p.name))}
-    records, skipped, unmarked = [], [], 0
-    for number, path in pictures.items():
-        if number not in table.index:
-            skipped.append((str(path), "not in the table"))
-            continue
-        row = table.loc[number]
-        if region == "roi" and not _has_finding(contours.get(number), findings):
-            unmarked += 1
-            continue
-        label = row["birads"] - 1 if task == "birads" else int(row["birads"] >= malignant_from)
-        evidence: tuple = ()  # not known
-        if number in contours:
-            evidence = (ContourFile(contours[number], tuple(findings)),)
-        elif contours and not row["findings"] and (row["birads"] == 1 or row["findings_stated"]):
-            evidence = (NoFinding(),)
-        patient = (_FILE.match(path.name)[2] or row["patient"]).lower() or None
-        records.append(
-            Record(
-                id=number,
-                label=int(label),
-                source=PictureFile(path, evidence, how),
-                patient=patient,
-                metadata={k: row[k] for k in ("side", "view", "density", "bi-rads")} | {"findings": row["findings"]},
-            )
+    table = read_table(files, data_dir)
+    contours = {m[1]: p for p in files if _is_contours(p, data_dir) and (m := _FILE.match(p.name))}
+    listed = {number: path for number, path in pictures.items() if number in table.index}
+    skipped = [(str(path), "not in the table") for number, path in pictures.items() if number not in listed]
+    unmarked = []
+    if preparation.region == "roi":
+        unmarked = [number for number in listed if not _has_finding(contours.get(number), findings)]
+    records = [
+        Record(
+            id=number,
+            label=int(row["birads"] - 1 if task == "birads" else row["birads"] >= malignant_from),
+            source=PictureFile(path, _evidence(number, row, contours, findings), preparation),
+            patient=_patient(path, row),
+            metadata={k: row[k] for k in ("side", "view", "density", "bi-rads")} | {"findings": row["findings"]},
         )
+        for number, path in listed.items()
+        if number not in unmarked
+        for row in [table.loc[number]]
+    ]
     if not records:
-        raise ValueError(f"no picture of {root} is in its table, or none has the contours that region='roi' needs.")
+        raise ValueError(f"no picture of {data_dir} is in its table, or none has the contours that region='roi' needs.")
     absent = [n for n in table.index if n not in pictures]
     skipped += [(n, "no picture of it") for n in absent]
-    notes = [f"{len(absent)} of {len(table)} images in the table have no picture below {root}."] if absent else []
+    notes = [f"{len(absent)} of {len(table)} images in the table have no picture below {data_dir}."] if absent else []
     if unmarked:
-        notes.append(f"{unmarked} images have no contour to crop to (region='roi') and are left out.")
+        notes.append(f"{len(unmarked)} images have no contour to crop to (region='roi') and are left out.")
     return Listing(
-        _part(records, seed),
+        _with_splits(records, seed),
         CLASSES[task],
         read_picture_file,
-        str(root),
+        str(data_dir),
         skipped=skipped,
         notes=notes,
-        root=root,
+        root=data_dir,
         files={p: TABLE for p in files if p.name.lower() in _TABLES},
     )
+
+
+INBREAST = DatasetEntry(
+    "inbreast",
+    "INbreast",
+    load,
+    licence="research use, on request",
+    citation="Moreira, Amaral, Domingues, Cardoso, Cardoso & Cardoso 2012, Academic Radiology 19",
+    access="on request from the authors: AllDICOMs, AllXML, INbreast.xls or .csv into data_dir",
+    evidence="outlines drawn by experts",
+    caution="Labels are BI-RADS, a suspicion; only 56 cases have a biopsy. 115 patients: intervals are wide.",
+    preparation=MAMMOGRAM,
+    preparation_options=MAMMOGRAM_OPTIONS,
+)
+
+
+def _evidence(
+    number: str, row: pd.Series, contours: Mapping[str, Path], findings: Sequence[str]
+) -> tuple[Evidence, ...]:
+    """The contours of an image; where others have some, none for one that is known to have no finding."""
+    if number in contours:
+        return (ContourFile(contours[number], tuple(findings)),)
+    if contours and not row["findings"] and (row["birads"] == 1 or row["findings_stated"]):
+        return (NoFinding(),)
+    return ()  # not known
+
+
+def _patient(path: Path, row: pd.Series) -> str | None:
+    match = _FILE.match(path.name)
+    return ((match and match[2]) or row["patient"]).lower() or None
 
 
 def _pictures(files: list[Path]) -> dict[str, Path]:
@@ -139,7 +160,7 @@ def _has_finding(path: Path | None, findings: Sequence[str]) -> bool:
         return True  # the file is named when it is drawn
 
 
-def _part(records: list[Record], seed: int) -> list[Record]:
+def _with_splits(records: list[Record], seed: int) -> list[Record]:
     """State train and test by patient, stratified by each patient's highest class (where each has two patients)."""
     worst: dict[str, int] = {}
     for r in records:
@@ -148,7 +169,7 @@ def _part(records: list[Record], seed: int) -> list[Record]:
     labels = [worst[p] for p in patients]
     n_test = max(1, round(len(patients) * _TEST_PATIENTS / _PATIENTS))
     if len(patients) - n_test < 2:
-        raise ValueError(f"{len(patients)} patients are too few to be parted into train and test.")
+        raise ValueError(f"{len(patients)} patients are too few to be divided into train and test.")
     counts = np.bincount(labels)
     stratify = labels if counts[counts > 0].min() >= 2 and n_test >= np.count_nonzero(counts) else None
     _, test = train_test_split(patients, test_size=n_test, random_state=seed, stratify=stratify)
@@ -163,7 +184,7 @@ def _who(record: Record) -> str:
 # The table ----------------------------------------------------------------------------------------------------------
 
 
-def _read_table(files: list[Path], root: Path) -> pd.DataFrame:
+def read_table(files: list[Path], root: Path) -> pd.DataFrame:
     """Rows by file number: birads (1 to 6), bi-rads as written, side, view, density, patient, findings."""
     named = {p.name.lower(): p for p in files}
     path = next((named[n] for n in _TABLES if n in named), None)
@@ -239,7 +260,9 @@ def _contour(region: dict, key: str) -> Contour:
 
 def _point(text: object) -> tuple[float, float]:
     try:
-        x, y = map(float, text.strip(" (){}[]").split(",")) if isinstance(text, str) else ()
+        if not isinstance(text, str):
+            raise ValueError(text)
+        x, y = map(float, text.strip(" (){}[]").split(","))
     except ValueError:
         raise ValueError(f"the point {str(text)[:60]!r} is not (x, y)") from None
     if not (np.isfinite(x) and np.isfinite(y)):
@@ -252,7 +275,7 @@ def draw_contours(contours: Sequence[Contour], shape: tuple[int, int]) -> np.nda
     return _draw(contours, shape).mask
 
 
-def _draw(contours: Sequence[Contour], shape: tuple[int, int]) -> Drawn:
+def _draw(contours: Sequence[Contour], shape: tuple[int, int]) -> DrawnMask:
     mask, clipped = np.zeros(shape, bool), 0
     for contour in contours:
         points, cut = check_outline(np.array(contour.points, float).reshape(-1, 2), shape)
@@ -262,7 +285,7 @@ def _draw(contours: Sequence[Contour], shape: tuple[int, int]) -> Drawn:
         else:
             for x, y in points:
                 mask[disk((y, x), _POINT_RADIUS, shape=shape)] = True
-    return Drawn(mask, clipped)
+    return DrawnMask(mask, clipped)
 
 
 @dataclass(frozen=True)
@@ -276,7 +299,7 @@ class ContourFile:
     def files(self) -> tuple[Path, ...]:
         return (self.path,)
 
-    def draw(self, shape: tuple[int, int]) -> Drawn:
+    def draw(self, shape: tuple[int, int]) -> DrawnMask:
         chosen = [c for c in read_contours(self.path) if not self.names or c.name in self.names]
         try:
             return _draw(chosen, shape)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from xaiutils.datasets.entry import DatasetEntry
 from xaiutils.datasets.inventory import TABLE
 from xaiutils.datasets.listing import Listing, Record
 from xaiutils.datasets.loaders.digits import read_strokes
@@ -49,6 +50,18 @@ def load(data_dir: Path) -> Listing:
         ]
     known = dict.fromkeys(files.values(), TABLE)
     return Listing(records, tuple(map(str, range(10))), _read, origin=str(root), mirrors=False, root=root, files=known)
+
+
+MNIST = DatasetEntry(
+    "mnist",
+    "MNIST",
+    load,
+    licence="CC BY-SA 3.0",
+    citation="LeCun, Bottou, Bengio & Haffner 1998, Proceedings of the IEEE 86",
+    access="downloaded into data_dir/mnist (12 MB), or your IDX files below data_dir",
+    evidence="the stroke",
+    caution="Digits of 28 pixels enlarged: models see blur that no camera makes.",
+)
 
 
 def _read(ink: np.ndarray, image_size: int):

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from xaiutils.datasets.entry import DatasetEntry
 from xaiutils.datasets.inventory import TABLE
 from xaiutils.datasets.listing import Listing, Record
 from xaiutils.datasets.reading.download import Remote, fetch, unpack
@@ -26,16 +27,16 @@ REMOTES = (
 _ANIMAL, _BORDER = 1, 3  # values of a trimap; 2 is background
 
 
-def load(data_dir: Path, *, task: str = "species", border: bool = True, keep_aspect: bool = False) -> Listing:
+def load(data_dir: Path, preparation: Preparation, *, task: str = "species", border: bool = True) -> Listing:
     """Pictures ``NAME.jpg`` with trimaps ``NAME.png`` in any folders; else both are downloaded to
     ``data_dir/oxford_pets``.
 
     ``task``: species (cat or dog: the names of cats' breeds begin with a capital) or breed. ``border``: whether the
     trimap's border counts as evidence. The official split is used where ``trainval.txt`` and ``test.txt`` are there,
-    else one is drawn by seed. ``keep_aspect`` pads to a square instead of squeezing.
+    else one is drawn by seed.
     """
     check_choice("task", task, ("species", "breed"))
-    root = Path(data_dir)
+    root = data_dir
     files = list(walk_files(root)) if root.is_dir() else []
     if not _trimaps(files):
         for archive in fetch(REMOTES, root / "oxford_pets"):
@@ -52,7 +53,7 @@ def load(data_dir: Path, *, task: str = "species", border: bool = True, keep_asp
         Record(
             id=p.stem,
             label=int(p.stem[0].islower()) if task == "species" else breeds.index(_breed(p)),
-            source=PictureFile(p, (MaskFile(trimaps[p.stem], values),), Preparation(keep_aspect=keep_aspect)),
+            source=PictureFile(p, (MaskFile(trimaps[p.stem], values),), preparation),
             split=stated.get(p.stem),
             metadata={"breed": _breed(p)},
         )
@@ -62,6 +63,19 @@ def load(data_dir: Path, *, task: str = "species", border: bool = True, keep_asp
     lists = {p: TABLE for p in files if stated and p.name in ("trainval.txt", "test.txt")}
     bare = [(p.name, "no trimap of it") for p in files if p.suffix.lower() == ".jpg" and p.stem not in trimaps]
     return Listing(records, names, read_picture_file, str(root), skipped=bare, root=root, files=lists)
+
+
+OXFORD_PETS = DatasetEntry(
+    "oxford_pets",
+    "Oxford-IIIT Pets",
+    load,
+    licence="CC BY-SA 4.0",
+    citation="Parkhi, Vedaldi, Zisserman & Jawahar 2012, CVPR",
+    access="downloaded into data_dir/oxford_pets (811 MB), or your images and trimaps below data_dir",
+    evidence="the animal, from trimaps",
+    caution="The animal fills two fifths of a picture: chance levels of localisation are high.",
+    preparation_options=("keep_aspect",),
+)
 
 
 def _breed(path: Path) -> str:

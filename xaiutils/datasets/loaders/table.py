@@ -1,35 +1,39 @@
 """Images listed in a CSV file that names file, label, and optionally split, patient, mask or boxes."""
 
-import codecs
-import io
-import json
 import re
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
-from xaiutils import file_limits
 from xaiutils.class_names import check_class_names
 from xaiutils.datasets import inventory
+from xaiutils.datasets.entry import DatasetEntry
 from xaiutils.datasets.listing import Listing, Record, unknown_patient
-from xaiutils.datasets.loaders.folder import check_mask_values, find_masks, with_headers, without_findings
-from xaiutils.datasets.patients import between, fill_unknown, name_patients, offer
-from xaiutils.datasets.reading.decoder_process import DECODER
-from xaiutils.datasets.reading.evidence import Boxes, MaskFile
-from xaiutils.datasets.reading.picture_file import PictureFile, Preparation, read_picture_file
+from xaiutils.datasets.loaders.folder import check_mask_values, find_masks, without_findings
+from xaiutils.datasets.patients import (
+    fill_unknown,
+    folder_metadata,
+    name_patients,
+    suggest_patient_folders,
+    with_headers,
+)
+from xaiutils.datasets.reading.evidence import Boxes, Evidence, MaskFile
+from xaiutils.datasets.reading.picture_file import FILE_OPTIONS, PictureFile, Preparation, read_picture_file
+from xaiutils.datasets.reading.tables import read_csv, read_excel
 from xaiutils.datasets.reading.tree import find_file
 from xaiutils.datasets.splits import SPLITS, split_called
-from xaiutils.file_limits import FileError, check_regular, naming, read_bytes
+from xaiutils.file_limits import FileError
 from xaiutils.registry import suggest
 
-_EXCEL_BYTES = 2**26
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*(?:e[-+]?\d+)?|\.\d+|nan|inf)", re.IGNORECASE)
 
 
 def load(
     data_dir: Path,
+    preparation: Preparation,
     *,
     table: str = "index.csv",
     image_column: str = "image",
@@ -45,10 +49,6 @@ def load(
     mask_pattern: str = "",
     mask_values: tuple[int, ...] | list[int] = (),
     classes: tuple[str, ...] | list[str] = (),
-    keep_aspect: bool = False,
-    bit_depth: int = 16,
-    window: Sequence[float] = (),
-    frames: str = "refuse",
 ) -> Listing:
     """``data_dir/table`` with one row for each image; other paths are relative to ``data_dir``.
 
@@ -63,76 +63,142 @@ def load(
     it and those without. ``classes`` keeps and orders some classes. Rows of the same file are merged when their labels
     agree, else ValueError; rows without a label are named and skipped; a blank patient is unknown. The table may be an
     Excel file. Paths may be written on another machine (``\\`` for ``/``, other case, absolute: see
-    `xaiutils.datasets.reading.tree.find_file`). ``keep_aspect``, ``bit_depth``, ``window`` and ``frames`` as for
-    folders.
-    Columns that are not named are kept as the images' metadata.
+    `xaiutils.datasets.reading.tree.find_file`). Columns that are not named are kept as the images' metadata.
     """
-    root, values = Path(data_dir), check_mask_values(mask_values)
-    how = Preparation(keep_aspect=keep_aspect, bit_depth=bit_depth, window=tuple(window), frames=frames)
-    path = find_file(root, table)
-    rows = read_excel(path) if path.suffix.lower() in (".xls", ".xlsx") else read_csv(path)
-    columns = {
-        "image_column": image_column,
-        "label_column": label_column,
-        "split_column": split_column,
-        "patient_column": patient_column,
-        "mask_column": mask_column,
-        "boxes_column": boxes_column,
-    }
-    for name, column in columns.items():
-        if column and column not in rows.columns:
-            raise ValueError(f"{path} has no column {column!r} ({name}); {suggest(column, list(rows.columns))}")
-    rows[label_column] = rows[label_column].str.strip()
-    unlisted = []
-    for column in (label_column, image_column):
+    path = find_file(data_dir, table)
+    columns = _Columns(image_column, label_column, split_column, patient_column, mask_column, boxes_column)
+    masks = _Masks(mask_pattern, check_mask_values(mask_values))
+    rows = columns.check(read_excel(path) if path.suffix.lower() in (".xls", ".xlsx") else read_csv(path), path)
+    listed, unlisted = _with_image_and_label(rows, columns, table)
+    files = _rows_by_file(listed, columns, image_pattern, data_dir)
+    labels = {file: _labels(group, label_column, label_separator, path, file) for file, group in files.items()}
+    names, chosen, notes = _choose(labels, check_class_names(classes), one_vs_rest, label_column, path)
+    for file in chosen:
+        _refuse_contradictions(files[file], (split_column, patient_column), path, file)
+    records = [
+        _record(files[file], file, label, names[label], columns, masks, data_dir, path)
+        for file, label in chosen.items()
+    ]
+    if listed[image_column].nunique() < len(chosen):  # one name in several folders: only the path distinguishes them
+        records = [replace(r, id=_below(r.source.path, data_dir)) for r in records]
+    records = [replace(r, source=replace(r.source, preparation=preparation)) for r in records]
+    if mask_pattern and not any(r.source.evidence for r in records):
+        warnings.warn(f"mask_pattern={mask_pattern!r} finds no mask of any image of {path}.", stacklevel=4)
+    records, of_headers = with_headers(name_patients(records, patient_from))
+    records, of_healthy = without_findings(fill_unknown(records), names)
+    advice = suggest_patient_folders(records, patient_from != "" or patient_column != "")
+    advice += _forgotten(rows.columns, split_column, patient_column or patient_from)
+    for sentence in advice:
+        warnings.warn(f"{path}: {sentence}", stacklevel=4)
+    return Listing(
+        records,
+        tuple(names),
+        read_picture_file,
+        str(path),
+        skipped=unlisted,
+        notes=[*notes, *of_headers, *of_healthy, *advice],
+        root=data_dir,
+        files={f: inventory.NOT_CHOSEN for f in files if f not in chosen} | {path: inventory.TABLE},
+    )
+
+
+TABLE = DatasetEntry(
+    "table",
+    "Your images listed in a table",
+    load,
+    licence="yours",
+    citation="yours",
+    access="give its folder as data_dir",
+    evidence="your masks, boxes or outlines, where there are any",
+    caution="State patients and splits where you know them.",
+    preparation_options=FILE_OPTIONS,
+)
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """The names of the columns that mean something; empty where there is none."""
+
+    image: str
+    label: str
+    split: str
+    patient: str
+    mask: str
+    boxes: str
+
+    def check(self, rows: pd.DataFrame, path: Path) -> pd.DataFrame:
+        """``rows``; ValueError where one of the named columns is not there."""
+        for name, column in vars(self).items():
+            if column and column not in rows.columns:
+                raise ValueError(
+                    f"{path} has no column {column!r} ({name}_column); {suggest(column, list(rows.columns))}"
+                )
+        return rows
+
+
+@dataclass(frozen=True)
+class _Masks:
+    """Where masks are, beside those that a column names, and the grey values that are evidence."""
+
+    pattern: str
+    values: tuple[int, ...]
+
+
+def _with_image_and_label(
+    rows: pd.DataFrame, columns: _Columns, table: str
+) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
+    """The rows that name both, labels stripped, and why the others are left out."""
+    rows, unlisted = rows.assign(**{columns.label: rows[columns.label].str.strip()}), []
+    for column in (columns.label, columns.image):
         blank = rows[column].str.strip() == ""
-        unlisted += [(str(image) or "a row", f"no {column!r} in {table}") for image in rows[image_column][blank]]
+        unlisted += [(str(image) or "a row", f"no {column!r} in {table}") for image in rows[columns.image][blank]]
         rows = rows[~blank]
-    labels: dict[Path, list[str]] = {}
+    return rows, unlisted
+
+
+def _rows_by_file(rows: pd.DataFrame, columns: _Columns, pattern: str, root: Path) -> dict[Path, list[dict[str, str]]]:
+    """Rows by the picture that they name; each with its path as it is written, under ``_path``."""
     files: dict[Path, list[dict[str, str]]] = {}
     for row in rows.to_dict("records"):
-        row["_path"] = _fill(image_pattern, row, name="image_pattern", image=row[image_column].strip())
+        row["_path"] = _fill(pattern, row, name="image_pattern", image=row[columns.image].strip())
         files.setdefault(find_file(root, row["_path"]), []).append(row)
-    for file, group in files.items():
-        labels[file] = _labels(group, label_column, label_separator, path, file)
-    names, chosen, notes = _choose(labels, check_class_names(classes), one_vs_rest, label_separator, label_column, path)
-    several = rows[image_column].nunique() < len(chosen)  # one name in several folders: the path tells them apart
-    records = []
-    for file, label in chosen.items():
-        group, first = files[file], files[file][0]
-        image = first[image_column].strip()
-        _refuse_contradictions(group, (split_column, patient_column), path, file)
-        masks = [find_file(root, m) for row in group for m in row.get(mask_column, "").split(";") if m.strip()]
-        if mask_pattern:
-            pattern = _fill(mask_pattern, first, image=image, stem=file.stem, name="mask_pattern").replace("\\", "/")
-            masks += find_masks(root / "image", pattern)
-        boxes = tuple(box for row in group for box in _boxes(row.get(boxes_column, ""), path, image))
-        evidence = [MaskFile(mask, values) for mask in masks] + ([Boxes(boxes)] if boxes else [])
-        below = file.relative_to(root).as_posix() if file.is_relative_to(root) else str(file)
-        place = between(Path(below).parts[:-1], names[label]) if file.is_relative_to(root) else {}
-        records.append(
-            Record(
-                id=below if several else image,
-                label=label,
-                source=PictureFile(file, tuple(evidence), how),
-                split=_split_name(first[split_column], path) if split_column else None,
-                patient=(first[patient_column].strip() or unknown_patient(image)) if patient_column else None,
-                metadata={**place, **{k: v for k, v in first.items() if k not in (*columns.values(), "_path")}},
-            )
-        )
-    if mask_pattern and not any(r.source.evidence for r in records):
-        warnings.warn(f"mask_pattern={mask_pattern!r} finds no mask of any image of {path}.", stacklevel=3)
-    records, said = with_headers(name_patients(records, patient_from))
-    records, more = without_findings(fill_unknown(records), names)
-    known = {f: inventory.NOT_CHOSEN for f in files if f not in chosen} | {path: inventory.TABLE}
-    offered = offer(records, patient_from != "" or patient_column != "")
-    offered += _forgotten(rows.columns, split_column, patient_column or patient_from)
-    for sentence in offered:
-        warnings.warn(f"{path}: {sentence}", stacklevel=3)
-    notes = [*notes, *said, *more, *offered]
-    return Listing(
-        records, tuple(names), read_picture_file, str(path), skipped=unlisted, notes=notes, root=root, files=known
+    return files
+
+
+def _record(
+    group: list[dict[str, str]],
+    file: Path,
+    label: int,
+    class_name: str,
+    columns: _Columns,
+    masks: _Masks,
+    root: Path,
+    table: Path,
+) -> Record:
+    """The record of one picture from the rows that name it."""
+    first = group[0]
+    image = first[columns.image].strip()
+    named = [find_file(root, m) for row in group for m in row.get(columns.mask, "").split(";") if m.strip()]
+    if masks.pattern:
+        pattern = _fill(masks.pattern, first, image=image, stem=file.stem, name="mask_pattern").replace("\\", "/")
+        named += find_masks(root / "image", pattern)
+    boxes = tuple(box for row in group for box in _boxes(row.get(columns.boxes, ""), table, image))
+    evidence: list[Evidence] = [MaskFile(mask, masks.values) for mask in named]
+    if boxes:
+        evidence.append(Boxes(boxes))
+    place = folder_metadata(Path(_below(file, root)).parts[:-1], class_name) if file.is_relative_to(root) else {}
+    return Record(
+        id=image,
+        label=label,
+        source=PictureFile(file, tuple(evidence)),
+        split=_split_name(first[columns.split], table) if columns.split else None,
+        patient=(first[columns.patient].strip() or unknown_patient(image)) if columns.patient else None,
+        metadata={**place, **{k: v for k, v in first.items() if k not in (*vars(columns).values(), "_path")}},
     )
+
+
+def _below(file: Path, root: Path) -> str:
+    return file.relative_to(root).as_posix() if file.is_relative_to(root) else str(file)
 
 
 def _forgotten(columns: Sequence[str], split_column: str, patient: int | str) -> list[str]:
@@ -168,7 +234,7 @@ def _refuse_contradictions(group: list[dict[str, str]], columns: Sequence[str], 
 
 
 def _choose(
-    labels: dict[Path, list[str]], classes: list[str], one_vs_rest: str, separator: str, column: str, path: Path
+    labels: dict[Path, list[str]], classes: list[str], one_vs_rest: str, column: str, path: Path
 ) -> tuple[list[str], dict[Path, int], list[str]]:
     """Class names, the class of each file that has exactly one, and notes on those that have several."""
     found = sorted({label for of_file in labels.values() for label in of_file})
@@ -194,59 +260,8 @@ def _choose(
             f"({', '.join(own[several[0]])}): a classifier of one class per image cannot be taught them, and they are "
             "left out; one_vs_rest=LABEL keeps all images, as with and without that label."
         )
-        warnings.warn(notes[0], stacklevel=4)
+        warnings.warn(notes[0], stacklevel=5)
     return names, {file: names.index(of_file[0]) for file, of_file in own.items() if len(of_file) == 1}, notes
-
-
-def read_csv(path: Path, separator: str = "") -> pd.DataFrame:
-    """A CSV file as a table of texts, column names stripped; without ``separator`` that of ``,`` ``;`` ``|`` and tab
-    which the first line has most often, else a blank. UTF-8, or UTF-16 with its mark.
-
-    Raises FileNotFoundError, PermissionError, or FileError.
-    """
-    if path.is_dir() or not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; data_dir must hold this table.")
-    try:
-        content = read_bytes(path, file_limits.MAX_TEXT_BYTES)
-    except PermissionError:
-        raise PermissionError(f"{path} may not be read; ask for permission.") from None
-    with naming(path, "it cannot be read as a CSV table; save it as CSV in UTF-8"):
-        wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        text = content.decode("utf-16" if wide else "utf-8-sig")
-        first = next(iter(text[:100_000].strip().splitlines()), "")
-        found = max(",;|\t", key=first.count)
-        separator = separator or (found if found in first or " " not in first else " ")
-        # Without pandas' header, which renames columns of one name, and shifts all where rows are longer than it.
-        rows = pd.read_csv(io.StringIO(text), sep=separator, header=None, dtype=str, keep_default_na=False).fillna("")
-        return _table(rows.iloc[0].tolist(), rows.iloc[1:].to_numpy())
-
-
-def read_excel(path: Path) -> pd.DataFrame:
-    """The first sheet of an Excel file as a table of texts; its first row names the columns. Raises FileError.
-
-    In a process of its own: the size that a damaged file claims for its sheet can end the one that believes it.
-    """
-    check_regular(path, _EXCEL_BYTES)
-    with naming(path, "it cannot be read as an Excel table"):
-        rows = json.loads(DECODER.ask("sheet", path)[1])
-        if not rows:
-            raise ValueError("its first sheet is empty")
-        return _table(list(map(_text, rows[0])), [[_text(cell) for cell in row] for row in rows[1:]])
-
-
-def _text(value: object) -> str:
-    """A cell as text; Excel keeps file numbers and dates as floats, and blanks as NaN."""
-    if value is None or value != value:
-        return ""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-
-
-def _table(names: Sequence[str], rows: Sequence) -> pd.DataFrame:
-    table = pd.DataFrame(rows, columns=[name.strip() or f"unnamed {i}" for i, name in enumerate(names)])
-    twice = table.columns[table.columns.duplicated()]
-    if len(twice):
-        raise ValueError(f"two of its columns are called {twice[0]!r}")
-    return table
 
 
 def _fill(pattern: str, row: dict[str, str], name: str, **extra: str) -> str:

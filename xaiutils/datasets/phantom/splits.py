@@ -4,6 +4,7 @@ from functools import partial
 
 import numpy as np
 
+from xaiutils.datasets.entry import DatasetEntry
 from xaiutils.datasets.listing import Listing, Picture, Record
 from xaiutils.datasets.phantom.image import Phantom, generate
 from xaiutils.datasets.phantom.lesions import FIELD_MM
@@ -52,6 +53,20 @@ def load(
     read = partial(_read, task=task, difficulty=difficulty, chance=_tag_probability(split, tags, tag_probability))
     records = [Record(f"phantom_{s:08d}", int(s) % len(classes), source=int(s)) for s in seeds]
     return Listing(records, classes, read, origin="phantom", available=SPLIT_SIZES[split])
+
+
+PHANTOM = DatasetEntry(
+    "phantom",
+    "Mammogram phantom",
+    load,
+    licence="this project's (MIT)",
+    citation="after Burgess 2001, Chen 2012, Badano 2018 (VICTRE) and de Sisternes 2015; see the module",
+    access="generated from the seed",
+    evidence="the lesion; its counterfactual twin gives the exact pixels that decide",
+    caution="Didactic: larger lesions, higher contrast and simpler anatomy than a patient's.",
+    reads_files=False,
+    generated=True,
+)
 
 
 def _read(image_seed: int, image_size: int, task: str, difficulty: str, chance: float) -> Picture:

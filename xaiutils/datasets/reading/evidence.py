@@ -20,7 +20,7 @@ _MAX_CROSSINGS = 20_000_000  # of an outline with the rows of its frame
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnMask:
     """A bool mask ``(height, width)``, and how many outlines had to be cut off at the picture's edge."""
 
     mask: np.ndarray
@@ -28,25 +28,27 @@ class Drawn:
 
 
 class Evidence(Protocol):
-    """Something that says where the evidence is. ``files`` are what it reads."""
+    """Something that says where the evidence is."""
 
-    files: tuple[Path, ...]
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What it reads."""
 
-    def draw(self, shape: tuple[int, int]) -> Drawn:
+    def draw(self, shape: tuple[int, int]) -> DrawnMask:
         """The evidence in pixels of the picture's file, of ``shape`` (height, width).
 
         Raises ValueError or OSError where it cannot be read or cannot be right.
         """
 
 
-def draw_all(evidence: Sequence[Evidence], shape: tuple[int, int]) -> Drawn:
+def draw_all(evidence: Sequence[Evidence], shape: tuple[int, int]) -> DrawnMask:
     """The union of all evidence. Raises ValueError or OSError where one of it does: a part would pass for the whole."""
     mask, clipped = np.zeros(shape, bool), 0
     for one in evidence:
         drawn = one.draw(shape)
         mask |= drawn.mask
         clipped += drawn.clipped
-    return Drawn(mask, clipped)
+    return DrawnMask(mask, clipped)
 
 
 def check_outline(points: np.ndarray, frame: tuple[int, int]) -> tuple[np.ndarray, bool]:
@@ -89,9 +91,9 @@ class MaskFile:
     def files(self) -> tuple[Path, ...]:
         return (self.path,)
 
-    def draw(self, shape: tuple[int, int]) -> Drawn:
+    def draw(self, shape: tuple[int, int]) -> DrawnMask:
         try:
-            return Drawn(fit_to(read_mask_file(self.path, self.values), shape))
+            return DrawnMask(fit_to(read_mask_file(self.path, self.values), shape))
         except Exception as error:
             reason = getattr(error, "reason", "") or explain(error)
             raise ValueError(f"its mask {self.path.name}: {reason}") from error
@@ -105,7 +107,7 @@ class Boxes:
     files: tuple[Path, ...] = ()
     frame: tuple[int, int] | None = None
 
-    def draw(self, shape: tuple[int, int]) -> Drawn:
+    def draw(self, shape: tuple[int, int]) -> DrawnMask:
         frame = check_frame(*(self.frame or shape))
         checked, clipped = [], 0
         for box in self.boxes:
@@ -119,7 +121,7 @@ class Boxes:
                 raise ValueError(f"its box {_short(box)} is outside its picture of {frame[0]} x {frame[1]} pixels")
             checked.append((*corners[0], *sides) if cut else (x, y, w, h))
             clipped += cut
-        return Drawn(fit_to(boxes_to_mask(checked, *frame), shape), clipped)
+        return DrawnMask(fit_to(boxes_to_mask(checked, *frame), shape), clipped)
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ class Polygons:
     files: tuple[Path, ...] = ()
     frame: tuple[int, int] | None = None
 
-    def draw(self, shape: tuple[int, int]) -> Drawn:
+    def draw(self, shape: tuple[int, int]) -> DrawnMask:
         mask = np.zeros(check_frame(*(self.frame or shape)), bool)
         clipped = 0
         for outline in self.polygons:
@@ -139,7 +141,7 @@ class Polygons:
             points, cut = check_outline(np.array(outline, float).reshape(-1, 2), mask.shape)
             fill_outline(mask, points)
             clipped += cut
-        return Drawn(fit_to(mask, shape), clipped)
+        return DrawnMask(fit_to(mask, shape), clipped)
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ class RunLengths:
     files: tuple[Path, ...] = ()
     frame: tuple[int, int] | None = None
 
-    def draw(self, shape: tuple[int, int]) -> Drawn:
+    def draw(self, shape: tuple[int, int]) -> DrawnMask:
         size = check_frame(*self.size)
         if self.frame is not None and size != check_frame(*self.frame):
             raise ValueError(f"its run lengths are for {size[0]} x {size[1]} pixels, its picture is said to be "
@@ -162,7 +164,7 @@ class RunLengths:
         mask = np.repeat(values, self.counts).reshape(size[::-1]).T
         if not mask.any():
             raise ValueError("its run lengths enclose nothing")
-        return Drawn(fit_to(mask, shape))
+        return DrawnMask(fit_to(mask, shape))
 
 
 @dataclass(frozen=True)
@@ -171,8 +173,8 @@ class NoFinding:
 
     files: tuple[Path, ...] = ()
 
-    def draw(self, shape: tuple[int, int]) -> Drawn:
-        return Drawn(np.zeros(shape, bool))
+    def draw(self, shape: tuple[int, int]) -> DrawnMask:
+        return DrawnMask(np.zeros(shape, bool))
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,7 @@ class Unreadable:
     reason: str
     files: tuple[Path, ...] = ()
 
-    def draw(self, shape: tuple[int, int]) -> Drawn:
+    def draw(self, shape: tuple[int, int]) -> DrawnMask:
         raise ValueError(self.reason)
 
 

@@ -13,10 +13,9 @@ import numpy as np
 
 from xaiutils.datasets.image_dataset import largest_extent
 from xaiutils.datasets.listing import Picture
-from xaiutils.datasets.reading import breast_region as mammogram
-from xaiutils.datasets.reading import dicom
+from xaiutils.datasets.reading import breast_region, dicom
 from xaiutils.datasets.reading.cache import cached_picture, file_key
-from xaiutils.datasets.reading.evidence import Drawn, Evidence, draw_all
+from xaiutils.datasets.reading.evidence import DrawnMask, Evidence, draw_all
 from xaiutils.datasets.reading.frames import read_frame
 from xaiutils.datasets.reading.image_files import FRAMES, check_window
 from xaiutils.file_limits import explain, large_pictures, naming
@@ -30,14 +29,15 @@ REGIONS = ("whole", "breast", "roi")
 class Preparation:
     """How a picture is laid out.
 
-    ``keep_aspect`` pads to a square with black instead of squeezing. ``bit_depth``: bits that 16-bit grey files
-    really use. ``region``: "whole", "breast" (the box around the breast) or "roi" (the box around the evidence, made
-    square, with ``margin`` of its longer side added all around). ``align`` turns the picture so that the chest wall is
-    on the left. ``percentiles`` (low, high) of the breast become black and white in pictures of more than 8 bits; empty
-    means the whole range. ``black_background`` blackens what is not breast: labels, and the bright edges of films.
-    ``mammogram`` says whether there is a breast to look for. ``window`` (centre, width): the grey values, in the files'
-    own units, that become black and white; empty: the window of a DICOM file, else all that its bits can hold.
-    ``frames``: of a file with several pictures, "first" takes the first one, "refuse" none.
+    ``keep_aspect`` pads to a square with black instead of squeezing (as in the thesis). ``bit_depth``: bits that 16-bit
+    grey files really use (12 for many detectors). ``region``: "whole", "breast" (the box around the breast) or "roi"
+    (the box around the evidence, made square, with ``margin`` of its longer side added all around). ``align`` turns the
+    picture so that the chest wall is on the left. ``percentiles`` (low, high) of the breast become black and white in
+    pictures of more than 8 bits; empty means the whole range. ``black_background`` blackens what is not breast: labels,
+    and the bright edges of films. ``mammogram`` says whether there is a breast to look for. ``window`` (centre, width):
+    the grey values, in the files' own units (HU for CT), that become black and white, needed for floats and signed
+    integers; empty: the window of a DICOM file, else all that its bits can hold. ``frames``: of a file with several
+    pictures (pages, frames), "first" takes the first one, "refuse" none and names the file.
     """
 
     keep_aspect: bool = False
@@ -75,13 +75,19 @@ def check_percentiles(percentiles: Sequence[float]) -> tuple[float, ...]:
     return values
 
 
+DEFAULT = Preparation()
+FILE_OPTIONS = ("keep_aspect", "bit_depth", "window", "frames")  # of a user's own files
+MAMMOGRAM = Preparation(True, 16, "breast", align=True, percentiles=(0.5, 99.5), mammogram=True)
+MAMMOGRAM_OPTIONS = ("region", "margin", "keep_aspect", "align", "percentiles", "black_background")
+
+
 @dataclass(frozen=True)
 class PictureFile:
     """A file, where its evidence is, and how it is to be laid out."""
 
     path: Path
     evidence: tuple[Evidence, ...] = ()
-    preparation: Preparation = Preparation()
+    preparation: Preparation = DEFAULT
 
 
 def read_picture_file(source: PictureFile, image_size: int) -> Picture:
@@ -124,9 +130,9 @@ def _prepare(source: PictureFile, image_size: int) -> tuple[np.ndarray, np.ndarr
     remarks |= {k: v for k, v in {"clipped": frame.clipped, "bits_exceeded": frame.bits_exceeded}.items() if v}
     facts: dict[str, Any] = {"height": shape[0], "width": shape[1], "remarks": remarks}
     marked = mask is not None and bool(mask.any())
-    breast = mammogram.segment_breast(pixels) if how.mammogram else None
+    breast = breast_region.segment_breast(pixels) if how.mammogram else None
     if how.align and breast is not None:
-        facts["turned"] = mammogram.lies_right(breast)
+        facts["turned"] = breast_region.lies_right(breast)
         if facts["turned"]:
             pixels, breast = pixels[:, ::-1], breast[:, ::-1]
             mask = None if mask is None else mask[:, ::-1]
@@ -136,8 +142,8 @@ def _prepare(source: PictureFile, image_size: int) -> tuple[np.ndarray, np.ndarr
     if how.black_background and breast is not None and breast.any():
         eight_bit = np.where(breast if eight_bit.ndim == 2 else breast[..., None], eight_bit, 0).astype(np.uint8)
     box = _region(how, mask, breast, shape)
-    eight_bit = mammogram.cut(eight_bit, box)
-    mask = None if mask is None else mammogram.cut(mask, box)
+    eight_bit = breast_region.cut(eight_bit, box)
+    mask = None if mask is None else breast_region.cut(mask, box)
     facts |= _scale_facts(mask, eight_bit.shape[:2], spacing, image_size, how.keep_aspect)
     centre = 0.0 if how.align and how.region != "roi" else 0.5  # the chest wall at the very edge
     fitted = None if mask is None else fit_mask(mask, image_size, how.keep_aspect, centre)
@@ -151,7 +157,7 @@ def _evidence(source: PictureFile, shape: tuple[int, int]) -> tuple[np.ndarray |
     if not source.evidence:
         return None, {}
     try:
-        drawn: Drawn = draw_all(source.evidence, shape)
+        drawn: DrawnMask = draw_all(source.evidence, shape)
     except (ValueError, OSError, MemoryError) as error:
         if source.preparation.region == "roi":
             raise
@@ -170,13 +176,13 @@ def _to_8_bit(pixels: np.ndarray, top: float, breast: np.ndarray | None, percent
 
 
 def _region(how: Preparation, mask, breast, shape) -> tuple[int, int, int, int]:
-    """(top, bottom, left, right); may reach over the edges, where `mammogram.cut` fills in black."""
+    """(top, bottom, left, right); may reach over the edges, where `breast_region.cut` fills in black."""
     if how.region == "roi":
         if mask is None or not mask.any():
             raise ValueError("region='roi' needs evidence to crop to, and this image has none; use region='whole'.")
-        return mammogram.square_around(mask, how.margin)
+        return breast_region.square_around(mask, how.margin)
     if how.region == "breast" and breast is not None and breast.any():
-        return mammogram.box_of(breast)  # never by the lesion: where it lies would shape the picture
+        return breast_region.box_of(breast)  # never by the lesion: where it lies would shape the picture
     return 0, shape[0], 0, shape[1]
 
 
