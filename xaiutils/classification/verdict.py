@@ -18,27 +18,35 @@ _FEW = 50  # units of a class under which a warning is given: Wilson's interval 
 
 def sentences(report: Report) -> tuple[str, ...]:
     """Of a `Report`: against the majority, against chance, which errors, ranking, calibration, caution."""
-    found, points = report.predictions, report.operating_points
-    text = render(
-        "verdict.txt.j2",
-        report=report,
-        plural=plural,
-        with_interval=with_interval,
-        n_classes=len(np.unique(found.labels)),
-        n_right=int((found.predicted == found.labels).sum()),
-        accuracy=report.metrics.loc["accuracy"],
-        balanced=report.metrics.loc["balanced accuracy"],
-        auc=report.metrics.loc["AUC"],
-        ranking=_ranking(report),
-        majority=_majority(report),
-        positive=_positive(report),
-        worst=_worst_class(report),
-        calibration=_calibration(report),
-        optimistic=points is not None and points["chosen on"].ne("validation").any(),
-        rare=_rare_class(found),
-        **_answers(found),
-    )
+    text = render("verdict.txt.j2", report=report, plural=plural, with_interval=with_interval, **verdict_facts(report))
     return tuple(line for line in text.splitlines() if line)
+
+
+def verdict_facts(report: Report) -> dict[str, Any]:
+    """What the template decides its sentences by, beside the report itself.
+
+    ``n_classes`` that occur, ``n_right`` answers; the rows ``accuracy``, ``balanced`` (accuracy) and ``auc`` of the
+    metrics; ``ranking``, what the AUC says: "better", "chance", "reversed", "perfect", "perfect, no interval",
+    "constant", "too few" or "undefined"; ``majority``, ``positive`` (None without a positive class), ``worst`` class
+    and ``calibration``, each a mapping; ``optimistic``, whether thresholds were chosen on the judged images; ``rare``,
+    the class with few units, if any; ``only_answer`` and ``never_named``.
+    """
+    found, points = report.predictions, report.operating_points
+    return {
+        "n_classes": len(np.unique(found.labels)),
+        "n_right": int((found.predicted == found.labels).sum()),
+        "accuracy": report.metrics.loc["accuracy"],
+        "balanced": report.metrics.loc["balanced accuracy"],
+        "auc": report.metrics.loc["AUC"],
+        "ranking": _ranking(report),
+        "majority": _majority(report),
+        "positive": _positive(report),
+        "worst": _worst_class(report),
+        "calibration": _calibration(report),
+        "optimistic": points is not None and points["chosen on"].ne("validation").any(),
+        "rare": _rare_class(found),
+        **_answers(found),
+    }
 
 
 def _majority(report: Report) -> dict[str, Any]:
@@ -91,7 +99,6 @@ def _answers(found: Predictions) -> dict[str, Any]:
 
 
 def _ranking(report: Report) -> str:
-    """What the AUC says, in a word."""
     row = report.metrics.loc["AUC"]
     p = report.probabilities if report.positive is None else report.probabilities[:, report.positive]
     if not np.isfinite(row["value"]):
