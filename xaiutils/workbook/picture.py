@@ -3,7 +3,6 @@
 import io
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage, BboxImage, FigureImage
 from PIL import Image
@@ -33,5 +32,5 @@ class Picture:
 def shows_images(figure: Figure) -> bool:
     """Whether an image of at least 32 x 32 pixels is in the figure: it may be a patient's (`xaiutils.batch.pack`)."""
     images = [a for a in figure.findobj() if isinstance(a, AxesImage | BboxImage | FigureImage)]
-    sizes = [np.shape(image.get_array())[:2] for image in images if image.get_array() is not None]
+    sizes = [array.shape[:2] for image in images if (array := image.get_array()) is not None]
     return any(min(size) >= 32 for size in sizes)

@@ -78,7 +78,8 @@ class AttributionCallback(Callback):
         self._readings = {name: method.own_reading(given) for name, (method, given) in asked.items()}
         self._ds, self._folder, self._parameters, self._every = ds, Path(folder), parameters, every
         self._masks, self._stop_outside, self._patience = masks, stop_outside, patience
-        self._batch_size, self._writer, self._drawn_outside = batch_size, None, 0
+        self._batch_size, self._drawn_outside = batch_size, 0
+        self._writer: Any = None  # of TensorBoard, once there is something to write
 
     def on_epoch_end(self, epoch: int, model: keras.Model, row: dict[str, Any]) -> None:
         measured = self._masks is not None and self._masks.any()
@@ -126,7 +127,7 @@ class AttributionCallback(Callback):
     def on_train_end(self, history: pd.DataFrame) -> None:
         if self._writer is not None:
             self._writer.close()
-            self._writer: Any = None  # a writer of TensorBoard, once there is something to write
+            self._writer = None
 
 
 def _write(name: str, plugin: str, values: tf.Tensor) -> None:
