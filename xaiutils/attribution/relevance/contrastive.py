@@ -19,13 +19,13 @@ def clrp(
 
     ``variant="published"``: R - R_dual, where R starts with abs(S_t) at the target t, and R_dual with abs(S_t) /
     (N - 1) at each of the N - 1 other classes. The paper writes S_t, its code takes the absolute value: with a negative
-    logit, which a constant added to all logits can make, the map would be turned over. ``variant="code"``: as the
+    logit, which a constant added to all logits can make, the map would change its sign. ``variant="code"``: as the
     published code, R_dual is rescaled to the sum of R, and negative values are cut. The rules are the paper's: z_plus,
     z_box at the pixels, and no relevance for biases. For the other parameters see `lrp`.
     """
     if variant == "published":
         return relevance(network, images, targets, batch_size, clrp_seed, **options).sum(axis=-1)
-    return _rescaled_contrast(network, images, targets, batch_size, clrp_target, clrp_dual, **options)
+    return _rescaled_contrast(network, images, targets, batch_size, (clrp_target, clrp_dual), **options)
 
 
 def clrp_seed(network: Network, logits: Any, targets: Any) -> Any:
@@ -58,7 +58,7 @@ def sglrp(
     """
     if variant == "published":
         return relevance(network, images, targets, batch_size, sglrp_seed, **options).sum(axis=-1)
-    return _rescaled_contrast(network, images, targets, batch_size, sglrp_target, sglrp_dual, **options)
+    return _rescaled_contrast(network, images, targets, batch_size, (sglrp_target, sglrp_dual), **options)
 
 
 def sglrp_seed(network: Network, logits: Any, targets: Any) -> Any:
@@ -90,12 +90,10 @@ def _softmax_gradient(network: Network, logits: Any, targets: Any) -> tuple[Any,
 
 
 def _rescaled_contrast(
-    network: Network, images: np.ndarray, targets: np.ndarray, batch_size: int, seed: Seed, dual: Seed, **options: Any
+    network: Network, images: np.ndarray, targets: np.ndarray, batch_size: int, seeds: tuple[Seed, Seed], **options: Any
 ) -> np.ndarray:
     """relu(R - R_dual * sum R / sum R_dual), as the methods' code has it."""
-    R, R_dual = (
-        relevance(network, images, targets, batch_size, start, **options).sum(axis=-1) for start in (seed, dual)
-    )
+    R, R_dual = (relevance(network, images, targets, batch_size, seed, **options).sum(axis=-1) for seed in seeds)
     wanted, found = (maps.sum(axis=(1, 2), keepdims=True, dtype=np.float64) for maps in (R, R_dual))
     scale = np.divide(wanted, found, out=np.zeros_like(wanted), where=found != 0)
     return np.maximum(R - scale * R_dual, 0).astype(np.float32)
