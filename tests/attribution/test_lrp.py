@@ -177,7 +177,7 @@ def test_a_whole_network_is_its_chain_of_matrix_forms(images, rule):
 
 
 @pytest.mark.parametrize("rule", ["epsilon", "z_plus"])
-def test_an_activation_behind_a_fused_one(images, rule):
+def test_an_activation_after_a_fused_one(images, rule):
     """Both count, whether the first is part of the convolution or a layer of its own."""
     found = []
     for fused in (True, False):
@@ -352,7 +352,7 @@ def test_the_target_of_two_logits_is_explained_against_the_other(images):
 
 @pytest.mark.parametrize("shift", [-5.0, 100.0])
 @pytest.mark.parametrize("parameters", [{}, {"variant": "code"}])
-def test_contrasts_do_not_turn_over_with_the_sign_of_the_logit(images, shift, parameters):
+def test_contrasts_keep_their_sign_whatever_that_of_the_logit(images, shift, parameters):
     """A constant added to all logits changes no probability: SGLRP's map stays, CLRP's keeps its pattern."""
     model = make_flat()
     before = {m: xai.explain(model, images, 1, m, **parameters) for m in ("clrp", "sglrp")}

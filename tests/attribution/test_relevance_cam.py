@@ -51,7 +51,7 @@ def test_xrelevance_cam_sums_to_the_relevance_of_any_layer(models, images, layer
     network = Network.of(models["flat softmax"])
     A, R = (x.numpy() for x in activations_and_relevance(network, [layer])(images, TARGETS)[0])
     np.testing.assert_allclose(A, network.forward(tf.constant(images), [layer])[1][0], atol=1e-5)
-    # 1 - 2 / 3: biases take none; but what batch norm made of a 0 of conv1 has nowhere to go.
+    # 1 - 2 / 3: biases take none, except that what batch norm made of a 0 of conv1 has nowhere to go.
     np.testing.assert_allclose(R.sum(axis=(1, 2, 3)), 1 / 3, rtol=5e-3 if layer == "conv1" else 1e-4)
     small = R.sum(axis=(1, 2)) / A.sum(axis=(1, 2))
     maps = xai.explain(models["flat softmax"], images, 1, "xrelevance_cam", layer=layer)

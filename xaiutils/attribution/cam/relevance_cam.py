@@ -35,8 +35,8 @@ def xrelevance_cam_weights(A: tf.Tensor, R: tf.Tensor) -> tf.Tensor:
     """sum_k w_k A_k, w_k = sum_ij R_k / sum_ij A_k (You 2022, MSc thesis, Imperial College London, eq. 4.2).
 
     Relevance starts with 1 at the target and -1 / N at each other class, N the number of classes, as in the published
-    code. The thesis writes the logit S_t and -S_t / N instead: the same map times S_t, turned over where S_t is
-    negative. The denominator is kept from 0 by 1e-9 with its own sign. A map, before it is enlarged, sums to the
+    code. The thesis writes the logit S_t and -S_t / N instead: the same map times S_t, so its sign flips where S_t
+    is negative. The denominator is kept from 0 by 1e-9 with its own sign. A map, before it is enlarged, sums to the
     layer's relevance (conservation).
     """
     total = tf.reduce_sum(A, axis=(1, 2), keepdims=True)

@@ -4,7 +4,7 @@ relevance in place of gradients.
 What is not a learned linear layer has one rule, whatever rule the linear layers have:
 
 - elementwise activations (ReLU, SiLU, GELU, ...): relevance passes unchanged, f(z) / z times what z contributes;
-- batch norm right behind a linear layer: one linear operation with it; elsewhere an affine function;
+- batch norm directly after a linear layer: one linear operation with it; elsewhere an affine function;
 - other affine functions (average pooling, addition, position embedding, LayerScale, ...): epsilon rule with a tiny
   epsilon; before the first learned layer (scaling of pixels) relevance passes, so a black pixel may have some;
 - max pooling, the largest or smallest of several tensors: all to that input; reshaping, padding, cropping,
@@ -15,7 +15,7 @@ What is not a learned linear layer has one rule, whatever rule the linear layers
   a constant, then epsilon rule (Ali et al. 2022, arXiv:2202.07304); before the first learned layer relevance passes;
 - matrix products of attention, and other functions linear in each of two tensors: epsilon rule with half for each
   factor, softmax p of s: R(s_i) = s_i (R(p_i) - p_i sum_k R(p_k)) (AttnLRP, Achtibat et al. 2024, arXiv:2402.05602);
-- the logarithm of a probability that members make together: to the logits of the same class, by each member's part
+- the logarithm of a probability that members make together: to the logits of the same class, by each member's share
   of the probability; their softmaxes' and sigmoids' normalisers are constants, so that one member's relevance is that
   of its logit.
 """
@@ -72,7 +72,7 @@ _IGNORE_INPUT = ("flat", "w2")  # rules that give relevance to inputs that are 0
 
 
 class Propagation:
-    """The rule of one pass over ``images``; made anew for each trace.
+    """The rule of one pass over ``images``; a new one for each trace.
 
     ``composite`` names the linear layers' rules (`COMPOSITES`), ``first`` that of the layer that reads the pixels
     instead. ``kept`` are layers whose own relevance is asked for, so that nothing is folded over them.
