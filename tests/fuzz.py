@@ -118,12 +118,25 @@ def samples(reader: str) -> list[tuple[str, bytes]]:
         {
             "picture": make.pictures, "mask": make.masks, "dicom": make.dicoms, "coco": make.coco, "table": make.tables,
             "excel": make.sheets, "inbreast": make.contours, "mnist": make.idx, "npz": make.npz,
-            "torch": make.checkpoints, "matrix": make.matrices,
+            "torch": make.checkpoints, "matrix": make.matrices, "marker": make.markers,
         }[reader]()
     )  # fmt: skip
 
 
-READERS = ("picture", "mask", "dicom", "coco", "table", "excel", "inbreast", "mnist", "npz", "torch", "matrix")
+READERS = (
+    "picture",
+    "mask",
+    "dicom",
+    "coco",
+    "table",
+    "excel",
+    "inbreast",
+    "mnist",
+    "npz",
+    "torch",
+    "matrix",
+    "marker",
+)
 
 
 def _picture(path: Path) -> None:
@@ -196,9 +209,20 @@ def _matrix(path: Path) -> None:
     read_matrix(path)
 
 
+def _marker(path: Path) -> None:
+    from xaiutils.batch.marker import KEY, damage, read_marker
+
+    marker = read_marker(path.parent)
+    if marker is None:
+        raise ValueError(f"{path.name} is no marker")  # the job is done again
+    assert set(KEY) <= set(marker["key"])
+    assert isinstance(damage(path.parent, marker), str)
+
+
 _READ = {
     "picture": _picture, "mask": _mask, "dicom": _picture, "coco": _listed("coco"), "table": _listed("table"),
     "excel": _excel, "inbreast": _inbreast, "mnist": _mnist, "npz": _npz, "torch": _torch, "matrix": _matrix,
+    "marker": _marker,
 }  # fmt: skip
 
 

@@ -229,6 +229,13 @@ def matrices() -> Iterator[tuple[str, bytes]]:
     )
 
 
+def markers() -> Iterator[tuple[str, bytes]]:
+    """Of a finished job of a batch."""
+    key = {"parameters": {"seed": 0, "methods": ["grad_cam"]}, "notebook": "5f", "code": "77", "inputs": {"01/a": "9c"}}
+    facts = {"key": key, "product": "ab", "seconds": 3.2, "peak_mb": 900, "files": {"tables/x.csv": [12, "4d"]}}
+    yield "done.json", json.dumps(facts).encode()
+
+
 def _saved(image: Image.Image, kind: str, **options) -> bytes:
     out = io.BytesIO()
     image.save(out, kind, **options)

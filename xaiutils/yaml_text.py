@@ -3,6 +3,7 @@
 A kilobyte of anchors can stand for a billion texts, and a cycle for endlessly many.
 """
 
+import re
 from collections.abc import Collection
 from typing import Any
 
@@ -13,6 +14,15 @@ from xaiutils.file_limits import explain
 
 _CHARACTERS, _DEPTH = 1_000_000, 40  # with every alias written out; of the nesting
 _BRACKETS = 200  # open at once: PyYAML's time grows with their square
+
+
+class NumberLoader(yaml.SafeLoader):
+    """YAML in which 1e-3 is a number, which YAML 1.1 takes for a text."""
+
+
+NumberLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
+)
 
 
 def load_yaml(

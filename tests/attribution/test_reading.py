@@ -307,7 +307,7 @@ def test_a_map_that_only_turned_its_sign_has_not_changed():
 
 
 def test_a_batch_names_the_best_by_each_reading():
-    from xaiutils.batch.report import _as_text, _best
+    from xaiutils.batch.report import best_methods, scores_as_text
 
     rng = np.random.default_rng(0)
     rows = [
@@ -320,14 +320,14 @@ def test_a_batch_names_the_best_by_each_reading():
     images = pd.DataFrame(rows).assign(dataset="phantom", model="cnn", recipe="modern", seed=0, notebook="05")
     by = ["dataset", "model", "recipe", "seed", "notebook", "method", "metric", "reading"]
     scores = summarise(images, by)
-    best = _best(scores, images)
+    best = best_methods(scores, images)
     found = best.set_index(["metric", "reading"])["best"].to_dict()
     assert found == {
         ("iou", "magnitude"): "deep_lift",
         ("iou", "positive"): "hirescam",
         ("entropy", "magnitude"): "hirescam",  # lower is better, and it is there once
     }
-    shown = _as_text(scores).set_index("method")
+    shown = scores_as_text(scores).set_index("method")
     assert shown.loc["deep_lift", "iou, positive"].startswith("0.10 [")
     assert shown.loc["deep_lift", "iou, magnitude"].startswith("0.90 [")
 

@@ -8,12 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from fake_study import write_study
-from PIL import Image
 
-from xaiutils.batch import plan, store
+from xaiutils.batch import marker, plan, report
 from xaiutils.batch.matrix import read_matrix
-from xaiutils.batch.outcome import outcomes
-from xaiutils.batch.report import _row_titles, write_report
 from xaiutils.evaluation import summarise
 from xaiutils.files import write_text
 
@@ -23,8 +20,8 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A batch of two data sets, two models and three methods, of which one cell failed and one has not run; its folder,
-    jobs and outcomes."""
+    """A batch of two data sets, two models and three methods, of which one cell failed and one has not run; its folder
+    and jobs."""
     folder = tmp_path_factory.mktemp("study")
     methods = ["grad_cam", "occlusion", {"name": "smooth", "method": "smoothgrad", "n_samples": 2}]
     path = write_study(folder, models=["vit_mini16", "efficientnet_lite0"], methods=methods)
@@ -34,14 +31,18 @@ def finished(tmp_path_factory):
         place = batch / one.name
         write_text(place / "notebooks" / f"{one.name.split('/')[0]}.ipynb", "{}")
         {"train": leave_model, "cell": leave_scores}.get(one.kind, lambda *_: None)(place, one)
-        marker = dict.fromkeys(("notebook_digest", "code", "product", "data_files"), "")
-        marker |= {"parameters": {}, "inputs": {}, "files": store.checksums(place), "seconds": 3.0, "peak_mb": 900}
-        write_text(place / store.DONE, json.dumps(marker))
+        key = {"parameters": {}, "notebook": "", "code": "", "inputs": {}}
+        facts = {"key": key, "product": "", "files": marker.checksums(place), "seconds": 3.0, "peak_mb": 900}
+        write_text(place / marker.DONE, json.dumps(facts))
     failure = '{"error": "ValueError: <no> luck", "log": "/logs/x.log", "message": "", "at": ""}'
     write_text(batch / "failed" / jobs[-2].name / "failed.json", failure)
-    results = outcomes(batch, jobs)
-    write_report(batch, jobs, results)
-    return batch, jobs, results
+    report.write_report(batch, ended(batch, jobs))
+    return batch, jobs
+
+
+def ended(batch, jobs):
+    """The outcomes, where all jobs are done except the last two."""
+    return plan.outcomes(batch, jobs, plan.State(dict.fromkeys((jobs[-2].name, jobs[-1].name), "new"), frozenset()))
 
 
 def leave_model(place, job):
@@ -74,21 +75,24 @@ def leave_scores(place, job):
 
 
 def test_the_page_opens_offline_and_says_everything(finished):
-    batch, jobs, _ = finished
+    batch, jobs = finished
     page = (batch / "report.html").read_text()
-    assert "http" not in page.replace("http-equiv", ""), "the report must open offline"
+    assert not re.findall(r"""(?:src|href)=["']?(?:https?:)?//|url\(["']?https?:|import\s+["']https?:""", page)
     assert "0.950 [0.800, 1.000]" in page
     assert f"{len(jobs) - 2} of {len(jobs)} jobs done" in page
     assert "ValueError: &lt;no&gt; luck" in page
     assert "/logs/x.log" in page
-    for link in re.findall(r'<a href="([^"#]+)"', page):
+    links = re.findall(r'<a href="([^"#]+)"', page)
+    assert len(links) == 8 + len(jobs) - 2, "figures and executed notebooks"
+    for link in links:
         assert (batch / link).exists(), link
     assert page.count("<option>") == 2 + 2 + 3
-    assert page.count("data:image/") == 8, "ranks and a grid of each data set and model"
+    assert "show_summary" not in page, "the cells' code is hidden"
+    assert len(re.findall('<img [^>]*src="data:image/', page)) == 8, "ranks and a grid of each data set and model"
 
 
 def test_tables_hold_every_cell_once(finished):
-    batch, jobs, _ = finished
+    batch, jobs = finished
     models = pd.read_csv(batch / "report" / "models.csv")
     assert len(models) == 4
     assert (models["accuracy of one class"] == 0.55).all()
@@ -101,7 +105,7 @@ def test_tables_hold_every_cell_once(finished):
 
 
 def test_the_best_method_is_the_better_one_in_its_direction(finished):
-    batch, _, _ = finished
+    batch, _ = finished
     best = pd.read_csv(batch / "report" / "best.csv")
     whole = best[(best["dataset"] == "phantom")]
     assert len(whole) == 4
@@ -109,28 +113,28 @@ def test_the_best_method_is_the_better_one_in_its_direction(finished):
     assert set(whole.loc[whole["metric"] == "deletion_auc", "best"]) == {"smooth"}, (
         "lower is better; random is no method"
     )
-    assert whole["not told apart from the first"].isna().all(), "they differ on every image"
+    assert whole["not distinguished from the first"].isna().all(), "they differ on every image"
 
 
 def test_grids_hold_the_methods_of_all_cells(finished):
-    batch, _, _ = finished
+    batch, _ = finished
     page = (batch / "report.html").read_text()
-    figures = re.findall(
-        r'<figure data-dataset="(\w+)" data-model="(\w+)" data-method="([\w ]*)"><a href="report/grid', page
-    )
-    assert ("phantom", "vit_mini16", "grad_cam occlusion smooth") in figures
+    figures = [dict(re.findall(r'data-(\w+)="([^"]*)"', tag)) for tag in re.findall("<figure [^>]*>", page)]
+    methods = "grad_cam occlusion smooth"
+    assert {"dataset": "phantom", "model": "vit_mini16", "method": methods} in figures
+    figures = re.findall('href="report/grid_', page)
     assert len(figures) == 4
 
 
 def test_rows_of_a_grid_say_the_probability(finished):
-    batch, jobs, _ = finished
-    place = batch / next(one.name for one in jobs if one.kind == "cell")
-    titles = _row_titles(place, np.array(["original", "rotate_180", "other"]))
+    batch, jobs = finished
+    cell = next(one for one in jobs if one.kind == "cell")
+    titles = report.row_titles(report.Batch(batch), cell, np.array(["original", "rotate_180", "other"]))
     assert titles == ["Original\np = 0.47", "Rotation by 180°\np = 0.90", "other"]
 
 
 def test_the_markdown_file_shows_the_same(finished):
-    batch, _, _ = finished
+    batch, _ = finished
     text = (batch / "report.md").read_text()
     for part in (
         "## Models",
@@ -150,8 +154,8 @@ def test_the_markdown_file_shows_the_same(finished):
 
 
 def test_strange_text_and_files_of_others_in_the_report(finished, tmp_path):
-    """Ids of digits and names that look like nothing; a log's words; a job's files that are links to somebody's."""
-    batch, jobs, _ = finished
+    """A log's words; a job's table that is a link to another file."""
+    batch, jobs = finished
     copy = tmp_path / "m"
     shutil.copytree(batch, copy)
     place = copy / next(one.name for one in jobs if one.kind == "train")
@@ -159,21 +163,12 @@ def test_strange_text_and_files_of_others_in_the_report(finished, tmp_path):
     secret.write_text("model,level,n,accuracy\nvit_mini16,image,1,0.123\n")
     (place / "tables" / "classification.csv").unlink()
     (place / "tables" / "classification.csv").symlink_to(secret)
-    cell = copy / next(one.name for one in jobs if one.kind == "cell")
-    shutil.rmtree(cell / "maps")
-    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "grid_secret.png")
-    marker = json.loads((cell / store.DONE).read_text())
-    (cell / "figures").mkdir()
-    (cell / "figures" / "grid_x.png").symlink_to(tmp_path / "grid_secret.png")
-    marker["files"] |= {"figures/grid_x.png": [1, "a"]}
-    (cell / store.DONE).write_text(json.dumps(marker))
     error = "<b>|`$x_{$`\n# no [link](javascript:alert(1))"
     (copy / "failed" / jobs[-2].name / "failed.json").write_text(json.dumps({"error": error, "log": "<i>"}))
-    write_report(copy, jobs, outcomes(copy, jobs))
+    report.write_report(copy, ended(copy, jobs))
     page, text = (copy / "report.html").read_text(), (copy / "report.md").read_text()
     assert "0.123" not in page
-    assert "grid_x" not in page
-    assert "<b>" not in page.replace("<body>", "")
+    assert "<b>" not in page
     assert "<b>" not in text
     assert "<i>" not in text
     (row,) = [line for line in text.splitlines() if "no [link\\](" in line]
@@ -193,34 +188,28 @@ def test_strange_text_and_files_of_others_in_the_report(finished, tmp_path):
         ("cell", "maps/grid_vit_mini16.npz", b"PK\x03\x04"),
     ],
 )
-def test_a_damaged_file_costs_the_report_that_job_alone(finished, tmp_path, kind, file, content):
-    batch, jobs, _ = finished
+def test_a_damaged_file_is_named_and_costs_nothing_else(finished, tmp_path, kind, file, content):
+    batch, jobs = finished
     copy = tmp_path / "m"
     shutil.copytree(batch, copy)
     one = next(job for job in jobs if job.kind == kind and (copy / job.name / file).exists())
     (copy / one.name / file).write_bytes(content)
-    results = outcomes(copy, jobs)
-    write_report(copy, jobs, results)
-    (hurt,) = [r for r in results if r.status == "damaged"]
-    assert hurt.job is one
-    assert file in hurt.error
-    page, text = (copy / "report.html").read_text(), (copy / "report.md").read_text()
-    assert f"{len(jobs) - 3} of {len(jobs)} jobs done" in page
-    assert f"{file} is damaged" in page
-    assert "is damaged" in text
-
-
-def test_without_pictures_no_image_is_shown(finished, tmp_path):
-    batch, jobs, results = finished
-    shutil.copytree(batch, tmp_path / "m")
-    write_report(tmp_path / "m", jobs, results, pictures=False)
-    assert (tmp_path / "m" / "report.html").read_text().count("data:image/") == 4
+    found = report.Batch(copy)
+    tables = [report.models_table(found), *(report.collect(found, f"metrics{end}.csv") for end in ("", "_summary"))]
+    grids = report.grid_figures(found)
+    hurt = report.not_done(found).query("status == 'damaged'")
+    assert hurt["job"].tolist() == [one.name]
+    assert f"{file} is damaged" in hurt["error"].item()
+    whole = [4, 10 * 24 + 4 * 24, 10 * 2 + 4 * 2]
+    lost = [len(table) < n for table, n in zip(tables, whole, strict=True)]
+    assert sum(lost) == (not file.startswith("maps"))
+    assert len(grids) == 4
 
 
 def test_a_batch_of_which_nothing_is_done(finished, tmp_path):
-    _, jobs, _ = finished
-    write_report(tmp_path, jobs, outcomes(tmp_path, jobs))
-    page = (tmp_path / "report.html").read_text()
+    _, jobs = finished
+    state = plan.State(dict.fromkeys([one.name for one in jobs], "new"), frozenset())
+    page = report.write_report(tmp_path, plan.outcomes(tmp_path, jobs, state)).read_text()
     assert "No model has been trained yet" in page
     assert f"0 of {len(jobs)} jobs done" in page
 
@@ -228,7 +217,7 @@ def test_a_batch_of_which_nothing_is_done(finished, tmp_path):
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 def test_filters_in_a_browser(finished):
     sync_api = pytest.importorskip("playwright.sync_api")
-    batch, _, _ = finished
+    batch, _ = finished
     with sync_api.sync_playwright() as playwright:
         options = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
@@ -236,16 +225,20 @@ def test_filters_in_a_browser(finished):
         errors = []
         page.on("pageerror", lambda error: errors.append(error))
         page.goto((batch / "report.html").as_uri())
-        rows, grids = page.locator("tbody tr[data-dataset]:visible"), page.locator(".grids figure:visible")
+        rows, grids = (
+            page.locator("table.filtered tbody tr:visible"),
+            page.locator('figure:has([href*="/grid"]):visible'),
+        )
         everything = rows.count()
         assert grids.count() == 4
         page.select_option("select[data-axis=dataset]", "digits")
         assert 0 < rows.count() < everything
-        assert set(rows.evaluate_all("found => found.map(r => r.dataset.dataset)")) == {"digits"}
+        assert "phantom" not in "".join(page.locator("table.filtered:has-text('seconds') tr:visible").all_inner_texts())
         page.select_option("select[data-axis=model]", "vit_mini16")
         assert grids.count() == 1
         page.select_option("select[data-axis=method]", "occlusion")
-        assert set(rows.evaluate_all("found => found.map(r => r.dataset.method)")) == {"occlusion", ""}
+        shown = page.locator("table.filtered:has-text('seconds') tbody tr:visible").all_inner_texts()
+        assert ["occlusion" in text for text in shown if "05_cell" in text] == [True]
         for axis in ("dataset", "model", "method"):
             page.select_option(f"select[data-axis={axis}]", "")
         assert rows.count() == everything

@@ -1,36 +1,39 @@
 """The command line: ``python -m xaiutils.batch matrix.yml --cores 2 --gpus 1``."""
 
 import argparse
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
-import time
+import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
-from xaiutils.batch import engine
+from xaiutils.batch.marker import LockedError, lock
 from xaiutils.batch.matrix import MatrixError, read_matrix
-from xaiutils.batch.outcome import outcomes
-from xaiutils.batch.plan import Job, State, cores_here, jobs, survey, sweep, write_plan
+from xaiutils.batch.plan import PACKAGE, Job, State, jobs, outcomes, survey, write_plan
+from xaiutils.batch.preflight import disk_needed, full_disk, megabytes, missing_data, unfit_models
 from xaiutils.batch.report import write_report
-from xaiutils.batch.room import in_words, missing_data, needed, too_little_disk, unfit_models
-from xaiutils.batch.store import LockedError, lock
-from xaiutils.batch.watch import Ended, ended_by_signals
 from xaiutils.workbook.pipeline import runs_folder
 
-DONE, FAILED, INVALID, LOCKED, INTERRUPTED = 0, 1, 2, 3, 130
+DONE, FAILED, INVALID, LOCKED, SIGNALLED = 0, 1, 2, 3, 128
+_SNAKEMAKE = "from xaiutils.batch.job import end_with_parent as e; e(); from snakemake.cli import main; main()"
+_GONE = {"--engine": "Snakemake runs every batch now; give --cores 1 for one job at a time"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a matrix; returns the exit status: 0 all is done, 1 something failed, 2 the matrix cannot be run and nothing
-    was started, 3 another batch is at work in the same folder, 130 interrupted, 128 + n ended by the signal n."""
-    options = _options(arguments)
-    with ended_by_signals():
+    was started, 3 another batch is at work in the same folder, 128 + n ended by the signal n (Ctrl-C: 130)."""
+    options = _options(list(sys.argv[1:] if arguments is None else arguments))
+    with _signals_interrupt():
         try:
-            return _main(options)
+            return _batch(options)
         except MatrixError as error:
             print(f"error: {error}", file=sys.stderr)
             return INVALID
@@ -41,33 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _interrupted(error)
 
 
-def _main(options: argparse.Namespace) -> int:
-    matrix, problems = read_matrix(options.matrix)
-    folder = options.runs.resolve() / matrix.name
-    problems += missing_data(matrix) + unfit_models(matrix)
-    plan = jobs(matrix)
-    if not plan and not problems:
-        problems.append("nothing is left to run: exclude takes everything away.")
-    if problems or options.dry_run:
-        _check_and_tell(folder, plan, problems, options)
-        return DONE
-    with _locked(folder, options.wait):
-        state = _check_and_tell(folder, plan, problems, options)
-        return _run(folder, plan, state, matrix.cell_hours, options)
-
-
-def _interrupted(error: KeyboardInterrupt) -> int:
-    """Say so; returns the exit status. A terminal that has closed takes no words any more."""
-    try:
-        sys.stdout.flush()
-        print(f"{str(error) or 'interrupted'}; the same command goes on from here")
-        sys.stdout.flush()
-    except OSError:
-        sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
-    return 128 + error.number if isinstance(error, Ended) else INTERRUPTED
-
-
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+def _options(given: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m xaiutils.batch",
         description="Run a matrix of notebooks: every cell once, resumable, several at a time or on a cluster.",
@@ -78,106 +55,174 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--runs", type=Path, default=runs_folder(), metavar="FOLDER", help="results go to FOLDER/<name of the matrix>")
     add("--cores", type=int, metavar="N", help="CPU cores to use; default: all of the machine")
     add("--gpus", type=int, metavar="N", help="GPUs to use, one for a job; default: those that nvidia-smi lists")
-    add(
-        "--threads", type=int, metavar="N", help="threads of one job; default: 1, or its part of the cores beside a GPU"
-    )
-    add("--engine", choices=engine.ENGINES, default="auto", help="auto: snakemake where the extra batch is installed")
+    add("--threads", type=int, metavar="N", help="threads of one job; default: 1, or its share of the cores with a GPU")
     add("--profile", metavar="FOLDER", help="a profile of Snakemake, for a cluster: see docs/cluster.md")
-    add("--retries", type=int, default=1, metavar="N", help="new tries when a kernel dies; a failing cell has none")
+    add("--retries", type=int, metavar="N", help="new tries when a kernel dies, default 1; a failing cell has none")
     add("--dry-run", action="store_true", help="say what would be done, and why, and how much disk it needs")
     add("--wait", action="store_true", help="wait for another batch in the same folder instead of refusing")
     add("--quick", action="store_true", help="compare sizes, not checksums, of what is done")
     add("--any-code", action="store_true", help="keep what other versions of the notebooks or the package computed")
-    given = list(sys.argv[1:] if arguments is None else arguments)
     split = given.index("--") if "--" in given else len(given)
+    for option in (text.partition("=")[0] for text in given[:split]):
+        if option in _GONE:
+            parser.error(f"{option} does not exist any more: {_GONE[option]}")
     options = parser.parse_args(given[:split])
     options.snakemake = given[split + 1 :]
-    for name in ("cores", "threads"):
-        if getattr(options, name) is not None and getattr(options, name) < 1:
-            parser.error(f"--{name} must be at least 1")
-    if options.retries < 0 or (options.gpus is not None and options.gpus < 0):
-        parser.error("--retries and --gpus must not be negative")
-    if options.engine == "auto":
-        options.engine = "snakemake" if engine.has_snakemake() else "plain"
-    elif options.engine == "snakemake" and not engine.has_snakemake():
-        parser.error("Snakemake is not installed: pip install 'xaiutils[batch]', or --engine plain")
-    if options.engine == "plain" and (options.profile or options.snakemake):
-        parser.error("--profile and what follows -- are for Snakemake: pip install 'xaiutils[batch]'")
+    for name, low in (("cores", 1), ("threads", 1), ("gpus", 0), ("retries", 0)):
+        value = getattr(options, name)
+        if value is not None and value < low:
+            parser.error(f"--{name} must be at least {low}")
     return options
 
 
-@contextmanager
-def _locked(folder: Path, wait: bool) -> Iterator[None]:
-    """Hold the folder for this batch alone; with ``wait``, as soon as it is free."""
-    told = False
-    with ExitStack() as stack:
-        while True:
+def _batch(options: argparse.Namespace) -> int:
+    matrix, problems = read_matrix(options.matrix)
+    folder = options.runs.resolve() / matrix.name
+    problems += missing_data(matrix) + unfit_models(matrix)
+    plan = jobs(matrix)
+    if not plan and not problems:
+        problems.append("nothing is left to run: exclude takes everything away.")
+    if problems or options.dry_run:
+        _check_and_tell(folder, plan, problems, options)
+        return DONE
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "lock").touch()
+    except OSError as error:
+        raise MatrixError([f"{folder} cannot be written ({error.strerror}); give another place by --runs."]) from error
+    with lock(folder / "lock", str(folder), options.wait):
+        state = _check_and_tell(folder, plan, problems, options)
+        status = DONE
+        shutil.rmtree(folder / "failed", ignore_errors=True)
+        sweep(folder)
+        (folder / "matrix.yml").write_bytes(options.matrix.read_bytes())
+        if state.why:
             try:
-                stack.enter_context(lock(folder / "lock", str(folder)))
-                break
-            except OSError as error:
-                problem = f"{folder} cannot be written ({error.strerror}); give another place by --runs."
-                raise MatrixError([problem]) from error
-            except LockedError as error:
-                if not wait:
-                    raise
-                if not told:
-                    print(f"waiting: {error}", flush=True)
-                told = True
-                time.sleep(1)
-        yield
+                _run(folder, plan, state, matrix.cell_hours, options)
+            except KeyboardInterrupt as error:
+                status = _interrupted(error)
+        finished = _finish(folder, plan, options)
+        return status or finished
 
 
 def _check_and_tell(folder: Path, plan: Sequence[Job], problems: list[str], options: argparse.Namespace) -> State:
     """Look at what is done, print what is to be done and why; MatrixError with all problems, the disk's included."""
     state = survey(folder, plan, options.quick, options.any_code)
-    size = needed(plan, state) if not problems else 0
-    if problems := [*problems, *(too_little_disk(folder, size) if state.why else ())]:
+    size = disk_needed(plan, state) if not problems else 0
+    if problems := [*problems, *(full_disk(folder, size) if state.why else ())]:
         raise MatrixError(problems)
     print(f"{folder}: {len(plan)} jobs, {len(plan) - len(state.why)} done, {len(state.why)} to do")
-    for notebook, why in Counter((name.split("/")[0], reason) for name, reason in state.why.items()).items():
-        print(f"  {why:5} x {notebook[0]}: {notebook[1]}")
-    known = [state.seconds[job.name] for job in plan if job.name in state.seconds and job.name not in state.why]
+    for (notebook, why), count in Counter((n.split("/")[0], reason) for n, reason in state.why.items()).items():
+        print(f"  {count:5} x {notebook}: {why}")
+    known = [seconds for name, seconds in state.seconds.items() if name not in state.why]
     if state.why:
         took = f"; those that are done took {sum(known) / len(known):.0f} s each" if known else ""
-        print(f"  new files: {in_words(size)} at most{took}")
+        print(f"  new files: {megabytes(size)} at most{took}")
     return state
 
 
-def _run(folder: Path, plan: Sequence[Job], state: State, cell_hours: float, options: argparse.Namespace) -> int:
-    gpus = options.gpus if options.gpus is not None or options.profile else _gpus_here()
-    cores = options.cores or (None if options.profile else cores_here())
-    share = cores if options.engine == "plain" else max(1, cores // gpus) if cores and gpus else 1
-    settings = {
-        "threads": options.threads or share,
-        "gpus": None if options.profile else gpus,
-        "retries": options.retries,
-        "cell_hours": cell_hours,
-    }
-    sweep(folder)
-    (folder / "matrix.yml").write_bytes(options.matrix.read_bytes())
+def sweep(folder: Path) -> None:
+    """Remove what killed jobs left below ``attempts``. A job that is still at work, on a cluster, holds a lock."""
+    for attempt in (folder / "attempts").glob("*"):
+        with contextlib.suppress(LockedError), lock(attempt / "lock", str(attempt)):
+            shutil.rmtree(attempt, ignore_errors=True)
+
+
+def _run(folder: Path, plan: Sequence[Job], state: State, cell_hours: float, options: argparse.Namespace) -> None:
+    """Write the plan and let Snakemake carry it out."""
+    cluster = options.profile is not None
+    gpus = options.gpus if options.gpus is not None or cluster else _gpus_here()
+    cores = options.cores or (None if cluster else _cores_here())
+    threads = options.threads or (max(1, cores // gpus) if cores and gpus else 1)
+    settings = {"threads": threads, "gpus": None if cluster else gpus, "cell_hours": cell_hours}
     write_plan(folder, plan, state, settings, gpus or 0)
-    status = DONE
-    if state.why:
-        print(f"running under {options.engine}, {cores or 'the cluster’s'} cores, {gpus or 'no'} GPUs", flush=True)
-        try:
-            if options.engine == "plain":
-                engine.run_plain(folder, plan, state)
-            else:
-                engine.run_snakemake(folder, cores, gpus, options.profile, options.snakemake)
-        except KeyboardInterrupt as error:
-            status = _interrupted(error)
-    results = outcomes(folder, plan)
+    retries = options.retries if options.retries is not None or cluster else 1
+    print(f"running on {cores or 'the cluster’s'} cores, {gpus or 'no'} GPUs", flush=True)
+    run_snakemake(folder / "plan", cores, gpus, retries, options.profile, options.snakemake)
+
+
+def run_snakemake(
+    directory: Path, cores: int | None, gpus: int | None, retries: int | None, profile: str | None = None,
+    options: Sequence[str] = (),
+) -> None:  # fmt: skip
+    """Let Snakemake run the jobs of the plan in ``directory``: several at once, or on a cluster by a ``profile``.
+
+    None for a number leaves it to the profile; ``options`` are handed on as they are. Interrupted, Snakemake is given a
+    minute to end its jobs (on a cluster: to cancel them).
+    """
+    command = [sys.executable, "-c", _SNAKEMAKE, "--snakefile", str(Path(__file__).with_name("Snakefile"))]
+    command += ["--directory", str(directory), "--keep-going", "--drop-metadata"]
+    # Its default scheduler solves an integer programme for every choice, which grows fast (benchmarks/batch.md).
+    command += ["--scheduler", "greedy"]
+    command += ["--profile", profile] if profile else ["--quiet", "rules", "host", "reason"]
+    command += ["--cores", str(cores)] if cores else []
+    command += ["--resources", f"gpu={gpus}"] if gpus is not None else []
+    command += ["--retries", str(retries)] if retries is not None else []
+    paths = [str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]  # the jobs import this package
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    # In a session of its own: a terminal's Ctrl-C reaches this process alone, which hands every signal on as that one.
+    process = subprocess.Popen([*command, *options], env=environment, start_new_session=True)
     try:
-        page: object = write_report(folder, plan, results)
+        process.wait()
+    except KeyboardInterrupt:
+        process.send_signal(signal.SIGINT)  # at SIGTERM it would wait until its jobs are done
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(60)
+        raise
+    finally:
+        process.kill()
+
+
+def _finish(folder: Path, plan: Sequence[Job], options: argparse.Namespace) -> int:
+    """Write the report, and say what is not done; returns the exit status."""
+    results = outcomes(folder, plan, survey(folder, plan, quick=True, any_code=options.any_code))
+    done, status = sum(result.status == "done" for result in results), DONE
+    try:
+        page: object = write_report(folder, results)
     except Exception as error:  # an odd table, a full disk: what follows is what a night's work must say
-        page, status = f"the report could not be written: {type(error).__name__}: {error}", status or FAILED
+        page, status = f"the report could not be written: {type(error).__name__}: {error}", FAILED
     for result in results:
         if result.status != "done":
             print(f"{result.status}: {result.job.name}: {result.error}{f' ({result.log})' if result.log else ''}")
-    done = sum(result.status == "done" for result in results)
     print(f"{done} of {len(results)} jobs done: {page}")
     return status or (DONE if done == len(results) else FAILED)
+
+
+@contextmanager
+def _signals_interrupt() -> Iterator[None]:
+    """Within the block SIGTERM (a service manager, a cluster) and SIGHUP (a terminal that closes) raise
+    KeyboardInterrupt with their number, once: a second one ends the process. What is ignored stays so (nohup)."""
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []
+    taken = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
+
+    def interrupt(number: int, _frame: FrameType | None) -> NoReturn:
+        for one in taken:
+            signal.signal(one, signal.SIG_DFL)
+        raise KeyboardInterrupt(number)
+
+    for number in taken:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _interrupted(error: KeyboardInterrupt) -> int:
+    """Say so; returns the exit status. A terminal that has closed takes no words any more."""
+    number = signal.Signals(error.args[0] if error.args else signal.SIGINT)
+    try:
+        print(f"\nended by {number.name}; the same command goes on from here", flush=True)
+    except OSError:
+        sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
+    return SIGNALLED + number
+
+
+def _cores_here() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _gpus_here() -> int:

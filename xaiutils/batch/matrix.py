@@ -1,21 +1,24 @@
 """The matrix of a batch, in YAML: what is run on what. Read here, and checked as a whole before anything starts."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from xaiutils.attribution import METHODS, resolve
 from xaiutils.datasets import DATASETS
 from xaiutils.file_limits import check_regular
+from xaiutils.models import MODELS
 from xaiutils.registry import is_integer, suggest
 from xaiutils.text import one_line
 from xaiutils.workbook.execute import literal
 from xaiutils.workbook.parameters import PARAMETERS, check, text_names
 from xaiutils.workbook.pipeline import NOTEBOOKS, dataset_problems, resolve_folder
-from xaiutils.yaml_text import load_yaml
+from xaiutils.yaml_text import NumberLoader, load_yaml
 
 AXES = ("dataset", "model", "recipe", "seed", "method")
 GRAINS = ("method", "model")
@@ -48,14 +51,14 @@ class Entry:
     notebooks, or of the method."""
 
     name: str
-    value: str
+    value: Any
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Step:
     """A notebook of the matrix. ``kind`` is data, train or cell; ``declared`` are the names in its parameters cell;
-    ``grain`` "method" runs it anew for each method, "model" once for all methods."""
+    ``grain`` "method" runs it again for each method, "model" once for all methods."""
 
     kind: str
     path: Path
@@ -69,7 +72,7 @@ class Step:
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """The axes by which this notebook is run anew, told by the parameters that it declares."""
+        """The axes by which this notebook is run again, as shown by the parameters that it declares."""
         if self.kind == "data":
             return ("dataset", "seed")
         if self.kind == "train":
@@ -93,8 +96,15 @@ class Matrix:
     recipes: tuple[Entry, ...]
     seeds: tuple[int, ...]
     methods: tuple[Entry, ...]
-    exclude: tuple[Mapping[str, tuple], ...]
+    exclude: tuple[Mapping[str, tuple[Any, ...]], ...]
     cell_hours: float
+
+    def axis(self, name: str) -> tuple[Entry, ...]:
+        """The values of an axis of `AXES`."""
+        if name == "seed":
+            return tuple(Entry(str(seed), seed) for seed in self.seeds)
+        lists = {"dataset": self.datasets, "model": self.models, "recipe": self.recipes, "method": self.methods}
+        return lists[name]
 
     def data_dir(self, dataset: Entry) -> str:
         """The folder with the files of a data set, or "" for one that reads none; by default the notebooks' own."""
@@ -109,24 +119,17 @@ class Matrix:
         return any(all(axis in point and point[axis] in names for axis, names in e.items()) for e in self.exclude)
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML in which 1e-3 is a number, and a key that stands twice is an error."""
+class _Loader(NumberLoader):
+    """YAML in which a key that is given twice is an error."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+0123456789."),
-)
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict:
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     keys = [loader.construct_object(key) for key, _ in node.value]
     for key in keys:
         if not isinstance(key, str | int | float | None):
             raise yaml.constructor.ConstructorError(None, None, "a key that is no text or number", node.start_mark)
         if keys.count(key) > 1:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
+            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is given twice", node.start_mark)
     return {key: loader.construct_object(value, deep=True) for key, (_, value) in zip(keys, node.value, strict=True)}
 
 
@@ -137,7 +140,7 @@ def read_matrix(path: str | Path) -> tuple[Matrix, list[str]]:
     """A matrix of what is right in the file, and in words everything that is not: keys, names, types, parameters.
 
     A matrix with problems is not to be run; it serves to look for the problems of data and disk too, so that all can be
-    told at once (`xaiutils.batch.room`). Raises MatrixError where the file is no matrix at all.
+    reported at once (`xaiutils.batch.preflight`). Raises MatrixError where the file is no matrix at all.
     """
     path = Path(path)
     try:
@@ -151,43 +154,40 @@ def read_matrix(path: str | Path) -> tuple[Matrix, list[str]]:
 
 
 class _Reader:
-    """Collects problems while it reads, so that all of them can be told."""
+    """Collects problems while it reads, so that all of them can be reported."""
 
     def __init__(self, content: Mapping[str, Any], path: Path):
         self.content, self.path = content, path
         self.problems: list[str] = []
 
     def read(self) -> tuple[Matrix, list[str]]:
-        for key in self.content:
-            if key not in _KEYS:
-                self.problems.append(f"unknown key {key!r}; {suggest(key, list(_KEYS))}")
+        self.known("unknown key", self.content, _KEYS)
         name = self.content.get("name", self.path.stem)
         if not isinstance(name, str) or not _RUN.fullmatch(name):
             self.problems.append(f"name={name!r} is not a folder name; use letters, digits, ., - and _.")
             name = "matrix"
         steps = self.steps()
         common = self.parameters("common", self.of_kind("common", dict, {}))
-        datasets = self.entries("datasets", "dataset", self.one_of("dataset", tuple(DATASETS)))
-        models = self.entries("models", "model", _model)
-        recipes = self.entries("recipes", "recipe", self.one_of("recipe", PARAMETERS["recipe"].choices), ["auto"])
-        needs_methods = any("method" in step.declared or "methods" in step.declared for step in steps)
+        datasets = self.entries("datasets", "dataset", DATASETS)
+        models = self.entries("models", "model", MODELS)
+        recipes = self.entries("recipes", "recipe", PARAMETERS["recipe"].choices, ["auto"])
+        needs_methods = any(step.declared & {"method", "methods"} for step in steps)
         methods = self.methods() if needs_methods or "methods" in self.content else ()
-        seeds = self.of_kind("seeds", list, [0])
-        whole = [s for s in seeds if is_integer(s) and 0 <= s < 2**32]
-        self.problems += [
-            f"seeds: {seed!r} is not an integer from 0 to 2**32 - 1."
-            for seed in seeds
-            if not any(seed is known for known in whole)
-        ]
-        if len(set(map(str, seeds))) < len(seeds) or not seeds:
-            self.problems.append("seeds must name at least one seed, and none twice.")
+        seeds = self.seeds()
         hours = self.content.get("cell_hours", 24)
         if isinstance(hours, bool) or not isinstance(hours, int | float) or not hours > 0:
             self.problems.append(f"cell_hours={hours!r} is not a number above 0.")
-        exclude = self.exclusions(datasets, models, recipes, seeds, methods, steps)
-        matrix = Matrix(name, steps, common, datasets, models, recipes, tuple(whole), methods, exclude, hours)
+        matrix = Matrix(name, steps, common, datasets, models, recipes, seeds, methods, (), hours)
+        names: dict[str, list[Any]] = {axis: [entry.name for entry in matrix.axis(axis)] for axis in AXES}
+        names |= {"seed": list(seeds), "notebook": [step.name for step in steps]}
+        matrix = replace(matrix, exclude=self.exclusions(names))
         self.problems += _mismatches(matrix) if steps else []
         return matrix, list(dict.fromkeys(self.problems))
+
+    def known(self, what: str, given: Iterable[Any], allowed: Collection[Any]) -> None:
+        self.problems += [
+            f"{what} {key!r}; {suggest(key, list(map(str, allowed)))}" for key in given if key not in allowed
+        ]
 
     def of_kind(self, key: str, kind: type, default: Any) -> Any:
         value = self.content.get(key)
@@ -195,47 +195,53 @@ class _Reader:
             return default
         if isinstance(value, kind):
             return value
-        words = {list: "a list", dict: "'name: value' lines"}[kind]
-        self.problems.append(f"{key} is {value!r}; expected {words}.")
+        self.problems.append(f"{key} is {value!r}; expected {'a list' if kind is list else 'name: value lines'}.")
         return default
 
-    def steps(self) -> tuple[Step, ...]:
-        import papermill
+    def seeds(self) -> tuple[int, ...]:
+        seeds = self.of_kind("seeds", list, [0])
+        whole = [s for s in seeds if is_integer(s) and 0 <= s < 2**32]
+        wrong = [s for s in seeds if not any(s is known for known in whole)]
+        self.problems += [f"seeds: {seed!r} is not an integer from 0 to 2**32 - 1." for seed in wrong]
+        if len(set(map(str, seeds))) < len(seeds) or not seeds:
+            self.problems.append("seeds must name at least one seed, and none twice.")
+        return tuple(whole)
 
+    def steps(self) -> tuple[Step, ...]:
         given = {**_DEFAULT_NOTEBOOKS, **self.of_kind("notebooks", dict, {})}
-        for key in given:
-            if key not in _NOTEBOOK_KEYS:
-                self.problems.append(f"notebooks: unknown key {key!r}; {suggest(key, list(_NOTEBOOK_KEYS))}")
+        self.known("notebooks: unknown key", given, _NOTEBOOK_KEYS)
         folder = self.path.parent / str(given["folder"]) if "folder" in given else NOTEBOOKS
         cells = given["cells"] if isinstance(given["cells"], list) else [given["cells"]]
-        found = []
-        for kind, value in [("data", given["data"]), ("train", given["train"]), *(("cell", cell) for cell in cells)]:
-            if value is None and kind != "cell":
-                continue
-            where = f"notebooks/{'cells' if kind == 'cell' else kind}"
-            entry = self.entry(where, value)
-            if entry is None:
-                continue
-            path = (folder / f"{entry.name.removesuffix('.ipynb')}.ipynb").resolve()
-            if not path.is_file():
-                known = sorted(p.stem for p in folder.glob("*.ipynb"))
-                self.problems.append(f"{where}: there is no {path}; {suggest(entry.name, known)}")
-                continue
-            if path.stem.casefold() in _OWN_FOLDERS or _NO_FOLDER.search(path.stem) or one_line(path.stem) != path.stem:
-                self.problems.append(
-                    f"{where}: {path.stem!r} cannot be a folder of the batch; give the notebook a plain name."
-                )
-                continue
-            own = dict(entry.parameters)
-            grain = own.pop("grain", self.content.get("grain", "method"))
-            if grain not in GRAINS:
-                self.problems.append(f"grain={grain!r} is unknown; {suggest(grain, list(GRAINS))}")
-            own = self.parameters(f"{where}/{entry.name}", own)
-            found.append(Step(kind, path, frozenset(papermill.inspect_notebook(literal(path))), grain, own))
-        names = [step.name for step in found]
-        if len(set(names)) < len(names):
+        kinds = [("data", given["data"]), ("train", given["train"]), *(("cell", cell) for cell in cells)]
+        found = [self.step(kind, value, folder) for kind, value in kinds if value is not None or kind == "cell"]
+        steps = tuple(step for step in found if step is not None)
+        if len({step.name for step in steps}) < len(steps):
             self.problems.append("notebooks: one of them is named twice.")
-        return tuple(found)
+        return steps
+
+    def step(self, kind: str, value: Any, folder: Path) -> Step | None:
+        import papermill
+
+        where = f"notebooks/{'cells' if kind == 'cell' else kind}"
+        entry = self.entry(where, value)
+        if entry is None:
+            return None
+        path = (folder / f"{entry.name.removesuffix('.ipynb')}.ipynb").resolve()
+        if not path.is_file():
+            known = sorted(p.stem for p in folder.glob("*.ipynb"))
+            self.problems.append(f"{where}: there is no {path}; {suggest(entry.name, known)}")
+            return None
+        if path.stem.casefold() in _OWN_FOLDERS or _NO_FOLDER.search(path.stem) or one_line(path.stem) != path.stem:
+            self.problems.append(
+                f"{where}: {path.stem!r} cannot be a folder of the batch; give the notebook a plain name."
+            )
+            return None
+        own = dict(entry.parameters)
+        grain = own.pop("grain", self.content.get("grain", "method"))
+        if grain not in GRAINS:
+            self.problems.append(f"grain={grain!r} is unknown; {suggest(grain, list(GRAINS))}")
+        own = self.parameters(f"{where}/{entry.name}", own)
+        return Step(kind, path, frozenset(papermill.inspect_notebook(literal(path))), grain, own)
 
     def entry(self, where: str, value: Any, key: str = "") -> Entry | None:
         """A name alone, or a mapping with a name; ``key``: what says in the mapping what the name stands for."""
@@ -247,9 +253,8 @@ class _Reader:
         rest = {k: v for k, v in value.items() if k not in ("name", key)}
         return Entry(value["name"], value.get(key, value["name"]) if key else value["name"], rest)
 
-    def entries(
-        self, key: str, axis: str, find: Callable[[str], None], default: Sequence[Any] = ()
-    ) -> tuple[Entry, ...]:
+    def entries(self, key: str, axis: str, known: Iterable[str], default: Sequence[Any] = ()) -> tuple[Entry, ...]:
+        """The entries of an axis whose values are in ``known``."""
         found = []
         for value in self.of_kind(key, list, list(default)):
             entry = self.entry(key, value, axis)
@@ -257,26 +262,19 @@ class _Reader:
                 continue
             if not _LABEL.fullmatch(entry.name):
                 self.problems.append(f"{key}: {entry.name!r} is not a label; use letters, digits, - and _.")
-            try:
-                find(entry.value)
-            except (KeyError, ValueError, TypeError) as error:
-                self.problems.append(f"{key}: {error}")
-            else:
-                own = entry.parameters
-                if axis != "method":
-                    own = self.parameters(f"{key}/{entry.name}", own)
-                found.append(Entry(entry.name, entry.value, own))
-        names = [entry.name for entry in found]
-        for name in dict.fromkeys(n for n in names if names.count(n) > 1):
-            self.problems.append(f"{key}: {name!r} stands twice; give one of them another 'name'.")
+            if not isinstance(entry.value, str) or entry.value not in known:
+                self.problems.append(f"{key}: {entry.value!r} is no {axis}; {suggest(entry.value, list(known))}")
+                continue
+            own = entry.parameters if axis == "method" else self.parameters(f"{key}/{entry.name}", entry.parameters)
+            found.append(Entry(entry.name, entry.value, own))
+        twice = [name for name, count in Counter(entry.name for entry in found).items() if count > 1]
+        self.problems += [f"{key}: {name!r} is given twice; give one of them another 'name'." for name in twice]
         if not found and not (self.content.get(key) or default):
             self.problems.append(f"{key} must name at least one.")
         return tuple(found)
 
     def methods(self) -> tuple[Entry, ...]:
-        from xaiutils.attribution import METHODS, resolve
-
-        entries = self.entries("methods", "method", lambda name: METHODS[name])
+        entries = self.entries("methods", "method", METHODS)
         for entry in entries:
             try:
                 resolve([entry.name], {entry.name: {**entry.parameters, "method": entry.value}})
@@ -284,76 +282,50 @@ class _Reader:
                 self.problems.append(f"methods/{entry.name}: {error}")
         return entries
 
-    def one_of(self, name: str, choices: tuple[str, ...]) -> Callable[[str], None]:
-        def find(value: str) -> None:
-            if value not in choices:
-                raise ValueError(f"{value!r} is no {name}; {suggest(value, list(choices))}")
-
-        return find
-
     def parameters(self, where: str, given: Mapping[str, Any]) -> dict[str, Any]:
         """The checked notebook parameters; what is wrong with them goes to the problems."""
-        for name in given:
+        checked: dict[str, Any] = {}
+        for name, value in given.items():
             if name in _AXIS_PARAMETERS:
                 self.problems.append(f"{where}: {name} is an axis of the matrix; it has a list of its own.")
-            elif name in ("run_name", "runs_dir"):
+                continue
+            if name in ("run_name", "runs_dir"):
                 self.problems.append(f"{where}: {name} is set by the batch; give --runs for another place.")
-        rest = {k: v for k, v in given.items() if k not in _AXIS_PARAMETERS | {"run_name", "runs_dir"}}
-        checked = {}
-        for name, value in rest.items():
+                continue
             try:
                 checked |= check({name: value})
+                if name == "data_dir":
+                    checked[name] = resolve_folder(checked[name])
             except ValueError as error:
-                self.problems += [f"{where}: {line}" for line in str(error).split("\n- ")[1:]]
-        if "data_dir" in checked:
-            try:
-                checked["data_dir"] = resolve_folder(checked["data_dir"])
-            except ValueError as error:
-                self.problems.append(f"{where}: {error}")
+                text = str(error)
+                self.problems += [f"{where}: {line}" for line in text.split("\n- ")[1:] or [text]]
         return checked
 
-    def exclusions(self, datasets, models, recipes, seeds, methods, steps) -> tuple[Mapping[str, tuple], ...]:
-        lists = {"dataset": datasets, "model": models, "recipe": recipes, "method": methods, "notebook": steps}
-        known = {axis: [entry.name for entry in entries] for axis, entries in lists.items()} | {"seed": list(seeds)}
+    def exclusions(self, names: Mapping[str, Sequence[Any]]) -> tuple[Mapping[str, tuple[Any, ...]], ...]:
+        """``names``: all names, by axis."""
         found = []
         for given in self.of_kind("exclude", list, []):
             if not isinstance(given, dict) or not given:
                 self.problems.append(f"exclude: {given!r} is not of the form {{dataset: ..., method: ...}}.")
                 continue
-            entry = {}
-            for axis, names in given.items():
-                if axis not in known:
-                    self.problems.append(f"exclude: unknown axis {axis!r}; {suggest(axis, list(known))}")
-                    continue
-                entry[axis] = tuple(names) if isinstance(names, list) else (names,)
-                for name in entry[axis]:
-                    if name not in known[axis]:
-                        named = suggest(name, [str(k) for k in known[axis]])
-                        self.problems.append(f"exclude: no {axis} is named {name!r}; {named}")
+            self.known("exclude: unknown axis", given, names)
+            entry = {a: tuple(v) if isinstance(v, list) else (v,) for a, v in given.items() if a in names}
+            for axis, excluded in entry.items():
+                self.known(f"exclude: no {axis} is named", excluded, names[axis])
             if len(entry) == len(given):  # with an axis left out it would fit what it was not meant for
                 found.append(entry)
         return tuple(found)
 
 
-def _model(name: str) -> None:
-    from xaiutils.models import MODELS
-
-    MODELS[name]
-
-
 def _mismatches(matrix: Matrix) -> list[str]:
     """Parameters that nobody takes, data sets without the options asked of them, methods that a model does not suit."""
-    from xaiutils.attribution import METHODS
-    from xaiutils.models import MODELS
-
     problems = []
     everywhere = frozenset().union(*(step.declared for step in matrix.steps))
     of_data = frozenset().union(*(step.declared for step in matrix.steps if step.kind == "data"))
     taken = [("common", matrix.common, everywhere)]
     taken += [(f"notebooks/{step.name}", step.parameters, step.declared) for step in matrix.steps]
-    taken += [(f"datasets/{e.name}", e.parameters, everywhere) for e in matrix.datasets]
-    taken += [(f"models/{e.name}", e.parameters, everywhere) for e in matrix.models]
-    taken += [(f"recipes/{e.name}", e.parameters, everywhere) for e in matrix.recipes]
+    for key, entries in (("datasets", matrix.datasets), ("models", matrix.models), ("recipes", matrix.recipes)):
+        taken += [(f"{key}/{entry.name}", entry.parameters, everywhere) for entry in entries]
     for where, parameters, declared in taken:
         for name in parameters:
             if name not in declared:
@@ -369,18 +341,27 @@ def _mismatches(matrix: Matrix) -> list[str]:
         if "data_dir" in matrix.common and not DATASETS[entry.value].reads_files:
             facts.pop("data_dir")  # meant for the other data sets
         problems += [f"datasets/{entry.name}: {problem}" for problem in dataset_problems(facts)]
-    cells = [step for step in matrix.steps if step.kind == "cell" and step.declared & {"method", "methods"}]
-    for model in matrix.models:
-        family = MODELS[model.value].family
-        unsuited = [e.name for e in matrix.methods if family not in METHODS[e.value].suits]
-        points = [
-            {"dataset": d.name, "model": model.name, "recipe": r.name, "seed": s, "notebook": step.name}
-            for d in matrix.datasets for r in matrix.recipes for s in matrix.seeds for step in cells
-        ]  # fmt: skip
-        unsuited = [m for m in unsuited if any(not matrix.excluded({**point, "method": m}) for point in points)]
-        if unsuited:
-            problems.append(
-                f"methods: {', '.join(unsuited)} cannot explain {model.name}, a {family}; add to exclude: "
-                f"{{model: {model.name}, method: [{', '.join(unsuited)}]}}"
-            )
-    return problems
+    return problems + [text for model in matrix.models if (text := _unsuited(matrix, model))]
+
+
+def _unsuited(matrix: Matrix, model: Entry) -> str:
+    """Which methods cannot explain a model for which the matrix asks for them, in words, or ""."""
+    family = MODELS[model.value].family
+    cells = [step.name for step in matrix.steps if step.kind == "cell" and step.declared & {"method", "methods"}]
+    points = [
+        {"dataset": dataset.name, "model": model.name, "recipe": recipe.name, "seed": seed, "notebook": cell}
+        for dataset in matrix.datasets
+        for recipe in matrix.recipes
+        for seed in matrix.seeds
+        for cell in cells
+    ]
+    unsuited = ", ".join(
+        entry.name
+        for entry in matrix.methods
+        if family not in METHODS[entry.value].suits
+        and not all(matrix.excluded({**point, "method": entry.name}) for point in points)
+    )
+    if not unsuited:
+        return ""
+    exclusion = f"{{model: {model.name}, method: [{unsuited}]}}"
+    return f"methods: {unsuited} cannot explain {model.name}, a {family}; add to exclude: {exclusion}"

@@ -1,10 +1,8 @@
-"""From a matrix to jobs, and which of them are still to be done, and why."""
+"""From a matrix to jobs: which there are, which are still to be done and why, and how they ended."""
 
-import contextlib
 import hashlib
 import itertools
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,18 +12,24 @@ from typing import Any
 
 import nbformat
 
-from xaiutils.batch.matrix import Matrix, Step
-from xaiutils.batch.store import DONE, PERHAPS, LockedError, damage, lock, read_marker
+from xaiutils.batch.marker import DONE, KEY, damage, read_facts, read_marker
+from xaiutils.batch.matrix import Entry, Matrix, Step
 from xaiutils.datasets.reading.tree import fingerprint
 from xaiutils.files import write_text
 
 PACKAGE = Path(__file__).resolve().parents[1]
-# What decides the results of each kind of notebook, from the package: a change makes them be computed anew. Plots are
-# among those of cells alone: a finer curve is no reason to train again.
+# What decides the results of each kind of notebook, from the package: a change makes them be computed again. Plots are
+# among those of cells only: a finer curve is no reason to train again.
 _DATA_CODE = ("datasets", "images.py", "workbook")
 _TRAIN_CODE = (*_DATA_CODE, "backend.py", "models", "training", "classification")
 _CELL_CODE = (*_TRAIN_CODE, "statistics", "graph", "attribution", "evaluation", "transforms", "plots", "beyond_maps")
 CODE = {"data": _DATA_CODE, "train": _TRAIN_CODE, "cell": _CELL_CODE}
+_AXES = {"data": ("dataset", "seed"), "train": ("dataset", "model", "recipe", "seed")}
+_REASONS = {
+    "notebook": "the notebook has changed",
+    "code": "the code of the package has changed",
+    "inputs": "the data or the model that it is made from have changed",
+}
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class Job:
     """One notebook with one set of parameters. ``name`` is its folder below the batch's: ``NOTEBOOK/LABELS``.
 
     ``point``: the labels by axis. ``data``, ``train``: the jobs that prepare its data and train its model, or "".
-    ``reads``: the folder with the files of its data set, or "". ``notebook_digest``, ``code``: versions of what runs.
+    ``reads``: the folder with the files of its data set, or "". ``versions``: digests of its notebook and its code.
     """
 
     name: str
@@ -44,8 +48,7 @@ class Job:
     data: str
     train: str
     reads: str
-    notebook_digest: str
-    code: str
+    versions: Mapping[str, str]
 
     @property
     def after(self) -> tuple[str, ...]:
@@ -61,8 +64,8 @@ class Job:
 
 @dataclass(frozen=True)
 class State:
-    """What is to be done: ``why`` by the job's name, in words; jobs that are done are not in it. ``waiting``: jobs that
-    are to be looked at again once those that they come after are done. ``seconds`` and ``bytes``: of the done ones."""
+    """What is to be done: ``why`` by job, in words; jobs that are done are not in it. ``waiting``: jobs that may turn
+    out to be done once those before them are. ``seconds`` and ``bytes``: of all that were done once, by job."""
 
     why: Mapping[str, str]
     waiting: frozenset[str]
@@ -70,44 +73,46 @@ class State:
     bytes: Mapping[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended. ``status`` is done, failed or not run; ``error`` and ``log`` say why it is not done; ``marker``
+    is the marker of a done one."""
+
+    job: Job
+    status: str
+    error: str = ""
+    log: str = ""
+    marker: Mapping[str, Any] = field(default_factory=dict)
+
+
+# Which jobs there are -------------------------------------------------------------------------------------------------
+
+
 def jobs(matrix: Matrix) -> list[Job]:
-    """All jobs, each behind those that it comes after."""
-    axes = {
-        "dataset": matrix.datasets,
-        "model": matrix.models,
-        "recipe": matrix.recipes,
-        "seed": matrix.seeds,
-        "method": matrix.methods,
-    }
+    """All jobs, each after those that it needs."""
     found: dict[str, Job] = {}
-    by_kind = {step.kind: step for step in matrix.steps if step.kind != "cell"}
+    names = {step.kind: step.name for step in matrix.steps if step.kind != "cell"}
     for step in sorted(matrix.steps, key=lambda s: ("data", "train", "cell").index(s.kind)):
-        names = step.axes
-        for values in itertools.product(*(axes[name] for name in names)):
-            chosen = dict(zip(names, values, strict=True))
-            point = {axis: value if axis == "seed" else value.name for axis, value in chosen.items()}
-            methods = [chosen["method"]] if "method" in chosen else matrix.methods
-            here = {**point, "notebook": step.name}
-            methods = [m for m in methods if not matrix.excluded({**here, "method": m.name})]
-            takes_methods = bool(step.declared & {"method", "methods"}) and step.kind == "cell"
-            if matrix.excluded(here) or (takes_methods and not methods):
+        for values in itertools.product(*(matrix.axis(name) for name in step.axes)):
+            chosen = dict(zip(step.axes, values, strict=True))
+            point = {axis: entry.value if axis == "seed" else entry.name for axis, entry in chosen.items()}
+            methods = _methods(matrix, step, chosen, point)
+            if methods is None:
                 continue
-            data = _needed(step, "data", ("dataset", "seed"), point, by_kind)
-            train = _needed(step, "train", ("dataset", "model", "recipe", "seed"), point, by_kind)
-            if any(name and name not in found for name in (data, train)):  # its model is left out
+            earlier = ("data", "train")[: ("data", "train", "cell").index(step.kind)]
+            needs = {
+                kind: f"{names[kind]}/{label({axis: point[axis] for axis in _AXES[kind]})}"
+                for kind in earlier
+                if kind in names and set(_AXES[kind]) <= set(point)
+            }
+            if not set(needs.values()) <= set(found):  # its model is left out
                 continue
+            parameters = _parameters(matrix, step, chosen, methods)
+            versions = {"notebook": notebook_digest(step.path), "code": code_version(step.kind)}
             job = Job(
-                f"{step.name}/{label(point)}",
-                step.kind,
-                str(step.path),
-                point,
-                _parameters(matrix, step, chosen, methods),
-                data,
-                train,
-                matrix.data_dir(chosen["dataset"]),
-                notebook_digest(step.path),
-                code_version(step.kind),
-            )
+                f"{step.name}/{label(point)}", step.kind, str(step.path), point, parameters, needs.get("data", ""),
+                needs.get("train", ""), matrix.data_dir(chosen["dataset"]), versions,
+            )  # fmt: skip
             found[job.name] = job
     return list(found.values())
 
@@ -117,15 +122,18 @@ def label(point: Mapping[str, Any]) -> str:
     return ".".join(f"s{value}" if axis == "seed" else str(value) for axis, value in point.items())
 
 
-def _needed(step: Step, kind: str, axes: Sequence[str], point: Mapping[str, Any], by_kind: Mapping[str, Step]) -> str:
-    """The name of the job of a kind whose results a notebook takes at a point, or ""."""
-    order = ("data", "train", "cell")
-    if kind not in by_kind or order.index(step.kind) <= order.index(kind) or not all(axis in point for axis in axes):
-        return ""
-    return f"{by_kind[kind].name}/{label({axis: point[axis] for axis in axes})}"
+def _methods(
+    matrix: Matrix, step: Step, chosen: Mapping[str, Entry], point: Mapping[str, Any]
+) -> Sequence[Entry] | None:
+    """The methods of a notebook at a point; None where the matrix leaves the point out."""
+    here = {**point, "notebook": step.name}
+    methods = [chosen["method"]] if "method" in chosen else matrix.methods
+    methods = [m for m in methods if not matrix.excluded({**here, "method": m.name})]
+    takes_methods = bool(step.declared & {"method", "methods"}) and step.kind == "cell"
+    return None if matrix.excluded(here) or (takes_methods and not methods) else methods
 
 
-def _parameters(matrix: Matrix, step: Step, chosen: Mapping[str, Any], methods: Sequence[Any]) -> dict[str, Any]:
+def _parameters(matrix: Matrix, step: Step, chosen: Mapping[str, Entry], methods: Sequence[Entry]) -> dict[str, Any]:
     """The notebook's parameters: the common ones, overlaid with those of the notebook and of each axis' entry."""
     values = {**matrix.common, **step.parameters}
     for axis in ("dataset", "model", "recipe"):
@@ -135,28 +143,26 @@ def _parameters(matrix: Matrix, step: Step, chosen: Mapping[str, Any], methods: 
         values.pop("data_dir", None)
     if "model" in chosen:
         values["models"] = [chosen["model"].value]
-    values["seed"] = chosen["seed"]
+    values["seed"] = chosen["seed"].value
     if methods:
         own = {}
         for m in methods:
             given = {**matrix.common.get("method_parameters", {}).get(m.name, {}), **m.parameters}
-            alias = {"method": m.value} if m.value != m.name else {}
-            if given or alias:
-                own[m.name] = {**given, **alias}
-        values["methods"] = [m.name for m in methods]
-        values["method"] = methods[0].value
+            own[m.name] = given | ({"method": m.value} if m.value != m.name else {})
+        own = {name: given for name, given in own.items() if given}
+        values |= {"methods": [m.name for m in methods], "method": methods[0].value}
         if "methods" not in step.declared and methods[0].name in own:  # such a notebook knows methods, not labels
             own = {methods[0].value: {k: v for k, v in own[methods[0].name].items() if k != "method"}}
         values.pop("method_parameters", None)
         if own:
             values["method_parameters"] = own
-    values["run_name"] = label({axis: v if axis == "seed" else v.name for axis, v in chosen.items()})
+    values["run_name"] = label({axis: e.value if axis == "seed" else e.name for axis, e in chosen.items()})
     return {name: value for name, value in values.items() if name in step.declared}
 
 
 @cache
 def notebook_digest(path: Path) -> str:
-    """Of the code cells alone: other words or outputs change no result."""
+    """Of the code cells only: other words or outputs change no result."""
     cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
     return hashlib.sha256(json.dumps(cells).encode()).hexdigest()[:16]
 
@@ -172,100 +178,89 @@ def code_version(kind: str) -> str:
     return digest.hexdigest()[:16]
 
 
+# What is to be done ---------------------------------------------------------------------------------------------------
+
+
 def survey(folder: Path, plan: Sequence[Job], quick: bool = False, any_code: bool = False) -> State:
     """Look at every job's folder: which are done, and what is wrong with the others.
 
     ``quick`` compares the sizes of files and not their checksums; ``any_code`` takes results that other versions of the
     notebooks or of the package computed.
     """
-    why, waiting, seconds, sizes = {}, set(), {}, {}
+    why: dict[str, str] = {}
     products: dict[str, str] = {}
-    files_now = cache(lambda reads: fingerprint(Path(reads)))
+    waiting, seconds, sizes = set(), {}, {}
+    fingerprints = cache(lambda folder: fingerprint(Path(folder)))
     for job in plan:
         place = folder / job.name
-        marker = read_marker(place) or read_marker(place, PERHAPS)
-        reason = _why_not(job, place, marker, products, files_now, quick, any_code)
-        if not reason and any(name in why for name in job.after):
-            reason = "what it was made from is to be made anew"
+        marker = read_marker(place)
+        if marker is None:
+            why[job.name] = "the marker is damaged" if (place / DONE).exists() else "new"
+            continue
+        seconds[job.name], sizes[job.name] = marker["seconds"], sum(size for size, _ in marker["files"].values())
+        stale = any(name in why for name in job.after)
+        inputs = marker["key"]["inputs"] if stale else {name: products[name] for name in job.after}
+        if job.kind == "data" and job.reads:
+            inputs = {job.reads: fingerprints(job.reads)}
+        key = {"parameters": json.loads(json.dumps(dict(job.parameters))), **job.versions, "inputs": inputs}
+        reason = _difference(marker["key"], key, any_code) or damage(place, marker, quick)
+        if not reason and stale:
+            reason = "what it was made from is made again first"
             waiting.add(job.name)
         if reason:
             why[job.name] = reason
-        else:
-            products[job.name] = marker["product"]
-        if marker:
-            seconds[job.name] = marker["seconds"]
-            sizes[job.name] = sum(size for size, _ in marker["files"].values())
+        products[job.name] = marker["product"]
     return State(why, frozenset(waiting), seconds, sizes)
 
 
-def _why_not(job, place, marker, products, files_now, quick, any_code) -> str:
-    if marker is None:
-        return "the marker is damaged" if (place / DONE).exists() else "new"
-    if marker["parameters"] != json.loads(json.dumps(dict(job.parameters))):
-        before, now = marker["parameters"], job.parameters
-        names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-        return f"other parameters: {', '.join(names)}"
-    if not any_code and marker["notebook_digest"] != job.notebook_digest:
-        return "the notebook has changed"
-    if not any_code and marker["code"] != job.code:
-        return "the code of the package has changed"
-    if job.kind == "data" and job.reads and marker["data_files"] != files_now(job.reads):
-        return f"files below {job.reads} have changed"
-    if any(name in products and marker["inputs"].get(name) != products[name] for name in job.after):
-        return "made from other data, or by another model"
-    if list(marker["inputs"]) != list(job.after):
-        return "made from other data, or by another model"
-    return damage(place, marker, quick)
+def _difference(before: Mapping[str, Any], now: Mapping[str, Any], any_code: bool) -> str:
+    """In which part two keys differ first, in words, or ""."""
+    for part in KEY:
+        if before[part] == now[part] or (any_code and part in ("notebook", "code")):
+            continue
+        if part == "parameters":
+            names = {**before[part], **now[part]}
+            return f"other parameters: {', '.join(n for n in names if before[part].get(n) != now[part].get(n))}"
+        return _REASONS[part]
+    return ""
 
 
 def write_plan(folder: Path, plan: Sequence[Job], state: State, settings: Mapping[str, Any], gpus: int) -> None:
-    """Write what the jobs read, and take the markers away from what is to be done, so that no engine skips it.
+    """Write ``folder/plan``: what Snakemake and the jobs read of all that is to be done.
 
-    ``settings``: threads, retries and cell_hours of a job, and gpus, among which it chooses (None: it does not choose).
-    ``gpus``: how many there are for all jobs.
+    ``settings``: ``threads`` and ``cell_hours`` of a job, and ``gpus`` among which it chooses (None: a cluster's
+    scheduler does). ``gpus``: how many there are for all jobs.
     """
-    spool = folder / "plan"
-    shutil.rmtree(spool, ignore_errors=True)
-    for job in plan:
-        place = folder / job.name
-        if job.name in state.why:
-            if job.name not in state.waiting:
-                _remove(place / DONE)
-                _remove(place / PERHAPS)
-            elif (place / DONE).exists():
-                (place / DONE).replace(place / PERHAPS)
-            spool_file = spool / f"{job.name}.json"
-            spool_file.parent.mkdir(parents=True, exist_ok=True)
-            spec = {**asdict(job), "gpu": job.gpus(gpus), "settings": dict(settings)}
-            spool_file.write_text(json.dumps(spec), encoding="utf-8")
-        elif (place / PERHAPS).exists() and not (place / DONE).exists():  # a batch was cut; it holds after all
-            (place / PERHAPS).replace(place / DONE)
+    shutil.rmtree(folder / "plan", ignore_errors=True)
     to_do = [job for job in plan if job.name in state.why]
+    for job in to_do:
+        spec = {**asdict(job), "gpu": job.gpus(gpus), "recheck": job.name in state.waiting, **settings}
+        path = folder / "plan" / f"{job.name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(spec), encoding="utf-8")
+    after = {job.name: [name for name in job.after if name in state.why] for job in to_do}
     facts = {
         "kinds": {kind: sorted({Path(j.notebook).stem for j in plan if j.kind == kind}) for kind in CODE},
-        "jobs": {j.name: {"after": list(j.after), "gpu": j.gpus(gpus)} for j in to_do},
+        "jobs": {job.name: {"after": after[job.name], "gpu": job.gpus(gpus)} for job in to_do},
         "threads": settings["threads"],
     }
-    write_text(spool / "plan.json", json.dumps(facts))
+    write_text(folder / "plan" / "plan.json", json.dumps(facts))
 
 
-def _remove(path: Path) -> None:
-    """Take away what is there, whatever it is."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-
-
-def sweep(folder: Path) -> None:
-    """Remove what killed jobs left, and the failures of the last batch. A job that is still at work holds a lock."""
-    for attempt in (folder / "attempts").glob("*"):
-        try:
-            with lock(attempt / "lock", str(attempt)):
-                shutil.rmtree(attempt, ignore_errors=True)
-        except LockedError:
-            continue
-    shutil.rmtree(folder / "failed", ignore_errors=True)
-    shutil.rmtree(folder / ".snakemake" / "incomplete", ignore_errors=True)  # the markers alone say what is done
-
-
-def cores_here() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def outcomes(folder: Path, plan: Sequence[Job], state: State) -> list[Outcome]:
+    """How each job ended, in the order of the plan; ``state``: as it is now."""
+    found = []
+    for job in plan:
+        failed = folder / "failed" / job.name
+        facts = read_facts(failed / "failed.json")
+        missing = [name for name in job.after if name in state.why]
+        if job.name not in state.why:
+            found.append(Outcome(job, "done", marker=read_marker(folder / job.name) or {}))
+        elif facts:
+            found.append(Outcome(job, "failed", str(facts.get("error", "")), str(facts.get("log", ""))))
+        elif failed.exists():
+            found.append(Outcome(job, "failed", "its error could not be written; was the disk full?", str(failed)))
+        else:
+            error = f"{missing[0]} is not done" if missing else "its process was ended, or was never started"
+            found.append(Outcome(job, "not run", error))
+    return found

@@ -1,6 +1,5 @@
 """Recipes: everything that decides how a model is trained, as one frozen value with a name. `RECIPES` has them."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ import yaml
 from xaiutils.registry import Registry, suggest
 from xaiutils.training.augmentation import AUGMENTATIONS
 from xaiutils.training.optimisation import OPTIMIZERS, SCHEDULES
-from xaiutils.yaml_text import load_yaml
+from xaiutils.yaml_text import NumberLoader, load_yaml
 
 MONITORS = ("val_loss", "val_accuracy", "val_auc", "loss")
 LOSSES = ("cross_entropy", "binary_cross_entropy", "focal")
@@ -373,7 +372,7 @@ def read_recipe(source: str | Path | Mapping[str, Any]) -> Recipe:
         source = Path(source).read_text(encoding="utf-8")
     if isinstance(source, str):
         try:
-            source = load_yaml(source, _Loader)
+            source = load_yaml(source, NumberLoader)
         except ValueError as error:
             raise ValueError(f"the recipe is not YAML: {error}") from None
     if not isinstance(source, Mapping):
@@ -388,15 +387,6 @@ def read_recipe(source: str | Path | Mapping[str, Any]) -> Recipe:
         raise TypeError(f"the recipe lacks {', '.join(missing)}; give them, or a recipe to start from as 'base'.")
     first = {f.name: values.pop(f.name) for f in fields(Recipe) if f.default is MISSING}
     return replace(Recipe(**first), **_known(values))
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML that reads 1e-4 as a number, which YAML 1.1 takes for a text."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+"), list("-+0123456789")
-)
 
 
 def recipe_differences(a: str | Recipe, b: str | Recipe) -> pd.DataFrame:

@@ -7,13 +7,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from xaiutils.backend import tf
-
 _VERSIONED = ("xaiutils", "tensorflow", "keras", "numpy", "tf-explain", "tf-keras-vis", "scikit-learn", "scikit-image")
 
 
 def environment() -> dict[str, Any]:
     """Versions, hardware and git commit of this process, for the record of a run."""
+    from xaiutils.backend import tf  # a batch starts many processes that need none
+
     devices = tf.config.list_physical_devices("GPU")
     gpus = [tf.config.experimental.get_device_details(d).get("device_name", d.name) for d in devices]
     return {
