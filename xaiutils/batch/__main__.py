@@ -101,6 +101,7 @@ def _batch(options: argparse.Namespace) -> int:
                 _run(folder, plan, state, matrix.cell_hours, options)
             except KeyboardInterrupt as error:
                 status = _interrupted(error)
+            sweep(folder)
         finished = _finish(folder, plan, options)
         return status or finished
 
@@ -160,12 +161,13 @@ def run_snakemake(
     command += ["--retries", str(retries)] if retries is not None else []
     paths = [str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]  # the jobs import this package
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    # In a session of its own: a terminal's Ctrl-C reaches this process alone, which hands every signal on as that one.
+    # A session of its own: a terminal's Ctrl-C reaches only this process, which passes it on, as it does other signals.
     process = subprocess.Popen([*command, *options], env=environment, start_new_session=True)
     try:
         process.wait()
     except KeyboardInterrupt:
-        process.send_signal(signal.SIGINT)  # at SIGTERM it would wait until its jobs are done
+        # To its jobs too, as a terminal would send it: Snakemake waits for them, and at SIGTERM until they are done.
+        getattr(os, "killpg", os.kill)(process.pid, signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(60)
         raise

@@ -12,6 +12,7 @@ import os
 import platform
 import secrets
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -203,14 +204,12 @@ def end_with_parent() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The process of one job; returns its exit status."""
     end_with_parent()
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # at once; its attempt is swept up, its kernel follows it
     batch, name = (sys.argv[1:] if arguments is None else arguments)[:2]
-    try:
-        done = run_job(Path(batch).resolve(), name)
-        if done:
-            (Path(batch) / "plan" / f"{name}.finished").touch()
-        return 0 if done else 1
-    except KeyboardInterrupt:  # its attempt is gone already; the batch says why
-        return 130
+    if not run_job(Path(batch).resolve(), name):
+        return 1
+    (Path(batch) / "plan" / f"{name}.finished").touch()
+    return 0
 
 
 if __name__ == "__main__":
