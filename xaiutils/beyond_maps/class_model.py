@@ -75,19 +75,10 @@ def class_model(
     """
     network = Network.of(model)
     check_integer("target", target, 0, network.n_classes - 1, ", the index of a class")
-    check_integer("n_steps", n_steps, 1)
-    check_integer("jitter", jitter, 0)
-    if not 0 < learning_rate < np.inf:
-        raise ValueError(f"learning_rate={learning_rate!r}; expected a positive number.")
-    for name, value in (("l2", l2), ("total_variation", total_variation), ("blur", blur)):
-        if not 0 <= value < np.inf:
-            raise ValueError(f"{name}={value!r}; expected a number of at least 0.")
-    if start not in STARTS:
-        raise ValueError(f"start={start!r}; expected one of {', '.join(STARTS)}.")
+    _check(n_steps, learning_rate, jitter, start, l2=l2, total_variation=total_variation, blur=blur)
     shape = (*_size(network, image_size), 3)
-    centre = np.broadcast_to(reference_images("mean", np.asarray(mean, np.float32), shape), (1, *shape)).astype(
-        np.float32
-    )
+    average = reference_images("mean", np.asarray(mean, np.float32), shape)
+    centre = np.broadcast_to(average, (1, *shape)).astype(np.float32)
     network.trace_shapes(shape[:2])
     rng = np.random.default_rng(seed)
     low, high = (0 - centre) / _UNIT, (255 - centre) / _UNIT
@@ -135,6 +126,18 @@ def _ascent(network: Network) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
         return run
 
     return network.compiled("class model", build)
+
+
+def _check(n_steps, learning_rate, jitter, start, **penalties) -> None:
+    check_integer("n_steps", n_steps, 1)
+    check_integer("jitter", jitter, 0)
+    if not 0 < learning_rate < np.inf:
+        raise ValueError(f"learning_rate={learning_rate!r}; expected a positive number.")
+    for name, value in penalties.items():
+        if not 0 <= value < np.inf:
+            raise ValueError(f"{name}={value!r}; expected a number of at least 0.")
+    if start not in STARTS:
+        raise ValueError(f"start={start!r}; expected one of {', '.join(STARTS)}.")
 
 
 def _size(network: Network, image_size: int | None) -> tuple[int, int]:
