@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from itertools import combinations
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,20 @@ from xaiutils.classification.predictions import Predictions
 from xaiutils.statistics.delong import delong, macro_auc_covariance
 from xaiutils.statistics.mcnemar import accuracy_difference_interval, cochran_q, mcnemar
 from xaiutils.statistics.multiple_comparisons import holm
+
+
+class Comparison(NamedTuple):
+    """Two models, by their places, in a quantity: both values, the interval of their difference, a test and its p."""
+
+    a: int
+    b: int
+    quantity: str
+    value_a: float
+    value_b: float
+    low: float
+    high: float
+    test: str
+    p: float
 
 
 def compare_models(
@@ -40,7 +54,13 @@ def compare_models(
     several_classes = len(np.unique(first.labels)) > 1
     rows = list(_auc_rows(predictions, positive, confidence)) if several_classes else []
     table = pd.DataFrame([*rows, *_accuracy_rows(predictions, confidence)])
-    table = table.assign(unit=first.unit, n=len(np.unique(first.units)))
+    table.insert(5, "difference", table["value_a"] - table["value_b"])
+    table = table.assign(
+        a=[names[i] for i in table["a"]],
+        b=[names[i] for i in table["b"]],
+        unit=first.unit,
+        n=len(np.unique(first.units)),
+    )
     table.insert(table.columns.get_loc("p") + 1, "p_holm", table.groupby("quantity")["p"].transform(holm))
     if len(names) < 3:
         return table
@@ -61,7 +81,7 @@ def _right(predictions: Mapping[str, Predictions]) -> np.ndarray:
 
 def _auc_rows(
     predictions: Mapping[str, Predictions], positive: str | int | None, confidence: float
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Comparison]:
     first = next(iter(predictions.values()))
     units, labels, k = first.units, first.labels, len(first.class_names)
     test = "DeLong" if len(np.unique(units)) == len(first) else "DeLong, Obuchowski's for patients"
@@ -81,28 +101,12 @@ def _auc_rows(
         ends, p = (np.nan, np.nan), 1.0 if difference == 0 else np.nan
         if error > 1e-12:
             ends, p = (difference - z * error, difference + z * error), 2 * stats.norm.sf(abs(difference) / error)
-        yield _row(list(predictions), (i, j), "AUC", aucs, ends, test, p)
+        yield Comparison(i, j, "AUC", aucs[i], aucs[j], *ends, test, p)
 
 
-def _accuracy_rows(predictions: Mapping[str, Predictions], confidence: float) -> Iterator[dict[str, Any]]:
+def _accuracy_rows(predictions: Mapping[str, Predictions], confidence: float) -> Iterator[Comparison]:
     units, right = next(iter(predictions.values())).units, _right(predictions)
     for i, j in combinations(range(len(right)), 2):
         found = mcnemar(right[i], right[j], units)
         ends = accuracy_difference_interval(right[i], right[j], units, confidence)
-        yield _row(list(predictions), (i, j), "accuracy", right.mean(axis=1), ends, found.test, found.p)
-
-
-def _row(
-    names: list[str],
-    pair: tuple[int, int],
-    quantity: str,
-    values: np.ndarray,
-    ends: tuple[float, float],
-    test: str,
-    p: float,
-) -> dict[str, Any]:
-    (i, j), (low, high) = pair, ends
-    return {
-        "a": names[i], "b": names[j], "quantity": quantity, "value_a": values[i], "value_b": values[j],
-        "difference": values[i] - values[j], "low": low, "high": high, "test": test, "p": p,
-    }  # fmt: skip
+        yield Comparison(i, j, "accuracy", right[i].mean(), right[j].mean(), *ends, found.test, found.p)
