@@ -6,7 +6,6 @@ Bins hold as many images each as they can (equal mass), and equal probabilities 
 import numpy as np
 import pandas as pd
 from scipy import optimize, special, stats
-from statsmodels.discrete.discrete_model import Logit
 
 from xaiutils.classification.predictions import Predictions
 from xaiutils.statistics.proportions import wilson
@@ -74,10 +73,10 @@ def brier_decomposition(y: np.ndarray, p: np.ndarray, n_bins: int = 10) -> dict[
 def calibration_line(y: np.ndarray, p: np.ndarray) -> dict[str, float]:
     """Cox's (1958) calibration: logit P(y) = intercept + slope * logit(p), fitted by maximum likelihood.
 
-    A slope under 1: the probabilities are too extreme; over 1: too timid. "slope error" is its standard error, of
-    independent images. "intercept at slope 1" above 0: they are too
-    low on the whole. NaN where only one class occurs; slope and intercept NaN, too, where ``p`` is constant, or parts
-    the classes perfectly (the likelihood then has no maximum). ``p`` is clipped to [1e-7, 1 - 1e-7].
+    A slope under 1: the probabilities are too extreme; over 1: too timid. "slope error" is its standard error, for
+    independent images. "intercept at slope 1" above 0: they are too low on the whole. NaN where only one class occurs;
+    slope and intercept also where ``p`` is constant, or separates the classes perfectly (the likelihood then has no
+    maximum). ``p`` is clipped to [1e-7, 1 - 1e-7].
     """
     found = dict.fromkeys(("slope", "slope error", "intercept", "intercept at slope 1"), np.nan)
     if y.all() or not y.any():
@@ -88,6 +87,8 @@ def calibration_line(y: np.ndarray, p: np.ndarray) -> dict[str, float]:
     no, yes = x[y == 0], x[y == 1]
     if np.ptp(x) < 1e-9 or no.max() <= yes.min() or yes.max() <= no.min():
         return found
+    from statsmodels.discrete.discrete_model import Logit  # takes half a second to import
+
     centre, scale = x.mean(), x.std()  # so that Newton's method converges from 0
     design = np.stack([np.ones_like(x), (x - centre) / scale], axis=1)
     fit = Logit(y, design).fit(method="newton", tol=1e-10, maxiter=100, disp=False)
