@@ -16,7 +16,7 @@ from xaiutils.plots.style import COLOURS, heat_map, line_style, panels, tidy
 from xaiutils.statistics.formatting import plural, score, with_interval
 from xaiutils.text import drawn
 
-_MARKS = {"specificity": "o", "sensitivity": "s"}  # by what was held
+_MARKS = {"specificity": "o", "sensitivity": "s"}  # by the figure that the threshold was chosen to reach
 _MOST_CLASSES = 6
 
 
@@ -38,7 +38,8 @@ def roc_curves(reports: Mapping[str, Report], screening: bool = False) -> Figure
     """Sensitivity against 1 - specificity, chance dotted.
 
     Of a positive class all models share the axes, with marks at the operating points (filled: chosen on validation
-    images; open: on these) and a cross at the model's own answers; else a panel a model has a line a class.
+    images; open: on these) and a cross at the model's own answers; otherwise
+    each model has a panel with one line per class.
     ``screening`` adds the star of screening mammography (`xaiutils.classification.SCREENING`).
     """
 
@@ -80,7 +81,7 @@ def precision_recall_curves(reports: Mapping[str, Report]) -> Figure:
 
 
 def reliability(reports: Mapping[str, Report]) -> Figure:
-    """How often it happened against how probable it was said to be, in bins of equal numbers, with Wilson's intervals;
+    """Observed frequency against predicted probability, in bins of equal numbers, with Wilson's intervals;
     the diagonal is perfect. Below: how many of each outcome were given which probability."""
     figure = Figure(figsize=(3.6 * len(reports) + 0.4, 4.6), layout="constrained")
     grid = figure.subplots(2, len(reports), squeeze=False, sharex=True, height_ratios=(3, 1))
@@ -140,7 +141,7 @@ def _curves(
     draw: Callable[..., None],
     finish: Callable[[Axes, Mapping[str, Report]], None],
 ) -> Figure:
-    """One panel for all models with a positive class; else a panel a model, with a line a class."""
+    """One panel for all models with a positive class; otherwise one per model, with one line per class."""
     together = all(r.positive is not None for r in reports.values())
     panels = [reports] if together else [{name: r} for name, r in reports.items()]
     figure = Figure(figsize=(5 if together else 4.2 * len(panels), 5 if together else 4.9), layout="constrained")
@@ -148,15 +149,15 @@ def _curves(
         finish(axes, shown)
         for i, (name, report) in enumerate(shown.items()):
             row = report.metrics.loc[what]
-            said = f"{what} {with_interval(row)}" if np.isfinite(row["value"]) else f"no {what}"
+            value = f"{what} {with_interval(row)}" if np.isfinite(row["value"]) else f"no {what}"
             if together:
                 p, labels = report.probabilities, report.predictions.labels
                 table = threshold_table(labels == report.positive, p[:, report.positive])
-                draw(axes, table, label=drawn(f"{name}: {said}"), **line_style(i))
+                draw(axes, table, label=drawn(f"{name}: {value}"), **line_style(i))
                 axes.set_title(_title(title, report), fontsize=10)
             else:
                 _classes(axes, report, what, draw)
-                axes.set_title(drawn(f"{name}, {report.split} split, per {report.level}\nmean {said}"), fontsize=10)
+                axes.set_title(drawn(f"{name}, {report.split} split, per {report.level}\nmean {value}"), fontsize=10)
         axes.set_aspect("equal")
         tidy(axes)
         axes.legend(*_models_first(axes), frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16))
@@ -172,7 +173,7 @@ def _models_first(axes: Axes) -> tuple[list, list]:
 
 
 def _classes(axes: Axes, report: Report, what: str, draw: Callable[..., None]) -> None:
-    """A line a class; of many classes those with the lowest value are named and coloured."""
+    """One line per class; of many classes those with the lowest values are named and coloured."""
     values = report.class_intervals[what].dropna().sort_values()
     names = list(report.predictions.class_names)
     for i, (name, value) in enumerate(values.items()):

@@ -17,17 +17,17 @@ COMPOSITION = ("view", "side", "density", "abnormality", "tag")  # columns of th
 
 
 def class_balance(splits: Mapping[str, ImageDataset]) -> Figure:
-    """Images by class and split; bars lie where there are many classes, or long names."""
+    """Images by class and split; horizontal bars where there are many classes or long names."""
     names = next(iter(splits.values())).class_names
-    lying = len(names) > 6 or sum(map(len, names)) > 40
-    figure = Figure(figsize=(6.5, max(3, 0.24 * len(names) * len(splits) ** 0.5)) if lying else (6.5, 3))
+    horizontal = len(names) > 6 or sum(map(len, names)) > 40
+    figure = Figure(figsize=(6.5, max(3, 0.24 * len(names) * len(splits) ** 0.5)) if horizontal else (6.5, 3))
     axes = figure.subplots()
     for i, (split, ds) in enumerate(splits.items()):
         counts = np.bincount(ds.labels, minlength=len(names))
-        bars = _bars(axes, counts, i, len(splits), split, lying)
+        bars = _bars(axes, counts, i, len(splits), split, horizontal)
         if len(names) <= 12:
-            axes.bar_label(bars, fontsize=7 if lying else 8)
-    if lying:
+            axes.bar_label(bars, fontsize=7 if horizontal else 8)
+    if horizontal:
         axes.set_yticks(np.arange(len(names)), list(map(drawn, names)), fontsize=8)
         axes.invert_yaxis()
         axes.set_xlabel("images")
@@ -40,11 +40,11 @@ def class_balance(splits: Mapping[str, ImageDataset]) -> Figure:
     return figure
 
 
-def _bars(axes: Axes, values: np.ndarray, i: int, n: int, label: str, lying: bool = False):
+def _bars(axes: Axes, values: np.ndarray, i: int, n: int, label: str, horizontal: bool = False):
     """The ``i``-th of ``n`` bars side by side at each value's place."""
     width = 0.8 / n
     places = np.arange(len(values)) + (i - (n - 1) / 2) * width
-    draw = axes.barh if lying else axes.bar
+    draw = axes.barh if horizontal else axes.bar
     return draw(places, values, width, label=drawn(label), color=COLOURS[i % len(COLOURS)])
 
 
@@ -53,7 +53,7 @@ def composition(splits: Mapping[str, ImageDataset], columns: Sequence[str] = COM
     nothing, or the same of every image."""
     known = {}
     for name in columns:
-        found = [d.metadata[name].map(_said) for d in splits.values() if name in d.metadata]
+        found = [d.metadata[name].map(_stated) for d in splits.values() if name in d.metadata]
         if found and 1 < len(values := sorted(set().union(*found))) <= 12:
             known[name] = values
     if not known:
@@ -63,14 +63,14 @@ def composition(splits: Mapping[str, ImageDataset], columns: Sequence[str] = COM
     figure = Figure(figsize=(3.2 * len(known), 2.6 * rows), layout="constrained")
     grid = figure.subplots(rows, len(known), squeeze=False)
     for column, (name, values) in enumerate(known.items()):
-        groups = [(s, d.metadata[name].map(_said)) for s, d in splits.items() if name in d.metadata]
+        groups = [(s, d.metadata[name].map(_stated)) for s, d in splits.items() if name in d.metadata]
         having = [d for d in splits.values() if name in d.metadata]
         labels = np.concatenate([d.labels for d in having])
-        pooled = pd.concat([said for _, said in groups], ignore_index=True)
+        pooled = pd.concat([column for _, column in groups], ignore_index=True)
         by_class = [(c, pooled[labels == i]) for i, c in enumerate(class_names)]
         for axes, found, order in zip(grid[:, column], (groups, by_class), (list(splits), class_names), strict=False):
-            for label, said in found:
-                parts = np.array([(said == v).mean() if len(said) else 0 for v in values])
+            for label, stated in found:
+                parts = np.array([(stated == v).mean() if len(stated) else 0 for v in values])
                 _bars(axes, parts, list(order).index(label), len(order), label)
             axes.set_xticks(
                 np.arange(len(values)), list(map(drawn, values)), rotation=35 if max(map(len, values)) > 5 else 0
@@ -84,7 +84,7 @@ def composition(splits: Mapping[str, ImageDataset], columns: Sequence[str] = COM
     return figure
 
 
-def _said(value: object) -> str:
+def _stated(value: object) -> str:
     text = "" if value is None or value != value else str(value).strip()
     return text or "not stated"
 

@@ -100,15 +100,15 @@ def scatter_pair(
     titles: Mapping[str, str] = MappingProxyType({}),
     colour_by: str = "correct",
 ) -> Figure:
-    """Two methods image by image: a dot an image, below the diagonal where ``a`` has the larger value. Colours by the
+    """Two methods image by image: one dot per image, below the diagonal where ``a`` has the larger value. Colours by the
     column ``colour_by`` where the table has it."""
     wide = _pair(table, metric, a, b)
     figure = Figure(figsize=(4.6, 4.4), layout="constrained")
     axes = figure.subplots()
     groups = wide.groupby(colour_by, sort=True) if colour_by in wide else [("", wide)]
     for i, (name, group) in enumerate(groups):
-        said = drawn(f"{colour_by}: {name}") if colour_by in wide else None
-        axes.scatter(group[a], group[b], s=22, color=COLOURS[i % len(COLOURS)], alpha=0.75, linewidths=0, label=said)
+        label = drawn(f"{colour_by}: {name}") if colour_by in wide else None
+        axes.scatter(group[a], group[b], s=22, color=COLOURS[i % len(COLOURS)], alpha=0.75, linewidths=0, label=label)
     low, high = (float(f(wide[[a, b]].to_numpy(), initial=0)) for f in (np.min, np.max))
     axes.plot([low, high], [low, high], color="0.5", linewidth=1, linestyle=":")
     more = int((wide[a] > wide[b]).sum()), int((wide[a] < wide[b]).sum())
@@ -143,7 +143,7 @@ def against(
     label: str = "",
     titles: Mapping[str, str] = MappingProxyType({}),
 ) -> Figure:
-    """A metric of each image against a fact of it (size of the lesion, probability), a panel a method, with the line
+    """A metric of each image against a fact of it (size of the lesion, probability), one panel per method, with the line
     of least squares where the fact varies."""
     check_one_reading(table[table["metric"] == metric])
     figure, grid = panels(len(methods), 4, (2.5, 2.3), (0.6, 0.5), sharex=True, sharey=True)

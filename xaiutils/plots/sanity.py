@@ -80,7 +80,7 @@ def consistency_matrix(table: pd.DataFrame, change: pd.Series, titles: Mapping[s
     """Heat map of how far maps stay under changes of the image, methods (rows) by transforms (columns).
 
     ``table``: values with the methods as its index and the transforms as its columns; ``change``: the mean change of
-    the prediction by transform, drawn as a row of its own on top, in a scale of its own.
+    the prediction by transform, drawn as a separate row on top, with its own scale.
     """
     rows, columns = table.shape
     figure = Figure(figsize=(0.85 * columns + 2.6, 0.42 * rows + 2.1), layout="constrained")

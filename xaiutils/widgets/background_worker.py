@@ -18,7 +18,7 @@ class _Cancelled(BaseException):
 
 @dataclass
 class Progress:
-    """How far a job is: ``done`` of ``total`` steps; ``remaining`` seconds, None until they can be told."""
+    """How far a job is: ``done`` of ``total`` steps; ``remaining`` seconds, None until they can be estimated."""
 
     done: int
     total: int
@@ -35,7 +35,7 @@ class _Job:
 
 
 class Worker:
-    """Does what is asked of it, one thing at a time, in a thread of its own.
+    """Runs jobs one at a time in its own thread.
 
     Args:
         kinds: the kinds of request, most urgent first. Of each kind only the newest request is kept.

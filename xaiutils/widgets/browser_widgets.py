@@ -41,7 +41,7 @@ class RegionLayer(anywidget.AnyWidget):
 
     ``frames``: (left, top, width, height) of the images in it, as fractions of the picture; ``box``: the box to show,
     (left, top, right, bottom) as fractions of an image, or empty; ``width`` of the panel and ``ratio`` of screen to
-    page pixels, as the page tells them. ``drawn`` is called with each box that is drawn, empty for a click.
+    page pixels, as the page reports them. ``drawn`` is called with each box that is drawn, empty for a click.
     """
 
     _esm = _HERE / "region.js"

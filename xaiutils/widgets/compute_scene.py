@@ -158,8 +158,8 @@ class SceneComputer:
     def scene(self, view: View, strict: bool = True) -> Scene:
         """Compute a view.
 
-        Raises what `check` and `xaiutils.explain` raise. With ``strict=False`` a method that fails leaves its error, in
-        words, in its `ComputedMap`, beside those that do not.
+        Raises what `check` and `xaiutils.explain` raise. With ``strict=False`` a method that fails leaves its error
+        message in its `ComputedMap`, beside the maps of the others.
         """
         request = self._request(view)
         view, ds = request.view, request.ds
@@ -280,7 +280,7 @@ class SceneComputer:
     # Answers to all images ------------------------------------------------------------------------------------------
 
     def answers(self, model: str, dataset: str) -> np.ndarray | None:
-        """Probabilities float32 ``(n, classes)`` of all images, where `compute_answers` has come to the end of them."""
+        """Probabilities float32 ``(n, classes)`` of all images, once `compute_answers` has run over all of them."""
         parts = self._answers_so_far(model, dataset)
         done = sum(map(len, parts))
         return np.concatenate(parts) if done and done == len(self.datasets[dataset]) else None

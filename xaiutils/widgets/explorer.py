@@ -1,4 +1,4 @@
-"""The panel: the controls of a `View`, its picture and numbers, and what is kept of it."""
+"""The panel: the controls of a `View`, its picture and numbers, pinned views and saved figures."""
 
 import threading
 import time

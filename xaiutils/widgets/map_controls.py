@@ -16,9 +16,9 @@ class MapControls:
 
     Args:
         number: of the map, from 1; all but the first may be "none".
-        changed: called when somebody changed a control.
+        changed: called when the user changes a control.
         guard: wraps the handlers of events.
-        quiet: while it is on, changes are nobody's.
+        quiet: while it is on, changes are the program's own.
         defaults: parameters by method's name, which take the place of the declared defaults.
     """
 
@@ -53,7 +53,7 @@ class MapControls:
         return MethodChoice(self.method.value, self.parameters.values(), self.library.value)
 
     def set(self, choice: MethodChoice | None) -> None:
-        """Show a choice, of which nobody is told."""
+        """Show a choice without calling ``changed``."""
         with self._quiet:
             if choice is not None or self._optional:
                 self.method.value = "" if choice is None else choice.method

@@ -118,8 +118,8 @@ def _cell(found: pd.DataFrame, quantity: str, number: int, form: Callable[[float
     value, chance = found.loc[(quantity, number), ["value", "chance"]].astype(float)
     if np.isnan(value):
         return "undefined"
-    said = _share(chance) if form is _share else _plain(chance)
-    return form(value) + ("" if np.isnan(chance) else f" (chance {said})")
+    expected = _share(chance) if form is _share else _plain(chance)
+    return form(value) + ("" if np.isnan(chance) else f" (chance {expected})")
 
 
 def _plain(value: float) -> str:

@@ -1,4 +1,4 @@
-"""Controls made from declarations: every parameter of a method or transform has the one that suits it."""
+"""Controls made from declarations: each parameter of a method or transform has the one that suits its type."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ Guard = Callable[[Callable[[Any], None]], Callable[[Any], None]]  # wraps a hand
 
 
 class Quiet:
-    """``with quiet:`` the program changes controls by itself, and ``quiet.on`` tells their handlers so."""
+    """Within ``with quiet:`` the program changes controls; their handlers read ``quiet.on`` and do nothing."""
 
     def __init__(self) -> None:
         self._depth = 0

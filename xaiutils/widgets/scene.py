@@ -11,7 +11,7 @@ from xaiutils.widgets.view_settings import MethodChoice, View
 
 @dataclass(frozen=True)
 class ComputedMap:
-    """A map as it was read, float32 ``(height, width)``, or None and the ``error`` in words.
+    """A map as it was read, float32 ``(height, width)``, or None and the ``error`` message.
 
     ``signed``: whether its values have a sign; ``reading``: how they were read, empty where the method gives no sign;
     ``seconds`` that computing it took; ``key``: what it depends on.

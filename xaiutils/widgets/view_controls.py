@@ -29,7 +29,7 @@ class ViewControls:
 
     Args:
         computer: whose models and data sets can be chosen.
-        changed: called with the name of the value that somebody changed.
+        changed: called with the name of each value that the user changes.
         guard: wraps the handlers of events.
         defaults: parameters by method's name, which take the place of the declared defaults.
     """
@@ -71,7 +71,7 @@ class ViewControls:
         return View(**values, transform_parameters=self.transform_parameters.values(), maps=maps)
 
     def show(self, view: View) -> None:
-        """Set all controls to a checked view that names its data set; nobody is told."""
+        """Set all controls to a checked view that names its data set, without calling ``changed``."""
         with self._quiet:
             self.widgets["dataset"].value = view.dataset
             self._offer_images_and_classes()

@@ -111,7 +111,7 @@ class View:
     reading: str = "own"
 
     def check(self) -> "View":
-        """The same with all parameters filled in. Raises UnknownNameError, TypeError or ValueError in words."""
+        """The same with all parameters filled in. Raises UnknownNameError, TypeError or ValueError."""
         if not 1 <= len(self.maps) <= MOST_MAPS:
             raise ValueError(f"maps holds {len(self.maps)} methods; expected 1 to {MOST_MAPS}.")
         for name, known in (("style", STYLES), ("palette", PALETTES), ("scale", SCALES), ("reading", READ_AS)):
@@ -143,7 +143,7 @@ class View:
             raise ValueError(f"a view has no {', '.join(sorted(unknown))}; was it written by a later version?")
         region = values.get("region")
         maps = tuple(MethodChoice(**choice) for choice in values["maps"])
-        values = {"reading": "signed", **values}  # as views were before they said it
+        values = {"reading": "signed", **values}  # as views were drawn before they held it
         return cls(**{**values, "maps": maps, "region": None if region is None else tuple(region)})
 
 
@@ -158,17 +158,17 @@ def clip_box(box: tuple[float, float, float, float], height: int, width: int) ->
 
 def check_box(box: Sequence[Any], height: int, width: int) -> Box:
     """Left, top, right, bottom as whole pixels of the image. Raises ValueError that says what is wrong with it."""
-    said = f"region {', '.join(map(str, box))!r}"
+    given = f"region {', '.join(map(str, box))!r}"
     numbers = [float(v) for v in box if isinstance(v, Real) and not isinstance(v, bool)]
     if len(box) != 4 or len(numbers) != 4 or not all(abs(v) < _MOST for v in numbers):
-        raise ValueError(f"{said}: expected four numbers: left, top, right, bottom, in pixels.")
+        raise ValueError(f"{given}: expected four numbers: left, top, right, bottom, in pixels.")
     left, top, right, bottom = numbers
     if left >= right or top >= bottom:
-        raise ValueError(f"{said} is empty: left must be below right, top below bottom.")
+        raise ValueError(f"{given} is empty: left must be below right, top below bottom.")
     if left < 0 or top < 0 or right > width or bottom > height:
-        raise ValueError(f"{said} reaches beyond the image of {width} x {height} pixels, counted from 0.")
+        raise ValueError(f"{given} reaches beyond the image of {width} x {height} pixels, counted from 0.")
     if (found := clip_box((left, top, right, bottom), height, width)) is None:
-        raise ValueError(f"{said} holds no whole pixel.")
+        raise ValueError(f"{given} holds no whole pixel.")
     return found
 
 

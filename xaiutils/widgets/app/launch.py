@@ -29,7 +29,7 @@ def trained_runs(runs: Path) -> list[str]:
 
 
 def read_run(name: str, runs: Path) -> Run:
-    """A run by its name, with the parameters that its models were trained with. Raises RunMissingError in words."""
+    """A run by its name, with the parameters that its models were trained with. Raises RunMissingError."""
     record = runs / name / "record" / f"{_RECORD}.json"
     if name not in trained_runs(runs) or not record.exists():
         known = trained_runs(runs)
@@ -87,6 +87,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RunMissingError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"the explorer of run {options.run!r}; Ctrl+C ends it", flush=True)  # the server tells the address
+    print(f"the explorer of run {options.run!r}; Ctrl+C ends it", flush=True)  # the server prints the address
     argv = command(options.port, not options.no_browser)
     return os.execve(argv[0], argv, environment(options.run, runs, options.token))
