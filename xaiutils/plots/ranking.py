@@ -100,8 +100,8 @@ def scatter_pair(
     titles: Mapping[str, str] = MappingProxyType({}),
     colour_by: str = "correct",
 ) -> Figure:
-    """Two methods image by image: one dot per image, below the diagonal where ``a`` has the larger value. Colours by the
-    column ``colour_by`` where the table has it."""
+    """Two methods image by image: one dot per image, below the diagonal where ``a`` has the larger value. Colours
+    by the column ``colour_by`` where the table has it."""
     wide = _pair(table, metric, a, b)
     figure = Figure(figsize=(4.6, 4.4), layout="constrained")
     axes = figure.subplots()
@@ -143,8 +143,8 @@ def against(
     label: str = "",
     titles: Mapping[str, str] = MappingProxyType({}),
 ) -> Figure:
-    """A metric of each image against a fact of it (size of the lesion, probability), one panel per method, with the line
-    of least squares where the fact varies."""
+    """A metric of each image against a fact of it (size of the lesion, probability), one panel per method, with the
+    line of least squares where the fact varies."""
     check_one_reading(table[table["metric"] == metric])
     figure, grid = panels(len(methods), 4, (2.5, 2.3), (0.6, 0.5), sharex=True, sharey=True)
     for axes, method in zip(grid, methods, strict=True):
