@@ -4,6 +4,8 @@ import re
 from collections.abc import Sequence
 from itertools import pairwise
 
+from xaiutils.text import counted
+
 # Beginnings of words, in the languages of the sets that are met most: English, German, Spanish, Portuguese, French,
 # Italian.
 _DISEASE = (
@@ -21,6 +23,8 @@ _HEALTH = (
 _HEALTHY = ("normal", "health", "gesund", "sano", "sana", "sain", "saud")
 _FINDING = ("finding", "befund", "lesion", "läsion", "lésion", "tumo", "mass", "nodul", "calcif", "abnorm", "disease")
 _FEW_IMAGES = 5
+# Whole names that say which is looked for only as a pair; AD and CN: Alzheimer's disease, cognitively normal.
+_PAIRS = {"ill": "well", "ad": "cn", "true": "false", "yes": "no", "y": "n", "pos": "neg", "case": "control"}
 _NOT = ("no", "non", "not", "kein", "keine", "nicht", "without", "ohne", "sin", "sans", "senza", "sem")
 _NOT_BEFORE = ("free", "frei", "negative", "negativ", "neg", "absent")
 _JOINED = re.compile(r"^(?:non|not|no)(?=malign|cancer|tumou?r|lesion|disease|finding|covid|mass)")
@@ -62,8 +66,8 @@ def says_healthy(name: str) -> bool:
 def positive_class(names: Sequence[str], given: str = "") -> tuple[int | None, str]:
     """The class that is looked for: its number, and a sentence that says why it is that one.
 
-    ``given`` names it; else, of two, names that speak of disease decide (see `says_disease`), else it is the last; of
-    more there is none. Raises ValueError for a name that is no class.
+    ``given`` names it; else, of two, pairs such as yes and no or names that speak of disease decide (see
+    `says_disease`), else it is the last; of more there is none. Raises ValueError for a name that is no class.
     """
     if given:
         if given not in names:
@@ -71,8 +75,12 @@ def positive_class(names: Sequence[str], given: str = "") -> tuple[int | None, s
         return list(names).index(given), f"The positive class is '{given}', as given."
     if len(names) != 2:
         return None, ""
-    said = [says_disease(name) for name in names]
     change = "positive_class= names another"
+    plain = [name.strip().casefold() for name in names]
+    for index, other in ((0, 1), (1, 0)):
+        if _PAIRS.get(plain[index]) == plain[other]:
+            return index, f"The positive class is '{names[index]}', the opposite of '{names[other]}'; {change}."
+    said = [says_disease(name) for name in names]
     for wanted, how in (
         (True, "whose name speaks of disease"),
         (False, "since the other's name speaks against disease"),
@@ -90,15 +98,15 @@ def doubtful_names(names: Sequence[str], counts: Sequence[int]) -> list[str]:
     joined = [name for name in names if re.search(r"\S\s*[|;,/]\s*\S", name)]
     if joined:
         said.append(
-            f"{len(joined)} classes look like several labels in one, such as {joined[0]!r}: each combination is a "
-            "class of its own; label_separator= of a table parts them."
+            f"{counted(len(joined), 'class looks', 'classes look')} like several labels in one, such as {joined[0]!r}: "
+            "each combination is a class of its own; label_separator= of a table parts them."
         )
     rare = [f"{name!r} ({n})" for name, n in zip(names, counts, strict=True) if n < _FEW_IMAGES]
     if rare:
         more = f" and {len(rare) - 5} more" if len(rare) > 5 else ""
         said.append(
-            f"{len(rare)} classes have fewer than {_FEW_IMAGES} images: {', '.join(rare[:5])}{more}: too few to be in "
-            "every split; leave them out by classes=[...], or join them."
+            f"{counted(len(rare), 'class has', 'classes have')} fewer than {_FEW_IMAGES} images: "
+            f"{', '.join(rare[:5])}{more}: too few to be in every split; leave them out by classes=[...], or join them."
         )
     same: dict[str, str] = {}
     for name in names:

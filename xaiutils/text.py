@@ -22,6 +22,11 @@ def one_line(text: object) -> str:
     return " ".join("".join(kept).split())
 
 
+def counted(n: int, one: str, several: str = "") -> str:
+    """ "1 image", "2 images": a number before a word, whose plural is ``several`` or has an s."""
+    return f"{n} {one if n == 1 else several or one + 's'}"
+
+
 def drawn(text: object) -> str:
     """For matplotlib: dollars are no mathematics, and a leading underscore does not hide a curve from its legend.
 

@@ -121,7 +121,7 @@ def test_masks_that_are_taken_for_images_are_noticed(folder):
 def test_a_broken_mask_is_named(folder):
     (folder / "malignant" / "m3_mask.png").write_bytes(b"no")
     with pytest.warns(
-        UserWarning, match=r"1 images have evidence .* not known: malignant/m3\.jpg \(its mask m3_mask\.png"
+        UserWarning, match=r"1 image has evidence .* not known: malignant/m3\.jpg \(its mask m3_mask\.png"
     ):
         ds = xai.load_dataset("folder", split="all", data_dir=folder, image_size=16)
     assert len(ds) == ds.available == 30
@@ -571,3 +571,19 @@ def test_a_set_says_what_it_is_and_not_its_pixels(folder):
     assert "<img" not in named._repr_html_()
     many = ImageDataset(ds.pixels, range(20), [f"c{i}" for i in range(20)], ds.ids)
     assert "c11 1, and 8 more" in repr(many)
+
+
+def test_batches_are_shuffled_by_seed_0_unless_another_is_given():
+    pixels = np.arange(12, dtype=np.uint8)[:, None, None, None].repeat(8, 1).repeat(8, 2).repeat(3, 3)
+    ds = ImageDataset(pixels, np.arange(12) % 2, ("a", "b"), [str(i) for i in range(12)])
+    order = [int(x) for images, _ in ds.batches(5, shuffle=True) for x in images[:, 0, 0, 0]]
+    assert order == np.random.default_rng(0).permutation(12).tolist()
+    assert order != [int(x) for images, _ in ds.batches(5, shuffle=True, seed=1) for x in images[:, 0, 0, 0]]
+
+
+def test_patients_are_split_in_tenths_however_rare_a_class_is():
+    """Ten folds of whole patients; a rare class makes them no fewer."""
+    patients = np.repeat([f"p{i}" for i in range(50)], 2)
+    labels = (np.arange(100) < 4).astype(int)
+    sizes = {split: len(split_indices(labels, patients, split)) for split in ("train", "val", "test")}
+    assert sizes == {"train": 70, "val": 10, "test": 20}

@@ -178,7 +178,7 @@ def test_patients_of_dicom_headers_stay_in_one_split(tmp_path):
     assert not [leak for leak in find_leaks(known) if leak["kind"] == "patient"]
     assert sum(len(set(d.patients)) for d in known.values()) == 20
     assert known["test"].metadata["side"].isin(["L", "R"]).all()
-    assert known["test"].notes == ["20 patients are told apart by the PatientID of DICOM headers."]
+    assert known["test"].notes == ["20 patients are distinguished by the PatientID of DICOM headers."]
     alike = write(["anonymous"] * 20, tmp_path / "alike")
     assert alike["test"].patients is None
     assert "do not tell patients apart" in alike["test"].notes[0]
@@ -344,7 +344,8 @@ def test_more_bits_than_the_header_states(tmp_path):
             write_dicom(tmp_path / label / f"{i}.dcm", RAMP, 12)
     ds = xai.load_dataset("folder", "all", image_size=16, data_dir=tmp_path)
     assert (
-        "1 DICOM files have values beyond the bits that they state; all that are allocated count: a/0.dcm." in ds.notes
+        "1 image has values beyond the bits that their DICOM headers state; all that are allocated count: a/0.dcm."
+        in ds.notes
     )
 
 

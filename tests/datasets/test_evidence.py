@@ -184,7 +184,7 @@ def test_table_boxes_that_cannot_be_right_are_unknown(tmp_path):
     with pytest.warns(UserWarning, match="4 images have evidence"):
         ds = xai.load_dataset("table", "all", image_size=32, data_dir=tmp_path, boxes_column="boxes")
     assert ds.evidence.tolist() == ["known", *["unknown"] * 4, "known"]
-    assert any(note.startswith("1 images have outlines that reach a little over the edge") for note in ds.notes)
+    assert any(note.startswith("1 image has outlines that reach a little over the edge") for note in ds.notes)
 
 
 def test_masks_are_read_as_pictures_are(tmp_path):

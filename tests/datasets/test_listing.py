@@ -73,7 +73,9 @@ def test_every_kind_of_file_is_counted(tmp_path):
     photo(tmp_path / "outside.png")
     os.mkfifo(tmp_path / "a" / "pipe.png")
     (tmp_path / "a" / "round").symlink_to(tmp_path, target_is_directory=True)
-    with pytest.warns(UserWarning, match=r"not all files below the data folder are used: .*6 not understood \(such as"):
+    with pytest.warns(
+        UserWarning, match=r"not all files below the data folder are used: .*6 files not understood \(such as"
+    ):
         ds = load(tmp_path, classes=["a", "b"])
     expected = {
         "picture": 8, "picture, twice": 1, "picture of a class not chosen": 4, "picture not used": 1, "mask": 1,
@@ -203,6 +205,29 @@ def test_folders_of_masks_are_no_class(tmp_path, images, masks, stem):
     assert not any("folder" in str(column) for column in ds.metadata)
 
 
+@pytest.mark.parametrize("ending", ["-mask", "_Segmentation", " masks"])
+def test_folders_of_masks_called_after_a_class_belong_to_it(tmp_path, ending):
+    """Their pictures have the names of images of every class."""
+    for label in ("benign", "malignant"):
+        for i in range(4):
+            photo(tmp_path / label / f"{i}.png", i)
+            mask(tmp_path / f"{label}{ending}" / f"{i}.png", i if label == "benign" else 4 + i)
+    ds = load(tmp_path)
+    assert ds.class_names == ("benign", "malignant")
+    assert counted(ds) == {"picture": 8, "mask": 8}
+    starts = [np.flatnonzero(mask.any(axis=0))[0] * 20 / 16 for mask in ds.masks]
+    np.testing.assert_allclose(starts, [*range(4), *range(4, 8)], atol=1.5)
+
+
+def test_an_archive_is_named(tmp_path):
+    classes_of_photos(tmp_path)
+    for name in ("more.zip", "rest.tar.gz", "labels.csv.gz"):
+        (tmp_path / name).write_bytes(b"packed")
+    ds = load(tmp_path)
+    assert counted(ds) == {"picture": 8, "archive, not unpacked": 2, "table or text not used": 1}
+    assert any("2 archives not unpacked (such as more.zip, rest.tar.gz)" in note for note in ds.notes)
+
+
 def test_masks_that_fit_no_image_or_several_are_named(tmp_path):
     for label in ("benign", "malignant"):
         for i in range(3):
@@ -320,6 +345,17 @@ def test_a_class_folder_as_data_dir_is_doubted(tmp_path):
     with warnings.catch_warnings(record=True) as said:
         load(tmp_path / "two")
     assert not any("is read as" in str(w.message) for w in said)
+
+
+def test_patients_above_the_classes_are_seen(tmp_path):
+    """Read as classes they would be as many as there are patients."""
+    for i in range(6):
+        photo(tmp_path / f"patient {i}" / ("benign", "malignant")[i % 2] / "0.png", i)
+    with pytest.warns(UserWarning, match="read as 6 classes") as said:
+        load(tmp_path)
+    texts = [str(w.message) for w in said]
+    assert any("the folders below them are 'benign', 'malignant'" in t and "put the class first" in t for t in texts)
+    assert not any("is it the folder of one class" in t or "If each is a patient" in t for t in texts)
 
 
 # Tables and COCO files of other machines, labels ---------------------------------------------------------------------
@@ -459,7 +495,7 @@ def test_rare_classes_are_named(tmp_path):
     for label, n in (("a", 8), ("b", 8), ("c", 2)):
         for i in range(n):
             photo(tmp_path / label / f"{i}.png")
-    with pytest.warns(UserWarning, match=r"1 classes have fewer than 5 images: 'c' \(2\)"):
+    with pytest.warns(UserWarning, match=r"1 class has fewer than 5 images: 'c' \(2\)"):
         load(tmp_path)
 
 

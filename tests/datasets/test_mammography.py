@@ -12,7 +12,7 @@ from trees import make_cbis, make_inbreast, mammogram, write_contours, write_dic
 
 import xaiutils as xai
 from xaiutils.datasets import find_leaks
-from xaiutils.datasets.loaders import cbis_ddsm_tables, inbreast
+from xaiutils.datasets.loaders import cbis_ddsm, cbis_ddsm_tables, inbreast
 from xaiutils.datasets.reading import breast_region as preparing
 from xaiutils.datasets.reading import picture_file
 from xaiutils.datasets.reading.cache import cache_folder
@@ -205,6 +205,19 @@ def test_the_official_tables_give_the_official_counts(kit):
     assert not set(kept[kept["split"] == "train"]["patient"]) & set(kept[kept["split"] == "test"]["patient"])
     assert found["image uids"].ne("").all()
     assert found["roi uids"].map(len).gt(0).all()
+
+
+def test_a_short_name_counts_in_the_folder_of_its_kind_and_its_split(tmp_path):
+    """The same breast is in several folders, as another image."""
+    files = []
+    for folder in ("mass_train", "calc_test", "mass_test"):
+        files.append(tmp_path / folder / "00001_LEFT_CC.jpg")
+        files[-1].parent.mkdir()
+        files[-1].write_bytes(b"")
+    finding = {"kind": "mass", "split": "test", "patient": "P_00001", "side": "LEFT", "view": "CC", "image uids": ""}
+    rows = pd.DataFrame([finding])
+    assert cbis_ddsm.PictureFinder(files, tmp_path).full(rows) == files[2]
+    assert cbis_ddsm.PictureFinder(files[:2], tmp_path).full(rows) is None
 
 
 def test_the_kits_mammograms(kit):

@@ -17,7 +17,8 @@ from xaiutils.datasets import ImageDataset
         ("maligno", "benigno"), ("pathological", "unremarkable"), ("disease", "healthy"), ("krank", "gesund"),
         ("cancer", "cancer-free"), ("covid positive", "covid negative"), ("a", "normal"), ("not normal", "normal"),
         ("mass", "nothing"), ("MalignantMass", "NonMalignantMass"), ("effusion", "other"),
-        ("malignant", "benign without callback"),
+        ("malignant", "benign without callback"), ("ill", "well"), ("AD", "CN"), ("true", "false"), ("yes", "no"),
+        ("case", "control"), ("Ill", "Well"),
     ],
 )  # fmt: skip
 def test_names_say_which_class_is_looked_for(ill, well):
@@ -61,7 +62,7 @@ def test_doubtful_names():
     names = ["a", "A ", "b;c", "d/e", "f, g", "h|i", "-/-", "1", "1.0"]
     said = doubtful_names(names, [9, 9, 9, 9, 9, 9, 9, 9, 4])
     assert said[0].startswith("5 classes look like several labels in one, such as 'b;c'")
-    assert said[1].startswith("1 classes have fewer than 5 images: '1.0' (4)")
+    assert said[1].startswith("1 class has fewer than 5 images: '1.0' (4)")
     assert "'a' and 'A ' differ only" in said[2]
     assert "'1' and '1.0' differ only" in said[3]
     assert doubtful_names(["benign", "malignant"], [5, 5]) == []

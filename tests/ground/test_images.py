@@ -230,7 +230,7 @@ def test_values_over_the_bits_are_counted(tmp_path):
             save(tmp_path / label / f"{i}.png", values)
     assert read_picture(tmp_path / "b" / "1.png", bit_depth=12).clipped == 6
     ds = xai.load_dataset("folder", "all", image_size=16, data_dir=tmp_path, bit_depth=12)
-    assert any("1 images have values over the range of their bits" in n and "b/1.png" in n for n in ds.notes)
+    assert any("1 image has values over the range of their bits" in n and "b/1.png" in n for n in ds.notes)
 
 
 def test_a_window_is_for_grey_values(tmp_path):

@@ -176,7 +176,7 @@ def _twins(kept: list[Record], pixels: np.ndarray) -> dict[Path, str]:
 def _unused(files: pd.DataFrame, n_records: int) -> tuple[list[str], bool]:
     """A sentence on files of the user's that may have been meant, and whether they are many."""
     said = describe_unused(files)
-    n = files["files"][files["kind"].isin(PROBABLY_MEANT)].sum()
+    n = files["files"][files["kind"].isin(list(PROBABLY_MEANT))].sum()
     return [said] if said else [], bool(n >= 0.05 * n_records)
 
 

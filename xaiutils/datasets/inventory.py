@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from xaiutils.datasets.reading.tree import is_hidden, is_picture
+from xaiutils.text import counted
 
 PICTURE, TWICE, OTHER_SPLIT, BEYOND = (
     "picture",
@@ -19,6 +20,7 @@ NOT_CHOSEN, LEFT_OUT, UNUSED = "picture of a class not chosen", "picture left ou
 MASK, LONE_MASK, TABLE = "mask", "mask without a picture", "table or annotation"
 DAMAGED, EMPTY, STRANGE = "damaged", "empty file", "not understood"
 UNUSED_TEXT, HIDDEN, SPECIAL, LOCKED = "table or text not used", "hidden", "not a file", "may not be read"
+ARCHIVE = "archive, not unpacked"
 
 MEANING: Mapping[str, str] = {
     PICTURE: "read, as an image of this split",
@@ -34,6 +36,7 @@ MEANING: Mapping[str, str] = {
     DAMAGED: "could not be read: the list of skipped files says why",
     EMPTY: "has no content: copy it again",
     STRANGE: "not a kind of file that is read here: convert images to PNG, TIFF or DICOM",
+    ARCHIVE: "packed files are not read: unpack it there, if it holds images of the set",
     UNUSED_TEXT: "not read: only what the data set's options name is",
     HIDDEN: "dotfiles and files of the operating system: never read",
     SPECIAL: "a pipe, a device, a link that leads nowhere or back: never opened",
@@ -41,8 +44,9 @@ MEANING: Mapping[str, str] = {
 }
 _TEXTS = frozenset(
     {".csv", ".tsv", ".json", ".xml", ".xls", ".xlsx", ".txt", ".md", ".rst", ".html", ".htm", ".pdf", ".doc", ".docx",
-     ".yml", ".yaml", ".py", ".ipynb", ".log", ".parquet", ".gz", ".zip", ".tar", ".tgz", ".sha256", ".md5"}
+     ".yml", ".yaml", ".py", ".ipynb", ".log", ".parquet", ".sha256", ".md5"}
 )  # fmt: skip
+_ARCHIVES = frozenset({".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar"})
 _EXAMPLES = 3
 
 
@@ -70,13 +74,24 @@ def take_inventory(root: Path, known: Mapping[Path, str]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["kind", "files", "examples", "meaning"])
 
 
-PROBABLY_MEANT = (UNUSED, STRANGE, LONE_MASK, EMPTY, LOCKED)
+# Of the user's own sets: said of one and of several.
+PROBABLY_MEANT = {
+    UNUSED: ("picture not used", "pictures not used"),
+    STRANGE: ("file not understood", "files not understood"),
+    LONE_MASK: ("mask without a picture", "masks without a picture"),
+    ARCHIVE: ("archive not unpacked", "archives not unpacked"),
+    EMPTY: ("empty file", "empty files"),
+    LOCKED: ("file that may not be read", "files that may not be read"),
+}
 
 
 def describe_unused(files: pd.DataFrame) -> str:
     """A sentence on files that were probably meant to be images and are none; empty where there are none."""
-    unused = files[files["kind"].isin(PROBABLY_MEANT)]
-    said = [f"{row.files} {row.kind} (such as {row.examples})" for row in unused.itertuples()]
+    unused = files[files["kind"].isin(list(PROBABLY_MEANT))]
+    said = [
+        f"{counted(count, *PROBABLY_MEANT[kind])} (such as {examples})"
+        for kind, count, examples in zip(unused["kind"], unused["files"], unused["examples"], strict=True)
+    ]
     return f"not all files below the data folder are used: {'; '.join(said)}." if said else ""
 
 
@@ -125,8 +140,12 @@ def _kind(path: Path) -> str:
         return LOCKED
     if is_picture(path):
         return UNUSED
-    is_volume = path.name.lower().endswith(".nii.gz")
-    return UNUSED_TEXT if path.suffix.lower() in _TEXTS and not is_volume else STRANGE
+    name = path.name.lower()
+    if name.endswith(".nii.gz"):  # a volume
+        return STRANGE
+    if Path(name.removesuffix(".gz")).suffix in _TEXTS:
+        return UNUSED_TEXT
+    return ARCHIVE if path.suffix.lower() in _ARCHIVES else STRANGE
 
 
 def _key(path: Path) -> str:

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from xaiutils.text import counted
+
 
 @dataclass(frozen=True)
 class Record:
@@ -48,20 +50,21 @@ def summarise_remarks(remarks: Mapping[str, Mapping[str, Any]]) -> dict[str, str
     """What pictures' remarks (by image id) say of the whole set, in sentences that count and name, by remark."""
     notes = {}
     for key, words in (
-        ("evidence", "images have evidence that cannot be read or cannot be right, so that it is not known"),
-        ("outlines_clipped", "images have outlines that reach a little over the edge and are cut off there"),
-        ("clipped", "images have values over the range of their bits (bit_depth), which are shown as white"),
+        ("evidence", "evidence that cannot be read or cannot be right, so that it is not known"),
+        ("outlines_clipped", "outlines that reach a little over the edge and are cut off there"),
+        ("clipped", "values over the range of their bits (bit_depth), which are shown as white"),
         (
             "even",
-            "images of more than 8 bits use less than an eighth of the greys from black to white, so that little is to "
-            "be seen; give window=[centre, width], or bit_depth (12 for many detectors)",
+            "more than 8 bits and use less than an eighth of the greys from black to white, so that little can be "
+            "seen; give window=[centre, width], or bit_depth (12 for many detectors)",
         ),
-        ("bits_exceeded", "DICOM files have values beyond the bits that they state; all that are allocated count"),
+        ("bits_exceeded", "values beyond the bits that their DICOM headers state; all that are allocated count"),
     ):
         found = {name: said[key] for name, said in remarks.items() if key in said}
         if found:
             first = [f"{name} ({said})" if isinstance(said, str) else name for name, said in list(found.items())[:3]]
-            notes[key] = f"{len(found)} {words}: {'; '.join(first)}{' ...' if len(found) > 3 else '.'}"
+            have = counted(len(found), "image has", "images have")
+            notes[key] = f"{have} {words}: {'; '.join(first)}{' ...' if len(found) > 3 else '.'}"
     return notes
 
 

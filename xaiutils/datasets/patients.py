@@ -74,7 +74,7 @@ def with_headers(records: list[Record]) -> tuple[list[Record], list[str]]:
             patient = unknown_patient(r.id)
         facts = {"view": header.view, "side": header.side}
         done.append(replace(r, patient=patient, metadata={**{k: v for k, v in facts.items() if v}, **r.metadata}))
-    notes = [f"{len(patients)} patients are told apart by the PatientID of DICOM headers."] if known else []
+    notes = [f"{len(patients)} patients are distinguished by the PatientID of DICOM headers."] if known else []
     if headers and not known:
         notes.append("The DICOM headers do not tell patients apart: images of one may be in several splits.")
     return done, notes
@@ -93,7 +93,8 @@ def suggest_patient_folders(records: Sequence[Record], given: bool) -> list[str]
     nested = [r for r in records if r.metadata.get(FOLDER)]
     places = {(r.label, r.metadata[FOLDER]) for r in nested}
     single = len({place for _, place in places}) == 1  # one folder of all images
-    if given or any(r.patient for r in records) or len(nested) < len(records) / 2 or len(places) <= 2 or single:
+    known = given or any(r.patient for r in records)
+    if known or single or len(nested) < len(records) / 2 or len(places) <= 2 or _class_below(records):
         return []
     return [
         f"{len(nested)} images lie in {len(places)} folders below their classes, such as "
@@ -105,6 +106,13 @@ def suggest_patient_folders(records: Sequence[Record], given: bool) -> list[str]
 
 def doubt_class_folders(records: Sequence[Record], class_names: Sequence[str], root: Path) -> list[str]:
     """A sentence where the folders of ``root`` are more like the patients of one class than like classes."""
+    if kinds := _class_below(records):
+        return [
+            f"{root.name!r} is read as {len(class_names)} classes, {', '.join(map(repr, class_names[:3]))}, ..., and "
+            f"the folders below them are {', '.join(map(repr, kinds[:3]))}: are those the patients, and these the "
+            f"classes? Then put the class first ({kinds[0]}/{class_names[0]}/...) and give patient_from=1, or list the "
+            "images in a table with columns of labels and patients."
+        ]
     by_class: dict[int, set[str | None]] = {}
     for r in records:
         by_class.setdefault(r.label, set()).add(r.patient)
@@ -120,6 +128,15 @@ def doubt_class_folders(records: Sequence[Record], class_names: Sequence[str], r
         f"{root.name!r} is read as {len(class_names)} classes, and {why}: is it the folder of one class, and are these "
         "its patients? Then give the folder above it as data_dir."
     ]
+
+
+def _class_below(records: Sequence[Record]) -> list[str]:
+    """The names of the folders right below the folders that are read as classes, where they are more like classes: few
+    names for many folders, some of which speak of disease or health."""
+    inner = sorted({r.metadata[FOLDER].split("/")[0] for r in records if r.metadata.get(FOLDER)})
+    nested = all(r.metadata.get(FOLDER) for r in records)
+    few = 2 <= len(inner) < len({r.label for r in records})
+    return inner if nested and few and any(says_disease(name) is not None for name in inner) else []
 
 
 def _one_of_several(root: Path, class_names: Sequence[str]) -> bool:

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,15 +40,16 @@ def sort_pictures(
 ) -> Sorted:
     """Part the pictures below ``root`` into images and the masks of folders that hold nothing else.
 
-    A folder of masks is one that is called so (`MASK_FOLDER`), at any depth, and holds pictures of few grey values; or
-    one of any name beside the classes that holds such pictures, where others hold images of the same names. One that is
-    called so and holds pictures of many grey values is left out where others hold images of the same names, else it
-    stays; each is told. ``parents`` hold the folders of classes; ``classes`` are names of folders that are no masks,
-    whatever they look like. Without ``join`` masks are parted and not joined.
+    A folder of masks is one that is called so (`MASK_FOLDER`, or ``X_mask`` beside a folder ``X``), at any depth, and
+    holds pictures of few grey values; or one of any name beside the classes that holds such pictures, where others hold
+    images of the same names. One that is called so and holds pictures of many grey values is left out where others hold
+    images of the same names, else it stays; each is told. ``parents`` hold the folders of classes; ``classes`` are
+    names of folders that are no masks, whatever they look like. Without ``join`` masks are separated and not joined.
     """
     by_folder: dict[Path, list[Path]] = defaultdict(list)
+    mask_like = _called_like_masks({folder for p in pictures for folder in p.parents}, classes)
     for picture in pictures:
-        by_folder[_topmost(picture, root, parents, classes)].append(picture)
+        by_folder[_topmost(picture, root, parents, mask_like)].append(picture)
     stems = {folder: {_base(p.stem) for p in held} for folder, held in by_folder.items()}
     often = Counter(stem for found in stems.values() for stem in found)
     mask_folders, unjoinable, said = [], set(), []
@@ -56,7 +57,7 @@ def sort_pictures(
         if folder in parents or folder == root or folder.name in classes:
             continue
         shares = sum(often[stem] > 1 for stem in stems[folder]) >= len(stems[folder]) / 2
-        called, name = bool(MASK_FOLDER.fullmatch(folder.name)), folder.relative_to(root).as_posix()
+        called, name = folder in mask_like, folder.relative_to(root).as_posix()
         if not called and not shares:
             continue
         few = few_values(held)
@@ -75,14 +76,14 @@ def sort_pictures(
                 "own: they are read as images; name the classes by classes=[...] if they are none."
             )
     if all(f in mask_folders or f == root for f in by_folder):  # drawings in black and white, say
-        mask_folders = [f for f in mask_folders if MASK_FOLDER.fullmatch(f.name)]
+        mask_folders = [f for f in mask_folders if f in mask_like]
         mask_folders = [] if len(mask_folders) == len(by_folder) else mask_folders
     masks = [p for folder in mask_folders for p in by_folder[folder]]
     images = sorted(set(pictures) - set(masks))
     if not join:
         return Sorted(images, {}, masks, said)
     folder_of = {p: folder for folder in mask_folders for p in by_folder[folder] if p not in unjoinable}
-    joined, lone = _join(images, folder_of, root)
+    joined, lone = _join(images, folder_of, root, mask_like)
     if lone:
         said.append(
             f"{len(lone)} of {len(masks)} masks, such as {lone[0].relative_to(root).as_posix()!r}, have the name of no "
@@ -128,19 +129,35 @@ def _thumbnail(path: Path) -> np.ndarray | None:
     return array if array.ndim == 2 else array[..., :3] @ np.array([1.0, 3.0, 7.0])[: array.shape[-1]]
 
 
-def _topmost(picture: Path, root: Path, parents: Sequence[Path], classes: Sequence[str]) -> Path:
+def _called_like_masks(folders: set[Path], classes: Sequence[str]) -> dict[Path, tuple[str, ...]]:
+    """The folders that are called like masks, with the name of the folder beside them whose masks they hold by their
+    name (``X_mask``: X), if there is one. Those named in ``classes`` are none."""
+    beside = {(folder.parent, folder.name.casefold()) for folder in folders}
+    found: dict[Path, tuple[str, ...]] = {}
+    for folder in folders:
+        own = MASK_ENDING.sub("", folder.name).casefold()
+        if folder.name in classes:
+            continue
+        if MASK_FOLDER.fullmatch(folder.name):
+            found[folder] = ()
+        elif own != folder.name.casefold() and (folder.parent, own) in beside:
+            found[folder] = (own,)
+    return found
+
+
+def _topmost(picture: Path, root: Path, parents: Sequence[Path], mask_like: Collection[Path]) -> Path:
     """The folder that a picture is sorted by: the highest that is called like masks, else that beside the classes."""
     here, beside = root, root
     for part in picture.relative_to(root).parts[:-1]:
         beside = here / part if here in parents else beside
         here = here / part
-        if MASK_FOLDER.fullmatch(part) and part not in classes:
+        if here in mask_like:
             return here
     return beside
 
 
 def _join(
-    images: Sequence[Path], masks: Mapping[Path, Path], root: Path
+    images: Sequence[Path], masks: Mapping[Path, Path], root: Path, mask_like: Mapping[Path, tuple[str, ...]]
 ) -> tuple[dict[Path, tuple[Path, ...]], list[Path]]:
     """Masks (given with the folder of masks that each is in) by image, and those that have none: of images with a
     mask's name the one in the same folders (but those called images or masks), else the only one whose folders hold the
@@ -150,7 +167,7 @@ def _join(
         by_stem[image.stem.casefold()].append(image)
     found, lone = defaultdict(list), []
     for mask, folder in masks.items():
-        place = _context(folder, root) + _context(mask, folder)
+        place = _context(folder, root) + mask_like.get(folder, ()) + _context(mask, folder)
         named = next((by_stem[s] for s in _bases(mask.stem) if s in by_stem), [])
         fits = [i for i in named if _context(i, root) == place]
         fits = fits or [i for i in named if set(place) <= set(_context(i, root))]
