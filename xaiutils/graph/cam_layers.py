@@ -2,7 +2,7 @@
 
 A map of one layer shows all of a score only if the score goes through that layer alone. By default these are the
 deepest feature maps that every path from the image to the logits passes: one, as a rule; several, where branches, or
-several calls of one backbone, join behind their pooling. The maps of several are added.
+several calls of one backbone, join after their pooling. The maps of several are added.
 """
 
 import warnings
@@ -94,7 +94,7 @@ def _default(graph: FlatGraph) -> list[str]:
         inner = [s for s in cut if any(other in before[s] for other in cut)]
         if not inner:
             break
-        excluded.update(inner)  # one lies behind another: all its evidence is in the other's
+        excluded.update(inner)  # one lies after another: all its evidence is in the other's
     if around or not cut:
         _refuse(graph, cut, around)
     _refuse_hidden_attention(graph, cut, passed)
@@ -199,6 +199,6 @@ def _refuse_hidden_attention(graph: FlatGraph, cut: list[Any], passed: list[Any]
     tokens = [s.path for s in graph.steps_to_logits if s in passed and getattr(s.operation, "weights", None)]
     if len(tokens) > 2 and all(len(graph.shapes[s.outputs[0]]) == 4 for s in cut):
         raise ModelError(
-            "the model goes on with tokens after its last feature map, and it cannot be told which layer's tokens "
+            "the model goes on with tokens after its last feature map, and it is not known which layer's tokens "
             f"a class activation map should read; give layer=, one of {', '.join(tokens[-12:])}."
         )

@@ -117,7 +117,7 @@ def _tried(graph: FlatGraph, step: Step, key: int) -> Head:
         values, kind = _what_is_output(graph, step, key, leaves)
     except Exception as error:  # whatever a user's layer raises
         raise ModelError(
-            f"what the model returns cannot be told, since its end ({step.path!r}, {type(step.operation).__name__}) "
+            f"what the model returns is not known, since its end ({step.path!r}, {type(step.operation).__name__}) "
             f"cannot be run by itself ({error}); give a model that ends in a Dense layer of logits, then "
             "keras.layers.Softmax or Activation."
         ) from error

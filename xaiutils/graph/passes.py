@@ -37,12 +37,10 @@ def logits(network: Network, images: np.ndarray, batch_size: int) -> np.ndarray:
 def forward(
     network: Network, images: tf.Tensor, layers: Sequence[str] = (), watch: Callable[[tf.Tensor], None] | None = None
 ) -> tuple[tf.Tensor, list[tf.Tensor]]:
-    """`Network.forward`, with every batch normalisation that follows a convolution folded into that convolution.
+    """`Network.forward`, with every batch norm that follows a convolution folded into it.
 
-    y = gamma (K * x + b - mean) / sqrt(var + epsilon) + beta is one convolution, with the kernel scale K and the bias
-    beta + scale (b - mean), scale = gamma / sqrt(var + epsilon), which TensorFlow fuses with the activation behind it.
-    Both are made from the variables inside the graph, so new weights count at once, and nothing is copied. Results
-    differ from the plain graph's by rounding. A convolution whose own output is wanted stays as it is.
+    TensorFlow fuses the result with the activation after it. Results differ from the plain graph's by rounding. A
+    convolution whose own output is wanted stays as it is.
     """
     return network.forward(images, layers, watch, folding(network, wanted={network.step(path) for path in layers}))
 

@@ -245,7 +245,7 @@ def _tried(graph: FlatGraph, step: Step, inputs: list[Layout | str], lost: str) 
         known = [Layout(*pair) for pair in of_output if pair is not None]
         known = [layout for layout in known if layout.is_spread]
         if any(pair is None for pair in of_output) and not known:
-            outputs.append(f"it cannot be told what {step.path!r} ({type(step.operation).__name__}) does to places")
+            outputs.append(f"it is not known what {step.path!r} ({type(step.operation).__name__}) does to places")
         else:
             outputs.append(_merged(step, known) if known else lost)
     return outputs

@@ -8,6 +8,7 @@ tokens but keep each in its place, are known by where the largest change arises 
 networks in a layer of their own, the gradient of an output shows where it looks.
 """
 
+import functools
 import warnings
 from typing import Any
 
@@ -25,7 +26,7 @@ _LIMIT = 2**27  # numbers in one tensor of a trial
 
 def probe(graph: FlatGraph, step: Step, number: int, coordinates: Coordinates, cell: Cell) -> list:
     """For each output of ``step`` the coordinates of its elements and its cell, as its input ``number`` has them; None
-    where they cannot be told."""
+    where no trial shows them."""
     shapes, made = graph.sizes(step.reads), graph.sizes(step.outputs)
     trial = _Trial(graph, step, number, shapes)
     results: list[Found | None] = [None] * len(made)
@@ -33,7 +34,7 @@ def probe(graph: FlatGraph, step: Step, number: int, coordinates: Coordinates, c
         warnings.simplefilter("ignore", RuntimeWarning)
         if 8 * int(np.prod(shapes[number])) > _LIMIT:
             return results
-        for search in (_stays, _moved, _nearly_stays, _filtered, _looked_at):
+        for search in (_stays, _moved, functools.partial(_stays, near=1), _filtered, _looked_at):
             for output, found in enumerate(results):
                 if found is None and len(made[output]) > 0:
                     try:
@@ -100,10 +101,6 @@ def _stays(
             return coordinates, cell
         return None
     return None
-
-
-def _nearly_stays(trial, output, made, coordinates, cell) -> Found | None:
-    return _stays(trial, output, made, coordinates, cell, near=1)
 
 
 # Ramps ------------------------------------------------------------------------------------------------------------
@@ -227,12 +224,10 @@ def _on_two_axes(found: list[np.ndarray]) -> list[np.ndarray] | None:
             if values.shape[axis] > 1:
                 others = tuple(a for a in range(values.ndim) if a != axis)
                 line = _fitted(np.median(values, axis=others, keepdims=True))
-                lines.append(
-                    (np.median(np.abs(values - line)) / abs(np.ptp(line) / (line.size - 1) or 1e-9), axis, line)
-                )
-        if not lines or min(lines, key=lambda x: x[0])[0] > 0.35:
+                lines.append((_roughness(values, line), axis, line))
+        roughness, axis, line = min(lines, key=lambda x: x[0], default=(np.inf, 0, values))
+        if roughness > 0.35:
             return None
-        _, axis, line = min(lines, key=lambda x: x[0])
         result.append(line)
         used.append(axis)
     return result if used[0] != used[1] and used[0] == used[2] and used[1] == used[3] else None
@@ -250,7 +245,7 @@ def _fitted(line: np.ndarray) -> np.ndarray:
 
 
 def _as_tokens(found: list[np.ndarray], axis: int) -> list[np.ndarray] | None:
-    """Tokens, row by row, of a grid whose size is told by where the columns repeat."""
+    """Tokens, row by row, of a grid whose size shows in where the columns repeat."""
     tokens = found[0].shape[axis]
     best: tuple[float, list[np.ndarray]] | None = None
     for rows in range(2, tokens // 2 + 1):
@@ -279,38 +274,44 @@ def _looked_at(trial, output, made, coordinates, cell) -> Found | None:
     if min(made[a] for a in spatial) < 2:
         return None
     result: list[np.ndarray] = []
-    x = tf.constant(trial.inputs[trial.number])
     for axis in spatial:
-        at = sorted({round(p * (made[axis] - 1)) for p in (0.25, 0.4, 0.6, 0.75)} | {0, made[axis] - 1})
-        seeds = np.zeros((len(at), *made), np.float32)
-        for seed, i in zip(seeds, at, strict=True):
-            spot: list = [n // 2 for n in made]
-            spot[axis], spot[channels] = i, slice(None)
-            seed[tuple(spot)] = np.random.default_rng(0).choice([-1, 1], made[channels])
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            copies = tf.repeat(x, len(at), axis=0)
-            tape.watch(copies)
-            y = trial.run(copies)[output]
-        gradient = tape.gradient(y, copies, output_gradients=tf.cast(seeds, y.dtype))
-        if gradient is None:
+        at = np.array(sorted({round(p * (made[axis] - 1)) for p in (0.25, 0.4, 0.6, 0.75)} | {0, made[axis] - 1}))
+        spots = [[i if a == axis else n // 2 for a, n in enumerate(made)] for i in at]
+        centres = _centres_of_gradients(trial, output, spots, channels, coordinates)
+        if centres is None:
             return None
-        energy = gradient.numpy().astype(np.float64) ** 2
-        energy = np.where(energy > 0.02 * energy.max(axis=(1, 2, 3), keepdims=True), energy, 0)
-        total = energy.sum(axis=(1, 2, 3))
-        if not (total > 0).all():
-            return None
-        centres = [(energy * c).sum(axis=(1, 2, 3)) / total for c in coordinates[:2]]
         moved = [abs(c[-1] - c[0]) for c in centres]
         if max(moved) < 5 * min(moved) or len(result) != int(np.argmax(moved)):
             return None
         inner = slice(1, -1) if len(at) > 4 else slice(None)
-        slope, start = np.polyfit(np.array(at)[inner], centres[int(np.argmax(moved))][inner], 1)
-        shape = [1, 1, 1]
-        shape[axis] = made[axis]
-        result.append((start + slope * np.arange(made[axis])).reshape(shape))
+        slope, start = np.polyfit(at[inner], centres[int(np.argmax(moved))][inner], 1)
+        line = start + slope * np.arange(made[axis])
+        result.append(line.reshape([-1 if a == axis else 1 for a in range(3)]))
     cells = tuple(abs(float(np.diff(line.ravel())[0])) for line in result)
     stretched = _stretched(result, coordinates, made, spatial)
     return (*stretched, *result), cells
+
+
+def _centres_of_gradients(
+    trial: _Trial, output: int, spots: list[list[int]], channels: int, coordinates: Coordinates
+) -> list[np.ndarray] | None:
+    """The mean row and the mean column, ``(len(spots),)`` each, of where the output looks at each of some spots (all
+    channels of it); None where it looks nowhere."""
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        copies = tf.repeat(tf.constant(trial.inputs[trial.number]), len(spots), axis=0)
+        tape.watch(copies)
+        y = trial.run(copies)[output]
+    seeds = np.zeros(y.shape, np.float32)
+    for seed, spot in zip(seeds, spots, strict=True):
+        at = tuple(slice(None) if a == channels else i for a, i in enumerate(spot))
+        seed[at] = np.random.default_rng(0).choice([-1, 1], y.shape[1 + channels])
+    gradient = tape.gradient(y, copies, output_gradients=tf.cast(seeds, y.dtype))
+    if gradient is None:
+        return None
+    energy = gradient.numpy().astype(np.float64) ** 2
+    energy = np.where(energy > 0.02 * energy.max(axis=(1, 2, 3), keepdims=True), energy, 0)
+    total = energy.sum(axis=(1, 2, 3))
+    return [(energy * c).sum(axis=(1, 2, 3)) / total for c in coordinates[:2]] if (total > 0).all() else None
 
 
 def _stretched(lines: list[np.ndarray], coordinates: Coordinates, made: tuple, spatial: list[int]) -> list[np.ndarray]:

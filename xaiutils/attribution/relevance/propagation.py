@@ -172,7 +172,8 @@ class Propagation:
         if kind in (SELECT, MAX_POOL, LARGEST, SMALLEST):
             keeps_signs = layer_type(step.operation).pads != "values"
         else:
-            keeps_signs = type(step.operation).__name__ == "Add" or "AveragePooling" in type(step.operation).__name__
+            several = isinstance(step.operation, keras.Layer) or len(step.reads) > 1  # no constant, maybe negative
+            keeps_signs = rules.layer_type(step.operation).adds and several
         if keeps_signs:
             return all(self._is_nonnegative(producer) for producer in self._network.producers(step))
         return False

@@ -1,12 +1,14 @@
 """Operations on probabilities p, done on log p and log (1 - p): exact where p underflows.
 
-Each function takes a step and how the logs of its inputs are found, and returns how those of its output are: a function
-(values of the leaves, share) -> (log p, log (1 - p)), the latter None where it must be found from log p. It is None for
-a step that has no counterpart, such as the product with a negative number. ``share``: with the derivatives that
-layer-wise relevance goes by (see `xaiutils.graph.log_probability.LogProbability`).
+Each counterpart takes a step and how the logs of its inputs are found, and returns how those of its output are: a
+function (values of the leaves, share) -> (log p, log (1 - p)), the latter None where it must be found from log p. It is
+None for a step that has no counterpart, such as the product with a negative number. ``share``: with the derivatives
+that layer-wise relevance goes by (see `xaiutils.graph.log_probability.LogProbability`).
 """
 
+import functools
 import math
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +20,7 @@ HALF_ULP = 2.0**-25  # what 1 - p cannot be distinguished from 0 below
 
 Logs = tuple[Any, Any | None]
 FindLogs = Callable[[dict[int, Any], bool], Logs]
+Counterpart = Callable[[Step, dict[int, FindLogs]], FindLogs | None]
 
 
 def complement(log_p: Any) -> Any:
@@ -59,63 +62,46 @@ def _terms(step: Step, children: dict[int, FindLogs], without: float | None = No
     return found
 
 
-def total(step: Step, children: dict[int, FindLogs]) -> FindLogs | None:
-    terms = _terms(step, children, without=0)
-    if terms is None:
-        return None
-    return lambda values, share: (_log_add([term(values, share)[0] for term in terms]), None)
+def _of_terms(combine: Callable[[list[Logs], bool, int], Logs], without: float | None = None) -> Counterpart:
+    """A counterpart that combines the logs of an operation's arguments: (logs of each, share, number of tensors)."""
+
+    def counterpart(step: Step, children: dict[int, FindLogs]) -> FindLogs | None:
+        terms = _terms(step, children, without)
+        if terms is None:
+            return None
+        return lambda values, share: combine([term(values, share) for term in terms], share, len(step.reads))
+
+    return counterpart
 
 
-def _log_add(logs: list[Any]) -> Any:
-    total = logs[0]
-    for log in logs[1:]:
-        total = ops.logaddexp(total, log)
-    return total
+def _average(terms: list[Logs], share: bool, n_tensors: int) -> Logs:
+    shift = ops.log(ops.cast(len(terms), "float32"))
+    log_p, log_q = _log_sum([p for p, _ in terms]), [q for _, q in terms]
+    return log_p - shift, None if any(q is None for q in log_q) else _log_sum(log_q) - shift
 
 
-def average(step: Step, children: dict[int, FindLogs]) -> FindLogs | None:
-    terms = _terms(step, children)
-    if terms is None:
-        return None
-
-    def logs(values, share):
-        pairs = [term(values, share) for term in terms]
-        shift = ops.log(ops.cast(len(pairs), "float32"))
-        log_q = None if any(q is None for _, q in pairs) else _log_add([q for _, q in pairs]) - shift
-        return _log_add([p for p, _ in pairs]) - shift, log_q
-
-    return logs
+def _product(terms: list[Logs], share: bool, n_tensors: int) -> Logs:
+    log_p = functools.reduce(operator.add, [p for p, _ in terms])
+    return (log_p / n_tensors + ops.stop_gradient(log_p - log_p / n_tensors) if share else log_p), None
 
 
-def product(step: Step, children: dict[int, FindLogs]) -> FindLogs | None:
-    terms = _terms(step, children)
-    if terms is None:
-        return None
-    factors = sum(callable(argument) for argument in _arguments(step, children)[0])
-
-    def logs(values, share):
-        parts = [term(values, share)[0] for term in terms]
-        total = parts[0]
-        for part in parts[1:]:
-            total = total + part
-        return (total / factors + ops.stop_gradient(total - total / factors) if share else total), None
-
-    return logs
+def _quotient(terms: list[Logs], share: bool, n_tensors: int) -> Logs:
+    (above, _), (below, _) = terms
+    return above - (ops.stop_gradient(below) if share else below), None
 
 
-def quotient(step: Step, children: dict[int, FindLogs]) -> FindLogs | None:
-    terms = _terms(step, children)
-    if terms is None:
-        return None
+def _log_sum(logs: list[Any]) -> Any:
+    return functools.reduce(ops.logaddexp, logs)
 
-    def logs(values, share):
-        above, below = (term(values, share)[0] for term in terms)
-        return above - (ops.stop_gradient(below) if share else below), None
 
-    return logs
+total = _of_terms(lambda terms, share, n_tensors: (_log_sum([p for p, _ in terms]), None), without=0)
+average = _of_terms(_average)
+product = _of_terms(_product)
+quotient = _of_terms(_quotient)
 
 
 def power(step: Step, children: dict[int, FindLogs]) -> FindLogs | None:
+    """p ** c of a positive constant c."""
     base, exponent = _arguments(step, children)[0]
     exponent = None if callable(exponent) else _positive(exponent)
     if exponent is None or not callable(base):
@@ -140,11 +126,13 @@ def _swapped(child: FindLogs) -> FindLogs:
 
 
 def difference(step: Step, children: dict[int, FindLogs]) -> FindLogs | None:
+    """1 - p."""
     first, second = _arguments(step, children)[0]
     return _swapped(second) if not callable(first) and _positive(first) == 1 and callable(second) else None
 
 
 def rescaling(step: Step, children: dict[int, FindLogs]) -> FindLogs | None:
+    """scale p + offset: smoothed labels, or 1 - p."""
     (child,) = children.values()
     scale, offset = (keras.ops.convert_to_numpy(v) for v in (step.operation.scale, step.operation.offset))
     if scale.ndim or offset.ndim:
@@ -174,9 +162,10 @@ def _scaled(log_p: Any, scale: float, offset: float, share: bool) -> Any:
 
 
 def over_axes(step: Step, children: dict[int, FindLogs]) -> FindLogs | None:
+    """Sums and means over axes."""
     (child,) = children.values()
     operation, name = step.operation, type(step.operation).__name__
-    pooled = {"GlobalAveragePooling1D": (1,), "GlobalAveragePooling2D": (1, 2)}.get(name)
+    pooled = tuple(range(1, 1 + int(name[-2]))) if name.startswith("GlobalAveragePooling") else None
     if pooled and getattr(operation, "data_format", "channels_last") != "channels_last":
         return None
     axis = pooled or operation.axis
@@ -198,6 +187,8 @@ def over_axes(step: Step, children: dict[int, FindLogs]) -> FindLogs | None:
 
 
 def moved(step: Step, children: dict[int, FindLogs]) -> FindLogs:
+    """Values that are moved, repeated or left out."""
+
     def logs(values, share):
         found = {key: child(values, share) for key, child in children.items()}
 

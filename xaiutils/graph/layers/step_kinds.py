@@ -30,7 +30,7 @@ from xaiutils.graph.log_probability import LogProbability
 
 
 def kind_of(graph: FlatGraph, step: Step) -> str | None:
-    """What a step does, one of the kinds in `xaiutils.graph.layers.table`; None where that cannot be told."""
+    """What a step does, one of the kinds in `xaiutils.graph.layers.table`; None where that is not known."""
     return _kind_and_detail(graph, step)[0]
 
 

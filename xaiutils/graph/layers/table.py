@@ -54,10 +54,11 @@ class LayerType:
         heads: takes ATTENTION apart; see `xaiutils.graph.layers.attention`.
         dense: a LINEAR layer without a window: composites of relevance rules treat it as Dense.
         identity: gives back its input in inference.
+        adds: adds or averages its inputs, with weights that are not negative.
         prepares: scales the image: what weights it has are statistics of the data, not learned.
         pads: "zeros" or "values", where a SELECT adds elements of its own.
         log: its counterpart on the logarithms of probabilities; see `xaiutils.graph.layers.log_counterparts`.
-        augments: changes nothing in inference, if it is told that it is inference.
+        augments: changes nothing in inference, if it is called with ``training=False``.
         opaque: runs code or graphs of its own, in which anything may be hidden.
     """
 
@@ -68,9 +69,10 @@ class LayerType:
     heads: Callable[[Step, Sequence[Any]], attention.Heads | None] | None = field(default=None, kw_only=True)
     dense: bool = field(default=False, kw_only=True)
     identity: bool = field(default=False, kw_only=True)
+    adds: bool = field(default=False, kw_only=True)
     prepares: bool = field(default=False, kw_only=True)
     pads: str = field(default="", kw_only=True)
-    log: Callable[..., log_counterparts.FindLogs | None] | None = field(default=None, kw_only=True)
+    log: log_counterparts.Counterpart | None = field(default=None, kw_only=True)
     augments: bool = field(default=False, kw_only=True)
     opaque: bool = field(default=False, kw_only=True)
 
@@ -84,10 +86,6 @@ def _several(names: str, known: LayerType) -> dict[type | str, LayerType]:
 _MOVES = LayerType(SELECT, log=log_counterparts.moved)
 _CUTS = LayerType(SELECT)
 _IDENTITY = LayerType(SELECT, SAME, identity=True)
-_MEAN = LayerType(AFFINE)
-_GLOBAL_MEAN = LayerType(AFFINE, MIXED)
-_MAX = LayerType(MAX_POOL)
-_GLOBAL_MAX = LayerType(MAX_POOL, MIXED)
 _CONVOLUTION = LayerType(LINEAR, parts=linear.convolution)
 _RESIZES = LayerType(lambda layer: SELECT if layer.interpolation == "nearest" else AFFINE)
 _AUGMENTS = LayerType(augments=True)
@@ -126,17 +124,16 @@ LAYER_TYPES: dict[type | str, LayerType] = {
     LayerScale: LayerType(AFFINE),
     PositionEmbedding: LayerType(AFFINE),
     # Pooling
-    **_several("AveragePooling1D AveragePooling2D AveragePooling3D", _MEAN),
-    **_several("GlobalAveragePooling3D", _GLOBAL_MEAN),
+    **_several("AveragePooling1D AveragePooling2D AveragePooling3D", LayerType(AFFINE, adds=True)),
     **_several(
-        "GlobalAveragePooling1D GlobalAveragePooling2D",
-        LayerType(AFFINE, MIXED, log=log_counterparts.over_axes),
+        "GlobalAveragePooling1D GlobalAveragePooling2D GlobalAveragePooling3D",
+        LayerType(AFFINE, MIXED, adds=True, log=log_counterparts.over_axes),
     ),
-    **_several("MaxPooling1D MaxPooling2D MaxPooling3D MaxPool Max", _MAX),
-    **_several("GlobalMaxPooling1D GlobalMaxPooling2D GlobalMaxPooling3D", _GLOBAL_MAX),
+    **_several("MaxPooling1D MaxPooling2D MaxPooling3D MaxPool Max", LayerType(MAX_POOL)),
+    **_several("GlobalMaxPooling1D GlobalMaxPooling2D GlobalMaxPooling3D", LayerType(MAX_POOL, MIXED)),
     # Several tensors
-    **_several("Add", LayerType(AFFINE, MERGED, log=log_counterparts.total)),
-    **_several("Average", LayerType(AFFINE, MERGED, log=log_counterparts.average)),
+    **_several("Add", LayerType(AFFINE, MERGED, adds=True, log=log_counterparts.total)),
+    **_several("Average", LayerType(AFFINE, MERGED, adds=True, log=log_counterparts.average)),
     **_several("Subtract", LayerType(AFFINE, MERGED, log=log_counterparts.difference)),
     **_several("Multiply", LayerType(PRODUCT, MERGED, log=log_counterparts.product)),
     **_several("Divide TrueDivide", LayerType(None, MERGED, log=log_counterparts.quotient)),

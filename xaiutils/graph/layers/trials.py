@@ -17,7 +17,7 @@ from xaiutils.graph.layers.table import ACTIVATION, AFFINE, LAYER_NORM, MATMUL, 
 
 def tried_kind(graph: FlatGraph, step: Step) -> tuple[str | None, Norm | int | None]:
     """The kind of an operation without weights, and what else is needed to know of it: the parts of a LAYER_NORM, the
-    axis of a SOFTMAX. (None, None) where it cannot be told."""
+    axis of a SOFTMAX. (None, None) where no trial shows it."""
     if len(step.outputs) != 1:
         return None, None
     shapes = input_shapes(graph, step)
