@@ -173,7 +173,7 @@ class Propagation:
             keeps_signs = layer_type(step.operation).pads != "values"
         else:
             several = isinstance(step.operation, keras.Layer) or len(step.reads) > 1  # no constant, maybe negative
-            keeps_signs = rules.layer_type(step.operation).adds and several
+            keeps_signs = layer_type(step.operation).adds and several
         if keeps_signs:
             return all(self._is_nonnegative(producer) for producer in self._network.producers(step))
         return False
