@@ -19,14 +19,12 @@ def lime_of_package(
     targets: np.ndarray,
     *,
     n_samples: int,
-    segmentation: str,
-    n_segments: int,
-    segments: np.ndarray | None,
     kernel_width: float,
     seed: int,
+    **superpixels: Any,
 ) -> np.ndarray:
-    """`xaiutils.attribution.lime.lime` by the package ``lime``, on the same superpixels: probabilities, alpha 1, hidden
-    by their mean colour.
+    """`xaiutils.attribution.lime.lime` by the package ``lime``, on the same ``superpixels`` (segments, segmentation and
+    n_segments, as there): probabilities, alpha 1, hidden by their mean colour.
 
     ImportError, saying how to install it, without the package.
     """
@@ -38,7 +36,7 @@ def lime_of_package(
     def classify(batch: np.ndarray) -> np.ndarray:
         return network.probabilities(logits(network, batch.astype(np.float32), 32)).numpy()
 
-    segments = segments_of_images(images, segments, segmentation, n_segments, seed)
+    segments = segments_of_images(images, seed=seed, **superpixels)
     maps = np.empty(segments.shape, np.float32)
     for i in progress(range(len(images)), title="LIME by the package"):
         explainer = lime_image.LimeImageExplainer(kernel_width=kernel_width, random_state=seed)
