@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from xaiutils.evaluation.metrics import METRICS
-from xaiutils.evaluation.ranking import against_chance
+from xaiutils.evaluation.ranking import against_chance, paired_tests, verdicts
 from xaiutils.evaluation.score_tables import (
     CHANCE,
     CONTROLS,
@@ -19,8 +19,6 @@ from xaiutils.evaluation.score_tables import (
     of_random_weights,
     without_random_weights,
 )
-from xaiutils.statistics.multiple_comparisons import holm
-from xaiutils.statistics.paired_tests import paired_test
 from xaiutils.statistics.summaries import check_one_reading, summarise
 
 RANDOM_WEIGHTS = "random weights"  # the control that is the method's own map of the model with random weights
@@ -99,18 +97,9 @@ def _tested(
     wide, units = by_image(without_random_weights(rows), metric)
     random = of_random_weights(rows)
     forgotten = by_image(random, metric)[0].reindex(wide.index) if len(random) else pd.DataFrame()
-    found = []
-    for a, b in pairs:
-        other = forgotten.get(a) if b == RANDOM_WEIGHTS else wide.get(b)
-        if a in wide and other is not None:
-            differences = (wide[a] - other).to_numpy()
-            known = np.isfinite(differences)
-            if known.sum() >= 2:
-                found.append((a, b, *paired_test(differences[known], units[known], n_resamples, seed)))
-    table = pd.DataFrame(found, columns=["a", "b", "difference", "low", "high", "effect", "p", "n"])
-    table["p_holm"] = holm(table["p"].to_numpy(float))
-    sign = 1 if METRICS[metric].higher_is_better else -1
+    others = [forgotten.get(a) if b == RANDOM_WEIGHTS else wide.get(b) for a, b in pairs]
+    known = zip(pairs, others, strict=True)
+    differences = [(a, b, wide[a] - other) for (a, b), other in known if a in wide and other is not None]
+    table = paired_tests(differences, units, n_resamples, seed)
     above, below = (table["low"] > 0) & (table["effect"] > 0), (table["high"] < 0) & (table["effect"] < 0)
-    verdict = np.select([above, below], ["better", "worse"][::sign], UNDECIDED)
-    table["verdict"] = np.where(table["p_holm"] < alpha, verdict, UNDECIDED)
-    return table
+    return table.assign(verdict=verdicts(table, metric, above, below, alpha))

@@ -6,6 +6,7 @@ only images for which every one of them has a value are compared. Demsar 2006 (S
 over multiple data sets, JMLR 7) describes the tests.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -85,14 +86,32 @@ def compare(
     if reference is not None:
         pairs = [(reference, other) for other in wide.columns if other != reference]
     sign = 1 if METRICS[metric].higher_is_better else -1
-    rows = []
-    for a, b in pairs:
-        rows.append((a, b, *paired_test((wide[a] - wide[b]).to_numpy(), units, n_resamples, seed)))
-    found = pd.DataFrame(rows, columns=["a", "b", "difference", "low", "high", "effect", "p", "n"])
-    found.insert(7, "p_holm", holm(found["p"].to_numpy()))
+    found = paired_tests([(a, b, wide[a] - wide[b]) for a, b in pairs], units, n_resamples, seed)
     ahead = np.where(sign * found["effect"] > 0, found["a"], found["b"])
     found["verdict"] = np.where(found["p_holm"] < alpha, ahead, UNDECIDED)
     return found
+
+
+def paired_tests(
+    pairs: Iterable[tuple[str, str, pd.Series]], units: np.ndarray, n_resamples: int, seed: int
+) -> pd.DataFrame:
+    """A row, as of `compare` but without verdict, for each (a, b, their differences on the images ``(n,)``) with two
+    differences at least; ``units`` ``(n,)`` are the images'."""
+    rows = []
+    for a, b, differences in pairs:
+        known = np.isfinite(differences.to_numpy())
+        if known.sum() >= 2:
+            rows.append((a, b, *paired_test(differences.to_numpy()[known], units[known], n_resamples, seed)))
+    found = pd.DataFrame(rows, columns=["a", "b", "difference", "low", "high", "effect", "p", "n"])
+    found.insert(7, "p_holm", holm(found["p"].to_numpy(float)))
+    return found
+
+
+def verdicts(found: pd.DataFrame, metric: str, above: pd.Series, below: pd.Series, alpha: float) -> np.ndarray:
+    """For each row of ``found`` "better" or "worse" where its p_holm is below ``alpha`` and its value is surely
+    ``above``, or ``below``, what it is compared with; else "undecided"."""
+    names = ["better", "worse"] if METRICS[metric].higher_is_better else ["worse", "better"]
+    return np.where(found["p_holm"] < alpha, np.select([above, below], names, UNDECIDED), UNDECIDED)
 
 
 def against_chance(table: pd.DataFrame, metric: str, alpha: float = 0.05, seed: int = 0) -> pd.DataFrame:
@@ -119,19 +138,14 @@ def against_chance(table: pd.DataFrame, metric: str, alpha: float = 0.05, seed: 
         values, level = pair[method].to_numpy(), pair[CHANCE].to_numpy()
         if len(values) < 2:
             continue
-        p = (
-            hits_against_chance(values, level, whose)
-            if metric in HITS
-            else paired_test(values - level, whose, 0, seed).p
-        )
+        exact = metric in HITS
+        p = hits_against_chance(values, level, whose) if exact else paired_test(values - level, whose, 0, seed).p
         mean = summarise(pd.DataFrame({"all": "", "value": values, UNIT: whose}), "all", seed=seed).iloc[0]
         rows.append((method, mean["mean"], mean["low"], mean["high"], level.mean(), p, len(values)))
     found = pd.DataFrame(rows, columns=["method", "mean", "low", "high", "level", "p", "n"])
     found.insert(6, "p_holm", holm(found["p"].to_numpy()))
     above, below = found["low"] > found["level"], found["high"] < found["level"]
-    better, worse = (above, below) if METRICS[metric].higher_is_better else (below, above)
-    verdict = np.select([better, worse], ["better", "worse"], UNDECIDED)
-    return found.assign(verdict=np.where(found["p_holm"] < alpha, verdict, UNDECIDED))
+    return found.assign(verdict=verdicts(found, metric, above, below, alpha))
 
 
 def mean_ranks(table: pd.DataFrame) -> pd.DataFrame:
@@ -163,24 +177,17 @@ def disagreements(table: pd.DataFrame, metric: str, a: str, b: str, n: int = 6) 
         {"image_id": pair.index.get_level_values("image_id"), "a": pair[a].to_numpy(), "b": pair[b].to_numpy()}
     )
     found["difference"] = found["a"] - found["b"]
-    order = np.argsort(-found["difference"].abs().to_numpy(), kind="stable")
-    return found.iloc[order[:n]].reset_index(drop=True)
+    return found.loc[found["difference"].abs().nlargest(n).index].reset_index(drop=True)
 
 
 def agreement(table: pd.DataFrame) -> pd.DataFrame:
     """Kendall's tau-b between the orders in which the metrics of ``table`` put its methods, by their means.
 
-    1: two metrics rank the methods alike (each in its own direction), -1: the other way round. NaN where a metric
-    holds all methods for equal, or fewer than three methods have values of both.
+    1: two metrics rank the methods alike (each in its own direction), -1: the other way round. NaN where all methods
+    are equal by a metric, or fewer than three methods have values of both.
     """
-    oriented = _oriented_means(table)
-    names = list(oriented.columns)
-    tau = pd.DataFrame(np.eye(len(names)), index=names, columns=names)
-    for a, b in combinations(names, 2):
-        both = oriented[[a, b]].dropna()
-        found = stats.kendalltau(both[a], both[b]).statistic if len(both) >= 3 else np.nan
-        tau.loc[a, b] = tau.loc[b, a] = found
-    return tau
+    tau = _oriented_means(table).corr("kendall", min_periods=3)
+    return tau.rename_axis(index=None, columns=None)
 
 
 def concordance(table: pd.DataFrame) -> float:
@@ -194,11 +201,9 @@ def concordance(table: pd.DataFrame) -> float:
     k, m = oriented.shape
     if m < 2 or k < 3:
         return np.nan
-    ranks = stats.rankdata(oriented.to_numpy(), axis=0)
-    ties = sum((counts**3 - counts).sum() for counts in (np.unique(r, return_counts=True)[1] for r in ranks.T))
-    spread = ((ranks.sum(axis=1) - m * (k + 1) / 2) ** 2).sum()
-    largest = m**2 * (k**3 - k) - m * ties
-    return float(12 * spread / largest) if largest else np.nan
+    with np.errstate(invalid="ignore"):  # metrics for which all methods are equal
+        statistic = stats.friedmanchisquare(*oriented.to_numpy()).statistic
+    return float(statistic / (m * (k - 1)))
 
 
 def _oriented_means(table: pd.DataFrame) -> pd.DataFrame:
