@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from xaiutils.evaluation.metrics import METRICS
-from xaiutils.evaluation.ranking import against_chance, paired_tests, verdicts
+from xaiutils.evaluation.ranking import against_chance, decide, paired_tests
 from xaiutils.evaluation.score_tables import (
     CHANCE,
     CONTROLS,
@@ -102,4 +102,4 @@ def _tested(
     differences = [(a, b, wide[a] - other) for (a, b), other in known if a in wide and other is not None]
     table = paired_tests(differences, units, n_resamples, seed)
     above, below = (table["low"] > 0) & (table["effect"] > 0), (table["high"] < 0) & (table["effect"] < 0)
-    return table.assign(verdict=verdicts(table, metric, above, below, alpha))
+    return table.assign(verdict=decide(table, metric, above, below, alpha))

@@ -107,7 +107,7 @@ def paired_tests(
     return found
 
 
-def verdicts(found: pd.DataFrame, metric: str, above: pd.Series, below: pd.Series, alpha: float) -> np.ndarray:
+def decide(found: pd.DataFrame, metric: str, above: pd.Series, below: pd.Series, alpha: float) -> np.ndarray:
     """For each row of ``found`` "better" or "worse" where its p_holm is below ``alpha`` and its value is surely
     ``above``, or ``below``, what it is compared with; else "undecided"."""
     names = ["better", "worse"] if METRICS[metric].higher_is_better else ["worse", "better"]
@@ -145,7 +145,7 @@ def against_chance(table: pd.DataFrame, metric: str, alpha: float = 0.05, seed: 
     found = pd.DataFrame(rows, columns=["method", "mean", "low", "high", "level", "p", "n"])
     found.insert(6, "p_holm", holm(found["p"].to_numpy()))
     above, below = found["low"] > found["level"], found["high"] < found["level"]
-    return found.assign(verdict=verdicts(found, metric, above, below, alpha))
+    return found.assign(verdict=decide(found, metric, above, below, alpha))
 
 
 def mean_ranks(table: pd.DataFrame) -> pd.DataFrame:
