@@ -80,7 +80,7 @@ def test_all_that_the_run_knows_is_on_the_card(card):
         "Temperature fitted on the validation images",
         " | < 0.001 | < 0.001 |",
         "DeLong, Obuchowski's for patients",
-        "density are recorded, and no results are given by them",
+        "without results for each value: density",
     ):
         assert said in text, said
     for sentence in report.sentences:
