@@ -8,7 +8,7 @@ from conftest import SIZE
 
 import xaiutils as xai
 from xaiutils.attribution import ModelError, Network
-from xaiutils.attribution.guided_backprop import rectifier_of
+from xaiutils.attribution.guided_backprop import rectifiers
 from xaiutils.attribution.relevance.linear_rules import Settings
 from xaiutils.attribution.relevance.lrp import logit_seed, relevance
 from xaiutils.attribution.relevance.propagation import Propagation
@@ -238,7 +238,7 @@ def test_pixels_that_are_cut_off_are_no_activation(images):
     found = xai.explain(clipped, inside, 1, "guided_backprop", reduction="sum")
     assert (found < 0).any()
     network = Network.of(network_of(tf.nn.relu, (SIZE, SIZE, 3), behind=True))
-    assert rectifier_of(network, network.step("own"))[1] == "relu"
+    assert rectifiers(network)[network.step("own")][1] == "relu"
 
 
 def test_what_cannot_be_told_is_refused_by_name(small):

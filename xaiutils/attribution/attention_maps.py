@@ -80,7 +80,7 @@ def chained_attention_layers(network: Network) -> list[Step]:
     """`attention_layers`, if all have the same tokens and each follows from the one before, so that their attention
     can be multiplied or added; ModelError otherwise."""
     steps = attention_layers(network)
-    counts = [network.shapes[step.outputs[0]][1] for step in steps]
+    counts = [token_count(network, step) for step in steps]
     if len(set(counts)) > 1:
         raise ModelError(
             f"the attention layers have {counts} tokens; a product or sum over layers needs the same tokens in all. "
@@ -190,7 +190,7 @@ def query_weights(network: Network, drawn: Step, last: Step, images: np.ndarray,
     token, patches = class_token(network, drawn), network.field(drawn.path).order
     if query == "class_token" and token is None:
         raise ModelError("query='class_token': the model has patch tokens only; use query='patches' or 'auto'.")
-    weights = np.zeros(network.shapes[drawn.outputs[0]][1], np.float32)
+    weights = np.zeros(token_count(network, drawn), np.float32)
     if query != "patches" and token is not None and (query != "auto" or head_reads_alone(network, last, token, images)):
         weights[token] = 1
     else:
@@ -198,9 +198,14 @@ def query_weights(network: Network, drawn: Step, last: Step, images: np.ndarray,
     return weights
 
 
+def token_count(network: Network, step: Step) -> int:
+    """How many tokens an attention layer returns, 0 where that depends on the image."""
+    return network.shapes[step.outputs[0]][1] or 0
+
+
 def class_token(network: Network, step: Step) -> int | None:
     """The first token that is no patch."""
-    others = np.setdiff1d(np.arange(network.shapes[step.outputs[0]][1]), network.field(step.path).order)
+    others = np.setdiff1d(np.arange(token_count(network, step)), network.field(step.path).order)
     return int(others[0]) if others.size else None
 
 

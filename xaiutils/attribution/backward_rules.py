@@ -40,7 +40,7 @@ TARGETS = tf.TensorSpec([None], tf.int32)
 
 
 def input_signal(
-    network: Network, key: Any, rule: Callable[[Any], Rule], seed: Callable[[Any, Any], Any]
+    network: Network, key: Any, rule: Callable[[Any], Rule | None], seed: Callable[[Any, Any], Any]
 ) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """Function (images, targets) -> what arrives at the images, ``(n, height, width, 3)``.
 

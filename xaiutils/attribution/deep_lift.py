@@ -117,12 +117,18 @@ class _Reference:
         self.inputs[step] = inputs
         if self._known[step] != LINEAR:
             return compute(inputs)
-        (z,) = inputs
-        for part in linear_parts(step.operation):
-            x, z = z, part()(z)
+        x, _, z = _last_linear(step, *inputs)
         self.linear[step] = x, z
         function = applied_activation(self._network, step)
         return [z if function is None else function(z)]
+
+
+def _last_linear(step: Step, x: Any) -> tuple[Any, Linear, Any]:
+    """The last linear operation of a layer: its input, itself and its result; ``x`` enters the layer."""
+    *first, last = (make() for make in linear_parts(step.operation) or ())
+    for part in first:
+        x = part(x)
+    return x, last, last(x)
 
 
 class _DeepLift:
@@ -139,6 +145,7 @@ class _DeepLift:
             return [self._linear_layer(step, inputs[0])]
         if kind == ACTIVATION:
             function = applied_activation(self._network, step)
+            assert function is not None  # an ACTIVATION step applies one
             return [self._activation(function, inputs[0], references[0], self._source(step))]
         if kind == SOFTMAX:
             return [_softmax(inputs[0], references[0], softmax_axis(self._network, step))]
@@ -161,10 +168,8 @@ class _DeepLift:
             return relay(inputs, compute(inputs), lambda m: _mean_slope(step.operation, inputs, references, m))
         return compute(inputs)  # linear operations: the gradient
 
-    def _linear_layer(self, step: Step, z: Any) -> Any:
-        for make in linear_parts(step.operation):
-            part = make()
-            x, z = z, part(z)
+    def _linear_layer(self, step: Step, x: Any) -> Any:
+        x, part, z = _last_linear(step, x)
         x0, z0 = self._reference.linear[step]
         self._linear[step] = x, x0, part
         function = applied_activation(self._network, step)

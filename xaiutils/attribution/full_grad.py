@@ -145,7 +145,8 @@ def _without_bias(step: Step, inputs: list[Any], compute: Callable) -> tuple[lis
 
 
 def _with_layer_bias(step: Step, inputs: list[Any], compute: Callable) -> tuple[list[Any], list[Any]]:
-    return compute(inputs), [linear_parts(step.operation)[-1]().bias]
+    *_, last = (make() for make in linear_parts(step.operation) or ())
+    return compute(inputs), [last.bias]
 
 
 def _with_constant(step: Step, inputs: list[Any], compute: Callable) -> tuple[list[Any], list[Any]]:

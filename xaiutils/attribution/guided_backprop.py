@@ -54,12 +54,12 @@ def rectified_gradients(
     """The signal of `guided_backprop` (``method="guided"``) or `deconvolution` at the images, all channels
     ``(n, height, width, 3)``."""
     title = "guided backpropagation" if method == "guided" else "deconvolution"
-    _check_rectifiers(network, title, activations)
+    known = _checked_rectifiers(network, title, activations)
 
     def rule(step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
-        function, _ = rectifier_of(network, step)
-        if function is None:
+        if step not in known:
             return compute(inputs)
+        function, _ = known[step]
         z = tf.cast(inputs[0], tf.float32)
         for part in linear_parts(step.operation) or ():
             z = part()(z)
@@ -77,44 +77,40 @@ def rectified_gradients(
     return np.concatenate([run(images[b], targets[b]) for b in batches(len(images), batch_size, title)])
 
 
-def rectifier_of(network: Network, step: Step) -> tuple[Callable | None, str]:
-    """The rectifier that a step applies, and `rectifier`'s name of it; (None, "") where there is none.
+def rectifiers(network: Network) -> dict[Step, tuple[Callable[[Any], Any], str]]:
+    """The rectifier that a step applies, and `rectifier`'s name of it, of every step that applies one.
 
     What stands before the first learned layer prepares pixels and is no activation, even where it cuts values off.
     """
-    found = network.compiled("rectifiers", dict)
-    if step not in found:
-        found[step] = None, ""
-        kind, known = (
-            kind_of(network, step),
-            {s: kind_of(network, s) for s in network.steps_to_logits},
-        )
-        behind = kind == LINEAR or is_learned_before(network, known, step)
-        if kind in (LINEAR, ACTIVATION) and behind:
-            function, shape = applied_activation(network, step), network.shapes[step.outputs[0]][1:]
-            if function is not None and is_elementwise(function, shape):
-                name = rectifier(function, shape)
-                found[step] = (function, name) if name else (None, "")
-    return found[step]
+
+    def find() -> dict[Step, tuple[Callable[[Any], Any], str]]:
+        known, found = {step: kind_of(network, step) for step in network.steps_to_logits}, {}
+        for step, kind in known.items():
+            if kind == LINEAR or (kind == ACTIVATION and is_learned_before(network, known, step)):
+                function, shape = applied_activation(network, step), network.shapes[step.outputs[0]][1:]
+                name = rectifier(function, shape) if function is not None and is_elementwise(function, shape) else ""
+                if function is not None and name:
+                    found[step] = function, name
+        return found
+
+    return network.compiled("rectifiers", find)
 
 
-def _check_rectifiers(network: Network, title: str, activations: str) -> None:
+def _checked_rectifiers(network: Network, title: str, activations: str) -> dict[Step, tuple[Callable[[Any], Any], str]]:
     """The rule is the paper's for ReLUs alone; layers that may hide activations are refused, others need no rule."""
-
-    def check():
-        with network.in_float32():
-            for step in network.steps_to_logits:
-                if kind_of(network, step) is None and _may_hide_a_rectifier(step.operation):
-                    raise no_rule(title, step, ", inside of which there may be activations")
-            return [s.path for s in network.steps_to_logits if rectifier_of(network, s)[1] == "smooth"]
-
-    smooth = network.compiled(("smooth rectifiers",), check)
+    with network.in_float32():
+        for step in network.steps_to_logits:
+            if kind_of(network, step) is None and _may_hide_a_rectifier(step.operation):
+                raise no_rule(title, step, ", inside of which there may be activations")
+        found = rectifiers(network)
+    smooth = [step.path for step, (_, name) in found.items() if name == "smooth"]
     if smooth and activations == "relu":
         raise ModelError(
             f"{title} is defined for ReLU networks, and {smooth[0]!r} and {len(smooth) - 1} other layers have another "
             'activation (SiLU, GELU, ...). Use activations="all" for its generalisation to them, or a method on '
             "gradients, such as smoothgrad."
         )
+    return found
 
 
 def _may_hide_a_rectifier(operation: Any) -> bool:

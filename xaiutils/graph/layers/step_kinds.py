@@ -1,5 +1,6 @@
 """What each step of a graph does: by its type where that is known, otherwise by trying it on numbers."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -112,7 +113,7 @@ def _is_homogeneous(graph: FlatGraph, step: Step) -> bool:
     return kind in (MAX_POOL, LARGEST, SMALLEST)
 
 
-def is_learned_before(graph: FlatGraph, known: dict[Step, str], step: Step | None) -> bool:
+def is_learned_before(graph: FlatGraph, known: Mapping[Step, str | None], step: Step | None) -> bool:
     """Whether a learned layer stands between the image and a step: what comes before it prepares the pixels."""
     found = graph.compiled("learned before", dict)
     if step is not None and step not in found:
@@ -123,7 +124,7 @@ def is_learned_before(graph: FlatGraph, known: dict[Step, str], step: Step | Non
     return step is not None and found[step]
 
 
-def _is_learned(known: dict[Step, str], step: Step) -> bool:
+def _is_learned(known: Mapping[Step, str | None], step: Step) -> bool:
     weights = bool(getattr(step.operation, "weights", None))
     return known.get(step) in (LINEAR, ATTENTION) or (weights and known.get(step) in (LAYER_NORM, None))
 
