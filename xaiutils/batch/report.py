@@ -24,7 +24,7 @@ from xaiutils.batch.plan import PACKAGE, Job, Outcome, label
 from xaiutils.evaluation import METRICS
 from xaiutils.evaluation.ranking import mean_ranks, rank
 from xaiutils.evaluation.score_tables import by_reading, is_control, of_methods, without_random_weights
-from xaiutils.files import inside, replace_file, write_text
+from xaiutils.files import csv_text, inside, replace_file, write_text
 from xaiutils.plots import attribution_grid, rank_heatmap
 from xaiutils.statistics.summaries import as_text
 from xaiutils.templates import markdown_table
@@ -187,7 +187,7 @@ class Batch:
     def save(self, **tables: pd.DataFrame) -> None:
         """Write tables into ``report/``, under their names."""
         for name, table in tables.items():
-            write_text(self.folder / "report" / f"{name}.csv", table.to_csv(index=False))
+            write_text(self.folder / "report" / f"{name}.csv", csv_text(table))
 
 
 def not_done(batch: Batch) -> pd.DataFrame:
