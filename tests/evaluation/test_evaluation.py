@@ -15,7 +15,7 @@ from xaiutils.evaluation.metrics.insertion_deletion import perturbation_curve
 from xaiutils.evaluation.metrics.metric import Case, Metric
 from xaiutils.evaluation.studies import compare_maps
 from xaiutils.evaluation.studies.dropout import mc_dropout
-from xaiutils.evaluation.studies.planted_evidence import grid_mosaics
+from xaiutils.evaluation.studies.mosaics import grid_mosaics
 from xaiutils.evaluation.studies.prediction_change import prediction_change
 from xaiutils.evaluation.thresholds import binary_map, tune_level
 from xaiutils.registry import Parameter

@@ -15,7 +15,7 @@ from xaiutils.evaluation.metrics.localisation import area_chance
 from xaiutils.evaluation.metrics.metric import Case
 from xaiutils.evaluation.metrics.robustness import max_sensitivity
 from xaiutils.evaluation.ranking import against_chance, compare
-from xaiutils.evaluation.studies.planted_evidence import Mark, plant
+from xaiutils.evaluation.studies.planted_mark import Mark, plant
 from xaiutils.evaluation.thresholds import binary_map, pixel_ranks, top_pixels, tune_level
 
 # The largest value is outside the mask; the mask's two values are equal.

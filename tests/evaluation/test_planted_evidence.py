@@ -7,15 +7,8 @@ import xaiutils as xai
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
 from xaiutils.evaluation import evaluate_all
-from xaiutils.evaluation.studies.planted_evidence import (
-    PLACES,
-    Mark,
-    confound,
-    grid_mosaics,
-    mark_found,
-    mark_use,
-    plant,
-)
+from xaiutils.evaluation.studies.mosaics import grid_mosaics
+from xaiutils.evaluation.studies.planted_mark import PLACES, Mark, confound, mark_found, mark_use, plant
 
 SIZE = 32
 

@@ -18,7 +18,7 @@ from xaiutils.evaluation.evaluate import chance, check_classes, evaluate_all
 from xaiutils.evaluation.metrics import METRICS
 from xaiutils.evaluation.score_tables import CHANCE, NO_MODEL, RANDOM, TRAINED
 from xaiutils.evaluation.studies.controls import control_maps
-from xaiutils.evaluation.studies.planted_evidence import grid_mosaics
+from xaiutils.evaluation.studies.mosaics import grid_mosaics
 from xaiutils.evaluation.studies.random_weights import random_weight_maps
 from xaiutils.graph.network import ModelError
 from xaiutils.graph.predict import cam_grid, predict
