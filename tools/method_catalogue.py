@@ -202,7 +202,8 @@ def _entry(method: Method) -> str:
     if method.parameters:
         rows = [(f"`{p.name}`", _allowed(p), _default(p), _cell(p.help)) for p in method.parameters]
         parts.append(_table(("parameter", "values", "default", "meaning"), rows))
-    parts.append(f"**Watch for** {_text(PITFALLS[method.name])}")
+    if method.name in PITFALLS:
+        parts.append(f"**Watch for** {_text(PITFALLS[method.name])}")
     for library in method.libraries[1:]:
         parts.append(f"**In {library}** {_text(_sentence(ADAPTERS[library, method.name].deviation))}")
     return "\n\n".join(parts)
