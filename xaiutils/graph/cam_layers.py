@@ -6,8 +6,7 @@ several calls of one backbone, join after their pooling. The maps of several are
 """
 
 import warnings
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -40,7 +39,7 @@ def _named(graph: FlatGraph, name: str) -> str:
     if step.path not in told and not _is_complete(graph, step):
         told.add(step.path)
         warnings.warn(
-            f"part of the score goes around layer {step.path!r}, so its map shows a part of the evidence. All of the "
+            f"part of the score goes around layer {step.path!r}, so its map shows only part of the evidence. All of the "
             f"score goes through {_complete_before(graph) or 'no single layer'}.",
             stacklevel=2,
         )
@@ -60,13 +59,12 @@ def _complete_before(graph: FlatGraph) -> str:
         return ""
 
 
-def cuts(graph: FlatGraph, steps: Iterable[Any], end: Any | None = None) -> bool:
+def cuts(graph: FlatGraph, steps: Iterable[Step], end: Step | None = None) -> bool:
     """Whether every path from the image to the logits (or to the step ``end``) goes through one of ``steps``."""
-    steps = set(steps)
-    return not _open_ends(graph, end, lambda step: step in steps)
+    return not _open_ends(graph, end, set(steps).__contains__)
 
 
-def _open_ends(graph: FlatGraph, end: Any | None, stops: Any) -> list[Any]:
+def _open_ends(graph: FlatGraph, end: Step | None, stops: Callable[[Step], bool]) -> list[Step]:
     """The steps that read the image and that the walk back from ``end`` reaches without passing a step that stops."""
     open_steps, seen, reached = [end or graph.steps_to_logits[-1]], set(), []
     while open_steps:
@@ -88,7 +86,7 @@ def _default(graph: FlatGraph) -> list[str]:
     learned = {s for s in steps if has_learned_weights(s.operation)}
     learns = {s for s in steps if s in learned or before[s] & learned}
     attention = set(attention_steps(graph))
-    excluded: set[Any] = set()
+    excluded: set[Step] = set()
     while True:
         cut, around, passed = _cut(graph, learns, before, attention, excluded)
         inner = [s for s in cut if any(other in before[s] for other in cut)]
@@ -101,9 +99,9 @@ def _default(graph: FlatGraph) -> list[str]:
     return [step.path for step in sorted(cut, key=steps.index)]
 
 
-def ancestors(graph: FlatGraph) -> dict[Any, set[Any]]:
+def ancestors(graph: FlatGraph) -> dict[Step, set[Step]]:
     """The steps that lead to each step before the logits."""
-    found: dict[Any, set[Any]] = {}
+    found: dict[Step, set[Step]] = {}
     for step in graph.steps_to_logits:
         found[step] = set()
         for producer in graph.producers(step):
@@ -112,10 +110,12 @@ def ancestors(graph: FlatGraph) -> dict[Any, set[Any]]:
     return found
 
 
-def _cut(graph, learns, before, attention, excluded) -> tuple[list[Any], list[Any], list[Any]]:
+def _cut(
+    graph: FlatGraph, learns: set[Step], before: dict[Step, set[Step]], attention: set[Step], excluded: set[Step]
+) -> tuple[list[Step], list[Step], list[Step]]:
     """The first maps on the way back from the logits, the steps that read the image without one, and the token layers
     that were passed."""
-    cut: dict[Any, None] = {}
+    cut: dict[Step, None] = {}
     passed = []
 
     def stops(step: Step) -> bool:
@@ -137,7 +137,7 @@ def _cut(graph, learns, before, attention, excluded) -> tuple[list[Any], list[An
     return list(cut), around, passed
 
 
-def _tokens_read(graph: FlatGraph, end: Any, attention: Any) -> Any | None:
+def _tokens_read(graph: FlatGraph, end: Step, attention: Step) -> Step | None:
     """The tokens that a map of a transformer reads, of those that lead to ``end``: what enters its last attention
     layer, if patches reach the logits that way alone (a class token); otherwise the residual stream before it."""
     (entering, *_) = graph.producers(attention)
@@ -152,7 +152,7 @@ def _tokens_read(graph: FlatGraph, end: Any, attention: Any) -> Any | None:
     return stream
 
 
-def _carries_all(graph: FlatGraph, entering: Any, stream: Any) -> bool:
+def _carries_all(graph: FlatGraph, entering: Step, stream: Step) -> bool:
     """Whether the patches of ``stream`` count through ``entering`` alone: with that held, changing them changes
     nothing of what the head reads."""
 
@@ -173,7 +173,7 @@ def _carries_all(graph: FlatGraph, entering: Any, stream: Any) -> bool:
     return graph.compiled(("carries all", entering.path, stream.path), lambda: {"answer": look()})["answer"]
 
 
-def _refuse(graph: FlatGraph, cut: list[Any], around: list[Any]) -> None:
+def _refuse(graph: FlatGraph, cut: list[Step], around: list[Step]) -> None:
     maps = spatial_layers(graph)
     learned = [s for s in graph.steps_to_logits if getattr(s.operation, "weights", None)]
     if cut:
@@ -195,7 +195,7 @@ def _refuse(graph: FlatGraph, cut: list[Any], around: list[Any]) -> None:
     )
 
 
-def _refuse_hidden_attention(graph: FlatGraph, cut: list[Any], passed: list[Any]) -> None:
+def _refuse_hidden_attention(graph: FlatGraph, cut: list[Step], passed: list[Step]) -> None:
     tokens = [s.path for s in graph.steps_to_logits if s in passed and getattr(s.operation, "weights", None)]
     if len(tokens) > 2 and all(len(graph.shapes[s.outputs[0]]) == 4 for s in cut):
         raise ModelError(

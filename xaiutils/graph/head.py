@@ -129,9 +129,9 @@ def _tried(graph: FlatGraph, step: Step, key: int) -> Head:
                 "them by their sum, or give a model that returns logits."
             )
         return Head(key, "softmax")
-    log = LogProbability(graph, key, kind, lambda s: activation_of(graph, s))
+    log = LogProbability(graph, key, kind)
     if not _agrees(graph, log, values, key):
-        log.use_value(graph, key)
+        log.use_value(key)
     return Head(key, kind, log=log, leaves=tuple(log.leaves))
 
 

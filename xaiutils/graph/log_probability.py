@@ -4,11 +4,12 @@ A mean of softmaxes, label smoothing, 1 - p, a product of a coarse and a fine pr
 probabilities p has its counterpart on log p and log (1 - p). What has none enters as the logarithm of its value.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from xaiutils.backend import keras
-from xaiutils.graph.flat_graph import FlatGraph, Step
+from xaiutils.graph.flat_graph import FlatGraph
+from xaiutils.graph.layers.activations import activation_of
 from xaiutils.graph.layers.log_counterparts import HALF_ULP, FindLogs, Logs, complement
 from xaiutils.graph.layers.table import layer_type
 
@@ -25,15 +26,12 @@ class LogProbability:
     relevance that it has in its probability; factors share alike.
     """
 
-    def __init__(self, graph: FlatGraph, key: int, kind: str, activation_of: Callable[[Step], tuple[str | None, Any]]):
+    def __init__(self, graph: FlatGraph, key: int, kind: str):
         self.kind = kind
-        self._graph, self._activation_of = graph, activation_of
         self.leaves: list[int] = []
-        self._logs = self._of(key) or self._value(key)
-        # Only what is needed stays: the graph holds this operation, not the other way round.
-        del self._graph, self._activation_of
+        self._logs = self._of(graph, key) or self._value(key)  # the graph holds this operation, not the other way round
 
-    def use_value(self, graph: FlatGraph, key: int) -> "LogProbability":
+    def use_value(self, key: int) -> "LogProbability":
         """The same of the output itself, as one value."""
         self.leaves = []
         self._logs = self._value(key)
@@ -77,26 +75,26 @@ class LogProbability:
 
         return logs
 
-    def _of(self, key: int) -> FindLogs | None:
+    def _of(self, graph: FlatGraph, key: int) -> FindLogs | None:
         """How the logs of a tensor are found; None where the operation that makes it has no counterpart."""
-        step = self._graph.producer(key)
+        step = graph.producer(key)
         if step is None or len(step.outputs) != 1:
             return None
-        activation, axis = self._activation_of(step)
+        activation, axis = activation_of(graph, step)
         if activation == "softmax":
             return self._softmax(self._leaf(step.reads[0]), axis)
         if activation == "sigmoid":
             return self._sigmoid(self._leaf(step.reads[0]))
         known = layer_type(step.operation)
         if known.identity or activation == "linear":
-            return self._of(step.reads[0])
+            return self._of(graph, step.reads[0])
         if type(step.operation).__name__ == "Exp":
             exponent = self._leaf(step.reads[0])
             return lambda values, share: (values[exponent], None)
         if known.log is None:
             return None
         before = len(self.leaves)
-        children = {read: self._of(read) or self._value(read) for read in step.reads}
+        children = {read: self._of(graph, read) or self._value(read) for read in step.reads}
         found = known.log(step, children)
         if found is None:
             del self.leaves[before:]
