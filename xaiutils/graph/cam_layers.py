@@ -39,8 +39,8 @@ def _named(graph: FlatGraph, name: str) -> str:
     if step.path not in told and not _is_complete(graph, step):
         told.add(step.path)
         warnings.warn(
-            f"part of the score goes around layer {step.path!r}, so its map shows only part of the evidence. All of the "
-            f"score goes through {_complete_before(graph) or 'no single layer'}.",
+            f"part of the score goes around layer {step.path!r}, so its map shows only part of the evidence. All of "
+            f"the score goes through {_complete_before(graph) or 'no single layer'}.",
             stacklevel=2,
         )
     return step.path
