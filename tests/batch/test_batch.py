@@ -62,6 +62,7 @@ class Study:
             (folder / "models").mkdir()
             raise self.fail[name]
         values = {"n_train": 6, "epochs": 1, "n_images": 2, **parameters}
+        (folder / "log").mkdir()
         (folder / "log" / f"{step.stem}.log").write_text("output")
         for part, text in (
             ("data/test-1/checks.json", f"{values['dataset']} {values['n_train']} {values['seed']}"),
@@ -194,7 +195,7 @@ def test_a_failure_stops_nothing_else_and_is_told(study, capsys):
     assert status == 1
     assert ran == {name for name in NAMES if not name.startswith("05_cell/digits")}
     out = capsys.readouterr().out
-    assert f"failed: {cell}: ValueError: no luck ({study.runs}/failed/{cell}/log/kernel.log)" in out
+    assert f"failed: {cell}: ValueError: no luck ({study.runs}/plan/{cell}.log)" in out
     assert "not run: 05_cell/digits.vit_mini16.auto.s0.occlusion: 02_train/digits.vit_mini16.auto.s0 is not done" in out
     assert (study.runs / "failed" / cell / "notebooks/05_cell.failed.ipynb").exists()
     assert not (study.runs / "failed" / trained / "models").exists(), "large files of failures fill the disk"

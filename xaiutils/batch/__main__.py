@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from xaiutils.backend import tf
 from xaiutils.batch.marker import LockedError, lock
 from xaiutils.batch.matrix import MatrixError, read_matrix
 from xaiutils.batch.plan import PACKAGE, Job, State, jobs, outcomes, survey, write_plan
@@ -54,7 +55,7 @@ def _options(given: list[str]) -> argparse.Namespace:
     add("matrix", type=Path, metavar="matrix.yml")
     add("--runs", type=Path, default=runs_folder(), metavar="FOLDER", help="results go to FOLDER/<name of the matrix>")
     add("--cores", type=int, metavar="N", help="CPU cores to use; default: all of the machine")
-    add("--gpus", type=int, metavar="N", help="GPUs to use, one for a job; default: those that nvidia-smi lists")
+    add("--gpus", type=int, metavar="N", help="GPUs to use, one for a job; default: those that TensorFlow sees")
     add("--threads", type=int, metavar="N", help="threads of one job; default: 1, or its share of the cores with a GPU")
     add("--profile", metavar="FOLDER", help="a profile of Snakemake, for a cluster: see docs/cluster.md")
     add("--retries", type=int, metavar="N", help="new tries when a kernel dies, default 1; a failing cell has none")
@@ -132,7 +133,7 @@ def sweep(folder: Path) -> None:
 def _run(folder: Path, plan: Sequence[Job], state: State, cell_hours: float, options: argparse.Namespace) -> None:
     """Write the plan and let Snakemake carry it out."""
     cluster = options.profile is not None
-    gpus = options.gpus if options.gpus is not None or cluster else _gpus_here()
+    gpus = options.gpus if options.gpus is not None or cluster else len(tf.config.list_physical_devices("GPU"))
     cores = options.cores or (None if cluster else _cores_here())
     threads = options.threads or (max(1, cores // gpus) if cores and gpus else 1)
     settings = {"threads": threads, "gpus": None if cluster else gpus, "cell_hours": cell_hours}
@@ -225,17 +226,6 @@ def _interrupted(error: KeyboardInterrupt) -> int:
 
 def _cores_here() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _gpus_here() -> int:
-    """GPUs that the NVIDIA driver lists and the caller may see."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([d for d in visible.split(",") if d not in ("", "-1")])
-    if shutil.which("nvidia-smi") is None:
-        return 0
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout
-    return sum(line.startswith("GPU ") for line in listed.splitlines())
 
 
 if __name__ == "__main__":

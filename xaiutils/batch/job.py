@@ -52,7 +52,7 @@ def run_job(batch: Path, name: str) -> bool:
             marker = _compute(spec, batch, folder, inputs)
             _move(folder, batch / name)
         except Exception as error:  # whatever it is, the batch goes on, and its summary tells
-            _keep_failure(error, folder, failed)
+            _keep_failure(error, folder, failed, batch / "plan" / f"{name}.log")
             print(f"{name}: failed: {_first_line(error)}", flush=True)
             return False
         finally:
@@ -73,7 +73,7 @@ def _compute(spec: Mapping[str, Any], batch: Path, folder: Path, inputs: Mapping
         **dict.fromkeys(("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"), str(spec["threads"])),
     }
     write_text(folder / "parameters.json", json.dumps(spec["parameters"], indent=1))
-    with gpus_taken(spec["gpus"], spec["gpu"]) as visible, _stderr_in(folder / "log" / "kernel.log"):
+    with gpus_taken(spec["gpus"], spec["gpu"]) as visible:
         limit = int(3600 * spec["cell_hours"])
         execute(Path(spec["notebook"]), spec["parameters"], folder, environment | visible, limit)
     for cache in folder.glob("models/*/features"):  # what a frozen backbone computed, for its training only
@@ -105,21 +105,6 @@ def _move(folder: Path, place: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         place.rename(folder.parent / "old")
     folder.rename(place)
-
-
-@contextlib.contextmanager
-def _stderr_in(path: Path) -> Iterator[None]:
-    """What this process and the kernel itself write to stderr goes to a file; the cells' output has a log already."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sys.stderr.flush()
-    saved = os.dup(2)
-    try:
-        with path.open("wb") as file:
-            os.dup2(file.fileno(), 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
 
 
 @contextlib.contextmanager
@@ -159,7 +144,7 @@ def _peak_mb() -> int:
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // (1 if sys.platform == "linux" else 1024) // 1024
 
 
-def _keep_failure(error: Exception, folder: Path, place: Path) -> None:
+def _keep_failure(error: Exception, folder: Path, place: Path, kernel_log: Path) -> None:
     """Move what a failed job left, without its large files, and write what went wrong; on a full disk as far as it
     goes. ``again``: whether another try may help, as where a kernel died; not after a cell's error or on a full disk.
     """
@@ -170,13 +155,12 @@ def _keep_failure(error: Exception, folder: Path, place: Path) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
         folder.rename(place)
     name, reason = getattr(error, "name", type(error).__name__), getattr(error, "reason", str(error))
-    log = next(iter(sorted(place.glob("log/*.log"), key=lambda path: path.name == "kernel.log")), None)  # cells first
     cause = error.__cause__ or error
     disk_is_full = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
     facts = {
         "error": f"{name}: {reason}",
         "message": str(error).replace(str(folder), str(place)),
-        "log": str(log or ""),
+        "log": str(next(place.glob("log/*.log"), kernel_log)),
         "again": isinstance(error, NotebookError) and error.broke_off and not disk_is_full,
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
