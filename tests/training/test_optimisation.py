@@ -8,7 +8,7 @@ import pytest
 from xaiutils.backend import keras, tf
 from xaiutils.training import RECIPES
 from xaiutils.training.optimisation import SGDW, AdamW, Constant, RAdam, make_optimizer, make_schedule
-from xaiutils.training.recipes import Recipe
+from xaiutils.training.recipe import Recipe
 
 
 def follow(optimizer, start, gradients):

@@ -14,6 +14,7 @@ from xaiutils.plots import toy_accuracy
 from xaiutils.progress import listening
 from xaiutils.training import RECIPES, Recipe, read_recipe, recipe_differences, recipe_warnings, toy_optimisers
 from xaiutils.training import augmentation as aug
+from xaiutils.training.features import backbone_features
 from xaiutils.training.losses import class_weights, epoch_order, make_loss
 from xaiutils.training.optimisation import make_schedule
 from xaiutils.training.recipes import batch_size_for, change_recipe
@@ -668,7 +669,7 @@ def test_a_run_that_was_cut_in_its_last_moment_only_ends(tmp_path, monkeypatch):
     train, val = colours(16, 0), colours(8, 1)
     expected = xai.train(tiny(), train, val, PLAIN)
     model = tiny()
-    monkeypatch.setattr("xaiutils.training.run._save", lambda *_: (_ for _ in ()).throw(Cut))
+    monkeypatch.setattr(type(model), "save", lambda *_: (_ for _ in ()).throw(Cut))
     with pytest.raises(Cut):
         xai.train(model, train, val, PLAIN, run_dir=tmp_path, save_every=1)
     monkeypatch.undo()
@@ -826,7 +827,7 @@ def test_features_are_computed_once_for_all_runs(tmp_path, monkeypatch):
     assert passes(copies=3, rotation=5.0, seed=1)[0] == 3
     assert passes(batch_size=8)[0] == 0
     with monkeypatch.context() as patch:
-        patch.setattr(features, "_code_of_features", lambda: "newer")
+        patch.setattr(features, "code_of_features", lambda: "newer")
         assert passes()[0] == 2
     assert passes(tiny(seed=1))[0] == 2
     other = tiny()
@@ -844,6 +845,23 @@ def test_features_are_computed_once_for_all_runs(tmp_path, monkeypatch):
     passes(tiny(seed=2))
     left = sum(f.stat().st_size for f in (tmp_path / "features").iterdir())
     assert 0 < left <= features.CACHE_BYTES
+
+
+def test_features_of_a_network_that_is_wired_otherwise_are_not_taken(tmp_path):
+    """The same layers and weights: features of the one say nothing of the other."""
+
+    def extractor(residual: bool) -> keras.Model:
+        inputs = keras.Input((16, 16, 3))
+        pooled = keras.layers.MaxPooling2D(4)(inputs)
+        scaled = keras.layers.Rescaling(-0.5)(pooled)
+        added = keras.layers.Add()([pooled if residual else scaled, scaled])
+        return keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(added))
+
+    data = colours(6, 0), colours(4, 1), replace(PLAIN, frozen=True), 0
+    for residual in (False, True, False):
+        kept = backbone_features(extractor(residual), *data, tmp_path)
+        np.testing.assert_array_equal(kept[0], backbone_features(extractor(residual), *data)[0])
+    assert len(list(tmp_path.iterdir())) == 4
 
 
 # Precision ------------------------------------------------------------------------------------------------------------

@@ -237,6 +237,7 @@ def test_clear_example():
     masks[1] = True
     assert clear_example(Fixed(), ImageDataset(pixels, [0, 1, 1, 1], ("a", "b"), list("wxyz"), masks)) == 1
     assert clear_example(Fixed(), ds.select([0])) == 0
+    assert clear_example(Fixed(), ds, positive_class="a") == clear_example(Fixed(), ds, 0) == 0
 
 
 def test_a_damaged_state_is_named(tmp_path):

@@ -3,8 +3,9 @@
 from xaiutils.training.callback import Callback, StopTraining
 from xaiutils.training.checks import recipe_warnings
 from xaiutils.training.predictions import Report, classification_report, clear_example
-from xaiutils.training.recipes import RECIPES, Recipe, read_recipe, recipe_differences
-from xaiutils.training.run import train
+from xaiutils.training.recipe import Recipe
+from xaiutils.training.recipes import RECIPES, read_recipe, recipe_differences
+from xaiutils.training.stages import train
 from xaiutils.training.toy import toy_optimisers
 
 __all__ = [

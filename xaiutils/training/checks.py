@@ -8,7 +8,7 @@ import numpy as np
 from xaiutils.backend import keras, tf
 from xaiutils.datasets import ImageDataset
 from xaiutils.registry import check_integer
-from xaiutils.training.recipes import Recipe
+from xaiutils.training.recipe import Recipe
 
 FORMATS = (".keras", ".weights.h5")
 

@@ -3,10 +3,11 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from xaiutils.datasets import ImageDataset
 from xaiutils.files import replace_file
 from xaiutils.progress import progress
 from xaiutils.training.augmentation import AUGMENTATIONS, augment
-from xaiutils.training.recipes import Recipe
+from xaiutils.training.recipe import Recipe
 
 CACHE_BYTES = 2 * 2**30  # of one cache folder
 BATCH_SIZE = 32  # images in one pass of the backbone, whatever the batches that the head trains on
@@ -56,14 +57,11 @@ def backbone_features(
     )
 
     def features(ds: ImageDataset, copies: int, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-        found = None
+        found = np.empty((copies, len(ds), *extract.output_shape[1:]), np.float32)
         for copy in range(copies):
             batches = progress(ds.batches(BATCH_SIZE), -(-len(ds) // BATCH_SIZE), f"features of {ds.split}")
             for i, (x, _) in enumerate(batches):
-                values = run(tf.constant(change(x))).numpy()
-                if found is None:
-                    found = np.empty((copies, len(ds), *values.shape[1:]), np.float32)
-                found[copy, i * BATCH_SIZE : (i + 1) * BATCH_SIZE] = values
+                found[copy, i * BATCH_SIZE : (i + 1) * BATCH_SIZE] = run(tf.constant(change(x))).numpy()
         return found
 
     def of_images(ds: ImageDataset) -> np.ndarray:
@@ -74,9 +72,9 @@ def backbone_features(
         return features(train_ds, recipe.copies, lambda x: augment(x, recipe, rng))
 
     backbone = None if folder is None else _fingerprint(extract)
-    if backbone is None:
+    if folder is None or backbone is None:
         return of_copies() if recipe.copies else of_images(train_ds), of_images(val_ds)
-    plain = [backbone, tf.__version__, _code_of_features()]
+    plain = [backbone, tf.__version__, code_of_features()]
     ranges = {name: asdict(recipe)[name] for name in ("copies", *AUGMENTATIONS)} | {"seed": seed}
     if recipe.copies:
         found = _cached(folder, [*plain, ranges], train_ds, of_copies)
@@ -86,10 +84,10 @@ def backbone_features(
 
 
 def _cached(folder: Path, about: list, ds: ImageDataset, compute: Callable[[], np.ndarray]) -> np.ndarray:
-    digest = hashlib.blake2b(json.dumps([about, ds.pixels.shape]).encode(), digest_size=16)
+    digest = hashlib.sha256(json.dumps([about, ds.pixels.shape]).encode())
     for start in range(0, len(ds), 256):  # pixels may be a view of a file larger than memory
-        digest.update(np.ascontiguousarray(ds.pixels[start : start + 256]))
-    path = folder / f"{digest.hexdigest()}.npy"
+        digest.update(np.ascontiguousarray(ds.pixels[start : start + 256]).data)
+    path = folder / f"{digest.hexdigest()[:32]}.npy"
     try:
         found = np.load(path, allow_pickle=False)
         os.utime(path)
@@ -112,25 +110,49 @@ def _prune(folder: Path) -> None:
 
 
 @lru_cache
-def _code_of_features() -> str:
+def code_of_features() -> str:
     """Changes when the code does that makes features: this package's layers and augmentation."""
     here = Path(__file__)
     sources = [*sorted((here.parents[1] / "models").rglob("*.py")), here.with_name("augmentation.py"), here]
-    return hashlib.blake2b(b"".join(path.read_bytes() for path in sources), digest_size=16).hexdigest()
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 
 def _fingerprint(model: keras.Model) -> str | None:
-    """A digest of the layers and weights, whatever the layers' names; None for a model that does not say what it is."""
-    digest = hashlib.blake2b(digest_size=16)
+    """A digest of the layers, how they are wired, and their weights, whatever the layers' names; None for a model that
+    does not say what it is."""
+    digest = hashlib.sha256()
+    try:
+        config = model.get_config()
+    except NotImplementedError:
+        return None
+    numbers = {name: f"layer {i}" for i, name in enumerate(dict.fromkeys(_names(config)))}
+    digest.update(json.dumps(_replaced(config, numbers), default=repr, sort_keys=True).encode())
     for layer in leaves(model):
-        try:
-            config = layer.get_config() | {"name": "", "policy": layer.dtype_policy.name}
-        except NotImplementedError:
-            return None
-        digest.update(f"{type(layer).__name__} {json.dumps(config, default=repr, sort_keys=True)}".encode())
+        digest.update(f"{type(layer).__name__} {layer.dtype_policy.name}".encode())
         for weight in layer.weights:
-            digest.update(np.ascontiguousarray(weight))
+            digest.update(np.ascontiguousarray(weight).data)
     return digest.hexdigest()
+
+
+def _names(config: Any) -> Iterator[str]:
+    """The names of a model and its layers in its configuration, in reading order."""
+    if isinstance(config, Mapping):
+        if isinstance(name := config.get("name"), str):
+            yield name
+        for value in config.values():
+            yield from _names(value)
+    elif isinstance(config, list | tuple):
+        for value in config:
+            yield from _names(value)
+
+
+def _replaced(config: Any, texts: Mapping[str, str]) -> Any:
+    """A configuration in which some texts are replaced."""
+    if isinstance(config, Mapping):
+        return {key: _replaced(value, texts) for key, value in config.items()}
+    if isinstance(config, list | tuple):
+        return [_replaced(value, texts) for value in config]
+    return texts.get(config, config) if isinstance(config, str) else config
 
 
 def leaves(model: keras.Model | None) -> list[keras.layers.Layer]:

@@ -16,8 +16,8 @@ from xaiutils.training.features import leaves
 from xaiutils.training.losses import epoch_order, make_loss
 from xaiutils.training.optimisation import make_optimizer, make_schedule
 from xaiutils.training.predictions import mean_auc
-from xaiutils.training.recipes import Recipe
-from xaiutils.training.state import Kept, State, Variables, load_variables, save_state
+from xaiutils.training.recipe import Recipe
+from xaiutils.training.state import BestEpoch, State, Variables, load_variables, save_state
 
 SAVE_SECONDS = 10.0  # between two states of a run that does not say how many epochs
 
@@ -103,9 +103,9 @@ def fit(
         state.rows.append(row)
         state.epoch = epoch
         for name in measures:
-            kept = state.kept.get(name, Kept())
+            kept = state.kept.get(name, BestEpoch())
             if is_better(name, row, kept, state.rows, recipe.min_delta):
-                state.kept[name] = Kept(score(name, row), number, part.get_weights())
+                state.kept[name] = BestEpoch(score(name, row), number, part.get_weights())
         after_epoch(row)
         if checkpoint is not None and checkpoint.due(epoch, time.monotonic() - saved):
             save_state(checkpoint.path, state, checkpoint.about, others)
@@ -117,7 +117,7 @@ def score(name: str, row: dict[str, Any]) -> float:
     return -row[name] if name.endswith("loss") else row[name]
 
 
-def is_better(name: str, row: dict[str, Any], kept: Kept, rows: list[dict[str, Any]], min_delta: float) -> bool:
+def is_better(name: str, row: dict[str, Any], kept: BestEpoch, rows: list[dict[str, Any]], min_delta: float) -> bool:
     """Whether a row of the history beats the kept one: by more than ``min_delta``, or in val_auc by an equal score and
     a val_loss that is lower by more than that."""
     gain = score(name, row) - kept.score

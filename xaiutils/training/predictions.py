@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from xaiutils import class_names
 from xaiutils.backend import keras
-from xaiutils.class_names import positive_class
 from xaiutils.classification import Predictions, Report, assess, mean_auc
 from xaiutils.datasets import ImageDataset
 from xaiutils.graph.predict import predict
@@ -77,14 +77,14 @@ def _predict_all(model: keras.Model, ds: ImageDataset, batch_size: int = 32, **o
     return np.concatenate([predict(model, images, batch_size, **options) for images, _ in ds.batches(8 * batch_size)])
 
 
-def clear_example(model: keras.Model, ds: ImageDataset, label: int | None = None) -> int:
-    """Position of the image of class ``label`` (-1: the last; None: the positive one, see
+def clear_example(model: keras.Model, ds: ImageDataset, label: int | None = None, *, positive_class: str = "") -> int:
+    """Position of the image of class ``label`` (-1: the last; None: the positive one, ``positive_class`` by name or see
     `xaiutils.class_names.positive_class`, of more than two the last) whose logit leads the others by most.
 
     Images with evidence come first where there are masks; without any image of that class, the first image.
     """
     if label is None:
-        label = positive_class(ds.class_names)[0]
+        label = class_names.positive_class(ds.class_names, positive_class)[0]
     label = (-1 if label is None else label) % len(ds.class_names)
     members = np.flatnonzero(ds.labels == label)
     if ds.masks is not None and ds.masks[members].any():

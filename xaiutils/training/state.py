@@ -17,7 +17,7 @@ _DAMAGED = "it is no readable state of a run; delete it, or train with resume=Fa
 
 
 @dataclass
-class Kept:
+class BestEpoch:
     """The best epoch so far (0: none) by one measure: its score (larger is better) and its weights."""
 
     score: float = -np.inf
@@ -33,7 +33,7 @@ class State:
     stage: int = 0
     epoch: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
-    kept: dict[str, Kept] = field(default_factory=dict)
+    kept: dict[str, BestEpoch] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def load_state(path: Path, about: dict[str, Any]) -> State:
         text = json.loads(str(file["text"]))
         then = dict(text["about"])
         kept = {
-            name: Kept(float(score), int(epoch), [file[key] for key in file.files if key.startswith(f"{name} ")])
+            name: BestEpoch(float(score), int(epoch), [file[key] for key in file.files if key.startswith(f"{name} ")])
             for name, (score, epoch) in text["kept"].items()
         }
         state = State(int(text["stage"]), int(text["epoch"]), list(text["rows"]), kept)

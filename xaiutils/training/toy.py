@@ -21,7 +21,8 @@ from xaiutils.progress import progress
 from xaiutils.training.loop import compiled
 from xaiutils.training.losses import make_loss
 from xaiutils.training.optimisation import make_optimizer, make_schedule
-from xaiutils.training.recipes import RECIPES, Recipe
+from xaiutils.training.recipe import Recipe
+from xaiutils.training.recipes import RECIPES
 
 BAYES = 0.99  # the best accuracy that any classifier can have on the toy
 _DIMENSIONS, _UNITS = 768, 256  # ViT-Base's features, the head's hidden layer

@@ -28,7 +28,8 @@ from xaiutils.evaluation.studies.trainings import (
 from xaiutils.graph.predict import predict
 from xaiutils.progress import progress
 from xaiutils.training import Recipe, train
-from xaiutils.training.recipes import change_recipe, in_every_stage
+from xaiutils.training.recipe import in_every_stage
+from xaiutils.training.recipes import change_recipe
 
 PERMUTED, ANOTHER = "permuted labels", "another start"
 

@@ -28,8 +28,9 @@ from xaiutils.training.checks import (
 from xaiutils.training.devices import PRECISIONS, computing_in, first_device, make_strategy, twin
 from xaiutils.training.features import backbone_features, split_at_features
 from xaiutils.training.loop import Checkpoint, Split, fit, score
-from xaiutils.training.recipes import Recipe, batch_size_for, chained, change_recipe, in_every_stage
-from xaiutils.training.state import Kept, State, fingerprint, load_state
+from xaiutils.training.recipe import Recipe, chained, in_every_stage
+from xaiutils.training.recipes import batch_size_for, change_recipe
+from xaiutils.training.state import BestEpoch, State, fingerprint, load_state
 
 _STATE = "training_state.npz"
 
@@ -211,7 +212,7 @@ def _begin_stage(number: int, stages: list[Recipe], state: State, model: keras.M
     _trained_part(model, stages[number - 1]).set_weights(before.weights)
     row, weights = state.rows[before.epoch - 1], _trained_part(model, stages[number]).get_weights()
     measures = [name for name in (stages[number].monitor, stages[number].also_keep) if name not in ("", "loss")]
-    return State(number, 0, state.rows, {name: Kept(score(name, row), before.epoch, weights) for name in measures})
+    return State(number, 0, state.rows, {name: BestEpoch(score(name, row), before.epoch, weights) for name in measures})
 
 
 def _prepared(recipe: Recipe, train_ds: ImageDataset, val_ds: ImageDataset) -> tuple[list[Recipe], list[str]]:
