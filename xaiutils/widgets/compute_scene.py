@@ -33,45 +33,23 @@ DELETION_STEPS = 20
 
 @dataclass(frozen=True)
 class _Request:
-    """A checked view with what its results depend on."""
+    """A checked view, with what its results depend on."""
 
     view: View
-    ds: ImageDataset
     model: keras.Model
+    original: np.ndarray  # float32 (1, height, width, 3)
     model_key: tuple[Hashable, int]
-    pixels_key: Hashable
-
-    @property
-    def original(self) -> np.ndarray:
-        """float32 ``(1, height, width, 3)``."""
-        return self.ds.pixels[self.view.image : self.view.image + 1].astype(np.float32)
-
-    @property
-    def image_key(self) -> Hashable:
-        """Of the transformed image."""
-        view = self.view
-        made_by = self.model_key if TRANSFORMS[view.transform].needs_model else None
-        return self.pixels_key, view.transform, _text(view.transform_parameters), view.seed, made_by
+    original_key: Hashable
+    image_key: Hashable  # of the transformed image
 
     @property
     def key(self) -> tuple[Hashable, Hashable]:
         """Of the model, and of the transformed image."""
         return self.model_key, self.image_key
 
-    @property
-    def before_key(self) -> Hashable:
-        """Of the probabilities of the original."""
-        return "before", self.model_key, self.pixels_key
-
-    @property
-    def after_key(self) -> Hashable:
-        """Of the probabilities of the transformed image."""
-        return "after", self.key
-
     def map_key(self, choice: MethodChoice, target: int) -> Hashable:
         """Of a raw map."""
-        parameters = _text(choice.parameters)
-        return "map", self.key, target, choice.method, choice.library, parameters
+        return "map", self.key, target, choice.method, choice.library, _text(choice.parameters)
 
     def target(self, before: np.ndarray) -> int:
         """The class that is explained; ``before``: probabilities of the original."""
@@ -132,9 +110,13 @@ class SceneComputer:
 
     def _request(self, view: View) -> _Request:
         view = self.check(view)
-        ds, model = self.dataset(view), self.model(view)
-        pixels = ds.pixels[view.image]
-        return _Request(view, ds, model, _model_key(model), (pixels.shape, array_checksum(pixels)))
+        model, transform = self.model(view), TRANSFORMS[view.transform]
+        original = self.dataset(view).pixels[view.image : view.image + 1].astype(np.float32)
+        model_key, original_key = _model_key(model), (original.shape, array_checksum(original))
+        parameters = _text(view.transform_parameters)
+        made_by = model_key if transform.needs_model else None
+        image_key = original_key, view.transform, parameters, view.seed, made_by
+        return _Request(view, model, original, model_key, original_key, image_key)
 
     def check_current(self, scene: Scene) -> None:
         """Raises ValueError where the model or the image is no longer what a scene was computed from."""
@@ -147,8 +129,8 @@ class SceneComputer:
             request = self._request(view)
         except (KeyError, TypeError, ValueError):
             return False
-        before = self._results.find(request.before_key)
-        if before is None or request.after_key not in self._results:
+        before = self._results.find(("probabilities", request.model_key, request.original_key))
+        if before is None or ("probabilities", *request.key) not in self._results:
             return False
         target = request.target(before)
         return all(request.map_key(choice, target) in self._results for choice in request.view.maps)
@@ -162,11 +144,10 @@ class SceneComputer:
         message in its `ComputedMap`, beside the maps of the others.
         """
         request = self._request(view)
-        view, ds = request.view, request.ds
-        original = request.original
-        before = self._probabilities(request, original, "original", request.before_key)
+        view, ds = request.view, self.dataset(view)
+        before = self._probabilities(request, request.original, "original", request.original_key)
         image = self._image(request)
-        after = self._probabilities(request, image, view.transform, request.after_key)
+        after = self._probabilities(request, image, view.transform, request.image_key)
         target = request.target(before)
         mask = None
         if ds.masks is not None:
@@ -178,7 +159,7 @@ class SceneComputer:
             image_id=ds.ids[view.image],
             label=int(ds.labels[view.image]),
             class_names=ds.class_names,
-            original=original[0],
+            original=request.original[0],
             image=image[0],
             mask=mask,
             before=before,
@@ -198,7 +179,7 @@ class SceneComputer:
         apply = TRANSFORMS[view.transform].apply
         return self._results.get(("image", request.image_key), lambda: apply(request.original, **given))
 
-    def _probabilities(self, request: _Request, image: np.ndarray, transform: str, key: Hashable) -> np.ndarray:
+    def _probabilities(self, request: _Request, image: np.ndarray, transform: str, image_key: Hashable) -> np.ndarray:
         def make() -> np.ndarray:
             found = predict(request.model, image, probabilities=True)[0]
             if not np.isfinite(found).all():
@@ -206,7 +187,7 @@ class SceneComputer:
                 raise ValueError(f"{request.view.model} answers {what} with values that are NaN or infinite.")
             return found
 
-        return self._results.get(key, make)
+        return self._results.get(("probabilities", request.model_key, image_key), make)
 
     def _map(self, request: _Request, choice: MethodChoice, target: int, strict: bool) -> ComputedMap:
         """The map as the view reads it."""

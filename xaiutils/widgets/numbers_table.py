@@ -66,41 +66,39 @@ def numbers_table(scene: Scene, areas: Mapping[int, float]) -> str:
 
     ``areas``: areas under the deletion curves by the map's number, where they are known.
     """
-    numbers = range(1, len(scene.maps) + 1)
-    found = scene.numbers.set_index(["quantity", "map"])
-    rows: dict[str, tuple[str, list[str]]] = {}
-    if any(m.reading for m in scene.maps):
-        read = [READ_AS[m.reading] if m.reading else "no sign" for m in scene.maps]
-        rows["read"] = "read", ["" if m.values is None else r for m, r in zip(scene.maps, read, strict=True)]
-    for quantity, label, form in _quantities(scene):
-        rows[quantity] = label, [_cell(found, quantity, k, form) for k in numbers]
-    if areas:
-        random = f" (random {areas[RANDOM_ORDER]:.2f})"
-        cells = [f"{areas[k]:.2f}{random}" if k in areas else "" for k in numbers]
-        rows["deletion"] = "area under the deletion curve", cells
-    rows["range"] = "values from, to", [_range(m) for m in scene.maps]
-    rows = {quantity: row for quantity, row in rows.items() if any(row[1])}
-    titles = [f"{k}: {one_line(m.choice.title)}" for k, m in enumerate(scene.maps, 1)]
-    table = pd.DataFrame([cells for _, cells in rows.values()], [label for label, _ in rows.values()], titles)
-    table.columns.name = _about(scene)
-    classes = pd.DataFrame({title: list(rows) for title in titles}, table.index)
-    style = table.style.format(escape="html").format_index(escape="html").format_index(escape="html", axis=1)
-    return style.set_td_classes(classes).set_table_attributes('class="xai-numbers"').to_html()
+    maps = dict(enumerate(scene.maps, 1))
+    labels = _labels(scene, len(maps))
+    texts = scene.numbers.assign(text=[_text(*row) for row in scene.numbers[["quantity", "value", "chance"]].values])
+    table = texts.pivot(index="quantity", columns="map", values="text").reindex(index=list(labels), columns=list(maps))
+    for k, found in maps.items():
+        if found.values is not None:
+            table.loc["range", k] = f"{found.values.min():.3g}, {found.values.max():.3g} (in {found.seconds:.2f} s)"
+            if any(m.reading for m in scene.maps):
+                table.loc["read", k] = READ_AS[found.reading] if found.reading else "no sign"
+        if k in areas:
+            table.loc["deletion", k] = f"{areas[k]:.2f} (random {areas[RANDOM_ORDER]:.2f})"
+    table = table.dropna(how="all").fillna("").rename_axis(columns=_about(scene))
+    table.columns = [f"{k}: {one_line(found.choice.title)}" for k, found in maps.items()]
+    classes = pd.DataFrame(dict.fromkeys(table.columns, table.index), table.index)
+    style = table.style.format(escape="html").set_td_classes(classes).set_table_attributes('class="xai-numbers"')
+    return style.format_index(labels.get).format_index(escape="html", axis=1).to_html()
 
 
-def _quantities(scene: Scene) -> list[tuple[str, str, Callable[[float], str]]]:
-    """Name, label and form of each measured quantity, in the table's order."""
+def _labels(scene: Scene, count: int) -> dict[str, str]:
+    """What the table says of each quantity, in its order."""
     view = scene.view
     level = {"fixed": f"{view.level:.2f} of the range", "top_area": f"the top {view.area:.0%}"}
-    threshold = _THRESHOLDS.get(view.threshold) or level[view.threshold]
-    return [
-        ("iou", f"IoU, over {threshold}", _plain),
-        ("pointing_game", "maximum in the evidence", _hit),
-        ("relevance_mass", "relevance mass in the evidence", _plain),
-        ("region_positive", "share of the map in the region", _share),
-        ("region_negative", "share of its negative part", _share),
-        *((f"correlation_{k}", f"rank correlation with map {k}", _plain) for k in range(1, len(scene.maps) + 1)),
-    ]
+    return {
+        "read": "read",
+        "iou": f"IoU, over {_THRESHOLDS.get(view.threshold) or level[view.threshold]}",
+        "pointing_game": "maximum in the evidence",
+        "relevance_mass": "relevance mass in the evidence",
+        "region_positive": "share of the map in the region",
+        "region_negative": "share of its negative part",
+        **{f"correlation_{k}": f"rank correlation with map {k}" for k in range(1, count + 1)},
+        "deletion": "area under the deletion curve",
+        "range": "values from, to",
+    }
 
 
 def _about(scene: Scene) -> str:
@@ -112,29 +110,12 @@ def _about(scene: Scene) -> str:
     return ", ".join(parts)
 
 
-def _cell(found: pd.DataFrame, quantity: str, number: int, form: Callable[[float], str]) -> str:
-    if (quantity, number) not in found.index:
-        return ""
-    value, chance = found.loc[(quantity, number), ["value", "chance"]].astype(float)
+def _text(quantity: str, value: float, chance: float) -> str:
+    """A measured value with what chance gives."""
     if np.isnan(value):
         return "undefined"
-    expected = _share(chance) if form is _share else _plain(chance)
-    return form(value) + ("" if np.isnan(chance) else f" (chance {expected})")
-
-
-def _plain(value: float) -> str:
-    return f"{round(value, 2) + 0:.2f}"  # + 0: no -0.00
-
-
-def _share(value: float) -> str:
-    return f"{value:.1%}"
-
-
-def _hit(value: float) -> str:
-    return {1.0: "yes", 0.0: "no"}.get(value, f"{value:.2f}")
-
-
-def _range(found: ComputedMap) -> str:
-    if found.values is None:
-        return ""
-    return f"{found.values.min():.3g}, {found.values.max():.3g} (in {found.seconds:.2f} s)"
+    form = "{:.1%}" if quantity.startswith("region") else "{:.2f}"
+    text = form.format(round(value, 2 if form == "{:.2f}" else 4) + 0)  # + 0: no -0.00
+    if quantity == "pointing_game":
+        text = {1.0: "yes", 0.0: "no"}.get(value, text)
+    return text if np.isnan(chance) else f"{text} (chance {form.format(chance)})"

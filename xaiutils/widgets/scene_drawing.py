@@ -121,21 +121,11 @@ def _short(text: str, most: float) -> str:
 
 
 def _draw_titles(axes: Axes, side: float, title: str, subtitle: str) -> None:
-    for text, colour, large, wide, most, up in (
-        (title, "black", 11.0, 8.2, 5, 29),
-        (subtitle, "#444444", 9.0, 6.2, 4, 10),
-    ):
-        axes.annotate(
-            drawn(_short(text, side / most)),
-            (0.5, 1),
-            (0, up * 0.72),  # points of 1/72 inch
-            "axes fraction",
-            "offset points",
-            ha="center",
-            va="center",
-            color=colour,
-            fontsize=min(large, large * side / (wide * len(text))),
-        )
+    rows = ((title, "black", 11.0, 8.2, 5, 17), (subtitle, "#444444", 9.0, 6.2, 4, 4))
+    for text, colour, largest, wide, most, points in rows:
+        words, size = drawn(_short(text, side / most)), min(largest, largest * side / (wide * len(text)))
+        place = axes.annotate(words, (0.5, 1), (0, points), "axes fraction", "offset points", color=colour, ha="center")
+        place.set_fontsize(size)
 
 
 def _draw_map(
