@@ -112,10 +112,11 @@ def disk() -> list[str]:
     """The estimate for the thesis' matrix by notebook, where the data sets lie as its comment says."""
     matrix, _ = read_matrix(HERE.parent / "matrices" / "thesis.yml")
     rows: dict[str, tuple[int, float]] = {}
-    for job in plan.jobs(matrix):
+    jobs = {job.name: job for job in plan.jobs(matrix)}
+    for job in jobs.values():
         name = job.name.split("/")[0]
         count, size = rows.get(name, (0, 0.0))
-        rows[name] = count + 1, size + preflight.estimate(job)
+        rows[name] = count + 1, size + preflight.estimate(job, jobs.get(job.data))
     lines = ["| notebook | jobs | disk at most |", "| --- | --- | --- |"]
     return lines + [f"| {name} | {count} | {preflight.megabytes(size)} |" for name, (count, size) in rows.items()]
 

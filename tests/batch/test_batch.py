@@ -178,6 +178,16 @@ def test_a_damaged_model_is_trained_anew_and_its_cells_kept_if_it_is_the_same(st
     assert study.run() == (0, set())
 
 
+def test_what_the_data_settle_for_later_notebooks_is_part_of_the_data(tmp_path):
+    (tmp_path / "data" / "test-1").mkdir(parents=True)
+    (tmp_path / "data" / "test-1" / "checks.json").write_text("the images")
+    products = []
+    for settled in ('{"positive_class": "a"}', '{"positive_class": "b"}'):
+        (tmp_path / "data" / "settled.json").write_text(settled)
+        products.append(marker.product(tmp_path))
+    assert products[0] != products[1]
+
+
 def test_quick_sees_sizes_alone(study):
     study.run()
     path = study.runs / "05_cell/phantom.vit_mini16.auto.s0.grad_cam/tables/x.csv"

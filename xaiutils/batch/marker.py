@@ -95,6 +95,7 @@ def damage(folder: Path, marker: Mapping[str, Any], quick: bool = False) -> str:
 def product(folder: Path) -> str:
     """Digest of what later jobs take from a job: the prepared data by their checksums, models by what they hold."""
     found = {path.parent.name.partition("-")[0]: sha256(path) for path in folder.glob("data/*/checks.json")}
+    found |= {path.name: sha256(path) for path in folder.glob("data/settled.json")}  # what later notebooks read of it
     found |= {f"models/{path.parent.name}": model_digest(path) for path in folder.glob("models/*/model.keras")}
     return hashlib.sha256(json.dumps(sorted(found.items())).encode()).hexdigest()
 

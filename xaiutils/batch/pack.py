@@ -54,7 +54,8 @@ class Packer:
             plain = [item for item in items if isinstance(item, dict) and item.get("pictures") is False]
             self.plain |= {run / str(item.get("file")) for item in plain}
             parameters.append(record["parameters"] if isinstance(record.get("parameters"), dict) else {})
-        return bool(parameters) and all(given.get("dataset") in WITHOUT_PATIENTS for given in parameters)
+        datasets = [given["dataset"] for given in parameters if "dataset" in given]
+        return bool(datasets) and all(name in WITHOUT_PATIENTS for name in datasets)
 
     def files(self) -> Iterator[Path]:
         """Every file that goes along; the others are noted as left out."""

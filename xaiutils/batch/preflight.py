@@ -59,9 +59,11 @@ def n_weights(model: str, image_size: int) -> int:
     return build_model(model, image_size=image_size).count_params()
 
 
-def estimate(job: Job) -> float:
-    """Bytes that a job leaves on the disk: an upper bound for usual notebooks, from its parameters."""
-    p = {name: parameter.default for name, parameter in PARAMETERS.items()} | dict(job.parameters)
+def estimate(job: Job, data: Job | None = None) -> float:
+    """Bytes that a job leaves on the disk: an upper bound for usual notebooks, from its parameters and those of the job
+    ``data`` that prepares its data."""
+    p = {name: parameter.default for name, parameter in PARAMETERS.items()}
+    p |= {**(data.parameters if data else {}), **job.parameters}
     pixels = p["image_size"] ** 2
     if job.kind == "cell":
         return _NOTEBOOK_BYTES + 2 * pixels * (len(p["methods"]) or 1) * max(p["n_images"], len(p["transforms"]))
@@ -82,10 +84,11 @@ def disk_needed(plan: Sequence[Job], state: State) -> float:
     """Bytes that the jobs to be done will take. What is done again lies beside what it replaces until it is whole; of
     new cells, those of the same notebook that are done are the measure."""
     total = max((float(state.bytes[name]) for name in state.why if name in state.bytes), default=0.0)
+    by_name = {job.name: job for job in plan}
     for job in plan:
         if job.name in state.why and job.name not in state.bytes:
             alike = [size for name, size in state.bytes.items() if name.split("/")[0] == job.name.split("/")[0]]
-            total += sum(alike) / len(alike) if alike and job.kind == "cell" else estimate(job)
+            total += sum(alike) / len(alike) if alike and job.kind == "cell" else estimate(job, by_name.get(job.data))
     return total
 
 
