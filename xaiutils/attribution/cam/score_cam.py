@@ -1,5 +1,7 @@
 """Score-CAM and Faster Score-CAM: a channel's weight is the score of the image as seen through that channel."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from xaiutils.attribution.cam.weighted_sum import maps_of_weights
@@ -75,46 +77,36 @@ def score_cam_weights(
     return np.where(np.ptp(A, axis=(1, 2)) == 0, 0, weights)
 
 
-def _declaration(
-    name: str, title: str, paper: str, cost: str, max_channels: tuple[int, str, int], weighting: str
-) -> Method:
-    default, meaning, least = max_channels
-    return Method(
-        name=name,
-        title=title,
-        family="cam",
-        paper=paper,
-        signed=False,
-        cost=cost,
-        compute=score_cam,
-        parameters=(
-            LAYER,
-            Parameter("max_channels", int, default, meaning, low=least, high=100_000),
-            Parameter(
-                "weighting",
-                str,
-                weighting,
-                "the paper's softmax of logits over channels, its authors' code's probability, or the gain in "
-                "probability over black",
-                choices=("softmax", "authors", "probability"),
-            ),
-        ),
-    )
-
-
-SCORE_CAM = _declaration(
-    "score_cam",
-    "Score-CAM",
-    "Wang et al. 2020, arXiv:1910.01279",
-    "1 forward for each channel, + 1",
-    (0, "channels scored for each image, those that vary most; 0: all", 0),
-    "softmax",
+_CHANNELS = Parameter(
+    "max_channels", int, 0, "channels scored for each image, those that vary most; 0: all", low=0, high=100_000
 )
-FASTER_SCORE_CAM = _declaration(
-    "faster_score_cam",
-    "Faster Score-CAM",
-    "github.com/tabayashi0117/Score-CAM, after Wang et al. 2020, arXiv:1910.01279",
-    "max_channels forwards, + 1",
-    (10, "channels scored for each image, those that vary most", 1),
-    "authors",
+_WEIGHTING = Parameter(
+    "weighting",
+    str,
+    "softmax",
+    "the paper's softmax of logits over channels, its authors' code's probability, or the gain in probability over "
+    "black",
+    choices=("softmax", "authors", "probability"),
+)
+SCORE_CAM = Method(
+    name="score_cam",
+    title="Score-CAM",
+    family="cam",
+    paper="Wang et al. 2020, arXiv:1910.01279",
+    signed=False,
+    cost="1 forward for each channel, + 1",
+    compute=score_cam,
+    parameters=(LAYER, _CHANNELS, _WEIGHTING),
+)
+FASTER_SCORE_CAM = replace(
+    SCORE_CAM,
+    name="faster_score_cam",
+    title="Faster Score-CAM",
+    paper="github.com/tabayashi0117/Score-CAM, after Wang et al. 2020, arXiv:1910.01279",
+    cost="max_channels forwards, + 1",
+    parameters=(
+        LAYER,
+        replace(_CHANNELS, default=10, help="channels scored for each image, those that vary most", low=1),
+        replace(_WEIGHTING, default="authors"),
+    ),
 )
