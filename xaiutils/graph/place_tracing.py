@@ -75,16 +75,17 @@ def spatial_layers(graph: FlatGraph) -> list[str]:
 
 
 def _field_or_reason(graph: FlatGraph, step: Step) -> Field | str:
-    found = graph.compiled(("fields", graph.size_traced), dict)
-    if step not in found:
-        layout: Layout | str = ""
-        if None not in graph.size_traced:
-            with tf.init_scope():  # now, though a function may be in the making
-                layouts = graph.compiled(("layouts", graph.size_traced), lambda: follow(graph))
-            layout = layouts.get(step.outputs[0], "")
-        (shape,) = graph.sizes(step.outputs[:1])
-        found[step] = field(layout, shape) if isinstance(layout, Layout) else layout
-    return found[step]
+    if None in graph.size_traced:
+        return ""
+    with tf.init_scope():  # now, though a function may be in the making
+        layouts = graph.compiled(("layouts", graph.size_traced), lambda: follow(graph))
+    layout, (shape,) = layouts.get(step.outputs[0], ""), graph.sizes(step.outputs[:1])
+    if isinstance(layout, str):
+        return layout
+    fields = graph.compiled(("fields", graph.size_traced), dict)
+    if (layout, shape) not in fields:  # many layers share a layout
+        fields[layout, shape] = field(layout, shape)
+    return fields[layout, shape]
 
 
 # Following --------------------------------------------------------------------------------------------------------
@@ -288,7 +289,7 @@ def _gridded(layout: Layout, shape: tuple[int, ...], channels: int) -> Field | s
         lines.append((line, len(nominal)))
     (rows, n_rows), (columns, n_columns) = lines
     place = numbers[0] * n_columns + numbers[1]
-    if len(elements) != n_rows * n_columns or len(np.unique(place)) != len(place):
+    if len(elements) != n_rows * n_columns or np.bincount(place).max() > 1:
         return "its elements do not fill a grid of rows and columns of the image"
     order = np.empty(len(place), int)
     order[place] = elements
