@@ -68,3 +68,11 @@ def test_summaries_as_text():
     found = as_text(summary, "method", "metric")
     assert found.loc["a"].to_dict() == {"iou": "0.50 [0.40, 0.60]", "dice": ""}
     assert found.loc["b"].to_dict() == {"iou": "0.25", "dice": ""}
+
+
+def test_hits_of_no_patient_are_no_certainty():
+    """0 of 24 images of 8 patients: Wilson's interval of 0 of 8, where all replicates of a bootstrap are 0."""
+    table = pd.DataFrame({"method": "m", "value": 0.0, "patient_id": [f"p{k // 3}" for k in range(24)]})
+    found = summarise(table, "method").iloc[0]
+    wilson = stats.binomtest(0, 8).proportion_ci(method="wilson")
+    assert (found["mean"], found["high"]) == (0, pytest.approx(wilson.high))

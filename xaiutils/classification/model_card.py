@@ -157,9 +157,7 @@ def _comparison(comparison: pd.DataFrame) -> pd.DataFrame:
 
 def _unmeasured(report: Report, splits: Mapping[str, ImageDataset]) -> dict[str, Any]:
     test = splits.get(report.split, next(iter(splits.values())))
-    points = report.operating_points
-    judged = points is not None and points["chosen on"].ne("validation").any()
-    missing = (("thresholds", judged), ("temperature", not np.isfinite(report.temperature)))
+    missing = (("thresholds", report.optimistic), ("temperature", not np.isfinite(report.temperature)))
     recorded = [c for c in test.metadata.columns if 1 < test.metadata[c].astype(str).nunique() <= 12]
     return {
         "patients_known": test.patients is not None,

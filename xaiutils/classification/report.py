@@ -108,6 +108,12 @@ class Report:
         counts = self.classes["support"].iloc[: len(self.predictions.class_names)]
         return f"always '{counts.idxmax()}'", "random, by class frequency"
 
+    @property
+    def optimistic(self) -> bool:
+        """Whether thresholds were chosen on the very images on which they are judged."""
+        points = self.operating_points
+        return points is not None and bool(points["chosen on"].ne("validation").any())
+
     @cached_property
     def beats_chance(self) -> bool:
         """Whether balanced accuracy is above that of guessing, by its interval and by `better_than_guessing`

@@ -28,10 +28,10 @@ def verdict_facts(report: Report) -> dict[str, Any]:
     ``n_classes`` that occur, ``n_right`` answers; the rows ``accuracy``, ``balanced`` (accuracy) and ``auc`` of the
     metrics; ``ranking``, what the AUC says: "better", "chance", "reversed", "perfect", "perfect, no interval",
     "constant", "too few" or "undefined"; ``majority``, ``positive`` (None without a positive class), ``worst`` class
-    and ``calibration``, each a mapping; ``optimistic``, whether thresholds were chosen on the judged images; ``rare``,
-    the class with few units, if any; ``only_answer`` and ``never_named``.
+    and ``calibration``, each a mapping; ``rare``, the class with few units, if any; ``only_answer`` and
+    ``never_named``.
     """
-    found, points = report.predictions, report.operating_points
+    found = report.predictions
     return {
         "n_classes": len(np.unique(found.labels)),
         "n_right": int((found.predicted == found.labels).sum()),
@@ -43,7 +43,6 @@ def verdict_facts(report: Report) -> dict[str, Any]:
         "positive": _positive(report),
         "worst": _worst_class(report),
         "calibration": _calibration(report),
-        "optimistic": points is not None and points["chosen on"].ne("validation").any(),
         "rare": _rare_class(found),
         **_answers(found),
     }
