@@ -225,6 +225,7 @@ def test_a_box_drawn_on_the_page_is_the_region(explorer):
     numbers = explorer.scene.numbers.set_index("quantity").value
     assert numbers.region_positive == pytest.approx(values[4:24, 8:16].sum() / values.sum(), abs=1e-6)
     assert "share of the map in the region" in explorer.numbers.value
+    assert "evidence 6.2%, region 15.6%" in explorer.numbers.value
     explorer.controls.widgets["region"].value = "0, 0, 4, 32"
     explorer.wait()
     assert explorer.region.box == [0, 0, 0.125, 1]

@@ -68,8 +68,9 @@ def numbers_table(scene: Scene, areas: Mapping[int, float]) -> str:
     """
     maps = dict(enumerate(scene.maps, 1))
     labels = _labels(scene, len(maps))
-    texts = scene.numbers.assign(text=[_text(*row) for row in scene.numbers[["quantity", "value", "chance"]].values])
-    table = texts.pivot(index="quantity", columns="map", values="text").reindex(index=list(labels), columns=list(maps))
+    table = pd.DataFrame("", list(labels), list(maps))
+    for k, quantity, value, chance in scene.numbers[["map", "quantity", "value", "chance"]].itertuples(index=False):
+        table.loc[quantity, k] = _text(quantity, value, chance)
     for k, found in maps.items():
         if found.values is not None:
             table.loc["range", k] = f"{found.values.min():.3g}, {found.values.max():.3g} (in {found.seconds:.2f} s)"
@@ -77,8 +78,9 @@ def numbers_table(scene: Scene, areas: Mapping[int, float]) -> str:
                 table.loc["read", k] = READ_AS[found.reading] if found.reading else "no sign"
         if k in areas:
             table.loc["deletion", k] = f"{areas[k]:.2f} (random {areas[RANDOM_ORDER]:.2f})"
-    table = table.dropna(how="all").fillna("").rename_axis(columns=_about(scene))
-    table.columns = [f"{k}: {one_line(found.choice.title)}" for k, found in maps.items()]
+    table = table[table.ne("").any(axis=1)]
+    titles = [f"{k}: {one_line(found.choice.title)}" for k, found in maps.items()]
+    table = table.set_axis(titles, axis=1).rename_axis(columns=_about(scene))
     classes = pd.DataFrame(dict.fromkeys(table.columns, table.index), table.index)
     style = table.style.format(escape="html").set_td_classes(classes).set_table_attributes('class="xai-numbers"')
     return style.format_index(labels.get).format_index(escape="html", axis=1).to_html()
