@@ -128,7 +128,7 @@ def test_a_change_computes_what_depends_on_it(study, capsys):
     assert "other parameters: method_parameters" in capsys.readouterr().out
     write_matrix(study.folder, recipes=[{"name": "auto", "epochs": 2}])
     everything_trained = {name for name in NAMES if not name.startswith("01")}
-    assert study.run()[1] == everything_trained, "cells of another model must be computed anew"
+    assert study.run()[1] == everything_trained, "cells of another model must be computed again"
     study.code["cell"] = "2"
     assert study.run("--any-code") == (0, set())
     assert study.run()[1] == {name for name in NAMES if name.startswith("05")}
@@ -139,7 +139,7 @@ def test_a_change_computes_what_depends_on_it(study, capsys):
     assert "the notebook has changed" in capsys.readouterr().out
 
 
-def test_data_made_anew_that_are_the_same_keep_what_was_made_from_them(study, capsys):
+def test_data_made_again_that_are_the_same_keep_what_was_made_from_them(study, capsys):
     study.run()
     study.code["data"] = "2"
     study.code["train"] = "2"
@@ -170,7 +170,7 @@ def test_damage_is_found_and_mended(study, capsys, damage, words, again):
     assert (study.runs / name / "tables/x.csv").read_text() == before
 
 
-def test_a_damaged_model_is_trained_anew_and_its_cells_kept_if_it_is_the_same(study):
+def test_a_damaged_model_is_trained_again_and_its_cells_kept_if_it_is_the_same(study):
     study.run()
     (study.runs / "02_train/phantom.vit_mini16.auto.s0/models/vit_mini16/model.keras").write_text("rotten")
     assert study.run() == (0, {"02_train/phantom.vit_mini16.auto.s0"})
@@ -197,7 +197,7 @@ def test_quick_sees_sizes_alone(study):
     assert len(study.run("--quick")[1]) == 1
 
 
-def test_a_failure_stops_nothing_else_and_is_told(study, capsys):
+def test_a_failure_stops_nothing_else_and_is_listed(study, capsys):
     trained = "02_train/digits.vit_mini16.auto.s0"
     cell = "05_cell/phantom.vit_mini16.auto.s0.grad_cam"
     study.fail = {n: NotebookError(f"{n} failed in cell 2", "ValueError", "no luck") for n in (trained, cell)}
@@ -333,7 +333,7 @@ def test_numbers_of_yaml(tmp_path):
     assert read_matrix(path)[0].cell_hours == 0.1
 
 
-def test_too_little_disk_is_told_before(study, capsys, monkeypatch):
+def test_too_little_disk_is_said_before(study, capsys, monkeypatch):
     monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 3_000_000}))
     assert study.run() == (2, set())
     assert "MB are needed below" in capsys.readouterr().err
@@ -347,7 +347,7 @@ def test_a_finished_batch_needs_no_disk(study, capsys, monkeypatch):
     assert "8 jobs, 8 done, 0 to do" in capsys.readouterr().out
     assert study.run() == (0, set())
     (study.runs / "05_cell/phantom.vit_mini16.auto.s0.grad_cam/tables/x.csv").unlink()
-    assert study.run("--dry-run") == (2, set()), "what is done anew lies beside what it replaces"
+    assert study.run("--dry-run") == (2, set()), "what is done again lies beside what it replaces"
     assert "to spare" in capsys.readouterr().err
 
 
@@ -369,7 +369,7 @@ MARKS = {
 
 
 @pytest.mark.parametrize("name", [*MARKS, "deep", "bytes", "folder", "pipe", "a file in its place"])
-def test_a_marker_that_is_none_is_named_and_its_cell_made_anew(study, capsys, name):
+def test_a_marker_that_is_none_is_named_and_its_cell_made_again(study, capsys, name):
     study.run()
     cell = "05_cell/phantom.vit_mini16.auto.s0.grad_cam"
     path = study.runs / cell / "done.json"
@@ -404,7 +404,7 @@ def test_a_failure_that_cannot_be_read_stops_nothing(study, capsys):
         assert [r.status for r in results].count("done") == 7
 
 
-def test_a_place_that_cannot_be_written_is_told(study, capsys):
+def test_a_place_that_cannot_be_written_is_named(study, capsys):
     (study.folder / "full").write_text("a file")
     given = [str(study.matrix), "--runs", str(study.folder / "full" / "runs")]
     assert command.main(given) == 2
