@@ -1,12 +1,14 @@
 """Occlusion, RISE, LIME and prediction difference analysis: naive forms, published values, linear models, libraries."""
 
+import warnings
+
 import numpy as np
 import pytest
 from conftest import SIZE
 from scipy.stats import spearmanr
 
 import xaiutils as xai
-from xaiutils.attribution import Network, lime
+from xaiutils.attribution import MapWarning, Network, lime
 from xaiutils.attribution.baselines import fill_images
 from xaiutils.attribution.libraries.lime_package import lime_of_package
 from xaiutils.attribution.prediction_difference import PatchGaussian
@@ -16,6 +18,8 @@ from xaiutils.backend import keras, tf
 from xaiutils.datasets.reading.image_files import read_image
 from xaiutils.graph import passes
 from xaiutils.graph.layers.batch_norm import foldable_norms
+
+layers = keras.layers
 
 
 @pytest.fixture(scope="module")
@@ -168,13 +172,13 @@ def test_rise_masks_are_enlarged_grids_at_random_shifts(height, width, cells):
     assert found.max() <= 1 + 1e-6
     steps = -(-height // cells), -(-width // cells)
     size = [(cells + 1) * step for step in steps]
-    large = tf.image.resize(masks._grids[..., None], size)[..., 0].numpy()
-    for mask, (dy, dx), grid in zip(found, masks._shifts, large, strict=True):
+    large = tf.image.resize(masks.grids[..., None], size)[..., 0].numpy()
+    for mask, (dy, dx), grid in zip(found, masks.shifts, large, strict=True):
         np.testing.assert_allclose(mask, grid[dy : dy + height, dx : dx + width], atol=1e-5)
-    assert masks._shifts.min() == 0
-    assert (masks._shifts.max(axis=0) < steps).all()
+    assert masks.shifts.min() == 0
+    assert (masks.shifts.max(axis=0) < steps).all()
     if cells > 1:
-        assert len({tuple(s) for s in masks._shifts}) > 10  # each mask its own
+        assert len({tuple(s) for s in masks.shifts}) > 10  # each mask its own
     np.testing.assert_array_equal(masks(np.array([3, 3, 17])), found[[3, 3, 17]])
     more = RandomMasks(60, cells, 0.5, height, width, seed=0)
     np.testing.assert_array_equal(more(np.arange(40)), found)  # more masks add to the same ones
@@ -208,6 +212,33 @@ def test_rise_finds_the_half_that_is_read(left_half, images):
     assert (np.ptp(maps[:, :, 24:].mean(axis=1), axis=1) < spread).all()  # flat where nothing is read
 
 
+def blob_detector(gain: float) -> keras.Model:
+    """Logits -gain and gain times the largest 5 x 5 mean of the image above mid-grey."""
+    inputs = keras.Input((64, 64, 3))
+    found = layers.Conv2D(1, 5, padding="same", kernel_initializer=keras.initializers.Constant(1 / 75), name="mean")
+    x = layers.ReLU()(layers.Rescaling(1.0, -0.5)(found(layers.Rescaling(1 / 255)(inputs))))
+    weights = keras.initializers.Constant([[-gain, gain]])
+    return keras.Model(inputs, layers.Dense(2, "softmax", kernel_initializer=weights)(layers.GlobalMaxPooling2D()(x)))
+
+
+@pytest.mark.parametrize(
+    ("gain", "score", "found"), [(10, "probability", True), (1000, "logit", True), (1000, "probability", False)]
+)
+def test_rise_finds_a_blob_or_says_that_it_draws_chance(gain, score, found):
+    """A saturated probability is 1 under almost every mask; its logit still tells how much of the blob is seen."""
+    image = np.full((1, 64, 64, 3), 60, np.float32)
+    image[:, 34:40, 20:26] = 250
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        (rise_map,) = xai.explain(blob_detector(gain), image, 1, "rise", n_masks=2000, score=score, batch_size=200)
+    warned = [w for w in caught if issubclass(w.category, MapWarning) and "n_masks" in str(w.message)]
+    assert bool(warned) is not found
+    if found:
+        y, x = np.unravel_index(rise_map.argmax(), rise_map.shape)
+        assert abs(y - 36.5) < 5
+        assert abs(x - 22.5) < 5
+
+
 # LIME -------------------------------------------------------------------------------------------------------------
 
 
@@ -230,7 +261,7 @@ def test_lime_is_the_weighted_ridge_of_scikit_learn(models, images):
     model, segments = models["flat softmax"], np.stack([checkerboard(16), checkerboard(8)])
     found = xai.explain(model, images[:2], 1, "lime", n_samples=50, segments=segments, kernel_width=0.4, seed=3)
     for image, labels, lime_map in zip(images, segments, found, strict=False):
-        shown = lime._samples(50, labels.max() + 1, 3)
+        shown = lime.shown_superpixels(50, labels.max() + 1, 3)
         assert shown[0].all()
         hidden = np.stack([image[labels == k].mean(axis=0) for k in range(labels.max() + 1)])[labels]
         seen = np.where(shown[:, labels, None], image, hidden)
@@ -257,7 +288,7 @@ def test_lime_of_the_package_is_the_same(models, images, monkeypatch):
 
     independent = xai.explain(model, two, 1, "lime", **{**common, "n_samples": 2000})
     assert spearmanr(independent.ravel(), theirs.ravel()).statistic > 0.6
-    monkeypatch.setattr(lime, "_samples", draws)
+    monkeypatch.setattr(lime, "shown_superpixels", draws)
     ours = xai.explain(model, two, 1, "lime", **common)
     np.testing.assert_allclose(ours, theirs, atol=1e-4 * np.abs(theirs).max())
 

@@ -52,7 +52,7 @@ def _superpixel_means(images: np.ndarray, segments: np.ndarray) -> np.ndarray:
     return means
 
 
-def _samples(n_samples: int, n_superpixels: int, seed: int) -> np.ndarray:
+def shown_superpixels(n_samples: int, n_superpixels: int, seed: int) -> np.ndarray:
     """Which superpixels each sample shows, bool ``(n_samples, n_superpixels)``; the first shows all."""
     shown = np.random.default_rng(seed).random((n_samples, n_superpixels)) < 0.5
     shown[0] = True
@@ -105,14 +105,14 @@ def lime(
         member, sample = members[batch], samples[batch]
         for i in np.unique(member):
             rows = member == i
-            masks[rows] = _samples(n_samples, counts[i], seed)[sample[rows]][:, segments[i]]
+            masks[rows] = shown_superpixels(n_samples, counts[i], seed)[sample[rows]][:, segments[i]]
         return masks
 
     fills = _superpixel_means(images, segments) if fill == "superpixel" else fill_images(images, fill)
     scores = masked_scores(network, images, fills, targets, members, masks, batch_size, score, "LIME")
     maps = np.empty(segments.shape, np.float32)
     for i, found in enumerate(scores.reshape(n, n_samples).astype(np.float64)):
-        maps[i] = _ridge(_samples(n_samples, counts[i], seed), found, kernel_width, alpha)[segments[i]]
+        maps[i] = _ridge(shown_superpixels(n_samples, counts[i], seed), found, kernel_width, alpha)[segments[i]]
     return maps
 
 

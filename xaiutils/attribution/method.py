@@ -38,7 +38,9 @@ class Method:
 
     ``shift_invariant``: whether maps stay as they are, in values and pattern, when the same constant is added to all
     logits of a softmax, which changes no probability; at the default parameters. `is_shift_invariant` tells it of given
-    ones, by ``shift_invariant_by(parameters)`` where they decide.
+    ones, by ``shift_invariant_by(parameters)`` where they decide. Nothing is claimed of independent sigmoids, whose
+    probabilities change, nor of a constant in one member of a mean of models, which is explained by log p: there the
+    members' logits take relevance themselves.
 
     ``total(network, images, targets, batch_size, **parameters)``, where a method has it, returns what its map must sum
     to, ``(n,)``: completeness, which `xaiutils.attribution.completeness` checks.

@@ -1,18 +1,22 @@
 """RISE: the mean score of the image under random masks that show a pixel."""
 
 import math
+import warnings
 
 import numpy as np
 
 from xaiutils.attribution.baselines import FILLS, fill_images
+from xaiutils.attribution.map_warnings import MapWarning
 from xaiutils.attribution.method import SCORES, SEED, Method
 from xaiutils.graph.network import Network
 from xaiutils.graph.passes import batches, masked_scores
 from xaiutils.registry import Parameter
 
+_CLEAR = 5  # found on a detector of a blob, from chance hits to certain ones
+
 
 class RandomMasks:
-    """Masks ``(height, width)`` in [0, 1] by number; only the coarse grids and the shifts are kept.
+    """Masks ``(height, width)`` in [0, 1] by number; only the coarse ``grids`` and the ``shifts`` are kept.
 
     A grid of ``cells`` x ``cells`` is shown (1) with probability ``p1`` in each cell, enlarged bilinearly to
     (cells + 1) ceil(side / cells) pixels, and cut to the image at a random shift below one cell of its own.
@@ -20,16 +24,16 @@ class RandomMasks:
 
     def __init__(self, n_masks: int, cells: int, p1: float, height: int, width: int, seed: int):
         grids, shifts = (np.random.default_rng([seed, stream]) for stream in range(2))
-        self._grids = (grids.random((n_masks, cells, cells)) < p1).astype(np.float32)
+        self.grids = (grids.random((n_masks, cells, cells)) < p1).astype(np.float32)
         steps = [math.ceil(side / cells) for side in (height, width)]
-        self._shifts = shifts.integers(0, steps, (n_masks, 2))
+        self.shifts = shifts.integers(0, steps, (n_masks, 2))
         self._rows, self._columns = (
             _enlargements(side, cells, step) for side, step in zip((height, width), steps, strict=True)
         )
 
     def __call__(self, numbers: np.ndarray) -> np.ndarray:
-        rows, columns = self._rows[self._shifts[numbers, 0]], self._columns[self._shifts[numbers, 1]]
-        return rows @ self._grids[numbers] @ columns.transpose(0, 2, 1)
+        rows, columns = self._rows[self.shifts[numbers, 0]], self._columns[self.shifts[numbers, 1]]
+        return rows @ self.grids[numbers] @ columns.transpose(0, 2, 1)
 
 
 def _enlargements(side: int, cells: int, step: int) -> np.ndarray:
@@ -58,6 +62,10 @@ def rise(
     between pixels have a meaning. x under M is M x + (1 - M) fill. The paper multiplies the normalised image, where 0
     is the mean colour of the training images: about ``fill="grey"``; ``"black"`` multiplies the image itself. All
     images get the same masks, which are made for each batch.
+
+    Masks show some pixels more often than others, by chance, and a mean score that is large beside the differences
+    between masks draws that chance: where the probability is saturated, nearly 1 under almost every mask, the map peaks
+    anywhere. A `MapWarning` says so where sqrt(N) std_i S < 5 mean_i S; ``score="logit"`` or more masks help.
     """
     n, height, width = images.shape[:3]
     masks = RandomMasks(n_masks, cells, p1, height, width, seed)
@@ -70,10 +78,25 @@ def rise(
     fills = fill_images(images, fill)
     scores = masked_scores(network, images, fills, targets, members, shown, batch_size, score, "RISE")
     scores = scores.reshape(n_masks, n)
+    _warn_of_chance(scores, score)
     total = np.zeros(images.shape[:3])
     for part in batches(n_masks, batch_size, "RISE, sum"):
         total += np.tensordot(scores[part].T, masks(np.arange(part.start, part.stop)), 1)
     return (total / (n_masks * p1)).astype(np.float32)
+
+
+def _warn_of_chance(scores: np.ndarray, score: str) -> None:
+    """Warn (MapWarning) of images whose scores ``(n_masks, n)`` hardly differ between masks; see `rise`."""
+    spread, mean = np.sqrt(len(scores)) * scores.std(axis=0), np.abs(scores.mean(axis=0))
+    chance = int((spread < _CLEAR * mean).sum())
+    if chance:
+        cure = 'score="logit" or more n_masks' if score == "probability" else "more n_masks"
+        warnings.warn(
+            f"rise: for {chance} of {scores.shape[1]} images the {score} hardly differs between masks, so the map is "
+            f"mostly how often chance showed each pixel; use {cure}.",
+            MapWarning,
+            stacklevel=4,
+        )
 
 
 RISE = Method(
