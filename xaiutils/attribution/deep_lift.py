@@ -57,7 +57,7 @@ def deep_lift(
     - ``rule="reveal_cancel"``: where the activation follows a linear layer (or a batch norm folded into it), Dz is the
       sum Dz+ of that layer's positive contributions w_i Dx_i and Dz- of its negative ones. Each gets its own
       multiplier Dy+ / Dz+ and Dy- / Dz-, where Dy+ is the mean effect of adding Dz+ before and after Dz-, and Dy- the
-      rest. Activations behind anything else (an addition) are rescaled.
+      rest. Activations after anything else (an addition) are rescaled.
     - Products (gates, attention): both factors at the mean of image and baseline, so D(ab) = Da mean(b) + mean(a) Db
       (Shapley values of two factors).
     - Softmax p_i = exp(s_i - log sum exp(s)) and LayerNorm (x - mean) * rsqrt(var + epsilon): rescale rule and

@@ -33,7 +33,7 @@ def full_grad(network: Network, images: np.ndarray, targets: np.ndarray, batch_s
     """psi(x * dS/dx) + sum over steps with a grid of psi(b * dS/dy), summed over channels, enlarged bilinearly.
 
     psi takes the absolute value, then min-max to [0, 1] over all positions and channels of a step for each image, as
-    the authors do. Steps without a grid (Dense layers behind the pooling) count for completeness only; of tokens, the
+    the authors do. Steps without a grid (Dense layers after the pooling) count for completeness only; of tokens, the
     patch tokens are drawn. ``biases`` is "all", or "explicit" for the biases that layers hold (convolutions, Dense,
     batch norm): the same for a ReLU network whose input is not rescaled inside. A layer with a fused activation is one
     step.
@@ -90,7 +90,7 @@ def _decompose(
     """The target's logits, the input's share x * dS/dx, and for every step with a bias: the step, the number of its
     output, and the share b * dS/dy, in the output's shape."""
     found: list[tuple[Step, int, tf.Tensor, tf.Tensor]] = []
-    # A convolution without a bias and the batch norm behind it are one convolution with the norm's bias.
+    # A convolution without a bias and the batch norm after it are one convolution with the norm's bias.
     norms = {a: b for a, b in foldable_norms(network).items() if not a.operation.use_bias}
     biases_of: dict[Step, tf.Tensor] = {}
     with tf.GradientTape(watch_accessed_variables=False) as tape:

@@ -131,7 +131,7 @@ FAMILY_READINGS = {
     "regions": "positive",
 }
 
-SCORES = ("logit", "probability")  # of the target, that methods which hide pixels watch
+SCORES = ("logit", "probability")  # of the target, for methods that hide pixels
 
 # Parameters that mean the same wherever they occur.
 SEED = Parameter("seed", int, 0, "seed of the random draws", low=0)
