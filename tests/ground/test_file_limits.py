@@ -266,7 +266,7 @@ def test_a_decoder_that_dies_costs_one_file(tmp_path, monkeypatch):
     deadly = child.replace("    import pydicom\n", f"    if path == {str(bad)!r}: os.abort()\n    import pydicom\n", 1)
     assert deadly != child
     (tmp_path / "child.py").write_text(deadly)
-    monkeypatch.setattr(decoder_process, "_CHILD", tmp_path / "child.py")
+    monkeypatch.setattr(decoder_process, "CHILD_SCRIPT", tmp_path / "child.py")
     DECODER.close()
     with pytest.warns(UserWarning, match=r"1 of 8 files could not be read: 2\.dcm .*decoder died of it \(SIGABRT\)"):
         ds = xai.load_dataset("folder", "all", image_size=16, data_dir=tmp_path)
@@ -277,7 +277,7 @@ def test_a_decoder_that_dies_costs_one_file(tmp_path, monkeypatch):
 def test_a_decoder_that_hangs_is_ended(tmp_path, monkeypatch):
     child = (Path(decoder_process.__file__).parent / "decoder_child.py").read_text()
     (tmp_path / "child.py").write_text(child.replace("    import pydicom\n", "    import time; time.sleep(60)\n", 1))
-    monkeypatch.setattr(decoder_process, "_CHILD", tmp_path / "child.py")
+    monkeypatch.setattr(decoder_process, "CHILD_SCRIPT", tmp_path / "child.py")
     decoder, started = DecoderProcess(), time.monotonic()
     with pytest.raises(ValueError, match="not done after 0.5 s"):
         decoder.ask("dicom", tmp_path / "x.dcm", timeout=0.5)
@@ -289,7 +289,7 @@ def test_the_process_is_kept_and_imports_no_tensorflow(tmp_path):
     path = tmp_path / "x.dcm"
     path.write_bytes(dict(dicoms())["jls.dcm"])
     expected = read_dicom(path).pixels
-    first = DECODER._process.pid
+    first = DECODER.pid
     results = []
     threads = [threading.Thread(target=lambda: results.append(read_dicom(path).pixels)) for _ in range(6)]
     for thread in threads:
@@ -299,7 +299,7 @@ def test_the_process_is_kept_and_imports_no_tensorflow(tmp_path):
     assert len(results) == 6
     for found in results:
         np.testing.assert_array_equal(found, expected)
-    assert DECODER._process.pid == first
+    assert DECODER.pid == first
     maps = Path(f"/proc/{first}/maps")
     assert not maps.exists() or "tensorflow" not in maps.read_text()
     path.write_bytes(path.read_bytes()[:-100])
@@ -312,7 +312,7 @@ def test_the_process_ends_with_its_parent(tmp_path):
     code = (
         "import sys, runpy; from pathlib import Path\n"
         "decoder = runpy.run_path(sys.argv[2])['DECODER']; decoder.ask('dicom', Path(sys.argv[1]))\n"
-        "print(decoder._process.pid)"
+        "print(decoder.pid)"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "x.dcm"), decoder_process.__file__]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
@@ -333,7 +333,7 @@ def test_every_syntax_says_the_same(tmp_path):
     DECODER.close()
     read_dicom(tmp_path / "jpeg.dcm")
     read_dicom(tmp_path / "j2k.dcm")
-    assert DECODER._process is None
+    assert DECODER.pid is None
 
 
 def test_the_file_on_which_gdcm_aborts(kit):
@@ -391,7 +391,7 @@ def test_arguments_of_a_wrong_kind_are_told_at_once(tmp_path):
         ({"data_dir": 5}, "data_dir=5"),
         ({"data_dir": "a\0b"}, "data_dir"),
         ({"mask_pattern": 3}, "mask_pattern=3; expected a text"),
-        ({"window": [3]}, r"window=\(3,\); expected \[centre, width\]"),
+        ({"window": [3]}, r"window=\[3\]; expected \[centre, width\]"),
         ({"window": [1, -2]}, "window="),
         ({"frames": "all"}, "frames='all' is unknown"),
     ):

@@ -154,7 +154,7 @@ class ImageDataset:
 def _states(given: Any, masks: np.ndarray | None) -> np.ndarray:
     """The state of each image's evidence as an array of texts. Without one, an image whose mask is empty has none."""
     if given is None:
-        given = ["known" if mask.any() else "empty" for mask in masks]
+        given = ["known" if mask.any() else "empty" for mask in ([] if masks is None else masks)]
     states = np.array(given, dtype=str)
     if not np.isin(states, EVIDENCE).all():
         raise ValueError(

@@ -55,4 +55,4 @@ def picture_hash(image: np.ndarray) -> str:
     first = np.ascontiguousarray(image[..., 0])
     one = image.shape[-1] == 1 or image.strides[-1] == 0
     grey = one or ((image[..., 1] == first).all() and (image[..., 2] == first).all())
-    return hashlib.sha256(first if grey else np.ascontiguousarray(image)).hexdigest()
+    return hashlib.sha256((first if grey else np.ascontiguousarray(image)).data).hexdigest()

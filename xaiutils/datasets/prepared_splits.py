@@ -100,7 +100,7 @@ def _write(path: Path, array: np.ndarray) -> int:
     for start in range(0, len(array), _CHUNK):
         piece = np.ascontiguousarray(array[start : start + _CHUNK])
         kept[start : start + _CHUNK] = piece
-        check = zlib.crc32(piece, check)
+        check = zlib.crc32(piece.data, check)
     kept.flush()
     return check
 
@@ -109,7 +109,7 @@ def _read(path: Path, expected: int) -> np.ndarray:
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     check = 0
     for start in range(0, len(array), _CHUNK):
-        check = zlib.crc32(np.ascontiguousarray(array[start : start + _CHUNK]), check)
+        check = zlib.crc32(np.ascontiguousarray(array[start : start + _CHUNK]).data, check)
     if check != expected:
         raise ValueError(f"{path} is damaged")
     return array

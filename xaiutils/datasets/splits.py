@@ -67,7 +67,7 @@ def choose_split(records: list[Record], split: str, seed: int) -> list[Record]:
     """
     if split == "all":
         return records
-    stated = {r.split for r in records} - {None}
+    stated = {r.split for r in records if r.split is not None}
     labels = np.array([r.label for r in records])
     groups = [r.patient or r.id for r in records]
     if not stated:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from xaiutils.backend import keras
 from xaiutils.models import applications, augreg, dinov2, vit
@@ -168,7 +169,7 @@ def build_model(
     logits = layers.Dense(1000 if head == "imagenet" else n_classes, name="logits")(x)
     outputs = layers.Softmax(name="probabilities")(logits)
     model = keras.Model(inputs, outputs, name=name)
-    if weights == "imagenet":
+    if weights == "imagenet" and entry.load_weights is not None:
         entry.load_weights(model, head == "imagenet")
     elif weights is not None:
         _load_file(entry, model, Path(weights), head == "imagenet")
@@ -180,7 +181,7 @@ def load_model(path: str | Path) -> keras.Model:
     return keras.models.load_model(path)
 
 
-def _check_arguments(entry: ModelEntry, n_classes: object, image_size: object, weights: object, head: object) -> None:
+def _check_arguments(entry: ModelEntry, n_classes: Any, image_size: Any, weights: object, head: str) -> None:
     check_choice("head", head, HEADS)
     check_integer("n_classes", n_classes, 2, note=" (one logit for each class)")
     check_integer("image_size", image_size, 28)

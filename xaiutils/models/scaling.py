@@ -34,18 +34,18 @@ def centred_bgr(images: keras.KerasTensor) -> keras.KerasTensor:
 
 
 @keras.saving.register_keras_serializable("xaiutils")
-class ReverseChannels(layers.Layer):
+class ReverseChannels(keras.layers.Layer):
     """RGB to BGR: the last axis in reverse order; the shape stays."""
 
-    def call(self, x):
+    def call(self, x: Any) -> Any:
         return x[..., ::-1]
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         return input_shape
 
 
 @keras.saving.register_keras_serializable("xaiutils")
-class ZNorm(layers.Layer):
+class ZNorm(keras.layers.Layer):
     """Gives each channel of each image the mean and the deviation over ImageNet: images in [0, 255] to images of about
     that range, which a network's own scaling follows.
 
@@ -55,19 +55,19 @@ class ZNorm(layers.Layer):
     one grey value counts as one: a channel without contrast becomes flat, not noise.
     """
 
-    def call(self, x):
+    def call(self, x: Any) -> Any:
         mean = ops.mean(x, axis=(1, 2), keepdims=True)
         centred = x - mean
         # sqrt has no derivative at 0: the maximum stands inside.
         deviation = ops.sqrt(ops.maximum(ops.mean(ops.square(centred), axis=(1, 2), keepdims=True), 1.0))
         return centred / deviation * (255 * ops.array(_DEVIATION, x.dtype)) + 255 * ops.array(_MEAN, x.dtype)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         return input_shape
 
 
 def with_z_norm(model: keras.Model) -> keras.Model:
-    """The same flat model and weights, with `ZNorm` as layer ``z_norm`` right behind its input."""
+    """The same flat model and weights, with `ZNorm` as layer ``z_norm`` right after its input."""
 
     def call(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
         first = args[0] if args else None

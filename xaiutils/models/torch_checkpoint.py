@@ -11,9 +11,9 @@ import pickle
 import pickletools
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import numpy as np
 
@@ -35,7 +35,8 @@ _STORAGES = {
 class _Storage:
     dtype: np.dtype
     size: int
-    data: np.ndarray | None = None
+    data: np.ndarray = field(default_factory=lambda: np.zeros(0))  # not there yet
+    read: bool = False
 
 
 @dataclass
@@ -118,8 +119,8 @@ def _read(file: mmap.mmap, raw: np.ndarray) -> dict[str, np.ndarray]:
         start, position = position + 8, position + 8 + count * storage.dtype.itemsize
         if position > len(raw):
             raise ValueError(f"it is cut off in storage {str(key)[:40]!r}")
-        storage.data = raw[start:position].view(storage.dtype)
-    if any(storage.data is None for storage in storages.values()):
+        storage.data, storage.read = raw[start:position].view(storage.dtype), True
+    if not all(storage.read for storage in storages.values()):
         raise ValueError("it has tensors without data")
     return {name: tensor.numpy() for name, tensor in state.items()}
 
@@ -128,10 +129,10 @@ def _load(file: mmap.mmap, storages: dict[str, _Storage]) -> Any:
     """The next pickle, after a look through its operations: a memo index of four billion alone takes 32 GB, and a tuple
     of one tuple twice, forty times over, has a hash that is never done. So no tuple is used twice."""
     start, before, tuples = file.tell(), "", set()
-    for n, (operation, argument, _) in enumerate(pickletools.genops(file)):
+    for n, (operation, argument, _) in enumerate(pickletools.genops(cast(IO[bytes], file))):
         name = operation.name
         puts, gets = name.endswith("PUT"), name.endswith("GET")
-        if n > _OPERATIONS or (puts and argument > _OPERATIONS):
+        if n > _OPERATIONS or (puts and (argument or 0) > _OPERATIONS):
             raise ValueError("its pickles are larger than those of a state dict")
         if name in _UNUSED or (gets and argument in tuples):
             raise ValueError("its pickles are not those of a state dict")

@@ -11,6 +11,7 @@ models with Google's weights use it. It differs from the exact function by less 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from xaiutils.backend import keras
 from xaiutils.models import scaling
@@ -86,7 +87,7 @@ def vit_backbone(config: ViTConfig, image_size: int) -> tuple[keras.KerasTensor,
     return inputs, layers.LayerNormalization(epsilon=config.epsilon, name="norm")(x)
 
 
-def _block(x, config: ViTConfig, name: str):
+def _block(x: Any, config: ViTConfig, name: str) -> Any:
     y = layers.LayerNormalization(epsilon=config.epsilon, name=f"{name}_norm1")(x)
     y, _ = SelfAttention(config.heads, name=f"{name}_attention")(y)
     y = LayerScale(name=f"{name}_scale1")(y) if config.layer_scale else y
@@ -100,72 +101,72 @@ def _block(x, config: ViTConfig, name: str):
 
 
 @keras.saving.register_keras_serializable("xaiutils")
-def gelu_tanh(x):
+def gelu_tanh(x: Any) -> Any:
     """GELU by its tanh approximation (Hendrycks & Gimpel 2016)."""
     return keras.activations.gelu(x, approximate=True)
 
 
 @keras.saving.register_keras_serializable("xaiutils")
-class LayerScale(layers.Layer):
+class LayerScale(keras.layers.Layer):
     """Multiplies every token's values by one learned vector ``(width,)``."""
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple[int, ...]) -> None:
         self.factors = self.add_weight(shape=(input_shape[-1],), initializer="ones", name="factors")
 
-    def call(self, x):
+    def call(self, x: Any) -> Any:
         return x * self.factors
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         return input_shape
 
 
 @keras.saving.register_keras_serializable("xaiutils")
-class ClassToken(layers.Layer):
+class ClassToken(keras.layers.Layer):
     """Prepends one learned token: ``(n, tokens, width)`` to ``(n, 1 + tokens, width)``."""
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple[int, ...]) -> None:
         self.token = self.add_weight(shape=(1, 1, input_shape[-1]), initializer="zeros", name="token")
 
-    def call(self, x):
+    def call(self, x: Any) -> Any:
         token = ops.broadcast_to(self.token, (ops.shape(x)[0], 1, x.shape[-1]))
         return ops.concatenate([token, x], axis=1)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         return (input_shape[0], input_shape[1] + 1, input_shape[2])
 
 
 @keras.saving.register_keras_serializable("xaiutils")
-class PositionEmbedding(layers.Layer):
+class PositionEmbedding(keras.layers.Layer):
     """Adds one learned vector to every token."""
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple[int, ...]) -> None:
         normal = keras.initializers.TruncatedNormal(stddev=0.02)
         self.positions = self.add_weight(shape=(1, *input_shape[1:]), initializer=normal, name="positions")
 
-    def call(self, x):
+    def call(self, x: Any) -> Any:
         return x + self.positions
 
 
 @keras.saving.register_keras_serializable("xaiutils")
-class SelfAttention(layers.Layer):
+class SelfAttention(keras.layers.Layer):
     """Multi-head self-attention written out, because attribution reads its probabilities and their gradients.
 
     Returns tokens ``(n, tokens, width)`` and the softmax probabilities ``(n, heads, tokens, tokens)`` from which the
     tokens were computed (rows: queries, columns: keys).
     """
 
-    def __init__(self, heads: int, **kwargs):
+    def __init__(self, heads: int, **kwargs: Any):
         super().__init__(**kwargs)
         self.heads = heads
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple[int, ...]) -> None:
         width = input_shape[-1]
         for part in ("query", "key", "value", "out"):
             dense = layers.Dense(width, name=part)
             dense.build(input_shape)
             setattr(self, part, dense)
 
-    def call(self, x):
+    def call(self, x: Any) -> Any:
         def split(y):  # (n, tokens, width) -> (n, heads, tokens, width / heads)
             y = ops.reshape(y, (-1, y.shape[1], self.heads, y.shape[2] // self.heads))
             return ops.transpose(y, (0, 2, 1, 3))
@@ -176,20 +177,20 @@ class SelfAttention(layers.Layer):
         mixed = ops.transpose(ops.matmul(probabilities, value), (0, 2, 1, 3))
         return self.out(ops.reshape(mixed, (-1, x.shape[1], x.shape[2]))), probabilities
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
         n, tokens, _ = input_shape
         return input_shape, (n, self.heads, tokens, tokens)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "heads": self.heads}
 
 
 @keras.saving.register_keras_serializable("xaiutils")
-class TakeClassToken(layers.Layer):
+class TakeClassToken(keras.layers.Layer):
     """The first token: ``(n, tokens, width)`` to ``(n, width)``."""
 
-    def call(self, x):
+    def call(self, x: Any) -> Any:
         return x[:, 0]
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         return (input_shape[0], input_shape[2])

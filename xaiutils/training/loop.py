@@ -60,11 +60,22 @@ def fit(
     scale_loss: bool = False,
     after_epoch: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> None:
-    """Train ``head`` after ``body`` (None: the inputs are what the head takes), by one recipe without its ``then``.
+    """Train ``head`` after ``body`` by one recipe without its ``then``.
 
-    ``part`` is the model whose weights are kept in ``state``, which is carried on: rows are added to its history, and
-    where it is in the middle of this stage, ``checkpoint`` is read. ``after_epoch`` gets each row, may add to it, and
-    may raise `StopTraining`.
+    Args:
+        body: of which the recipe's ``last_layers`` train; None: the inputs are what the head takes.
+        head: up to the logits; all of it trains.
+        part: the model whose weights are kept in ``state``.
+        train, val: inputs and labels; the inputs are images, or with ``recipe.frozen`` features.
+        recipe: its ``batch_size`` must be given.
+        seed: of the order of images, augmentation, mixup and dropout.
+        state: is carried on: rows are added to its history, and where it is in the middle of this stage,
+            ``checkpoint`` is read.
+        auc: whether val_auc is measured.
+        checkpoint: where and how often the state is written; None: nowhere.
+        strategy: of several devices, which ``body`` and ``head`` were made on.
+        scale_loss: for training in float16.
+        after_epoch: gets each row, may add to it, and may raise `StopTraining`.
     """
     # Batches of one size, so that the step is compiled once: each epoch leaves out a random remainder.
     batch_size = min(recipe.batch_size, len(train.y))
@@ -82,7 +93,7 @@ def fit(
     variables = [*(v for m in (body, head) if m is not None for v in m.variables), *optimizer.variables]
     probe = np.asarray(val.x[: 8 * recipe.batch_size], np.float32).mean(axis=0) if recipe.frozen else np.zeros(0)
     others = Variables(np.random.default_rng(seed), variables, probe)
-    if state.epoch:
+    if state.epoch and checkpoint is not None:
         load_variables(checkpoint.path, others)
     saved = time.monotonic()
     before = len(state.rows) - state.epoch
@@ -190,10 +201,10 @@ def compiled(
             value *= share
             scaled = optimizer.scale_loss(value)
         found = [(g, v) for g, v in zip(tape.gradient(scaled, trained), trained, strict=True) if g is not None]
-        gradients, variables = zip(*found, strict=True)
+        gradients, variables = [g for g, _ in found], [v for _, v in found]
         if replicas > 1:  # Keras adds them up once it has clipped them; here they are added before, and again there
-            gradients = [g / replicas for g in context.all_reduce(tf.distribute.ReduceOp.SUM, list(gradients))]
-        optimizer.apply(list(gradients), list(variables))
+            gradients = [g / replicas for g in context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)]
+        optimizer.apply(gradients, variables)
         return value, share * tf.reduce_mean(tf.cast(tf.argmax(logits, axis=1) == y, tf.float32))
 
     @tf.function(input_signature=[batch, tf.TensorSpec([None], tf.int64)], autograph=False)

@@ -119,33 +119,31 @@ def train(
         if resume and checkpoint.path.exists():
             state = load_state(checkpoint.path, about)
     before = sum(row["seconds"] for row in state.rows)
-    run = _Run(model, train_ds, val_ds, seed, folder, checkpoint, strategy, precision, tuple(callbacks))
+    runner = _StageRunner(model, train_ds, val_ds, seed, folder, checkpoint, strategy, precision, tuple(callbacks))
     for number in range(state.stage, len(stages)):
         if number > state.stage:
             state = _begin_stage(number, stages, state, model)
         try:
-            run.stage(replace(stages[number], dropout=dropouts[number]), state, _watches(stages, "val_auc"))
+            runner.train_stage(replace(stages[number], dropout=dropouts[number]), state, _watches(stages, "val_auc"))
         except StopTraining as stop:
             stopped = str(stop) or "a callback"
             break
     stage = stages[state.stage]
     if folder is not None and stage.also_keep:
-        _save_other(model, stage, state, folder / f"model_by_{stage.also_keep}.keras")
+        _trained_part(model, stage).set_weights(state.kept[stage.also_keep].weights)
+        _save(model, folder / f"model_by_{stage.also_keep}.keras")
     _trained_part(model, stage).set_weights(state.kept[stage.monitor].weights)
     history = _history(state, stage, warnings, stopped)
     history.attrs |= {"recipe": asdict(chained(stages)), "seconds": before + time.monotonic() - start}
     if folder is not None:
-        for suffix in formats:
-            _save(model, folder / f"model{suffix}")
-        replace_file(folder / "history.csv", lambda path: history.to_csv(path, index=False))
-        (folder / _STATE).unlink(missing_ok=True)
+        _write(model, history, folder, formats)
     for callback in callbacks:
         callback.on_train_end(history)
     return history
 
 
 @dataclass(frozen=True)
-class _Run:
+class _StageRunner:
     """What all stages of one call share."""
 
     model: keras.Model
@@ -158,7 +156,7 @@ class _Run:
     precision: str
     callbacks: tuple[Callback, ...]
 
-    def stage(self, recipe: Recipe, state: State, auc: bool) -> None:
+    def train_stage(self, recipe: Recipe, state: State, auc: bool) -> None:
         """Train by one recipe without its ``then``, carrying on ``state``."""
         train_ds, val_ds = self.train_ds, self.val_ds
         part = _trained_part(self.model, recipe)
@@ -268,9 +266,12 @@ def _trained_part(model: keras.Model, recipe: Recipe) -> keras.Model:
     return split_at_features(model)[1] if recipe.frozen else _to_logits(model)
 
 
-def _save_other(model: keras.Model, stage: Recipe, state: State, path: Path) -> None:
-    _trained_part(model, stage).set_weights(state.kept[stage.also_keep].weights)
-    _save(model, path)
+def _write(model: keras.Model, history: pd.DataFrame, folder: Path, formats: Iterable[str]) -> None:
+    """The files of a run that has ended; its state goes last."""
+    for suffix in formats:
+        _save(model, folder / f"model{suffix}")
+    replace_file(folder / "history.csv", lambda path: history.to_csv(path, index=False))
+    (folder / _STATE).unlink(missing_ok=True)
 
 
 def _save(model: keras.Model, path: Path) -> None:

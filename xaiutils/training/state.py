@@ -1,7 +1,7 @@
 """The state of a run at the end of an epoch, in one file: what a cut run needs to go on as if nothing had happened."""
 
+import hashlib
 import json
-import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -52,7 +52,7 @@ def fingerprint(stages: Sequence[Any], datasets: Any, **others: Any) -> dict[str
     for number, stage in enumerate(stages):
         prefix = f"stage {number + 1} " if number else ""
         recipes |= {f"{prefix}{name}": value for name, value in asdict(stage).items()}
-    data = [zlib.crc32("\n".join([*ds.ids, *map(str, ds.labels)]).encode()) for ds in datasets]
+    data = [hashlib.sha256("\n".join([*ds.ids, *map(str, ds.labels)]).encode()).hexdigest()[:16] for ds in datasets]
     return recipes | others | {"training images": data[0], "validation images": data[1]}
 
 
@@ -66,7 +66,7 @@ def save_state(path: Path, state: State, about: dict[str, Any], others: Variable
         "rows": state.rows,
         "kept": {name: [kept.score, kept.epoch] for name, kept in state.kept.items()},
     }
-    arrays = {f"variable {i}": np.asarray(v) for i, v in enumerate(others.variables)}
+    arrays: dict[str, Any] = {f"variable {i}": np.asarray(v) for i, v in enumerate(others.variables)}
     for name, kept in state.kept.items():
         arrays |= {f"{name} {i}": w for i, w in enumerate(kept.weights)}
     replace_file(path, lambda temporary: np.savez(temporary, text=json.dumps(text), probe=others.probe, **arrays))

@@ -224,7 +224,7 @@ def _evidence(annotation: dict, image: dict) -> Evidence:
         return Unreadable(f"its annotation {str(annotation.get('id'))[:40]}: {explain(error)}")
 
 
-def _whole(number: object) -> int:
+def _whole(number: Any) -> int:
     if not is_integer(number):
         raise ValueError(f"the run length {str(number)[:40]} is no whole number")
     return number

@@ -3,7 +3,7 @@
 Positions are fractions of the field, so the same anatomy scales with the image.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import fft, ndimage
@@ -93,5 +93,5 @@ def _power_law_field(rng, size, beta):
 
 
 def _mirrored(anatomy):
-    values = {f.name: getattr(anatomy, f.name) for f in fields(anatomy)}
-    return Anatomy(**{k: v[:, ::-1] if isinstance(v, np.ndarray) else v for k, v in values.items()})
+    turned = {name: value[:, ::-1] for name, value in vars(anatomy).items() if isinstance(value, np.ndarray)}
+    return replace(anatomy, **turned)

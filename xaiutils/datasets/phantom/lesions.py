@@ -73,7 +73,7 @@ def draw_mass(rng: np.random.Generator, radius: float, malignant: bool) -> MassS
     if malignant:
         orders = np.arange(2, 13)
         amplitudes = rng.uniform(0.10, 0.16) * orders**-0.75 * rng.uniform(0.6, 1.4, len(orders))
-        margin, spicules = rng.uniform(1.5, 2.5), rng.integers(12, 25)
+        margin, spicules = rng.uniform(1.5, 2.5), int(rng.integers(12, 25))
     else:
         orders = np.array([2, 3])
         amplitudes = np.array([rng.uniform(0, 0.18), rng.uniform(0, 0.05)])

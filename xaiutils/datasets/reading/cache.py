@@ -80,8 +80,9 @@ def _write(path: Path, pixels: np.ndarray, mask: np.ndarray | None, facts: dict[
 def _read(path: Path) -> tuple[np.ndarray, np.ndarray | None, dict[str, Any]]:
     with Image.open(path) as image:
         image.load()
-        array, facts, mode = np.asarray(image), image.text["facts"], image.mode
-        if image.text["checksum"] != _checksum(array, facts):
+        text: dict[Any, Any] = image.info  # a PNG's texts
+        array, facts, mode = np.asarray(image), text["facts"], image.mode
+        if text["checksum"] != _checksum(array, facts):
             raise ValueError(f"{path} is damaged")
     if mode in ("LA", "RGBA"):
         pixels = array[..., 0] if mode == "LA" else array[..., :3]

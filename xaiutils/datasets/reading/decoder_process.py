@@ -12,12 +12,12 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from xaiutils import file_limits
 
 TIMEOUT = 120.0  # seconds for a file
-_CHILD = Path(__file__).with_name("decoder_child.py")
+CHILD_SCRIPT = Path(__file__).with_name("decoder_child.py")
 
 
 class DecoderProcess:
@@ -28,6 +28,11 @@ class DecoderProcess:
         self._process: subprocess.Popen | None = None
         self._owner = 0
 
+    @property
+    def pid(self) -> int | None:
+        """The number of the running process, None where there is none."""
+        return None if self._process is None else self._process.pid
+
     def ask(self, task: str, path: Path, timeout: float | None = None) -> tuple[dict[str, Any], bytes]:
         """The head and the bytes of the child's answer. Raises ValueError: it refuses the file, dies of it, or takes
         more than ``timeout`` seconds (None: `TIMEOUT`)."""
@@ -35,7 +40,12 @@ class DecoderProcess:
         with self._lock:
             process = self._running()
             late = threading.Event()
-            timer = threading.Timer(timeout, lambda: (late.set(), process.kill()))
+
+            def end() -> None:
+                late.set()
+                process.kill()
+
+            timer = threading.Timer(timeout, end)
             timer.start()
             try:
                 head, data = _exchange(process, {"task": task, "path": str(Path(path).absolute())})
@@ -59,7 +69,7 @@ class DecoderProcess:
         if self._process is None or self._process.poll() is not None:
             self._stop()
             self._process = subprocess.Popen(
-                [sys.executable, "-P", str(_CHILD)],
+                [sys.executable, "-P", str(CHILD_SCRIPT)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -71,7 +81,7 @@ class DecoderProcess:
         process, self._process = self._process, None
         if process is None or self._owner != os.getpid():
             return None
-        for pipe in (process.stdin, process.stdout):
+        for pipe in _pipes(process):
             with contextlib.suppress(OSError):
                 pipe.close()
         try:
@@ -86,16 +96,22 @@ class DecoderProcess:
             self._stop()
 
 
+def _pipes(process: subprocess.Popen) -> tuple[IO[bytes], IO[bytes]]:
+    """Its input and its output, both of which were asked for."""
+    return cast(IO[bytes], process.stdin), cast(IO[bytes], process.stdout)
+
+
 def _exchange(process: subprocess.Popen, request: dict[str, str]) -> tuple[dict[str, Any], bytes]:
-    process.stdin.write(json.dumps(request).encode() + b"\n")
-    process.stdin.flush()
-    line = process.stdout.readline(2**16)
+    to_child, from_child = _pipes(process)
+    to_child.write(json.dumps(request).encode() + b"\n")
+    to_child.flush()
+    line = from_child.readline(2**16)
     if not line.endswith(b"\n"):
         raise EOFError
     head = json.loads(line)
     if head["bytes"] > file_limits.MAX_FILE_BYTES:
         raise ValueError("an answer of that size is none")
-    data = process.stdout.read(head["bytes"])
+    data = from_child.read(head["bytes"])
     if len(data) != head["bytes"]:
         raise EOFError
     return head, data

@@ -248,7 +248,7 @@ def _by_gdcm(path: Path) -> np.ndarray:
 def _whole(ds: pydicom.Dataset, name: str, missing: int | None = None) -> int:
     value = ds.get(name, missing)
     try:
-        return int(value) if value is not None else int(missing)
+        return int(missing if value is None else value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
         raise ValueError(f"its header says {name} {str(value)[:40]!r}") from None
 

@@ -7,7 +7,7 @@ raises, and the image's evidence is *unknown*.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -67,7 +67,7 @@ def check_outline(points: np.ndarray, frame: tuple[int, int]) -> tuple[np.ndarra
     return inside, bool((inside != points).any())
 
 
-def check_frame(height: object, width: object) -> tuple[int, int]:
+def check_frame(height: Any, width: Any) -> tuple[int, int]:
     """The size that annotations state for their picture as integers. Raises ValueError."""
     try:
         frame = int(height), int(width)

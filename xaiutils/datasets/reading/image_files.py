@@ -4,10 +4,11 @@
 fills. Floats, signed integers and 32-bit integers have no range of their own: they need a window.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -85,6 +86,11 @@ def open_image(path: str | Path, frames: str = "refuse") -> Iterator[Image.Image
             yield image
 
 
+def _tags(image: Image.Image) -> Mapping[int, Any]:
+    """Of a TIFF file; none of others."""
+    return getattr(image, "tag_v2", {})
+
+
 def _pictures_in(image: Image.Image) -> int:
     """Of a TIFF file, smaller copies of the same picture do not count."""
     n = getattr(image, "n_frames", 1)
@@ -93,7 +99,7 @@ def _pictures_in(image: Image.Image) -> int:
     own = 0
     for i in range(min(n, 1000)):
         image.seek(i)
-        own += i == 0 or not int(image.tag_v2.get(_SUBFILE, 0)) & _SMALLER_OR_MASK
+        own += i == 0 or not int(_tags(image).get(_SUBFILE, 0)) & _SMALLER_OR_MASK
     image.seek(0)
     return own
 
@@ -132,7 +138,7 @@ def read_picture(path: str | Path, bit_depth: int = 16, window: Sequence[float] 
 
 def _kind(image: Image.Image) -> str:
     """The type of grey values that are more than 8 unsigned bits; empty for all others."""
-    tags = getattr(image, "tag_v2", {})
+    tags = _tags(image)
     bits, sample = int((tags.get(_BITS) or (8,))[0]), int((tags.get(_SAMPLE) or (1,))[0])
     if image.mode == "F":
         return "float32"
@@ -149,7 +155,7 @@ def _values(image: Image.Image) -> np.ndarray:
         array = array.astype(np.uint8).view(np.int8)
     elif kind == "uint32":
         array = array.astype(np.int64) & 0xFFFFFFFF
-    if image.format == "TIFF" and kind and image.tag_v2.get(_WHITE_IS, 1) == 0:  # Pillow turns 8 bits over, not more
+    if image.format == "TIFF" and kind and _tags(image).get(_WHITE_IS, 1) == 0:  # Pillow turns 8 bits over, not more
         if kind != "uint16":
             raise ValueError(f"it is a TIFF file of {kind} in which 0 is white, which is not read")
         array = 65535 - array.astype(np.int64)

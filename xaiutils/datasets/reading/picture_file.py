@@ -148,7 +148,7 @@ def _prepare(source: PictureFile, image_size: int) -> tuple[np.ndarray, np.ndarr
     centre = 0.0 if how.align and how.region != "roi" else 0.5  # the chest wall at the very edge
     fitted = None if mask is None else fit_mask(mask, image_size, how.keep_aspect, centre)
     if mask is not None:
-        facts["lesion_lost"] = bool(marked and not fitted.any())
+        facts["lesion_lost"] = bool(marked and fitted is not None and not fitted.any())
     return fit_image(eight_bit, image_size, how.keep_aspect, centre), fitted, facts
 
 
