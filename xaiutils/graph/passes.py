@@ -195,20 +195,34 @@ def masked_scores(
     Returns float32 ``(len(members),)``.
     """
     height, width = images.shape[1:3]
-    grid: Sequence[int | None] = (None, None)
-    at = None
-    if place is not None and not place.covers(sizes := masks(slice(0, 1)).shape[1:], (height, width)):
-        at, grid = place, sizes
+    grid = (0, 0) if place is None else masks(slice(0, 1)).shape[1:]
+    run = _mixing(network, score, scale, (height, width), grid, place)
+    fills = np.broadcast_to(fills, (len(images), height, width, 3))
+    result = np.empty(len(members), np.float32)
+    for batch in batches(len(members), batch_size, title):
+        # A batch holds many copies of few images; only these few are handed over.
+        few, member = np.unique(members[batch], return_inverse=True)
+        given = images[few], fills[few].astype(np.float32), targets[few], member.astype(np.int32)
+        result[batch] = run(*given, masks(batch).astype(np.float32, copy=False)).numpy()
+    return result
+
+
+def _mixing(
+    network: Network, score: str, scale: bool, size: tuple[int, int], grid: tuple[int, int], place: Place | None
+) -> Callable[..., tf.Tensor]:
+    """The compiled function of `masked_scores` for masks of ``grid`` cells, from one batch of few images."""
+    at = None if place is None or place.covers(grid, size) else place
 
     def build():
-        image, any_size = network.image_spec, tf.TensorSpec([None, *grid], tf.float32)
+        image = network.image_spec
+        mask_spec = tf.TensorSpec([None, *((None, None) if at is None else grid)], tf.float32)
 
-        @tf.function(input_signature=[image, image, _TARGETS, _TARGETS, any_size], autograph=False)
+        @tf.function(input_signature=[image, image, _TARGETS, _TARGETS, mask_spec], autograph=False)
         def run(image, fill, target, member, mask):
             if at is None:
                 mask, inside = tf.image.resize(mask[..., None], tf.shape(image)[1:3])[..., 0], np.ones((), np.float32)
             else:
-                mask, inside = extended(mask, (height, width), at)
+                mask, inside = extended(mask, size, at)
             if scale:
                 low = tf.reduce_min(mask, axis=(1, 2), keepdims=True)
                 mask = tf.math.divide_no_nan(mask - low, tf.reduce_max(mask, axis=(1, 2), keepdims=True) - low)
@@ -218,16 +232,8 @@ def masked_scores(
 
         return run
 
-    key = ("masked scores", score, scale) if at is None else ("masked scores", score, scale, at, *grid, height, width)
-    run = network.compiled(key, build)
-    fills = np.broadcast_to(fills, (len(images), height, width, 3))
-    result = np.empty(len(members), np.float32)
-    for batch in batches(len(members), batch_size, title):
-        # A batch holds many copies of few images; only these few are handed over.
-        few, member = np.unique(members[batch], return_inverse=True)
-        given = images[few], fills[few].astype(np.float32), targets[few], member.astype(np.int32)
-        result[batch] = run(*given, masks(batch).astype(np.float32, copy=False)).numpy()
-    return result
+    key = ("masked scores", score, scale) if at is None else ("masked scores", score, scale, at, *grid, *size)
+    return network.compiled(key, build)
 
 
 def scores_of(
