@@ -71,7 +71,7 @@ pack: $(READY)
 	$(BIN)/python -m xaiutils.batch.pack $(call quoted,RUN) $(if $(INCLUDE),--include $(INCLUDE))
 
 test: $(READY)
-	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 # Two test processes share the cores: threads that wait in OpenMP's or BLAS' barriers would only take time from them.
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 

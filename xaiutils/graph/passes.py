@@ -192,6 +192,8 @@ def masked_scores(
     ``masks(batch)`` makes the masks ``(batch, rows, columns)`` of a slice of k, of any resolution; smaller ones are
     enlarged bilinearly, to their ``place`` or else to the whole image. ``scale``: each is then scaled to [0, 1], a
     constant one to 0. Outside of its place a mask is 0. ``fills`` is ``(n, height, width, 3)`` or broadcastable to it.
+    ``score`` is that of `class_scores`, ``title`` of the progress bar.
+
     Returns float32 ``(len(members),)``.
     """
     height, width = images.shape[1:3]

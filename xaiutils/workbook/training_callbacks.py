@@ -82,15 +82,16 @@ class AttributionCallback(Callback):
         self._writer: Any = None  # of TensorBoard, once there is something to write
 
     def on_epoch_end(self, epoch: int, model: keras.Model, row: dict[str, Any]) -> None:
-        measured = self._masks is not None and self._masks.any()
+        masks = self._masks
+        measured = masks is not None and masks.any()
         if measured:
             row |= {f"outside_{name}": np.nan for name in self._methods}
         if (epoch - 1) % self._every:
             return
         ds = self._ds
         maps = explain_all(model, ds.images, ds.labels, list(self._methods), self._batch_size, self._parameters)
-        for name, found in maps.items() if measured else ():
-            inside = RELEVANCE_MASS.compute(Case(read_maps(found, self._readings[name]), self._masks))
+        for name, found in maps.items() if masks is not None and measured else ():
+            inside = RELEVANCE_MASS.compute(Case(read_maps(found, self._readings[name]), masks))
             if np.isfinite(inside).any():
                 row[f"outside_{name}"] = float(1 - np.nanmean(inside))
         figure = attribution_grid(
