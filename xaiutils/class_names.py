@@ -1,4 +1,4 @@
-"""What the names of classes say: which of two is looked for, and that each is a text."""
+"""What the names of classes say: which of two is to be detected, and that each is a text."""
 
 import re
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ _HEALTH = (
 _HEALTHY = ("normal", "health", "gesund", "sano", "sana", "sain", "saud")
 _FINDING = ("finding", "befund", "lesion", "läsion", "lésion", "tumo", "mass", "nodul", "calcif", "abnorm", "disease")
 _FEW_IMAGES = 5
-# Whole names that say which is looked for only as a pair; AD and CN: Alzheimer's disease, cognitively normal.
+# Whole names that say which is to be detected only as a pair; AD and CN: Alzheimer's disease, cognitively normal.
 _PAIRS = {"ill": "well", "ad": "cn", "true": "false", "yes": "no", "y": "n", "pos": "neg", "case": "control"}
 _NOT = ("no", "non", "not", "kein", "keine", "nicht", "without", "ohne", "sin", "sans", "senza", "sem")
 _NOT_BEFORE = ("free", "frei", "negative", "negativ", "neg", "absent")
@@ -64,10 +64,10 @@ def says_healthy(name: str) -> bool:
 
 
 def positive_class(names: Sequence[str], given: str = "") -> tuple[int | None, str]:
-    """The class that is looked for: its number, and a sentence that says why it is that one.
+    """The class that is to be detected: its number, and a sentence that says why it is that one.
 
     ``given`` names it; else, of two, pairs such as yes and no or names that speak of disease decide (see
-    `says_disease`), else it is the last; of more there is none. Raises ValueError for a name that is no class.
+    `says_disease`), else it is the last; of more there is none. Raises ValueError for a name that is not a class.
     """
     if given:
         if given not in names:
@@ -92,7 +92,7 @@ def positive_class(names: Sequence[str], given: str = "") -> tuple[int | None, s
 
 
 def doubtful_names(names: Sequence[str], counts: Sequence[int]) -> list[str]:
-    """Sentences on classes that were hardly meant: joined by separators, of very few images, or alike but for case,
+    """Sentences on classes that were hardly meant: joined by separators, of very few images, or alike except for case,
     blanks or a number's form."""
     said = []
     joined = [name for name in names if re.search(r"\S\s*[|;,/]\s*\S", name)]
@@ -123,7 +123,7 @@ def check_class_names(names: Sequence[object], option: str = "classes") -> list[
     for name in names:
         if isinstance(name, bool) or not isinstance(name, str | int):
             raise TypeError(
-                f"{option} holds {name!r}, which is no text: names are written in quotes, such as 'no' or '1.0'."
+                f"{option} holds {name!r}, which is not a text: names are written in quotes, such as 'no' or '1.0'."
             )
     texts = [str(name) for name in names]
     if len(set(texts)) < len(texts):

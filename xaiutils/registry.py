@@ -36,7 +36,7 @@ def check_choice(name: str, value: object, allowed: Iterable[str]) -> None:
 
 
 def is_integer(value: object) -> bool:
-    """Whether ``value`` is a whole number by type, Python's or NumPy's; True and False are none."""
+    """Whether ``value`` is a whole number by type, Python's or NumPy's; True and False are not."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 

@@ -28,7 +28,7 @@ def counted(n: int, one: str, several: str = "") -> str:
 
 
 def drawn(text: object) -> str:
-    """For matplotlib: dollars are no mathematics, and a leading underscore does not hide a curve from its legend.
+    """For matplotlib: dollars do not begin mathematics, and a leading underscore does not hide a curve from its legend.
 
     Line ends stay: captions are broken into lines by their writers.
     """

@@ -1,4 +1,4 @@
-"""YAML whose anchors, depth and length are looked at before anything is built from it.
+"""YAML whose anchors, depth and length are checked before anything is built from it.
 
 A kilobyte of anchors can stand for a billion texts, and a cycle for endlessly many.
 """
@@ -53,7 +53,7 @@ def load_yaml(
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from error
     except (ValueError, TypeError, OverflowError, RecursionError, KeyError, IndexError, AttributeError) as error:
-        raise ValueError(explain(error)) from error  # PyYAML's own, of dates, numbers and keys that are none
+        raise ValueError(explain(error)) from error  # PyYAML's own, of malformed dates, numbers and keys
 
 
 def _keep_texts(node: yaml.Node, texts: Collection[str], is_text: bool) -> None:

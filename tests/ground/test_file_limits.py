@@ -268,7 +268,7 @@ def test_a_decoder_that_dies_costs_one_file(tmp_path, monkeypatch):
     (tmp_path / "child.py").write_text(deadly)
     monkeypatch.setattr(decoder_process, "CHILD_SCRIPT", tmp_path / "child.py")
     DECODER.close()
-    with pytest.warns(UserWarning, match=r"1 of 8 files could not be read: 2\.dcm .*decoder died of it \(SIGABRT\)"):
+    with pytest.warns(UserWarning, match=r"1 of 8 files could not be read: 2\.dcm .*decoder died \(SIGABRT\)"):
         ds = xai.load_dataset("folder", "all", image_size=16, data_dir=tmp_path)
     assert len(ds) == 7
     DECODER.close()

@@ -291,7 +291,7 @@ def keras_downloads(monkeypatch):
 
 @pytest.mark.parametrize(("name", "layer"), [("efficientnet_b0", "stem_conv"), ("resnet50", "conv1_conv")])
 def test_imagenet_weights_give_keras_features(keras_downloads, name, layer):
-    """`build_model` raises if the features are not those of Keras' own graph behind its `preprocess_input`."""
+    """`build_model` raises if the features are not those of Keras' own graph after its `preprocess_input`."""
     model = xai.build_model(name, 2, 64, weights="imagenet")
     fresh = xai.build_model(name, 2, 64)
     assert not np.allclose(model.get_layer(layer).kernel, fresh.get_layer(layer).kernel, atol=0.02)
@@ -300,7 +300,9 @@ def test_imagenet_weights_give_keras_features(keras_downloads, name, layer):
 @pytest.mark.filterwarnings("ignore:.input_shape. is undefined")  # of MobileNetV2, at sizes that it was not trained at
 @pytest.mark.parametrize("name", ["vgg16", "densenet121", "mobilenet_v2"])
 def test_imagenet_weights_of_the_other_applications(keras_downloads, name):
-    xai.build_model(name, 2, 64, weights="imagenet")
+    model, fresh = (xai.build_model(name, 2, 64, weights=weights) for weights in ("imagenet", None))
+    convolutions = [next(x for x in m.layers if isinstance(x, keras.layers.Conv2D)) for m in (model, fresh)]
+    assert not np.allclose(convolutions[0].kernel, convolutions[1].kernel, atol=0.02)
 
 
 def test_imagenet_weights_with_their_classes(keras_downloads):

@@ -249,8 +249,8 @@ def test_a_damaged_state_is_named(tmp_path):
             path.write_bytes(wrong)
         else:
             np.savez(path, text=json.dumps(wrong), probe=np.zeros(2))
-        with pytest.raises(FileError, match="state.npz: it is no readable state of a run; delete it"):
+        with pytest.raises(FileError, match="state.npz: it is not a readable state of a run; delete it"):
             load_state(path, {})
     np.savez(path, text=json.dumps({**text, "rng": 1}), probe=np.zeros(2))
-    with pytest.raises(FileError, match="no readable state"):
+    with pytest.raises(FileError, match="not a readable state"):
         load_variables(path, Variables(rng, [], np.zeros(2)))

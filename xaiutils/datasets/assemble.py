@@ -40,7 +40,7 @@ from xaiutils.progress import progress
 
 IN_MEMORY_BYTES = 2**28  # a larger array lives in a temporary file
 _OWN = ("folder", "table", "coco")  # sets of the user's, of which nothing is known beforehand
-_MOST = 0.75  # of a picture; evidence is a part of it
+_MOST = 0.75  # of a picture; evidence covers less
 _READERS = 4  # threads: decoding and resizing release Python's lock
 
 
@@ -152,7 +152,7 @@ def _unmarked(states: list[str], split: str) -> list[str]:
 
 
 def _became(listing: Listing, of_split: list[Record], chosen: list[Record], damaged: set[str]) -> dict[Path, str]:
-    """What became of each file that the listing names; of a file with several records, the best of it."""
+    """What became of each file that the listing names; of a file with several records, the best."""
     found: dict[Path, str] = {**listing.files}
     for evidence in (e for r in listing.records for e in getattr(r.source, "evidence", ())):
         found |= {p: TABLE if p.suffix.lower() in (".xml", ".json") else MASK for p in evidence.files}

@@ -1,4 +1,4 @@
-"""An account of every file below a data folder: what became of it, so that nothing is left out without a word."""
+"""Inventory: an account of every file below a data folder: what became of it, so that nothing is left out silently."""
 
 import os
 import stat
@@ -86,7 +86,7 @@ PROBABLY_MEANT = {
 
 
 def describe_unused(files: pd.DataFrame) -> str:
-    """A sentence on files that were probably meant to be images and are none; empty where there are none."""
+    """A sentence on files that were probably meant to be images and are not used; empty where there are none."""
     unused = files[files["kind"].isin(list(PROBABLY_MEANT))]
     said = [
         f"{counted(count, *PROBABLY_MEANT[kind])} (such as {examples})"

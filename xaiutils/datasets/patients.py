@@ -27,7 +27,7 @@ def name_patients(records: Sequence[Record], patient_from: int | str) -> list[Re
 
     A number is the level of a folder below the class (1: the first); any other text a regular expression on the
     image's id, a path, whose group ``patient``, else its first group, else all that matches is the patient. Raises
-    ValueError where it is no such thing, or fits no image.
+    ValueError where it is neither, or fits no image.
     """
     if patient_from == "":
         return list(records)
@@ -36,7 +36,7 @@ def name_patients(records: Sequence[Record], patient_from: int | str) -> list[Re
         try:
             pattern = re.compile(str(patient_from))
         except re.error as error:
-            raise ValueError(f"patient_from={patient_from!r} is no regular expression: {error}.") from error
+            raise ValueError(f"patient_from={patient_from!r} is not a regular expression: {error}.") from error
         named = [_matched(pattern, r.id) for r in records]
         what = "fits no path of an image"
     else:

@@ -14,7 +14,7 @@ _ALIASES = {"training": "train", "valid": "val", "validation": "val", "testing":
 
 
 def split_called(text: str) -> str | None:
-    """The split that a folder or a cell of this text means, None where it is no split's name."""
+    """The split that a folder or a cell of this text means, None where it names no split."""
     name = text.strip().lower()
     name = _ALIASES.get(name, name)
     return name if name in SPLITS else None

@@ -1,8 +1,9 @@
 """Google's Vision Transformer checkpoints (``.npz``): their layout, position tables of other sizes, the download.
 
 The layout is that of google-research/vision_transformer: "AugReg" (Steiner et al. 2021, How to train your ViT?,
-arXiv:2106.10270) and the older files of Dosovitskiy et al. 2021 are alike, but that those before fine-tuning may hold
-a layer ``pre_logits`` too. As in Google's own fine-tuning code it is dropped, and so is a head that is not asked for.
+arXiv:2106.10270) and the older files of Dosovitskiy et al. 2021 are alike, except that those before fine-tuning may
+hold a layer ``pre_logits`` too. As in Google's own fine-tuning code it is dropped, and so is a head that is not asked
+for.
 """
 
 import base64
@@ -107,7 +108,7 @@ def load_augreg(model: keras.Model, config: ViTConfig, path: str | Path, with_he
 
 
 def _hint(arrays: Mapping[str, np.ndarray]) -> str:
-    """Which model the arrays are of, or what to do where it is none that we know."""
+    """Which model the arrays are of, or what to do where it is unknown."""
     kernel = arrays.get("embedding/kernel", np.zeros(0))
     blocks = {name.split("/")[1] for name in arrays if name.startswith("Transformer/encoderblock_")}
     for name, config in CONFIGS.items():

@@ -107,11 +107,11 @@ def _read(file: mmap.mmap, raw: np.ndarray) -> dict[str, np.ndarray]:
     if not isinstance(state, dict) or not all(isinstance(t, _Tensor) for t in state.values()):
         raise ValueError("it holds something other than a dict of tensors")
     if not all(isinstance(name, str) for name in state):
-        raise ValueError("the names of its tensors are none")
+        raise ValueError("the names of its tensors are not texts")
     position = file.tell()
     for key in keys:
         if not isinstance(key, str | int):
-            raise ValueError("the keys of its storages are none")
+            raise ValueError("the keys of its storages are not texts or numbers")
         storage = storages.get(str(key))
         count = int.from_bytes(raw[position : position + 8].tobytes(), "little")
         if storage is None or storage.size < 0 or count != storage.size:

@@ -46,7 +46,7 @@ def _google(patch_size: int, width: int, depth: int, heads: int) -> ViTConfig:
 
 
 CONFIGS = {
-    # Small enough to be trained within the walk; no pretrained weights exist.
+    # Small enough to be trained in the notebooks; no pretrained weights exist.
     "vit_mini16": ViTConfig(patch_size=16, width=96, depth=4, heads=4, mlp_ratio=2, stem=4),
     # The sizes of Dosovitskiy et al. and of Steiner et al. 2021; `augreg` reads their weights.
     "vit_ti16": _google(16, 192, 12, 3),

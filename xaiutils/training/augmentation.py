@@ -46,7 +46,7 @@ def affine_matrices(
     Args:
         size: height and width in pixels. The centre of the picture is the centre of rotation, shear and zoom.
         rotation: degrees ``(n,)``, clockwise as seen.
-        shift: parts of height and width ``(n, 2)``; positive ones move the content up and to the left.
+        shift: fractions of height and width ``(n, 2)``; positive ones move the content up and to the left.
         shear: degrees ``(n,)``.
         zoom: of height and width ``(n, 2)``; over 1 the content becomes smaller.
     """

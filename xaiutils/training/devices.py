@@ -63,7 +63,7 @@ def computing_in(model: keras.Model, precision: str) -> Iterator[Callable[[], Ab
     arXiv:1710.03740), where they are compiled there; "float32" leaves them as they are.
 
     All variables stay float32. So do the computations of the layers before the first one with weights, which scale the
-    pixels (bfloat16 has but eight digits), and of ``logits`` and what follows. Yields a context in which the layers
+    pixels (bfloat16 has 8 binary digits), and of ``logits`` and what follows. Yields a context in which the layers
     are as before once more.
     """
     inner = model.layers[: [layer.name for layer in model.layers].index("logits")]

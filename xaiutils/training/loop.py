@@ -166,7 +166,7 @@ def compiled(
     """A training step (batch, labels) -> (loss, accuracy), and the forward pass to logits.
 
     The step moves the variables ``trained``. Where they were made by a strategy of several devices, each of these takes
-    a part of the batch, and their gradients are added up before they are clipped, so that the step is that of one
+    a share of the batch, and their gradients are added up before they are clipped, so that the step is that of one
     device; but batch norm that trains sees the device's part alone, and dropout drops the same places in each. The
     recipe's ``dropout`` acts between ``body`` and ``head``; what it
     drops, and what ``mixup`` mixes, is decided by ``seed`` and the optimiser's count of steps. Keras' own

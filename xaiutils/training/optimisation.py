@@ -22,7 +22,7 @@ SCHEDULES = ("cosine", "restarts", "constant")
 class _Decay(keras.optimizers.Optimizer):
     """Shrinks each variable before its step; ``decay`` in either sense of the module's docstring.
 
-    Keras' own weight decay asks its schedule anew for each variable: on a ViT a third of the calls in tracing a step.
+    Keras' own weight decay asks its schedule again for each variable: on a ViT a third of the calls in tracing a step.
     """
 
     def __init__(self, learning_rate: Any, decay: float, decay_by_rate: bool, **options: Any):

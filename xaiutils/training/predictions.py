@@ -30,8 +30,9 @@ def classification_report(
 ) -> Report:
     """Evaluate ``model`` on ``ds``: per image and, where patients are known, per patient and breast.
 
-    ``val_ds``, if given, is where thresholds are chosen and the temperature is fitted; ``name`` defaults to the
-    model's. The other arguments are those of `xaiutils.classification.assess`, which says what is measured and how.
+    ``batch_size`` images go through ``model`` in one pass. ``val_ds``, if given, is where thresholds are chosen and the
+    temperature is fitted; ``name`` defaults to the model's. ``positive``, ``combine``, ``n_resamples``, ``confidence``
+    and ``seed`` are those of `xaiutils.classification.assess`, which says what is measured and how.
 
     Raises:
         ValueError: ``ds`` is empty, the model knows fewer classes than it, or answers NaN.
@@ -60,7 +61,7 @@ def predictions_of(model: keras.Model, ds: ImageDataset, batch_size: int = 32) -
 
 
 def groups_of(ds: ImageDataset) -> dict[str, list[str]]:
-    """The patient of each image, and its breast ("side" of what is no mammogram), where all of them are stated."""
+    """The patient of each image, and its breast ("side" where it is not a mammogram), where all of them are stated."""
     if ds.patients is None:
         return {}
     groups = {"patient": list(ds.patients)}

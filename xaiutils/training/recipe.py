@@ -26,7 +26,7 @@ class Recipe:
     """How a model is trained. The best epoch's weights are kept, by ``monitor``: of equals in val_auc, which is 1 in
     many epochs where the data are easy, the one of the lowest val_loss, else the first.
 
-    `recipe_differences` tells two apart, in words; `read_recipe` takes one from YAML and `to_yaml` writes it.
+    `recipe_differences` compares two, in words; `read_recipe` takes one from YAML and `to_yaml` writes it.
 
     Raises (when made): TypeError, ValueError: a field of the wrong type or out of range, or fields that do not go
     together.
@@ -35,10 +35,10 @@ class Recipe:
     name: str
     frozen: bool = _about("only the head is trained, on the backbone's features, which are computed once")
     learning_rate: float = _about("the highest rate of the schedule")
-    weight_decay: float = _about("part of each weight taken off a step, times the rate if decay_by_rate")
+    weight_decay: float = _about("fraction of each weight taken off a step, times the rate if decay_by_rate")
     epochs: int = _about("at most so many passes over the training images")
     batch_size: int = _about("images a step; 0: by the number of training images, see `batch_size_for`", 32)
-    warmup: float = _about('part of all steps in which the rate rises; schedule "cosine"', 0.05)
+    warmup: float = _about('fraction of all steps in which the rate rises; schedule "cosine"', 0.05)
     clip: float = _about("largest L2 norm of the gradient, see clip_by; 0: none", 1.0)
     patience: int = _about("epochs without a better monitor before the run stops", 10)
     flip: bool = _about("random horizontal and vertical mirroring, where a mirrored image keeps its class", False)
@@ -55,7 +55,7 @@ class Recipe:
 
     monitor: str = _about("what is watched for early stopping: val_loss, val_accuracy, val_auc or loss", "val_loss")
     also_keep: str = _about("the same choice: train also saves the epoch that is best by it; empty: none", "")
-    min_delta: float = _about("a smaller gain of the monitor is none", 0.0)
+    min_delta: float = _about("a smaller gain of the monitor does not count", 0.0)
     loss: str = _about("cross_entropy, binary_cross_entropy or focal", "cross_entropy")
     focal_gamma: float = _about("how far the focal loss looks away from easy images; 0 is cross-entropy", 2.0)
     label_smoothing: float = _about("probability given away evenly to all classes", 0.0)

@@ -68,14 +68,14 @@ def train(
             while it trains ``training_state.npz``, which is removed at the end.
         seed: of shuffling, augmentation, mixup and the recipe's dropout.
         resume: go on from the state in ``run_dir``, where a cut run left one, in whichever stage; without a state
-            begin anew. The model must be built as then. Weights and history (but for ``seconds``) become those of a
+            begin again. The model must be built as then. Weights and history (except ``seconds``) become those of a
             run that was not cut, to the last bit on the same machine.
         save_every: epochs between two states, at least 1; None: a state at the end of an epoch whenever the last is
             ten seconds old, so that short runs, where writing would take longer than training, write none.
         formats: of the model in ``run_dir``: ".keras" (all of it), ".weights.h5" (weights, for `build_model`).
         callbacks: what else is done at the end of each epoch, see `callback.Callback`.
         devices: "auto": the first GPU, else the CPU. "all": every GPU, where there are several (else every logical
-            CPU), or names such as ``["GPU:0", "GPU:1"]``, by TensorFlow's MirroredStrategy: each takes a part of the
+            CPU), or names such as ``["GPU:0", "GPU:1"]``, by TensorFlow's MirroredStrategy: each takes a share of the
             batch, and the steps are those of one device (see `loop.compiled`). One name: that device. A frozen stage
             trains on the first of them in any case: its backbone is run once.
         precision: "float32"; "mixed_bfloat16" or "mixed_float16" compute in half precision where the hardware is fast
@@ -121,8 +121,7 @@ def train(
     before = sum(row["seconds"] for row in state.rows)
     runner = _StageRunner(model, train_ds, val_ds, seed, folder, checkpoint, strategy, precision, tuple(callbacks))
     for number in range(state.stage, len(stages)):
-        if number > state.stage:
-            state = _begin_stage(number, stages, state, model)
+        state = state if number == state.stage else _begin_stage(number, stages, state, model)
         try:
             runner.train_stage(replace(stages[number], dropout=dropouts[number]), state, _watches(stages, "val_auc"))
         except StopTraining as stop:
@@ -205,7 +204,7 @@ class _StageRunner:
 
 def _begin_stage(number: int, stages: list[Recipe], state: State, model: keras.Model) -> State:
     """The state at the start of a stage, ``model`` having the best weights of the one before: they are also the best so
-    far by what this stage watches, but for the training loss, which stages do not share."""
+    far by what this stage watches, except the training loss, which stages do not share."""
     before = state.kept[stages[number - 1].monitor]
     _trained_part(model, stages[number - 1]).set_weights(before.weights)
     row, weights = state.rows[before.epoch - 1], _trained_part(model, stages[number]).get_weights()

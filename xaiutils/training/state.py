@@ -13,7 +13,7 @@ from xaiutils.backend import keras
 from xaiutils.file_limits import naming
 from xaiutils.files import replace_file
 
-_DAMAGED = "it is no readable state of a run; delete it, or train with resume=False"
+_DAMAGED = "it is not a readable state of a run; delete it, or train with resume=False"
 
 
 @dataclass

@@ -185,7 +185,7 @@ class PictureFinder:
             try:
                 header = dicom.read_header(path)
             except (ValueError, OSError):
-                continue  # no part of the set, or broken: then its image is named as missing
+                continue  # not of this set, or broken: then its image is named as missing
             self._note(path, f"{header.patient}/{header.series}/")
 
     def _note(self, path: Path, text: str) -> bool:
@@ -208,10 +208,10 @@ class PictureFinder:
         if not found:
             named = self.by_short.get(key[2:], [])
             # Folders such as mass_train part the kinds and splits; without them the name has to do.
-            parted = [
+            in_its_folder = [
                 p for p in named if first["kind"] in p.parent.name.lower() and first["split"] in p.parent.name.lower()
             ]
-            found = parted or [p for p in named if not re.search("mass|calc|train|test", p.parent.name.lower())]
+            found = in_its_folder or [p for p in named if not re.search("mass|calc|train|test", p.parent.name.lower())]
         return found[0] if found else None
 
     def evidence(self, rows: pd.DataFrame, full: Path) -> tuple[Evidence, ...]:

@@ -75,16 +75,11 @@ def load(
         else:
             evidence = tuple(_evidence(a, image) for a in marks) or (NoFinding(),)
             label = names.index(kinds[0]) if kinds else 0
-            records.append(
-                Record(
-                    id=name,
-                    label=label,
-                    source=PictureFile(picture, evidence, preparation),
-                    split=split_called(str(image[split_key])) or str(image[split_key]) if split_key in image else None,
-                    patient=str(image[patient_key]) if patient_key in image else None,
-                    metadata=folder_metadata(PurePosixPath(name.replace("\\", "/")).parts[:-1], names[label]),
-                )
-            )
+            split = str(image[split_key]) if split_key in image else None
+            patient = str(image[patient_key]) if patient_key in image else None
+            place = folder_metadata(PurePosixPath(name.replace("\\", "/")).parts[:-1], names[label])
+            source = PictureFile(picture, evidence, preparation)
+            records.append(Record(name, label, source, split and (split_called(split) or split), patient, place))
     if not records:
         raise ValueError(f"{path}: no image with one of {names} has a picture below {data_dir}.")
     notes = [f"{len(several)} images have annotations of several classes and are left out."] if several else []
@@ -178,7 +173,7 @@ def _read(path: Path) -> tuple[list[dict], dict[Any, list[dict]], dict[Any, str]
                 raise ValueError(f"annotation {annotation.get('id')} has an unknown category_id")
             found[annotation["image_id"]].append(annotation)
         for image in images:
-            found.get(image["id"])  # a TypeError for what is no key
+            found.get(image["id"])  # a TypeError for what cannot be a key
             _name(image, "file_name")
     return images, found, categories
 
@@ -186,7 +181,7 @@ def _read(path: Path) -> tuple[list[dict], dict[Any, list[dict]], dict[Any, str]
 def _name(entry: dict, key: str) -> str:
     name = entry[key]
     if isinstance(name, dict | list) or name is None or "\0" in str(name):
-        raise ValueError(f"{key} {str(name)[:40]!r} is no name")
+        raise ValueError(f"{key} {str(name)[:40]!r} is not a name")
     return str(name)
 
 
@@ -226,5 +221,5 @@ def _evidence(annotation: dict, image: dict) -> Evidence:
 
 def _whole(number: Any) -> int:
     if not is_integer(number):
-        raise ValueError(f"the run length {str(number)[:40]} is no whole number")
+        raise ValueError(f"the run length {str(number)[:40]} is not a whole number")
     return number

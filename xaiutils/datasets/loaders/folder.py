@@ -206,7 +206,8 @@ def _warn_of_masks(records: list[Record], mask_pattern: str, root: Path) -> None
 
 
 def _records(files: list[Path], template: Record, folder: Path, root: Path, find: "_Masks") -> list[Record]:
-    """Records of the images of one class ``folder``, which state what ``template`` does; masks beside them are none."""
+    """Records of the images of one class ``folder``, which state what ``template`` does; masks beside them are not
+    images."""
     masks = _masks_of_all(files, find.pattern)
     used_as_mask = {mask for named in masks.values() for mask in named}
     records = []

@@ -165,7 +165,7 @@ def _with_splits(records: list[Record], seed: int) -> list[Record]:
     worst: dict[str, int] = {}
     for r in records:
         worst[_who(r)] = max(worst.get(_who(r), 0), r.label)
-    patients = sorted(worst)  # not as the folders happen to be walked
+    patients = sorted(worst)  # not in the folders' order
     labels = [worst[p] for p in patients]
     n_test = max(1, round(len(patients) * _TEST_PATIENTS / _PATIENTS))
     if len(patients) - n_test < 2:
@@ -237,7 +237,7 @@ class Contour:
 def read_contours(path: Path) -> list[Contour]:
     """Contours of a plist file in either of INbreast's layouts: ``Images/ROIs/Point_px`` or ``ROIPoints``.
 
-    Raises FileError for a file that is no plist, has none of the layouts, or a point that is not two numbers.
+    Raises FileError for a file that is not a plist, has none of the layouts, or a point that is not two numbers.
     """
     check_regular(path, _XML_BYTES)
     with naming(path, "it is not a plist of contours"), Path(path).open("rb") as file:
@@ -254,7 +254,7 @@ def read_contours(path: Path) -> list[Contour]:
 def _contour(region: dict, key: str) -> Contour:
     name, texts = region.get("Name", ""), region.get(key) or []
     if not isinstance(name, str) or not isinstance(texts, list):
-        raise ValueError(f"the name or the points ({key}) of a region are none")
+        raise ValueError(f"the name or the points ({key}) of a region cannot be read")
     return Contour(name.strip(), tuple(map(_point, texts)))
 
 

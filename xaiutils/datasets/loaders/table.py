@@ -52,17 +52,18 @@ def load(
 ) -> Listing:
     """``data_dir/table`` with one row for each image; other paths are relative to ``data_dir``.
 
-    ``image_column`` and ``label_column`` name the columns of the picture and its class, ``split_column`` and
-    ``patient_column`` those of train, val or test and of the patient, where there are any. ``image_pattern`` and
-    ``mask_pattern`` build paths from columns, such as ``images/{image}.jpg`` and ``trimaps/{image}.png``;
-    ``mask_column`` holds mask paths (several separated by ``;``), ``mask_values`` the grey values that are evidence
-    (empty: all but 0), ``boxes_column`` boxes as ``x,y,width,height`` in pixels of the file (several in a row).
-    ``patient_from`` finds the patient in the picture's path, as for folders (1: the first folder). ``label_separator``
-    parts a cell into several labels ("|" in "Atelectasis|Effusion"); images with several of the classes are left out
-    and counted, since one class is learnt per image; ``one_vs_rest`` names a label, and makes of all images those with
-    it and those without. ``classes`` keeps and orders some classes. Rows of the same file are merged when their labels
-    agree, else ValueError; rows without a label are named and skipped; a blank patient is unknown. The table may be an
-    Excel file. Paths may be written on another machine (``\\`` for ``/``, other case, absolute: see
+    ``preparation``: how pictures are laid out. ``image_column`` and ``label_column`` name the columns of the
+    picture and its class, ``split_column`` and ``patient_column`` those of train, val or test and of the patient,
+    where there are any. ``image_pattern`` and ``mask_pattern`` build paths from columns, such as
+    ``images/{image}.jpg`` and ``trimaps/{image}.png``; ``mask_column`` holds mask paths (several separated by
+    ``;``), ``mask_values`` the grey values that are evidence (empty: all but 0), ``boxes_column`` boxes as
+    ``x,y,width,height`` in pixels of the file (several in a row). ``patient_from`` finds the patient in the
+    picture's path, as for folders (1: the first folder). ``label_separator`` splits a cell into several labels ("|"
+    in "Atelectasis|Effusion"); images with several of the classes are left out and counted, since one class is
+    learnt per image; ``one_vs_rest`` names a label, and makes of all images those with it and those without.
+    ``classes`` keeps and orders some classes. Rows of the same file are merged when their labels agree, else
+    ValueError; rows without a label are named and skipped; a blank patient is unknown. The table may be an Excel
+    file. Paths may be written on another machine (``\\`` for ``/``, other case, absolute: see
     `xaiutils.datasets.reading.tree.find_file`). Columns that are not named are kept as the images' metadata.
     """
     path = find_file(data_dir, table)

@@ -4,8 +4,8 @@ Every image is a pure function of its seed and a few options: nothing is stored 
 published numbers: power-law parenchyma (Burgess et al., Med Phys 2001; Chen et al., Med Phys 2012: exponent near 3),
 the density classes of VICTRE (Badano et al., JAMA Netw Open 2018), smooth oval masses for the benign class and
 irregular, spiculated ones for the malignant class (after de Sisternes et al., Med Phys 2015). Both classes share one
-distribution of energy (sum of squares), contrast, place and background, so that only the form of the mass tells them
-apart.
+distribution of energy (sum of squares), contrast, place and background, so that only the form of the mass
+distinguishes them.
 
     p = phantom.generate(seed=7)
     twin = phantom.counterfactual(p)          # the other margin; everything else, noise too, unchanged

@@ -159,8 +159,8 @@ def generate(
 
 def counterfactual(phantom: Phantom) -> Phantom:
     """The twin of a phantom: the same breast, place, contrast, marker and noise, with the lesion of the class that it
-    is told apart from (of five classes: the other margin or the other calcifications; for a normal breast, the benign
-    mass)."""
+    is distinguished from (of five classes: the other margin or the other calcifications; for a normal breast, the
+    benign mass)."""
     twin = TASKS[phantom.task].twins[phantom.label]
     size = phantom.image.shape[0]
     return generate(phantom.seed, size, phantom.task, phantom.difficulty, label=twin, tag=phantom.tag)

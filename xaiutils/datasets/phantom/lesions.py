@@ -67,7 +67,7 @@ def draw_mass(rng: np.random.Generator, radius: float, malignant: bool) -> MassS
 
     The border of a malignant mass follows a power law over the orders (after de Sisternes et al. 2015). Its core is
     made smaller, so that core and spicules together have the energy (sum of squares) of the disc: otherwise the mean
-    and the spread of the image would tell the classes apart. Equal sums, with a still smaller core, would shift its
+    and the spread of the image would distinguish the classes. Equal sums, with a still smaller core, would shift its
     bright percentiles instead.
     """
     if malignant:

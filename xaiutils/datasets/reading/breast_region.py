@@ -4,8 +4,8 @@ import numpy as np
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
-_SEARCH_SIDE = 256  # pixels: the breast is looked for in a small copy
-_FRAME = 0.01  # of each side: films have bright edges, which are no breast
+_SEARCH_SIDE = 256  # pixels: the breast is searched for in a small copy
+_FRAME = 0.01  # of each side: films have bright edges, which are not breast
 
 
 def segment_breast(pixels: np.ndarray) -> np.ndarray:

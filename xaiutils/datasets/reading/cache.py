@@ -37,7 +37,7 @@ def cached_picture(
     """``make()``, or what it gave for this key before: uint8 pixels (grey or colour), a bool mask or None, and facts.
 
     One PNG holds all of it: the mask is its alpha channel, the facts and a checksum are text. An entry that is
-    damaged in any way, or was made by other code, is made anew.
+    damaged in any way, or was made by other code, is made again.
     """
     digest = hashlib.sha256(json.dumps([_code(), key], default=str).encode()).hexdigest()
     path = cache_folder() / "pictures" / digest[:2] / f"{digest[2:32]}.png"

@@ -1,6 +1,6 @@
 """Runs native decoders in a process of their own: damaged bytes may end that one, and cost one file.
 
-The process is started at the first need, kept for the next file, and started anew after it died.
+The process is started at the first need, kept for the next file, and started again when it has died.
 """
 
 import atexit
@@ -53,7 +53,7 @@ class DecoderProcess:
                 code = self._stop()
                 if late.is_set():
                     raise ValueError(f"its decoder was not done after {timeout:g} s") from error
-                raise ValueError(f"its decoder died of it ({_ending(code)})") from error
+                raise ValueError(f"its decoder died ({_ending(code)})") from error
             except BaseException:  # an interrupt in the middle of an answer
                 self._stop()
                 raise
@@ -110,7 +110,7 @@ def _exchange(process: subprocess.Popen, request: dict[str, str]) -> tuple[dict[
         raise EOFError
     head = json.loads(line)
     if head["bytes"] > file_limits.MAX_FILE_BYTES:
-        raise ValueError("an answer of that size is none")
+        raise ValueError("an answer of that size cannot be right")
     data = from_child.read(head["bytes"])
     if len(data) != head["bytes"]:
         raise EOFError

@@ -43,7 +43,7 @@ _MACROS = {
 
 def is_dicom(path: Path) -> bool:
     """By its suffix, or by its content, whatever it is called: the mark after the preamble, or a data set without one.
-    A file that is not there, or is no regular file (which is never opened), is none."""
+    A file that is not there, or is not a regular file (which is never opened), is not DICOM."""
     if path.suffix.lower() in DICOM_SUFFIXES:
         return True
     try:
@@ -110,7 +110,7 @@ def read_dicom(path: Path, window: Sequence[float] = (), frames: str = "refuse")
         frames: of a file with several, "first" takes the first one and "refuse" none.
 
     Raises FileError: no pixels, several frames, colour that is not RGB or YBR, a transfer syntax that nothing here
-    decodes, a truncated file, a header that contradicts itself or names a slope, window or spacing that is none.
+    decodes, a truncated file, a header that contradicts itself or names an impossible slope, window or spacing.
     """
     with naming(path):
         ds = _parse(path)
@@ -254,7 +254,7 @@ def _whole(ds: pydicom.Dataset, name: str, missing: int | None = None) -> int:
 
 
 def _numbers(ds: pydicom.Dataset, name: str) -> list[float]:
-    """The header's numbers of this name; empty where it has none. Raises ValueError for what is no finite number."""
+    """The header's numbers of this name; empty where it has none. Raises ValueError for what is not a finite number."""
     value = ds.get(name)
     if value is None or value == "":
         return []

@@ -42,7 +42,8 @@ class Evidence(Protocol):
 
 
 def draw_all(evidence: Sequence[Evidence], shape: tuple[int, int]) -> DrawnMask:
-    """The union of all evidence. Raises ValueError or OSError where one of it does: a part would pass for the whole."""
+    """The union of all evidence. Raises ValueError or OSError where any of it does: the rest would pass for the
+    whole."""
     mask, clipped = np.zeros(shape, bool), 0
     for one in evidence:
         drawn = one.draw(shape)
@@ -57,7 +58,7 @@ def check_outline(points: np.ndarray, frame: tuple[int, int]) -> tuple[np.ndarra
     Raises ValueError: not finite, more than `TOLERANCE` pixels outside.
     """
     if not np.isfinite(points).all():
-        raise ValueError("it has coordinates that are no finite numbers")
+        raise ValueError("it has coordinates that are not finite")
     limits = np.array(frame[::-1], float)
     outside = np.flatnonzero(((points < -TOLERANCE) | (points > limits + TOLERANCE)).any(axis=1))
     if len(outside):

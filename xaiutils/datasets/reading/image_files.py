@@ -67,7 +67,7 @@ def check_frames(n: int, frames: str) -> None:
 
 @contextmanager
 def open_image(path: str | Path, frames: str = "refuse") -> Iterator[Image.Image]:
-    """An opened picture file whose kind, size and number of pictures were looked at before anything is decoded.
+    """An opened picture file whose kind, size and number of pictures are checked before anything is decoded.
 
     Raises FileError, from the body too; FileNotFoundError or PermissionError when it cannot be opened.
     """

@@ -21,7 +21,7 @@ IMAGE_FOLDER = re.compile(r"images?|imgs?|pictures?|photos?|bilder|im[aá]genes|
 MASK_ENDING = re.compile(rf"[ _-](?:{_WORD})[ _-]?\d*$", re.IGNORECASE)
 MASK_BEGINNING = re.compile(rf"^(?:{_WORD})[ _-]", re.IGNORECASE)
 _SAMPLE, _SIDE, _FEW_VALUES = 5, 128, 16
-_MOST_PIXELS = 100_000_000  # larger files are not opened to be looked at
+_MOST_PIXELS = 100_000_000  # larger files are not opened just to be sampled
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def sort_pictures(
     holds pictures of few grey values; or one of any name beside the classes that holds such pictures, where others hold
     images of the same names. One that is called so and holds pictures of many grey values is left out where others hold
     images of the same names, else it stays; each is told. ``parents`` hold the folders of classes; ``classes`` are
-    names of folders that are no masks, whatever they look like. Without ``join`` masks are separated and not joined.
+    names of folders that are not masks, whatever they look like. Without ``join`` masks are separated and not joined.
     """
     by_folder: dict[Path, list[Path]] = defaultdict(list)
     mask_like = _called_like_masks({folder for p in pictures for folder in p.parents}, classes)
@@ -73,7 +73,7 @@ def sort_pictures(
         elif called:
             said.append(
                 f"the folder {name!r} is called like masks, but its pictures have many grey values and names of their "
-                "own: they are read as images; name the classes by classes=[...] if they are none."
+                "own: they are read as images; name the classes by classes=[...] if they are masks."
             )
     if all(f in mask_folders or f == root for f in by_folder):  # drawings in black and white, say
         mask_folders = [f for f in mask_folders if f in mask_like]
@@ -131,7 +131,7 @@ def _thumbnail(path: Path) -> np.ndarray | None:
 
 def _called_like_masks(folders: set[Path], classes: Sequence[str]) -> dict[Path, tuple[str, ...]]:
     """The folders that are called like masks, with the name of the folder beside them whose masks they hold by their
-    name (``X_mask``: X), if there is one. Those named in ``classes`` are none."""
+    name (``X_mask``: X), if there is one. Those named in ``classes`` are not."""
     beside = {(folder.parent, folder.name.casefold()) for folder in folders}
     found: dict[Path, tuple[str, ...]] = {}
     for folder in folders:

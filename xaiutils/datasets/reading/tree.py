@@ -75,7 +75,7 @@ def fingerprint(root: Path) -> str:
 
 
 def is_picture(path: Path) -> bool:
-    """A file that is meant to be a picture: by its suffix, or as DICOM by its content. Pipes and devices are none."""
+    """A file that is meant to be a picture: by its suffix, or as DICOM by its content. Pipes and devices are not."""
     if path.suffix.lower() not in PICTURE_SUFFIXES:
         return dicom.is_dicom(path)
     try:
