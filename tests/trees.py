@@ -12,6 +12,8 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from xaiutils.datasets import phantom
+from xaiutils.datasets.reading.image_files import load_mask, read_picture
+from xaiutils.images import fit_image, fit_mask
 
 SIZE = 160
 _ROOT = "1.3.6.1.4.1.9590.100.1.2"
@@ -215,3 +217,21 @@ def write_contours(path: Path, mask: np.ndarray, layout: str = "rois") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(plistlib.dumps(content))
     return path
+
+
+def load_picture(path: Path, bit_depth: int = 16) -> np.ndarray:
+    """A picture file at its own size, uint8 ``(height, width, 3)``."""
+    frame = read_picture(path, bit_depth)
+    if frame.pixels.ndim == 3:
+        return frame.pixels
+    return np.repeat(np.rint(frame.pixels * (255 / frame.top)).astype(np.uint8)[..., None], 3, axis=-1)
+
+
+def read_image(path: Path, image_size: int, keep_aspect: bool = False, bit_depth: int = 16) -> np.ndarray:
+    """A picture file as uint8 ``(image_size, image_size, 3)``."""
+    return fit_image(load_picture(path, bit_depth), image_size, keep_aspect)
+
+
+def read_mask(path: Path, image_size: int, values=(), keep_aspect: bool = False) -> np.ndarray:
+    """A mask file as bool ``(image_size, image_size)``."""
+    return fit_mask(load_mask(path, values), image_size, keep_aspect)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from conftest import SIZE
 from scipy.stats import spearmanr
+from trees import read_image
 
 import xaiutils as xai
 from xaiutils.attribution import MapWarning, Network, lime
@@ -15,7 +16,6 @@ from xaiutils.attribution.prediction_difference import PatchGaussian
 from xaiutils.attribution.rise import RandomMasks
 from xaiutils.attribution.windows import window_starts
 from xaiutils.backend import keras, tf
-from xaiutils.datasets.reading.image_files import read_image
 from xaiutils.graph import passes
 from xaiutils.graph.layers.batch_norm import foldable_norms
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 from conftest import SIZE
+from trees import read_image
 
 import xaiutils as xai
 from xaiutils.attribution import xrai
-from xaiutils.datasets.reading.image_files import read_image
 
 QUICK = {"base_parameters": {"n_steps": 4}}
 

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 from PIL import Image
-from trees import write_dicom
+from trees import load_picture, write_dicom
 
 import xaiutils as xai
 from xaiutils.datasets.image_dataset import largest_extent
 from xaiutils.datasets.reading import breast_region
 from xaiutils.datasets.reading.dicom import read_dicom
 from xaiutils.datasets.reading.evidence import Boxes, MaskFile, Polygons, RunLengths
-from xaiutils.datasets.reading.image_files import load_mask, load_picture, to_rgb
+from xaiutils.datasets.reading.image_files import load_mask, to_rgb
 from xaiutils.datasets.reading.picture_file import PictureFile, Preparation, read_picture_file
 from xaiutils.datasets.splits import split_indices
 from xaiutils.images import boxes_to_mask, fit_image, fit_mask

@@ -6,9 +6,10 @@ import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, TiffImagePlugin
+from trees import read_image, read_mask
 
 import xaiutils as xai
-from xaiutils.datasets.reading.image_files import load_mask, read_image, read_mask, read_picture
+from xaiutils.datasets.reading.image_files import load_mask, read_picture
 from xaiutils.file_limits import FileError
 from xaiutils.images import boxes_to_mask, check_images, check_maps, fit_mask
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from xaiutils.datasets.listing import Listing
-from xaiutils.datasets.reading.picture_file import DEFAULT, Preparation
+from xaiutils.datasets.reading.picture_file import DEFAULT, FILE_OPTIONS, Preparation
 from xaiutils.registry import suggest
 
 
@@ -72,3 +72,18 @@ class DatasetEntry:
             raise TypeError(f"{name}={value!r}; expected a text.")
         if isinstance(default, bool) and not isinstance(value, bool):
             raise TypeError(f"{name}={value!r}; expected true or false.")
+
+
+def entry_of_own_images(name: str, title: str, load: Callable[..., Listing]) -> DatasetEntry:
+    """The declaration of a way to read the user's own images."""
+    return DatasetEntry(
+        name,
+        title,
+        load,
+        licence="yours",
+        citation="yours",
+        access="give its folder as data_dir",
+        evidence="your masks, boxes or outlines, where there are any",
+        caution="State patients and splits where you know them.",
+        preparation_options=FILE_OPTIONS,
+    )

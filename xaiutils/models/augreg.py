@@ -21,7 +21,7 @@ from xaiutils.backend import keras
 from xaiutils.datasets.reading.cache import cache_folder
 from xaiutils.datasets.reading.download import Remote, fetch
 from xaiutils.files import replace_file
-from xaiutils.models.npz_checkpoint import assign, check_arrays, read_npz
+from xaiutils.models.npz_checkpoint import assign, check_arrays, read_npz, resized_positions, side_of
 from xaiutils.models.vit import CONFIGS, ViTConfig
 
 _URL = "https://storage.googleapis.com/vit_models/augreg/{name}.npz"
@@ -93,8 +93,7 @@ def load_augreg(model: keras.Model, config: ViTConfig, path: str | Path, with_he
     """
     arrays = read_npz(path)
     table = arrays.get(_POSITIONS, np.zeros((1, 1, 0)))
-    side = math.isqrt(max(table.shape[1] - 1, 0)) if table.ndim == 3 else 0
-    expected = layout(config, 1 + max(side, 1) ** 2)
+    expected = layout(config, 1 + side_of(table) ** 2)
     shapes = {name: shape for name, (_, shape) in expected.items()}
     if with_head:
         shapes |= {"head/kernel": (config.width, 1000), "head/bias": (1000,)}
@@ -125,12 +124,7 @@ def resize_positions(table: np.ndarray, grid: int) -> np.ndarray:
     Bilinear with the corners of the two grids on each other (SciPy's ``zoom`` of order 1), as in Google's own loader.
     Others, such as timm, interpolate bicubically between pixel centres; the difference lies mostly in the outer rows.
     """
-    old = math.isqrt(table.shape[1] - 1)
-    if grid == old:
-        return table
-    patches = table[0, 1:].reshape(old, old, -1).astype(np.float32)
-    patches = ndimage.zoom(patches, (grid / old, grid / old, 1), order=1)
-    return np.concatenate([table[:, :1], patches.reshape(1, grid * grid, -1)], axis=1)
+    return resized_positions(table, grid, lambda x, n: ndimage.zoom(x, (n / len(x), n / len(x), 1), order=1))
 
 
 def download(name: str, image_size: int) -> Path:

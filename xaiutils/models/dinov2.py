@@ -8,14 +8,13 @@ The head of `build_model` starts from the class token after the last LayerNorm. 
 of the patch tokens beside it; the class token alone keeps the model alike to the other Vision Transformers.)
 """
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from xaiutils.backend import keras
-from xaiutils.models.npz_checkpoint import assign, check_arrays, read_npz
+from xaiutils.models.npz_checkpoint import assign, check_arrays, read_npz, resized_positions, side_of
 from xaiutils.models.vit import ViTConfig
 
 _POSITIONS = "embeddings.position_embeddings"
@@ -33,8 +32,7 @@ def load_dinov2(model: keras.Model, config: ViTConfig, path: str | Path, with_he
         )
     arrays = _in_out(read_npz(path))
     table = arrays.get(_POSITIONS, np.zeros((1, 1, 0)))
-    side = math.isqrt(max(table.shape[1] - 1, 0)) if table.ndim == 3 else 0
-    expected = layout(config, 1 + max(side, 1) ** 2)
+    expected = layout(config, 1 + side_of(table) ** 2)
     hint = "Give the backbone of the same DINOv2 model (small, without registers) with the names of Dinov2Model."
     shapes = {name: shape for name, (_, shape) in expected.items()}
     check_arrays(arrays, shapes, f"the weights in {path} and {model.name}", _OPTIONAL, hint)
@@ -93,13 +91,12 @@ def resize_positions(table: np.ndarray, grid: int) -> np.ndarray:
     Bicubic between pixel centres, as PyTorch's ``interpolate`` does it without antialiasing. (DINOv2's first code adds
     0.1 to the new grid's size there, which moves the samples by less than a tenth of a patch.)
     """
-    old = math.isqrt(table.shape[1] - 1)
-    if grid == old:
-        return table
-    matrix = _cubic_matrix(old, grid)
-    patches = table[0, 1:].astype(np.float32).reshape(old, old, -1)
-    patches = np.einsum("ai,bj,ijc->abc", matrix, matrix, patches, optimize=True)
-    return np.concatenate([table[:, :1].astype(np.float32), patches.reshape(1, grid * grid, -1)], axis=1)
+
+    def enlarge(patches: np.ndarray, new: int) -> np.ndarray:
+        matrix = _cubic_matrix(len(patches), new)
+        return np.einsum("ai,bj,ijc->abc", matrix, matrix, patches, optimize=True)
+
+    return resized_positions(table, grid, enlarge)
 
 
 def _cubic_matrix(old: int, new: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any
 from xaiutils import file_limits
 from xaiutils.class_names import check_class_names
 from xaiutils.datasets import inventory
-from xaiutils.datasets.entry import DatasetEntry
+from xaiutils.datasets.entry import entry_of_own_images
 from xaiutils.datasets.listing import Listing, Record
 from xaiutils.datasets.patients import fill_unknown, folder_metadata, name_patients, suggest_patient_folders
 from xaiutils.datasets.reading.evidence import (
@@ -23,7 +23,7 @@ from xaiutils.datasets.reading.evidence import (
     check_frame,
     unpack_run_lengths,
 )
-from xaiutils.datasets.reading.picture_file import FILE_OPTIONS, PictureFile, Preparation, read_picture_file
+from xaiutils.datasets.reading.picture_file import PictureFile, Preparation, read_picture_file
 from xaiutils.datasets.reading.tree import find_file, walk_files
 from xaiutils.datasets.splits import split_called
 from xaiutils.file_limits import check_regular, explain, naming
@@ -100,17 +100,7 @@ def load(
     )
 
 
-COCO = DatasetEntry(
-    "coco",
-    "Your images with COCO annotations",
-    load,
-    licence="yours",
-    citation="yours",
-    access="give its folder as data_dir",
-    evidence="your masks, boxes or outlines, where there are any",
-    caution="State patients and splits where you know them.",
-    preparation_options=FILE_OPTIONS,
-)
+COCO = entry_of_own_images("coco", "Your images with COCO annotations", load)
 
 
 def _class_names(path: Path, categories: Mapping[Any, str], classes: list[str], background: str) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from xaiutils.class_names import check_class_names, says_healthy
 from xaiutils.datasets import inventory
-from xaiutils.datasets.entry import DatasetEntry
+from xaiutils.datasets.entry import entry_of_own_images
 from xaiutils.datasets.listing import Listing, Record
 from xaiutils.datasets.patients import (
     doubt_class_folders,
@@ -29,7 +29,7 @@ from xaiutils.datasets.reading.mask_folders import (
     Sorted,
     sort_pictures,
 )
-from xaiutils.datasets.reading.picture_file import FILE_OPTIONS, PictureFile, Preparation, read_picture_file
+from xaiutils.datasets.reading.picture_file import PictureFile, Preparation, read_picture_file
 from xaiutils.datasets.reading.tree import PICTURE_SUFFIXES, is_hidden, is_picture, list_folder, walk_files
 from xaiutils.datasets.splits import split_called
 from xaiutils.registry import is_integer
@@ -93,17 +93,7 @@ def load(
     )
 
 
-FOLDER = DatasetEntry(
-    "folder",
-    "Your images in class folders",
-    load,
-    licence="yours",
-    citation="yours",
-    access="give its folder as data_dir",
-    evidence="your masks, boxes or outlines, where there are any",
-    caution="State patients and splits where you know them.",
-    preparation_options=FILE_OPTIONS,
-)
+FOLDER = entry_of_own_images("folder", "Your images in class folders", load)
 
 
 @dataclass(frozen=True)

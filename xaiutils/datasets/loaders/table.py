@@ -10,7 +10,7 @@ import pandas as pd
 
 from xaiutils.class_names import check_class_names
 from xaiutils.datasets import inventory
-from xaiutils.datasets.entry import DatasetEntry
+from xaiutils.datasets.entry import entry_of_own_images
 from xaiutils.datasets.listing import Listing, Record, unknown_patient
 from xaiutils.datasets.loaders.folder import check_mask_values, find_masks, without_findings
 from xaiutils.datasets.patients import (
@@ -21,7 +21,7 @@ from xaiutils.datasets.patients import (
     with_headers,
 )
 from xaiutils.datasets.reading.evidence import Boxes, Evidence, MaskFile
-from xaiutils.datasets.reading.picture_file import FILE_OPTIONS, PictureFile, Preparation, read_picture_file
+from xaiutils.datasets.reading.picture_file import PictureFile, Preparation, read_picture_file
 from xaiutils.datasets.reading.tables import read_csv, read_excel
 from xaiutils.datasets.reading.tree import find_file
 from xaiutils.datasets.splits import SPLITS, split_called
@@ -103,17 +103,7 @@ def load(
     )
 
 
-TABLE = DatasetEntry(
-    "table",
-    "Your images listed in a table",
-    load,
-    licence="yours",
-    citation="yours",
-    access="give its folder as data_dir",
-    evidence="your masks, boxes or outlines, where there are any",
-    caution="State patients and splits where you know them.",
-    preparation_options=FILE_OPTIONS,
-)
+TABLE = entry_of_own_images("table", "Your images listed in a table", load)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from xaiutils.file_limits import check_pixels, check_regular, naming
-from xaiutils.images import fit_image, fit_mask
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "GIF", "WEBP")  # others can run programs, or hang
 FRAMES = ("refuse", "first")
@@ -162,19 +161,6 @@ def _values(image: Image.Image) -> np.ndarray:
     return array
 
 
-def load_picture(path: str | Path, bit_depth: int = 16) -> np.ndarray:
-    """Any common image file as uint8 ``(height, width, 3)``; see `read_picture`."""
-    frame = read_picture(path, bit_depth)
-    if frame.pixels.ndim == 3:
-        return frame.pixels
-    return np.repeat(np.rint(frame.pixels * (255 / frame.top)).astype(np.uint8)[..., None], 3, axis=-1)
-
-
-def read_image(path: str | Path, image_size: int, keep_aspect: bool = False, bit_depth: int = 16) -> np.ndarray:
-    """Read any common image file as uint8 ``(image_size, image_size, 3)``; see `load_picture` and `fit_image`."""
-    return fit_image(load_picture(path, bit_depth), image_size, keep_aspect)
-
-
 def to_rgb(image: Image.Image) -> Image.Image:
     """Any 8-bit Pillow mode to RGB."""
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
@@ -207,8 +193,3 @@ def load_mask(path: str | Path, values: Sequence[int] = (), frames: str = "refus
             return (rgba[..., :3] > 0).any(axis=-1) & (rgba[..., 3] > 0)
         array = np.asarray(found.convert("L"))
     return array > (127 if lossy else 0)
-
-
-def read_mask(path: str | Path, image_size: int, values: Sequence[int] = (), keep_aspect: bool = False) -> np.ndarray:
-    """Read a mask file as bool ``(image_size, image_size)``; see `load_mask` and `fit_mask`."""
-    return fit_mask(load_mask(path, values), image_size, keep_aspect)
