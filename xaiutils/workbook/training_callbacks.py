@@ -90,7 +90,9 @@ class AttributionCallback(Callback):
             return
         ds = self._ds
         maps = explain_all(model, ds.images, ds.labels, list(self._methods), self._batch_size, self._parameters)
-        for name, found in maps.items() if masks is not None and measured else ():
+        for name, found in maps.items():
+            if masks is None or not measured:
+                break
             inside = RELEVANCE_MASS.compute(Case(read_maps(found, self._readings[name]), masks))
             if np.isfinite(inside).any():
                 row[f"outside_{name}"] = float(1 - np.nanmean(inside))
