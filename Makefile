@@ -14,7 +14,7 @@ UNKNOWN := $(filter-out $(KNOWN) -% MAKE%,$(foreach v,$(.VARIABLES),$(if $(finds
 $(if $(strip $(UNKNOWN)),$(error unknown: $(UNKNOWN). Known: $(KNOWN); other notebook parameters go into SET='name=value ...' or PARAMETERS=file.yml))
 quoted = '$(subst ','\'',$(value $(1)))'
 given = $(if $(findstring command line,$(origin $(1))),$(2)=$(call quoted,$(1)))
-WALK = $(call given,DATASET,dataset) $(call given,DATA_DIR,data_dir) $(call given,MODEL,models) $(call given,NAME,run_name) \
+RUN_PARAMETERS = $(call given,DATASET,dataset) $(call given,DATA_DIR,data_dir) $(call given,MODEL,models) $(call given,NAME,run_name) \
        $(SET) $(if $(PARAMETERS),--parameters $(call quoted,PARAMETERS))
 
 .PHONY: help setup run lab app batch pack test structure digest fuzz mutation notebooks bench lock clean
@@ -54,7 +54,7 @@ $(READY): pyproject.toml $(LOCK)
 	touch $@; echo "environment ready in $$SECONDS s"
 
 run: $(READY)
-	$(BIN)/python -m xaiutils.workbook.pipeline $(WALK)
+	$(BIN)/python -m xaiutils.workbook.run_all $(RUN_PARAMETERS)
 
 lab: $(READY)
 	$(BIN)/jupyter lab notebooks/01_data_preparation.ipynb

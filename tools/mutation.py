@@ -53,7 +53,15 @@ EQUIVALENT = ROOT / "tools" / "equivalent_mutants.yml"
 COLUMNS = ["key", "outcome", "line", "seconds", "by"]
 OPTIONS = ["-q", "--no-header", "--tb=line", "-p", "no:cacheprovider", "-p", "no:xdist"]
 # Tests of the interface, of training, and of what runs in processes of its own: slow, and not about PACKAGES.
-LEFT_OUT = ("test_notebook", "test_batch", "test_explorer", "test_walk", "test_pack", "test_project", "test_training")
+LEFT_OUT = (
+    "test_notebook",
+    "test_batch",
+    "test_explorer",
+    "test_run_all",
+    "test_pack",
+    "test_project",
+    "test_training",
+)
 LEFT_OUT += ("test_recipes", "test_optimisation", "test_callbacks", "test_models", "test_vit_weights", "test_app")
 LEFT_OUT += ("test_scenes", "test_background_worker", "test_parameter_controls")
 WALL = 900  # seconds; the limit in processor time, which other work on the machine does not change, comes first

@@ -18,7 +18,7 @@ import nbformat
 import papermill
 
 from xaiutils.workbook.execute import private_kernel
-from xaiutils.workbook.pipeline import ROOT, notebooks
+from xaiutils.workbook.run_all import ROOT, notebooks
 
 OUTSIDE = re.compile(r"^(?P<what>.+): (?P<now>\S+), not the expected (?P<known>\S+) \+- ", re.MULTILINE)
 WIDGET = "application/vnd.jupyter.widget-view+json"

@@ -24,7 +24,7 @@ from xaiutils.batch import __main__ as command
 from xaiutils.batch import job, marker, plan, preflight
 from xaiutils.batch.matrix import read_matrix
 from xaiutils.workbook.execute import NotebookError
-from xaiutils.workbook.pipeline import ROOT
+from xaiutils.workbook.run_all import ROOT
 
 NAMES = {
     "01_data/phantom.s0", "01_data/digits.s0",

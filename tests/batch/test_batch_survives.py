@@ -20,7 +20,7 @@ from xaiutils.batch import __main__ as command
 from xaiutils.batch import marker, plan, preflight
 from xaiutils.batch.matrix import read_matrix
 from xaiutils.batch.pack import pack
-from xaiutils.workbook.pipeline import ROOT
+from xaiutils.workbook.run_all import ROOT
 
 CELL = "06_alone/phantom.vit_mini16.auto.s0.grad_cam"
 OTHER = "06_alone/phantom.vit_mini16.auto.s0.occlusion"

@@ -7,7 +7,7 @@ from typing import Any
 
 from servers import TOKEN, Server
 
-from xaiutils.workbook.pipeline import ROOT
+from xaiutils.workbook.run_all import ROOT
 
 SHOTS = ROOT / "runs" / "browser"
 STATUS = ".xai-status"

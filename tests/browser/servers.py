@@ -21,7 +21,7 @@ from xaiutils.backend import keras
 from xaiutils.widgets.app import launch
 from xaiutils.workbook import Run
 from xaiutils.workbook.parameters import PARAMETERS
-from xaiutils.workbook.pipeline import NOTEBOOKS
+from xaiutils.workbook.run_all import NOTEBOOKS
 
 SIZE, TOKEN = 64, "tests"
 _SETTINGS = {

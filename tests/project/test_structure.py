@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from xaiutils.workbook.pipeline import ROOT
+from xaiutils.workbook.run_all import ROOT
 
 sys.path.append(str(ROOT / "tools"))
 import structure

@@ -15,7 +15,7 @@ from xaiutils.attribution.cam.weighted_sum import cam_of_weights
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset, balanced_indices
 from xaiutils.evaluation.metrics import localisation
-from xaiutils.workbook.pipeline import ROOT
+from xaiutils.workbook.run_all import ROOT
 
 sys.path.append(str(ROOT / "tools"))
 import refresh_notebooks

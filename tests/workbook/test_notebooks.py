@@ -11,7 +11,7 @@ import papermill
 import pytest
 
 from xaiutils.workbook.parameters import PARAMETERS, check
-from xaiutils.workbook.pipeline import ROOT, notebooks
+from xaiutils.workbook.run_all import ROOT, notebooks
 
 NAMES = [
     "01_data_preparation",

@@ -21,7 +21,7 @@ from xaiutils.batch.matrix import MatrixError, read_matrix
 from xaiutils.batch.plan import PACKAGE, Job, State, jobs, outcomes, survey, write_plan
 from xaiutils.batch.preflight import disk_needed, full_disk, megabytes, missing_data, unfit_models
 from xaiutils.batch.report import write_report
-from xaiutils.workbook.pipeline import runs_folder
+from xaiutils.workbook.run_all import runs_folder
 
 DONE, FAILED, INVALID, LOCKED, SIGNALLED = 0, 1, 2, 3, 128
 _SNAKEMAKE = "from xaiutils.batch.job import end_with_parent as e; e(); from snakemake.cli import main; main()"

@@ -17,7 +17,7 @@ from xaiutils.registry import is_integer, suggest
 from xaiutils.text import one_line
 from xaiutils.workbook.execute import literal
 from xaiutils.workbook.parameters import PARAMETERS, check, text_names
-from xaiutils.workbook.pipeline import NOTEBOOKS, dataset_problems, resolve_folder
+from xaiutils.workbook.run_all import NOTEBOOKS, dataset_problems, resolve_folder
 from xaiutils.yaml_text import NumberLoader, load_yaml
 
 AXES = ("dataset", "model", "recipe", "seed", "method")

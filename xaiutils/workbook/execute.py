@@ -1,4 +1,4 @@
-"""One notebook, executed by papermill in a kernel of its own: the walk and the batch both call this.
+"""One notebook, executed by papermill in a kernel of its own: `run_all` and the batch both call this.
 
 Light on purpose (no TensorFlow, no NumPy): a batch starts a process for every cell of its matrix.
 """
@@ -75,7 +75,7 @@ def execute(
             ) from error
         except NoSuchKernel as error:
             raise NotebookError(
-                f"Jupyter finds no kernel named python3 in {sys.prefix}; run the walk by 'make run'.",
+                f"Jupyter finds no kernel named python3 in {sys.prefix}; run the notebooks by 'make run'.",
                 type(error).__name__,
                 str(error),
             ) from error

@@ -1,4 +1,4 @@
-"""The notebooks' parameters, declared once: checked when a notebook starts and before a walk starts any."""
+"""The notebooks' parameters, declared once: checked when a notebook starts, and before `run_all` starts any."""
 
 import inspect
 import re

@@ -256,7 +256,7 @@ class Run:
         return read_maps(self.folder / "maps" / f"{name}.npz")
 
     def expected(self, what: str, value: float, known: float, tolerance: float) -> str:
-        """A line for a cell whose output is compared: what ``value`` is beside the ``known`` one of the default walk.
+        """A line for a cell whose output is compared: what ``value`` is beside the ``known`` one of the default run.
 
         Within ``tolerance`` of it the line is the same on every machine; outside (or NaN) it is another. Data or models
         made with other parameters have no known value: the line gives theirs.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from xaiutils.workbook import Run
-from xaiutils.workbook.pipeline import NOTEBOOKS, runs_folder
+from xaiutils.workbook.run_all import NOTEBOOKS, runs_folder
 
 FOLDER = Path(__file__).resolve().parent  # of the server, the notebook and the page's template
 PORT = 8866

@@ -7,7 +7,7 @@ import ipywidgets as widgets
 from xaiutils.text import html
 from xaiutils.widgets.app.launch import RUN_VARIABLE, read_run
 from xaiutils.widgets.explorer import Explorer
-from xaiutils.workbook.pipeline import runs_folder
+from xaiutils.workbook.run_all import runs_folder
 
 
 def show() -> widgets.Widget:

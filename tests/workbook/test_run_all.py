@@ -1,4 +1,4 @@
-"""The unattended walk: parameters refused in words before anything runs, notebooks with other parameters, the
+"""All notebooks, unattended: parameters refused in words before anything runs, notebooks with other parameters, the
 report."""
 
 import json
@@ -19,7 +19,7 @@ from xaiutils.datasets import DATASETS
 from xaiutils.workbook.execute import NotebookError
 from xaiutils.workbook.html_report import write_report
 from xaiutils.workbook.parameters import PARAMETERS
-from xaiutils.workbook.pipeline import ROOT, check_data, main, notebooks, prepare, read_arguments, run_notebooks
+from xaiutils.workbook.run_all import ROOT, check_data, main, notebooks, prepare, read_arguments, run_notebooks
 
 PATHS = notebooks(ROOT / "notebooks")
 TINY = {
@@ -132,8 +132,8 @@ def test_the_commands_of_the_guides_are_read_as_meant(tmp_path):
     (tmp_path / "mine.yml").write_text("dataset: folder\ndata_dir: images\n")
     for command in commands:
         made = subprocess.run(f"{command} -n", shell=True, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-        (call,) = [line for line in made.splitlines() if "xaiutils.workbook.pipeline" in line]
-        shown = "printf '%s\\n' " + call.split("xaiutils.workbook.pipeline", 1)[1]
+        (call,) = [line for line in made.splitlines() if "xaiutils.workbook.run_all" in line]
+        shown = "printf '%s\\n' " + call.split("xaiutils.workbook.run_all", 1)[1]
         words = subprocess.run(["bash", "-c", shown], capture_output=True, text=True, check=True).stdout.split("\n")
         words = [w for w in words if w]
         file = tmp_path / words[words.index("--parameters") + 1] if "--parameters" in words else None
@@ -188,13 +188,13 @@ def test_make_passes_parameters_and_refuses_unknown_ones():
     ).stdout
     command = shlex.split(out.strip().splitlines()[-1])
     expected = ["dataset=folder", "data_dir=my images/it's $5", "models=a,b", "run_name=x", "epochs=3", "seed=1"]
-    assert command[1:] == ["-m", "xaiutils.workbook.pipeline", *expected]
+    assert command[1:] == ["-m", "xaiutils.workbook.run_all", *expected]
     for wrong in ("DATSET=folder", "METHODS=grad_cam", "Dataset=folder"):
         result = make("run", wrong)
         assert result.returncode != 0
         assert f"unknown: {wrong.split('=')[0]}" in result.stderr
     plain = make("run", NAME="host", MODEL="car").stdout
-    assert plain.strip().endswith("-m xaiutils.workbook.pipeline")
+    assert plain.strip().endswith("-m xaiutils.workbook.run_all")
 
 
 def test_a_notebook_refuses_a_parameter_that_papermill_would_swallow(tmp_path):
@@ -214,7 +214,7 @@ def test_report_needs_a_run(tmp_path):
 
 
 @pytest.mark.slow
-def test_walk_with_other_parameters(tmp_path, capsys):
+def test_run_all_with_other_parameters(tmp_path, capsys):
     folder = run_notebooks({**TINY, **LATER, "dataset": "digits", "run_name": "digits"}, tmp_path)
     lines = capsys.readouterr().out.splitlines()
     n = len(PATHS)
@@ -276,7 +276,7 @@ def test_a_folder_with_blanks_in_its_name(tmp_path):
 
 
 @pytest.mark.slow
-def test_walk_on_a_real_folder(tmp_path, kit):
+def test_run_all_on_a_real_folder(tmp_path, kit):
     values = {
         "dataset": "busi",
         "data_dir": str(kit / "busi"),

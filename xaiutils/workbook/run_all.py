@@ -1,4 +1,4 @@
-"""All notebooks in order, unattended: ``python -m xaiutils.workbook.pipeline dataset=folder data_dir=...``.
+"""All notebooks in order, unattended: ``python -m xaiutils.workbook.run_all dataset=folder data_dir=...``.
 
 Every notebook runs in a kernel of its own through papermill and leaves its executed copy, log, figures, tables and
 maps in ``runs/<run_name>/``; at the end ``report.html`` shows them together.
@@ -32,7 +32,7 @@ def notebooks(folder: Path = NOTEBOOKS, on_request: bool = False) -> list[Path]:
     where there are none."""
     found = sorted(path for path in folder.glob("[0-9][0-9]_*.ipynb") if on_request or path.stem not in ON_REQUEST)
     if not found:
-        raise FileNotFoundError(f"{folder} holds no numbered notebooks; run the walk from a checkout of the workbook.")
+        raise FileNotFoundError(f"{folder} holds no numbered notebooks; run it from a checkout of the workbook.")
     return found
 
 
@@ -212,7 +212,7 @@ def run_notebooks(values: Mapping[str, Any], runs_dir: Path | None = None, steps
 
 
 def _forget(folder: Path, steps: Sequence[Path]) -> None:
-    """Remove what earlier walks left of these steps, so that a walk that fails does not show old results as its own."""
+    """Remove what earlier runs left of these steps, so that a run that fails does not show old results as its own."""
     old = [folder / "report.html"]
     for step in steps:
         old += [folder / "record" / f"{step.stem}.json", *(folder / "notebooks").glob(f"{step.stem}*.ipynb")]
@@ -222,7 +222,7 @@ def _forget(folder: Path, steps: Sequence[Path]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m xaiutils.workbook.pipeline", description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m xaiutils.workbook.run_all", description=__doc__.split("\n\n")[0])
     parser.add_argument("assignments", nargs="*", metavar="name=value", help="a notebook parameter")
     parser.add_argument("--parameters", type=Path, metavar="FILE.yml", help="notebook parameters as YAML")
     parser.add_argument("--runs", type=Path, metavar="FOLDER", help="folder of all runs; default: XAI_RUNS, or runs")
