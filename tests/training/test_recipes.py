@@ -18,7 +18,7 @@ from xaiutils.training.features import backbone_features
 from xaiutils.training.losses import class_weights, epoch_order, make_loss
 from xaiutils.training.optimisation import make_schedule
 from xaiutils.training.recipes import batch_size_for, change_recipe
-from xaiutils.training.toy import toy_recipes
+from xaiutils.training.toy_problem import toy_recipes
 
 PLAIN = Recipe("plain", frozen=False, learning_rate=1e-2, weight_decay=0, epochs=4)
 

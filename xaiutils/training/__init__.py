@@ -6,7 +6,7 @@ from xaiutils.training.predictions import Report, classification_report, clear_e
 from xaiutils.training.recipe import Recipe
 from xaiutils.training.recipes import RECIPES, read_recipe, recipe_differences
 from xaiutils.training.stages import train
-from xaiutils.training.toy import toy_optimisers
+from xaiutils.training.toy_problem import toy_optimisers
 
 __all__ = [
     "RECIPES",

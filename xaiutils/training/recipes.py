@@ -61,10 +61,10 @@ ATTENTION_STUDY = Recipe(
     zoom=0.1,
     scaling="z_norm",
 )
-# The thesis' own, in every number that it states. It can hardly learn: see `xaiutils.training.toy`. What differs: the
-# frozen backbone sees each image in 4 fixed augmented versions, not in a fresh one each epoch. Its batches are of 16,
-# 32 or 64 images, "by the size of the data set": see `batch_size_for`. Its shear "angle of 0.15" is in degrees, which
-# is next to nothing.
+# The thesis' own, in every number that it states. It can hardly learn: see `xaiutils.training.toy_problem`. What
+# differs: the frozen backbone sees each image in 4 fixed augmented versions, not in a fresh one each epoch. Its
+# batches are of 16, 32 or 64 images, "by the size of the data set": see `batch_size_for`. Its shear "angle of 0.15"
+# is in degrees, which is next to nothing.
 THESIS = Recipe(
     "thesis",
     frozen=True,

@@ -270,12 +270,8 @@ def _point(text: object) -> tuple[float, float]:
     return x, y
 
 
-def draw_contours(contours: Sequence[Contour], shape: tuple[int, int]) -> np.ndarray:
-    """Bool mask ``shape`` (height, width): inside of the outlines; a dot for one or two points."""
-    return _draw(contours, shape).mask
-
-
-def _draw(contours: Sequence[Contour], shape: tuple[int, int]) -> DrawnMask:
+def draw_contours(contours: Sequence[Contour], shape: tuple[int, int]) -> DrawnMask:
+    """The inside of the outlines on a picture of ``shape`` (height, width); a dot for one or two points."""
     mask, clipped = np.zeros(shape, bool), 0
     for contour in contours:
         points, cut = check_outline(np.array(contour.points, float).reshape(-1, 2), shape)
@@ -302,7 +298,7 @@ class ContourFile:
     def draw(self, shape: tuple[int, int]) -> DrawnMask:
         chosen = [c for c in read_contours(self.path) if not self.names or c.name in self.names]
         try:
-            return _draw(chosen, shape)
+            return draw_contours(chosen, shape)
         except ValueError as error:
             raise ValueError(
                 f"{self.path.name}: {error}; contours are in pixels of the DICOM file: give that, or an export of its "

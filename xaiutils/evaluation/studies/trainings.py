@@ -34,15 +34,15 @@ def digest(*parts: Any) -> str:
     """16 hexadecimal digits of plain values, arrays, and whatever else has a ``repr``."""
 
     def plain(value: Any) -> str:
-        return hashlib.blake2b(value.tobytes()).hexdigest() if isinstance(value, np.ndarray) else repr(value)
+        return hashlib.sha256(value.tobytes()).hexdigest() if isinstance(value, np.ndarray) else repr(value)
 
     text = json.dumps(parts, default=plain, sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def digest_of_data(splits: Iterable[ImageDataset]) -> str:
     """Of the pixels, labels and mirroring of data sets."""
-    found = hashlib.blake2b()
+    found = hashlib.sha256()
     for ds in splits:
         found.update(f"{ds.pixels.shape} {ds.labels.tolist()} {ds.mirrors}".encode())
         for start in range(0, len(ds), _BLOCK):  # pixels may be a view of a file larger than memory
@@ -52,7 +52,7 @@ def digest_of_data(splits: Iterable[ImageDataset]) -> str:
 
 def digest_of_weights(model: keras.Model) -> str:
     """Of a model's kinds of layers and their weights."""
-    found = hashlib.blake2b(" ".join(type(layer).__name__ for layer in model.layers).encode())
+    found = hashlib.sha256(" ".join(type(layer).__name__ for layer in model.layers).encode())
     for weight in model.get_weights():
         found.update(weight.tobytes())
     return found.hexdigest()
