@@ -173,6 +173,37 @@ def test_a_whole_network_is_its_chain_of_matrix_forms(images, rule):
     np.testing.assert_allclose(found, expected, atol=2e-4 * np.abs(expected).max())
 
 
+def test_layer_normalisation_is_linear_with_its_deviation_held(images):
+    """y = gamma (z - mean z) r + beta of each token, where r is a constant and the mean is not (epsilon rule)."""
+    keras.utils.set_random_seed(5)
+    inputs = keras.Input((4, 4, 3))
+    x = layers.Conv2D(4, 2, strides=2, name="conv")(inputs)
+    x = layers.LayerNormalization(epsilon=0.1, name="norm")(x)
+    model = keras.Model(inputs, layers.Dense(2, name="out")(layers.GlobalAveragePooling2D()(x)))
+    rng = np.random.default_rng(9)
+    for layer in model.layers:
+        layer.set_weights([rng.uniform(-1, 1, w.shape) for w in layer.get_weights()])
+    image = images[0, ::8, ::8] / 100
+    found = xai.explain(model, image[None], 1, "lrp", rule="epsilon", epsilon=1e-6)[0]
+
+    (W1, b1), (W2, b2) = (
+        matrix(linear_parts(model.get_layer(name))[0](), shape) for name, shape in (("conv", (4, 4, 3)), ("out", (4,)))
+    )
+    gamma, beta = (np.asarray(w, np.float64) for w in model.get_layer("norm").get_weights())
+    x0 = image.ravel().astype(np.float64)
+    z = (x0 @ W1 + b1).reshape(4, 4)  # tokens, channels
+    rate = 1 / np.sqrt(z.var(axis=1, keepdims=True) + 0.1)
+    y = gamma * (z - z.mean(axis=1, keepdims=True)) * rate + beta
+    logits = y.mean(axis=0) @ W2 + b2
+    np.testing.assert_allclose(logits, model(image[None])[0], rtol=1e-4)
+    R = y.mean(axis=0) * W2[:, 1]  # the bias of the last layer keeps its share
+    s = np.tile(R / y.mean(axis=0) / 4, (4, 1))  # relevance of y by its value, the same after a mean
+    share = s * gamma * rate
+    R = (z * (share - share.mean(axis=1, keepdims=True))).ravel()
+    expected = (x0[:, None] * W1 * (R / z.ravel())).sum(axis=1)
+    np.testing.assert_allclose(found, expected.reshape(4, 4, 3).sum(axis=-1), atol=1e-4 * np.abs(expected).max())
+
+
 # Conservation ---------------------------------------------------------------------------------------------------------
 
 

@@ -200,6 +200,8 @@ def network_of(function, shape=(8, 8, 3), behind=False):
         (lambda x: tf.nn.softmax(x, axis=1), SOFTMAX),
         (tf.image.per_image_standardization, LAYER_NORM),
         (lambda x: x / tf.reduce_max(x, axis=(1, 2, 3), keepdims=True), LAYER_NORM),
+        (lambda x: tf.nn.l2_normalize(x, axis=(1, 2)), LAYER_NORM),
+        (lambda x: tf.nn.l2_normalize(x, axis=-1), LAYER_NORM),
         (lambda x: x * tf.reduce_mean(x, axis=(1, 2, 3), keepdims=True), None),
         (lambda x: tf.sort(x, axis=1), None),
         (lambda x: tf.image.adjust_gamma(x / 255) * x[:, :1], None),
