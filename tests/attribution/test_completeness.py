@@ -43,6 +43,18 @@ def test_completeness_of_named_methods(linear, ds):
         completeness_table(model, ds, ["vanilla_gradients"], 0)
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_warning_of_a_miss_names_the_worst_image(order):
+    """F(x) = exp(6 x) by one step, at the middle: x exp(3 x) 6 instead of exp(6 x) - 1; worse for white."""
+    inputs, mean = keras.Input((4, 4, 3)), keras.initializers.Constant(1 / 3)
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(2, kernel_initializer=mean)(keras.ops.exp(6 * x)))
+    images = np.stack([np.full((4, 4, 3), level, np.float32) for level in (102, 255)])[::order]
+    wrong, right = 6 * np.exp(3), np.exp(6) - 1
+    with pytest.warns(MapWarning, match=f"must sum to {right:.4g} sums to {wrong:.4g};"):
+        xai.explain(model, images, 0, "integrated_gradients", n_steps=1, baseline="black")
+
+
 def test_a_miss_of_completeness_is_warned_of_once(linear, images, monkeypatch):
     """Two steps of a strongly curved function miss a large part; a linear model misses nothing."""
     keras.utils.set_random_seed(0)

@@ -13,6 +13,7 @@ from skimage.draw import polygon
 from trees import write_dicom
 
 import xaiutils as xai
+from xaiutils.datasets.listing import summarise_remarks
 from xaiutils.datasets.reading.evidence import Boxes, MaskFile, Polygons, RunLengths, fill_outline, unpack_run_lengths
 
 SHAPE = (20, 30)  # height, width
@@ -185,6 +186,15 @@ def test_table_boxes_that_cannot_be_right_are_unknown(tmp_path):
         ds = xai.load_dataset("table", "all", image_size=32, data_dir=tmp_path, boxes_column="boxes")
     assert ds.evidence.tolist() == ["known", *["unknown"] * 4, "known"]
     assert any(note.startswith("1 image has outlines that reach a little over the edge") for note in ds.notes)
+
+
+def test_three_images_of_a_remark_are_named():
+    remarks = {f"{i}.png": {"clipped": 5, "evidence": "torn"} for i in range(4)}
+    assert summarise_remarks(remarks)["clipped"].endswith(": 0.png; 1.png; 2.png ...")
+    del remarks["3.png"]
+    notes = summarise_remarks(remarks)
+    assert notes["clipped"].endswith(": 0.png; 1.png; 2.png.")
+    assert notes["evidence"].endswith(": 0.png (torn); 1.png (torn); 2.png (torn).")
 
 
 def test_masks_are_read_as_pictures_are(tmp_path):

@@ -310,6 +310,15 @@ def test_folders_below_a_class_are_offered_as_patients(tmp_path):
     assert straddling[0]["what"].startswith(("benign/P", "malignant/P"))
 
 
+@pytest.mark.parametrize(("patients", "suggested"), [(2, False), (3, True)])
+def test_one_folder_in_each_of_two_classes_is_not_suggested_as_a_patient(tmp_path, patients, suggested):
+    nested(tmp_path, patients)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        load(tmp_path)
+    assert any("patient_from=1" in str(warning.message) for warning in said) is suggested
+
+
 @pytest.mark.parametrize("how", [1, "1", r"/(P\d+)/", r"(?P<patient>P\d+)", r"P\d+"])
 def test_patients_from_folders_or_a_pattern(tmp_path, how):
     nested(tmp_path)

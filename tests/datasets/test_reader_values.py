@@ -10,6 +10,7 @@ from xaiutils.datasets.image_dataset import largest_extent
 from xaiutils.datasets.reading import breast_region
 from xaiutils.datasets.reading.dicom import read_dicom
 from xaiutils.datasets.reading.evidence import Boxes, MaskFile, Polygons, RunLengths
+from xaiutils.datasets.reading.frames import read_frame
 from xaiutils.datasets.reading.image_files import load_mask, to_rgb
 from xaiutils.datasets.reading.picture_file import PictureFile, Preparation, read_picture_file
 from xaiutils.datasets.splits import split_indices
@@ -128,6 +129,13 @@ def test_sixteen_bits_become_eight_by_rounding(tmp_path):
     twelve = np.array([[0, 8, 9, 2048, 4095, 60000]], np.uint16)
     Image.fromarray(twelve).save(tmp_path / "b.png")
     assert load_picture(tmp_path / "b.png", 12)[0, :, 1].tolist() == [0, 0, 1, 128, 255, 255]
+
+
+def test_grey_of_sixteen_bits_is_white_at_65535_unless_told_otherwise(tmp_path):
+    Image.fromarray(np.full((8, 8), 65535, np.uint16)).save(tmp_path / "a.png")
+    frame = read_frame(tmp_path / "a.png")
+    assert (frame.top, frame.pixels.max(), frame.clipped) == (65535.0, 65535.0, 0)
+    assert read_frame(tmp_path / "a.png", 12).clipped == 64
 
 
 def test_twelve_bits_of_dicom_become_eight_by_rounding(tmp_path):

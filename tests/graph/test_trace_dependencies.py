@@ -158,6 +158,25 @@ def test_what_no_pass_depends_on_traces_nothing_anew(model, name):
     assert Network.of(model) is first
 
 
+def test_an_unchanged_model_is_not_read_again(model):
+    """Every call asks whether the model has changed, so what is still the same object is not looked into."""
+    read = []
+
+    class Number(float):
+        def __repr__(self):
+            read.append(float(self))
+            return super().__repr__()
+
+    model.get_layer("block").power = Number(1)
+    first = Network.of(model)
+    before = len(read)
+    assert before > 0
+    assert Network.of(model) is first
+    assert len(read) == before
+    model.get_layer("block").power = Number(2)
+    assert Network.of(model) is not first
+
+
 def test_global_settings_count(model):
     first = Network.of(model)
     before = keras.config.epsilon()
