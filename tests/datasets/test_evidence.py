@@ -17,7 +17,7 @@ from xaiutils.datasets.listing import summarise_remarks
 from xaiutils.datasets.reading.evidence import Boxes, MaskFile, Polygons, RunLengths, fill_outline, unpack_run_lengths
 
 SHAPE = (20, 30)  # height, width
-WRONG = "no finite|outside|positive|enclose|three or more|do not fill|pixels"
+WRONG = "not finite|outside|positive|enclose|three or more|do not fill|pixels"
 
 
 @pytest.mark.parametrize(
