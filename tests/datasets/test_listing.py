@@ -333,7 +333,7 @@ def test_patient_from_that_finds_nothing_is_refused(tmp_path):
     nested(tmp_path, 4)
     for wrong, words in (
         (0, "folder below the class is 1"), (5, "finds no such folder"), ("Q(\\d)", "fits no path"),
-        ("(", "no regular expression"),
+        ("(", "not a regular expression"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=words):
             load(tmp_path, patient_from=wrong)
