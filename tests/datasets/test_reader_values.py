@@ -8,6 +8,7 @@ from trees import load_picture, write_dicom
 import xaiutils as xai
 from xaiutils.datasets.image_dataset import largest_extent
 from xaiutils.datasets.reading import breast_region
+from xaiutils.datasets.reading.cache import cached_picture
 from xaiutils.datasets.reading.dicom import read_dicom
 from xaiutils.datasets.reading.evidence import Boxes, MaskFile, Polygons, RunLengths
 from xaiutils.datasets.reading.frames import read_frame
@@ -270,3 +271,24 @@ def test_images_have_eight_pixels_a_side_at_least():
     assert xai.load_dataset("phantom", image_size=8, limit=2).pixels.shape == (2, 8, 8, 3)
     with pytest.raises(ValueError, match="image_size=7"):
         xai.load_dataset("phantom", image_size=7, limit=2)
+
+
+# Kept pictures -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(8, 9), (8, 9, 3)])
+@pytest.mark.parametrize("has_mask", [False, True])
+def test_a_kept_picture_is_the_one_that_was_made(tmp_path, monkeypatch, shape, has_mask):
+    monkeypatch.setenv("XAI_CACHE", str(tmp_path))
+    rng, made = np.random.default_rng(0), []
+    mask = rng.random(shape[:2]) < 0.5 if has_mask else None
+
+    def make():
+        made.append((rng.integers(0, 256, shape, np.uint8), mask, {"spacing": [0.1, 0.2]}))
+        return made[-1]
+
+    cached_picture("a key", make)
+    found = cached_picture("a key", make)
+    assert len(made) == 1
+    for mine, expected in zip(found, made[0], strict=True):
+        np.testing.assert_array_equal(mine, expected)

@@ -6,8 +6,9 @@ import pytest
 from conftest import SIZE
 
 import xaiutils as xai
-from xaiutils.attribution import ModelError
+from xaiutils.attribution import ModelError, Network
 from xaiutils.backend import tf
+from xaiutils.graph.layers.attention import attention_steps
 
 layers = keras.layers
 
@@ -49,6 +50,18 @@ def test_attention_with_a_gate_or_a_window_is_refused_by_the_rules_of_attention(
     model = keras.Model(inputs, layers.Dense(2)(x))
     with pytest.raises(ModelError, match="attention"):
         xai.explain(model, images, 0, "lrp")
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_attention_that_returns_its_probabilities_is_attention(heads):
+    """Those of Keras' ``Attention`` have no axis of heads."""
+    inputs = keras.Input((SIZE, SIZE, 3))
+    tokens = layers.Reshape((-1, 8))(layers.Conv2D(8, 8, strides=8)(inputs))
+    layer = layers.Attention(name="mixer") if heads == 1 else layers.MultiHeadAttention(heads, 4, name="mixer")
+    given = [[tokens, tokens]] if heads == 1 else [tokens, tokens]
+    mixed, _ = layer(*given, return_attention_scores=True)
+    model = keras.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling1D()(mixed)))
+    assert [step.path for step in attention_steps(Network.of(model))] == ["mixer"]
 
 
 def test_a_layer_without_any_activation_adds_nothing_to_an_aggregate(images):
