@@ -137,6 +137,17 @@ def test_the_aspect_is_kept_or_squeezed(tree):
     assert squeezed.pixels.max(axis=(0, 1, 3))[40:].max() > 0
 
 
+@pytest.mark.parametrize("name", ["cbis_ddsm", "inbreast"])
+def test_the_aspect_is_kept_unless_told_otherwise(tree, portuguese, name):
+    root = tree[0] if name == "cbis_ddsm" else portuguese
+    default, kept, squeezed = (
+        load(root, name=name, region="whole", limit=2, **options)
+        for options in ({}, {"keep_aspect": True}, {"keep_aspect": False})
+    )
+    np.testing.assert_array_equal(default.pixels, kept.pixels)
+    assert (default.pixels != squeezed.pixels).any()
+
+
 def test_missing_pictures_are_named(tree, tmp_path):
     shutil.copytree(tree[0], tmp_path / "part")
     for folder in (tmp_path / "part" / "CBIS-DDSM").glob("Mass-Training_P_00001_*_CC"):

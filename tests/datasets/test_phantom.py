@@ -191,6 +191,14 @@ def test_the_lesion_mask_holds_the_evidence_of_malignant_masses():
     assert np.mean(inside) >= 0.9
 
 
+def test_a_lesion_lies_anywhere_in_the_breast():
+    """Its row says nothing about its column."""
+    places = np.array([np.argwhere(phantom.generate(seed, 64).lesion).mean(axis=0) for seed in range(1, 60)])
+    assert (places.std(axis=0) > 3).all()
+    assert np.abs(places[:, 0] - places[:, 1]).mean() > 5
+    assert abs(np.corrcoef(places.T)[0, 1]) < 0.5
+
+
 def test_without_its_lesion_an_image_is_background():
     for task in ("margin", "five"):
         for seed in range(6):

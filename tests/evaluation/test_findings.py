@@ -10,6 +10,7 @@ from xaiutils.evaluation.claims import RANDOM_WEIGHTS, claims
 from xaiutils.evaluation.findings import in_words, slopes_in_words
 from xaiutils.evaluation.ranking import rank
 from xaiutils.evaluation.score_tables import of_methods, without_random_weights
+from xaiutils.statistics.paired_tests import paired_test
 from xaiutils.statistics.regression import regress
 
 N = 40
@@ -56,6 +57,21 @@ def table():
     drop = with_random_weights(scored({m: 1 - v for m, v in LEVELS.items()}, "deletion_auc", seed=1), 0.8)
     sparse = with_random_weights(scored(LEVELS, "sparseness", seed=2))
     return pd.concat([located, drop, sparse], ignore_index=True)
+
+
+@pytest.mark.parametrize(("beyond", "verdict"), [(1e-7, "better"), (-1e-7, "undecided")])
+def test_a_verdict_turns_where_the_interval_of_a_thousand_resamples_leaves_zero(beyond, verdict):
+    differences = np.random.default_rng(0).exponential(0.1, N)
+    ids = [f"i{k:02d}" for k in range(N)]
+    low = paired_test(differences, np.array(ids), 1000, 0).low
+    rows = {"metric": "relevance_mass", "image_id": ids}
+    table = pd.concat(
+        [
+            pd.DataFrame({"method": "grad_cam", "value": 0.5 + differences - low + beyond, **rows}),
+            pd.DataFrame({"method": "random", "value": 0.5, **rows}),
+        ]
+    )
+    assert claims(table, alpha=0.99)["verdict"].tolist() == [verdict]
 
 
 def test_claims(table):

@@ -10,6 +10,7 @@ from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
 from xaiutils.evaluation import chance, control_maps, summarise
 from xaiutils.evaluation.map_similarity import SIMILARITIES, hog_correlation, spearman, ssim, top_intersection
+from xaiutils.evaluation.metrics.confidence import soft_masks
 from xaiutils.evaluation.metrics.insertion_deletion import perturbation_curve
 from xaiutils.evaluation.metrics.localisation import area_chance
 from xaiutils.evaluation.metrics.metric import Case
@@ -317,6 +318,12 @@ def test_a_planted_mark_by_hand():
         np.testing.assert_array_equal(found.masks[0], box)
         assert (found.pixels[0][box] == 178).all()  # 101 + (255 - 101) / 2
         assert (found.pixels[0][~box] == 101).all()
+
+
+def test_a_soft_mask_is_the_positive_part_over_its_maximum():
+    maps = np.array([[[0.1, -3.0], [0.25, 0.5]], [[8.0, 0.0], [-1.0, 2.0]], [[0.0, -1.0], [-2.0, 0.0]]], np.float32)
+    expected = [[[0.2, 0.0], [0.5, 1.0]], [[1.0, 0.0], [0.0, 0.25]], [[0.0, 0.0], [0.0, 0.0]]]
+    np.testing.assert_allclose(soft_masks(maps), expected, rtol=1e-6)
 
 
 def test_random_evidence_is_the_mean_of_the_masks():

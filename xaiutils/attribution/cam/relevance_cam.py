@@ -49,7 +49,7 @@ def activations_and_relevance(network: Network, layers: Sequence[str]) -> Signal
 
     def build():
         known = kinds(network, "LRP")
-        settings = Settings(alpha=1.0, bias=False)
+        settings = Settings(bias=False)
         kept = {network.step(path) for path in layers}
 
         @tf.function(input_signature=[network.image_spec, TARGETS], autograph=False)
