@@ -516,6 +516,25 @@ def test_the_code_that_decides_each_kind_exists():
     assert plan.code_version("data") != plan.code_version("cell")
 
 
+# What words, writes, checks names and shows progress, and no result.
+NO_RESULT = {"files", "progress", "registry", "templates", "text", "yaml_text", "xaiutils", "__version__"}
+
+
+@pytest.mark.parametrize("kind", plan.CODE)
+def test_what_the_code_of_a_kind_imports_decides_it_too(kind):
+    """But for the folder of the notebooks' start, which knows all registries to check the names in parameters."""
+    decides = {name.removesuffix(".py") for name in plan.CODE[kind]}
+    imported = set()
+    for name in set(plan.CODE[kind]) - {"workbook"}:
+        path = plan.PACKAGE / name
+        for source in path.rglob("*.py") if path.is_dir() else [path]:
+            text = source.read_text(encoding="utf-8")
+            imported |= set(re.findall(r"^ *from xaiutils\.(\w+)", text, re.MULTILINE))
+            for names in re.findall(r"^ *from xaiutils import (.+)", text, re.MULTILINE):
+                imported |= {part.split()[0] for part in names.split(",")}
+    assert imported - decides <= NO_RESULT
+
+
 TRAIN_TWICE = """
 import sys, numpy as np, keras
 from keras import layers

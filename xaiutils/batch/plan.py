@@ -20,9 +20,9 @@ from xaiutils.files import write_text
 PACKAGE = Path(__file__).resolve().parents[1]
 # What decides the results of each kind of notebook, from the package: a change makes them be computed again. Plots are
 # among those of cells only: a finer curve is no reason to train again.
-_DATA_CODE = ("datasets", "images.py", "workbook")
-_TRAIN_CODE = (*_DATA_CODE, "backend.py", "models", "training", "classification")
-_CELL_CODE = (*_TRAIN_CODE, "statistics", "graph", "attribution", "evaluation", "transforms", "plots", "beyond_maps")
+_DATA_CODE = ("datasets", "images.py", "class_names.py", "file_limits.py", "workbook")
+_TRAIN_CODE = (*_DATA_CODE, "backend.py", "models", "training", "graph", "classification", "statistics")
+_CELL_CODE = (*_TRAIN_CODE, "map_reading.py", "attribution", "evaluation", "transforms", "plots", "beyond_maps")
 CODE = {"data": _DATA_CODE, "train": _TRAIN_CODE, "cell": _CELL_CODE}
 _AXES = {"data": ("dataset", "seed"), "train": ("dataset", "model", "recipe", "seed")}
 _REASONS = {

@@ -306,5 +306,6 @@ def _stamp(folder: Path) -> dict[str, Any]:
 def _code_of_data() -> str:
     """Changes when the code that prepares data does, so that a copy made by older code is not used."""
     package = Path(__file__).parents[1]
-    sources = sorted([*(package / "datasets").rglob("*.py"), package / "images.py", Path(__file__)])
+    beside = (package / name for name in ("images.py", "class_names.py", "file_limits.py"))
+    sources = sorted([*(package / "datasets").rglob("*.py"), *beside, Path(__file__)])
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
