@@ -125,6 +125,13 @@ def test_a_deflated_file_is_measured_before_it_is_unpacked(tmp_path, monkeypatch
         read_dicom(tmp_path / "x.dcm")
 
 
+@pytest.mark.parametrize("after", [b"", b"\0"])  # that makes an odd length even
+def test_a_large_deflated_file_is_measured_to_its_end(tmp_path, after):
+    large = dicom(DeflatedExplicitVRLittleEndian, EncapsulatedDocument=bytes(3 * 2**20))
+    (tmp_path / "x.dcm").write_bytes(large + after)
+    assert read_dicom(tmp_path / "x.dcm").pixels.shape == (24, 20)
+
+
 def test_packed_files_are_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(mnist, "_IDX_BYTES", 10_000)
     (tmp_path / "x.gz").write_bytes(gzip.compress(bytes(10_001)))

@@ -168,7 +168,8 @@ def _check_deflated(path: Path) -> None:
         if _read_file_meta_info(file).get("TransferSyntaxUID") != pydicom.uid.DeflatedExplicitVRLittleEndian:
             return
         unpacker, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
-        while piece := unpacker.unconsumed_tail or file.read(2**20):
+        # At its end zlib may keep what follows, such as the byte that makes the length even, as if it were unread.
+        while not unpacker.eof and (piece := unpacker.unconsumed_tail or file.read(2**20)):
             size += len(unpacker.decompress(piece, 2**20))
             if size > limit:
                 raise ValueError(f"unpacked it has more than {limit:,} bytes (8 for each of file_limits.MAX_PIXELS)")
