@@ -352,6 +352,20 @@ def vit(attention=SelfAttention, pool="class token", view=lambda x: x, copies=1)
     return keras.Model(inputs, L.Dense(2)(x))
 
 
+def test_attention_between_mixtures_of_places_reads_no_tokens_with_a_place():
+    """So the map is that of the layer before it."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((H, W, 3))
+    x = L.Conv2D(8, 8, strides=8, name="patches")(L.Rescaling(1 / 255)(inputs))
+    x = L.Reshape((-1, 8))(x)
+    y = L.Dense(x.shape[1])(L.Permute((2, 1))(x))
+    y = L.Permute((2, 1))(L.MultiHeadAttention(2, 4, name="mixer")(y, y))
+    x = L.GlobalAveragePooling1D()(L.Add()([x, y]))
+    network = Network.of(keras.Model(inputs, L.Dense(2)(x)))
+    assert [step.path for step in attention_steps(network)] == ["mixer"]
+    assert network.cam_layers() == ["patches"]
+
+
 @pytest.mark.parametrize("attention", [SelfAttention, TokenMixer, None])
 def test_attention_is_found_by_what_it_does(attention):
     network = Network.of(vit(attention))
