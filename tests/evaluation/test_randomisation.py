@@ -144,6 +144,10 @@ def test_verdicts():
     table = pd.concat([similarity_table(np.full(12, 1.0), depth=0), similarity_table([np.nan] * 11 + [0.1])])
     (row,) = verdicts(table.assign(mode="cascading"), chance).to_dict("records")
     assert (row["mode"], row["n"], row["missing"], row["verdict"]) == ("cascading", 1, 11, "undecided")
+    # Two images make one pair, and all draws that hold it are the same: an interval without width would be no evidence.
+    two = verdicts(similarity_table([0.30, 0.31]), chance[chance["image_b"] == "i1"]).iloc[0]
+    assert np.isnan([two["low"], two["high"]]).all()
+    assert (two["n"], two["verdict"]) == (2, "undecided")
 
 
 def test_entropy_rise():

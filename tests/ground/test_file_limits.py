@@ -422,7 +422,7 @@ def test_a_runs_folder_that_cannot_be_written(tmp_path, monkeypatch):
     monkeypatch.delenv("XAI_RUNS", raising=False)
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="results cannot be written to .* give another folder by runs_dir"):
-        Run("01", {"runs_dir": str(tmp_path / "file"), "run_name": "a"})
+        Run("01", {"dataset": "digits", "runs_dir": str(tmp_path / "file"), "run_name": "a"})
 
 
 def test_a_copy_of_a_picture_follows_how_it_was_asked_for(tmp_path):

@@ -189,10 +189,11 @@ def test_a_model_of_other_data_is_refused(parameters):
             workbook.start("03_x", {**parameters, **change}).model("vit_mini16")
 
 
-def test_later_notebooks_take_the_data_that_the_first_one_settled(parameters):
+def test_later_notebooks_take_the_data_that_the_first_one_settled(parameters, tmp_path):
     place = {name: parameters[name] for name in ("run_name", "runs_dir")}
     with pytest.raises(FileNotFoundError, match=r"no data set yet. Run 01_data_preparation first with run_name='r'"):
-        workbook.start("04_x", place).dataset("test")
+        workbook.start("04_x", place)
+    assert not (tmp_path / "r").exists(), "a run that never began leaves nothing"
     first = workbook.start("01_x", {**parameters, "positive_class": "malignant"}).dataset("test")
     later = workbook.start("04_x", place)
     assert later.parameters["positive_class"] == "malignant"

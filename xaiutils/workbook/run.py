@@ -46,6 +46,7 @@ def start(notebook: str, namespace: Mapping[str, Any]) -> "Run":
 
     Raises:
         ValueError: lists everything that is wrong, with what is allowed.
+        FileNotFoundError: notebook 01 has not settled the data of this run.
     """
     given = {k: v for k, v in namespace.items() if k in PARAMETERS}
     if not any(isinstance(v, Run) for v in namespace.values()):
@@ -75,8 +76,9 @@ class Run:
 
     ``folder`` is the run's folder. ``parameters`` are the notebook's checked ones, and what it does not say itself as
     the run has it: the data set as notebook 01 settled it (`SETTLED`); for ``models`` or ``model`` left empty, those
-    that notebook 02 trained. A notebook that has the parameter ``dataset`` settles the data for those after it. With
-    ``writes=False`` the run is read, and nothing of it is changed.
+    that notebook 02 trained. A notebook that has the parameter ``dataset`` settles the data for those after it; before
+    it any other one is refused by FileNotFoundError, and leaves no folder. With ``writes=False`` the run is read, and
+    nothing of it is changed.
     """
 
     def __init__(self, notebook: str, parameters: Mapping[str, Any], writes: bool = True) -> None:
@@ -89,6 +91,8 @@ class Run:
         self._started, self._clock = datetime.now(UTC), time.monotonic()
         self._items: list[dict[str, Any]] = []
         self.parameters = given if "dataset" in given else {**self._settled(), **given}
+        if writes:
+            self._data_parameters()
         if given.get("models") == []:
             self.parameters["models"] = self.trained
         if given.get("model") == "":

@@ -191,7 +191,8 @@ def verdicts(
     that lost everything lie *at* that level, so perfect methods would pass by luck. Hence what is left of the
     similarity, (mean - chance) / (1 - chance), 1 for maps that stayed and 0 at chance, has a percentile bootstrap
     interval, for which images are resampled (or patients, where ``table`` has a column patient_id) with all their maps
-    and pairs; and ``margin`` is what may be left. With a margin of 0 it is their rule with an interval.
+    and pairs (of fewer than three images: NaN); and ``margin`` is what may be left. With a margin of 0 it is their rule
+    with an interval.
 
     Returns a row for each method, similarity and stage but "none" (and mode, where ``table`` has such a column): these,
     depth, mean, chance, left, low, high, n (images with a value), missing, below (their rule: mean < chance), verdict:
@@ -218,7 +219,7 @@ def _interval_of_left(
     group: pd.DataFrame, known: pd.DataFrame, pairs: pd.DataFrame, n_resamples: int, confidence: float, seed: int
 ) -> tuple[float, float]:
     """Interval of what is left of the similarity; a pair counts as often as both its images do."""
-    if known["image_id"].nunique() < 2 or pairs.empty:
+    if known["image_id"].nunique() < 3 or pairs.empty:  # two make one pair: all draws that hold it are the same
         return np.nan, np.nan
     ids = group["image_id"].to_numpy()
     units, number = np.unique(group[UNIT].to_numpy() if UNIT in group else ids, return_inverse=True)
