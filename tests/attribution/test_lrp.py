@@ -324,6 +324,25 @@ def test_lambdas_are_tried(images):
 # Contrasts ------------------------------------------------------------------------------------------------------------
 
 
+def test_pixels_whose_mean_is_subtracted_keep_their_relevance(images):
+    """The weights of x - mean(x) sum to 0: shared by them, all relevance was lost."""
+    mean = float(images[0].mean())
+
+    def centred(by):
+        keras.utils.set_random_seed(2)
+        inputs = keras.Input((SIZE, SIZE, 3))
+        x = layers.Lambda(by, output_shape=(SIZE, SIZE, 3))(inputs)
+        x = layers.Conv2D(4, 3, strides=2, activation="relu")(x)
+        return keras.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
+
+    own = centred(lambda v: (v - tf.reduce_mean(v, (1, 2, 3), keepdims=True)) / 50)
+    fixed = centred(lambda v: (v - mean) / 50)
+    for rule in ("epsilon", "epsilon_plus", "epsilon_plus_flat", "w2"):
+        maps, wanted = (xai.explain(m, images[:1], 1, "lrp", rule=rule) for m in (own, fixed))
+        assert wanted.any()
+        np.testing.assert_allclose(maps, wanted, atol=1e-3 * np.abs(wanted).max())
+
+
 def start(seed, model, images, target):
     network = Network.of(model)
     targets = np.full(len(images), target, np.int32)

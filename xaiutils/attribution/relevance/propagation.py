@@ -197,9 +197,7 @@ class Propagation:
         def backward(R):
             constant = None
             if self._shares_by_weights(step):
-                zeros = function(*(tf.zeros_like(x) for x in inputs))
-                ones = function(*(tf.ones_like(x) for x in inputs))
-                return back(function, inputs, tf.math.divide_no_nan(R, ones - zeros))
+                return shared_by_weights(function, inputs, R)
             if not self._settings.bias:
                 constant = function(*(tf.zeros_like(x) for x in inputs))
             s = R / stabilised(y if constant is None else y - constant)
@@ -266,6 +264,19 @@ def linear(part: Linear, x: Any, rule: str, settings: Settings, then: Callable[[
     and relevance passes it unchanged."""
     z = part(x)
     return relay([x], [then(z)], lambda R: [RULES[rule](part, x, z, R, settings)])[0]
+
+
+def shared_by_weights(function: Callable, inputs: list[Any], R: Any) -> list[Any]:
+    """Relevance of the inputs of an affine function: R_j shared as the weights w_ij. Where the weights sum to 0, as in
+    x - mean(x), none can be shared so; it passes to the value at the same place, if there is one."""
+    zeros = function(*(tf.zeros_like(x) for x in inputs))
+    total = function(*(tf.ones_like(x) for x in inputs)) - zeros
+    if len(inputs) > 1 or inputs[0].shape[1:] != R.shape[1:]:
+        return back(function, inputs, tf.math.divide_no_nan(R, total))
+    signs = tf.sign(tf.random.stateless_uniform(tf.shape(inputs[0]), (0, 0), -1.0, 1.0))
+    cancels = tf.abs(total) < 1e-4 * tf.reduce_max(tf.abs(function(signs) - zeros))
+    shared = tf.math.divide_no_nan(tf.where(cancels, tf.zeros_like(R), R), total)
+    return [back(function, inputs, shared)[0] + tf.where(cancels, R, tf.zeros_like(R))]
 
 
 def passed(x: Any, y: Any) -> Any:
