@@ -256,3 +256,15 @@ def test_a_saved_model_as_a_layer(images, tmp_path):
     np.testing.assert_allclose(gradients, np.abs(tape.gradient(total, x)).max(axis=-1), rtol=1e-3, atol=1e-8)
     with pytest.raises(ModelError, match="TFSMLayer"):
         xai.explain(model, images, 1, "lrp")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_largest_of_members_is_no_distribution(images, seed):
+    """Of equal members it would be: the answer must not depend on weights."""
+    keras.utils.set_random_seed(seed)
+    inputs = keras.Input((SIZE, SIZE, 3))
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3)(layers.Rescaling(1 / 255)(inputs)))
+    model = keras.Model(inputs, layers.Maximum()(members(x)))
+    assert Network.of(model).activation == "sigmoid"
+    expected = model.predict(images, verbose=0)
+    np.testing.assert_allclose(xai.predict(model, images, probabilities=True), expected, rtol=1e-4)

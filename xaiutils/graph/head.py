@@ -156,8 +156,11 @@ def _what_is_output(
         own = leaves[key]
         return {key: tf.constant(_sample(own, _shape(graph, key)))}, None if own == "number" else own
     values = {leaf: tf.constant(_sample(origin, _shape(graph, leaf))) for leaf, origin in leaves.items()}
-    (output,) = graph.run(values, [key])
-    return values, probability_kind(np.asarray(tf.cast(output, tf.float64)))
+    # Each leaf in another order too: the largest of equal members is a distribution, that of others is not.
+    mixed = {leaf: tf.constant(np.roll(x.numpy(), i, axis=0)) for i, (leaf, x) in enumerate(values.items())}
+    equal, other = (np.asarray(tf.cast(graph.run(xs, [key])[0], tf.float64)) for xs in (values, mixed))
+    other = other[np.isfinite(other).all(axis=-1)]  # members that are sure of different classes have no product
+    return values, probability_kind(np.concatenate([equal, other]))
 
 
 def probability_kind(values: np.ndarray) -> str | None:
