@@ -32,6 +32,7 @@ _JOINED = re.compile(r"^(?:non|not|no)(?=malign|cancer|tumou?r|lesion|disease|fi
 
 def _words(name: str) -> list[str]:
     parted = re.sub(r"(?<=[a-zäöü])(?=[A-ZÄÖÜ])", " ", name).lower()  # NoTumor
+    parted = re.sub(r"(?<=[^\W\d_]{3})(free|frei)\b", r" \1", parted)  # Tumorfrei
     return [part for word in re.findall(r"[^\W\d_]+", parted) for part in _JOINED.sub(r"no ", word).split()]
 
 

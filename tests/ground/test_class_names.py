@@ -18,6 +18,7 @@ from xaiutils.datasets import ImageDataset
         ("cancer", "cancer-free"), ("covid positive", "covid negative"), ("a", "normal"), ("not normal", "normal"),
         ("mass", "nothing"), ("MalignantMass", "NonMalignantMass"), ("effusion", "other"),
         ("malignant", "benign without callback"), ("ill", "well"), ("AD", "CN"), ("true", "false"), ("yes", "no"),
+        ("Tumor", "Tumorfrei"), ("cancer", "cancerfree"),
         ("case", "control"), ("Ill", "Well"),
     ],
 )  # fmt: skip

@@ -101,7 +101,7 @@ class ImageDataset:
         }
 
     def __repr__(self) -> str:
-        return "ImageDataset(" + "; ".join(f"{name}: {said}" for name, said in self.facts().items()) + ")"
+        return f"ImageDataset({'; '.join(f'{name}: {text.one_line(said)}' for name, said in self.facts().items())})"
 
     def _repr_html_(self) -> str:
         rows = (f"<tr><th>{name}</th><td>{text.html(said)}</td></tr>" for name, said in self.facts().items())
