@@ -213,7 +213,8 @@ def test_the_shipped_smoke_matrix(tmp_path, capfd):
     assert models[["accuracy", "accuracy low", "accuracy high", "AUC", "AUC low", "AUC high"]].notna().all(axis=None)
     scores = pd.read_csv(folder / "report" / "scores.csv")
     known = scores[scores["method"].isin(["vanilla_gradients", "grad_cam", "occlusion"])]
-    assert known.groupby(["dataset", "model", "metric", "reading"]).size().eq(3).all()
+    assert set(known["weights"]) == {"trained", "random"}
+    assert known.groupby(["dataset", "model", "metric", "reading", "weights"]).size().eq(3).all()
     best = pd.read_csv(folder / "report" / "best.csv")
     assert set(best["metric"]) >= {"iou", "pointing_game", "insertion_auc", "deletion_auc"}
     page = (folder / "report.html").read_text()

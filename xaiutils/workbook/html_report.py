@@ -4,17 +4,16 @@ import base64
 import io
 import json
 from datetime import UTC, datetime
-from importlib import resources
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import jinja2
 import numpy as np
 import pandas as pd
 from PIL import Image
 
 from xaiutils.files import inside, write_text
+from xaiutils.templates import render
 from xaiutils.text import one_line
 from xaiutils.workbook.saved_tables import read_saved_table
 
@@ -33,11 +32,8 @@ def write_report(folder: str | Path) -> Path:
     records = [record for record in found.values() if record is not None]
     if not records:
         raise FileNotFoundError(f"{folder} holds no record of a notebook that can be read; there is nothing to report.")
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(
-        resources.files("xaiutils.workbook").joinpath("report.html.j2").read_text("utf-8")
-    )
-    html = template.render(
+    html = render(
+        "report.html.j2",
         name=folder.name,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         parameters=_parameters(records),
