@@ -71,6 +71,7 @@ CHANGES = {
     "standardised": lambda x: of_function(tf.image.per_image_standardization, (H, W, 3))(x),
     "pipeline": lambda x: L.Pipeline([L.CenterCrop(40, 40), L.Resizing(20, 20)])(x),
     "random layers": lambda x: L.RandomRotation(0.3)(L.RandomFlip()(x)),
+    "random crop": lambda x: L.RandomCrop(48, 40)(x),  # declares a crop, and returns the whole image when it rests
     "space to depth": lambda x: of_function(lambda v: tf.nn.space_to_depth(v, 2), (H // 2, W // 2, 12))(x),
 }
 
@@ -229,6 +230,20 @@ def test_score_cam_masks_lie_at_their_place():
         assert not xai.explain(behind(lambda x: x[:, :, :24]), far * (far > 100), 1, "score_cam").any()
 
 
+@pytest.mark.parametrize("method", ["ablation_cam", "score_cam", "faster_score_cam", "layer_aggregate"])
+def test_shapes_are_those_of_the_tensors_not_the_declared_ones(method):
+    model = behind(CHANGES["random crop"])
+    network = Network.of(model)
+    assert network.grid(network.cam_layer()) == (H, W)
+    parameters = {"base": "ablation_cam"} if method == "layer_aggregate" else {}
+    np.testing.assert_allclose(
+        xai.explain(model, IMAGE, 1, method, **parameters),
+        xai.explain(behind(lambda x: x), IMAGE, 1, method, **parameters),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+
+
 # Refusals -------------------------------------------------------------------------------------------------------------
 
 
@@ -236,8 +251,6 @@ def test_what_cannot_be_placed_is_refused_by_name():
     turned = behind(lambda x: ops.image.affine_transform(x, np.array([0.8, -0.6, 8, 0.6, 0.8, -6, 0, 0], np.float32)))
     with pytest.raises(ModelError, match=r"cannot be placed.*affine_transform"):
         xai.explain(turned, IMAGE, 1)
-    with pytest.raises(ModelError, match="random_crop"):  # declares a crop, and returns the whole image when it rests
-        xai.explain(behind(lambda x: L.RandomCrop(48, 40)(x)), IMAGE, 1)
     mosaic = behind(lambda x: L.Concatenate(axis=2, name="mosaic")([x, ops.flip(x, 2)]))
     with pytest.raises(ModelError, match="do not fill a grid"):
         xai.explain(mosaic, IMAGE, 1)

@@ -245,6 +245,13 @@ class FlatGraph:
         self.shapes[self.input_key] = (None, *size, 3)
         self._traced_size = (size[0], size[1])
 
+    def correct_shapes(self, made: dict[int, Shape]) -> None:
+        """Take the shapes of tensors that were made in place of the declared ones, where they differ."""
+        wrong = {key: shape for key, shape in made.items() if shape[1:] != self.shapes[key][1:]}
+        if wrong:
+            self.shapes.update(wrong)
+            self._cache.clear()
+
     @contextmanager
     def in_float32(self) -> Iterator[None]:
         """Within the block, layers that compute in half precision, from float32 variables or none, are traced in

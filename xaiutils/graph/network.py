@@ -66,12 +66,22 @@ class Network(FlatGraph):
         return network
 
     def _check_logits(self, model: keras.Model) -> None:
-        """One look at real numbers: what was found must give what the model gives."""
+        """One look at real numbers: what was found must give what the model gives. The shapes are from then on those
+        of the tensors that it made, for a layer may declare others: at rest keras.layers.RandomCrop crops nothing."""
         size = [n or 96 for n in self.image_size]
         noise = tf.constant(np.random.default_rng(0).uniform(0, 255, (2, *size, 3)).astype(np.float32))
         (output,) = keras.tree.flatten(model(noise, training=False))
         expected = keras.ops.convert_to_numpy(output).astype(np.float64)
-        logits = self.logits(noise)
+        shapes: dict[int, tuple[int | None, ...]] = {}
+
+        def watched(step: Step, inputs: list[Any], compute: Callable[[list[Any]], list[Any]]) -> list[Any]:
+            made = compute(inputs)
+            shapes.update({key: (None, *y.shape[1:]) for key, y in zip(step.outputs, made, strict=True)})
+            return made
+
+        logits, _ = self.forward(noise, [], rule=watched)
+        if None not in self.image_size:
+            self.correct_shapes(shapes)
         probabilities = self.probabilities(logits).numpy()
         if expected.shape[1] == 1:
             logits, probabilities = logits[:, 1:], probabilities[:, 1:]

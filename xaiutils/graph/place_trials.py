@@ -61,7 +61,7 @@ class _Trial:
         if len(y) != len(changed):
             raise ValueError("the operation changes the number of images")
         if y.shape[1:] != tuple(self.graph.shapes[self.step.outputs[output]][1:]):
-            raise ValueError("the operation returns another shape than it declares")  # keras.layers.RandomCrop, at rest
+            raise ValueError("the operation returns another shape than it declares")
         return y
 
     def run(self, x: Any) -> list[Any]:
