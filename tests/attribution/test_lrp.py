@@ -121,7 +121,7 @@ def test_rules_are_their_matrix_forms(operation):
         R = rng.normal(size=z.shape).astype(np.float32)
         W, b = matrix(part, shape)
         for bias in (True, False):
-            settings = Settings(0.1, 0.3, 1.7, bias, nonnegative, lambda ends=(low, high): ends)
+            settings = Settings(0.1, 0.3, 1.7, bias, nonnegative, lambda _, ends=(low, high): ends)
             for name, rule in RULES.items():
                 found = rule(part, tf.constant(x), z, tf.constant(R), settings).numpy()
                 for i in range(2):
@@ -341,6 +341,34 @@ def test_pixels_whose_mean_is_subtracted_keep_their_relevance(images):
         maps, wanted = (xai.explain(m, images[:1], 1, "lrp", rule=rule) for m in (own, fixed))
         assert wanted.any()
         np.testing.assert_allclose(maps, wanted, atol=1e-3 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("by", ["maximum", "mean", "maximum of scaled"])
+@pytest.mark.parametrize("method", ["clrp", "sglrp"])
+def test_bounds_hold_where_each_image_is_scaled_by_its_own(images, method, by):
+    """A black image has no maximum to be divided by, and less its mean a white one is black. The image holds 0 and 255,
+    so that its own bounds are those of all images."""
+    image = images[:1].copy()
+    image[0, 0, 0], image[0, 0, 1] = 0, 255
+    mean = float(image.mean())
+    own, fixed = {
+        "maximum": (lambda v: v / tf.reduce_max(v, (1, 2, 3), keepdims=True), lambda v: v / 255),
+        "mean": (lambda v: v - tf.reduce_mean(v, (1, 2, 3), keepdims=True), lambda v: v - mean),
+        "maximum of scaled": (lambda v: v / tf.reduce_max(v, (1, 2, 3), keepdims=True), lambda v: v),
+    }[by]
+
+    def model(change):
+        keras.utils.set_random_seed(2)
+        x = inputs = keras.Input((SIZE, SIZE, 3))
+        if by == "maximum of scaled":
+            x = layers.Rescaling(1 / 255)(x)
+        x = layers.Lambda(change, output_shape=(SIZE, SIZE, 3))(x)
+        x = layers.Conv2D(4, 3, strides=2, activation="relu")(x)
+        return keras.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
+
+    found, wanted = (xai.explain(model(change), image, 1, method) for change in (own, fixed))
+    assert wanted.any()
+    np.testing.assert_allclose(found, wanted, atol=1e-3 * np.abs(wanted).max())
 
 
 def start(seed, model, images, target):

@@ -19,14 +19,14 @@ TINY = 1e-9  # the stabiliser of all rules but epsilon
 @dataclass(frozen=True)
 class Settings:
     """The rules' parameters; ``nonnegative`` says of one operation that its input has no negative values, and
-    ``bounds`` gives the smallest and largest input that pixels in [0, 255] can make."""
+    ``bounds`` gives the smallest and largest values that its input can have, pixels being in [0, 255]."""
 
     epsilon: float = 1e-6
     gamma: float = 0.25
     alpha: float = 2.0
     bias: bool = True
     nonnegative: bool = False
-    bounds: Callable[[], tuple[Any, Any]] | None = None
+    bounds: Callable[[Any], tuple[Any, Any]] | None = None
 
 
 def stabilised(z: Any, epsilon: float = TINY) -> Any:
@@ -96,7 +96,7 @@ def z_box(part: Linear, x: Any, z: Any, R: Any, settings: Settings) -> Any:
     2017, arXiv:1512.02479). The bias has no part in it."""
     if settings.bounds is None:
         raise ValueError("the rule z_box needs Settings.bounds, the range of the layer's inputs.")
-    low, high = settings.bounds()
+    low, high = settings.bounds(x)
     positive, negative = _of_sign(part.kernel, 1), _of_sign(part.kernel, -1)
     total = part.apply(x, part.kernel) - part.apply(low, positive) - part.apply(high, negative)
     s = R / stabilised(total)

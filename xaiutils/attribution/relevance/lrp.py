@@ -28,7 +28,9 @@ def lrp(
     and epsilon in dense layers, "epsilon_alpha_beta" alpha_beta and epsilon, each also with "_flat" at the layer that
     reads the pixels; "epsilon_gamma_box" gamma, epsilon and z_box at the pixels (Montavon et al. 2019,
     doi:10.1007/978-3-030-28954-6_10); "deep_taylor" z_plus and z_box (Montavon et al. 2017, arXiv:1512.02479).
-    ``first`` sets another rule at the pixels. `propagation` says how every other layer is passed.
+    ``first`` sets another rule at the pixels. The bounds of z_box are what the model makes of a black and of a white
+    image; where it scales each image by the image's own mean, maximum or deviation these bound nothing, and the image's
+    own smallest and largest values then, with 0, take their place. `propagation` says how every other layer is passed.
 
     The paper's own rules are "epsilon" and "alpha_beta"; "epsilon_plus", the default, is what later work recommends for
     convolutional networks. Where the epsilon rule holds in the last layer a constant added to all logits changes

@@ -24,6 +24,8 @@ import dataclasses
 from collections.abc import Callable, Set
 from typing import Any
 
+import numpy as np
+
 from xaiutils.attribution.backward_rules import narrow, relay
 from xaiutils.attribution.relevance.linear_rules import RULES, Settings, stabilised
 from xaiutils.backend import keras, tf
@@ -124,7 +126,7 @@ class Propagation:
         settings = dataclasses.replace(
             self._settings,
             nonnegative=self._is_nonnegative(self._network.producers(step)[0]),
-            bounds=lambda: self._bounds(step),
+            bounds=lambda x: self._bounds(step, x),
         )
         (z,) = inputs
         for number, make in enumerate(linear_parts(step.operation) or ()):
@@ -150,7 +152,13 @@ class Propagation:
             self._foldable[step] = x, part, rule, settings
         return [linear(part, x, rule, settings)]
 
-    def _bounds(self, step: Step) -> tuple[Any, Any]:
+    def _bounds(self, step: Step, x: Any) -> tuple[Any, Any]:
+        """The smallest and largest values that the input x of a step can have: those of a black and of a white image,
+        where these enclose what other images give; else each image's own, and 0."""
+        if not self._network.compiled(("bounds", step), lambda: is_bounded_by_extremes(self._network, step)):
+            axes = list(range(1, len(x.shape)))
+            low, high = (f(x, axis=axes, keepdims=True) for f in (tf.reduce_min, tf.reduce_max))
+            return tf.zeros_like(x) + tf.minimum(low, 0.0), tf.zeros_like(x) + tf.maximum(high, 0.0)
         black = tf.zeros_like(self._images[:1])
         ends = [tf.cast(self._network.inputs_at(step, image)[0], tf.float32) for image in (black, black + 255)]
         return tf.minimum(*ends), tf.maximum(*ends)
@@ -257,6 +265,21 @@ class Propagation:
             move=lambda function, x: function(x),
         )
         return attention(step, inputs, parts, "LRP")
+
+
+def is_bounded_by_extremes(network: Network, step: Step) -> bool:
+    """Whether what ``step`` reads lies between what it reads of a black and of a white image, tried on noise: so where
+    pixels are scaled by constants, but not where an image's own mean, maximum or deviation scales it."""
+    height, width = (n or 96 for n in network.size_traced)
+    rng = np.random.default_rng(0)
+    noise = [rng.uniform(0, 255, (height, width, 3)), rng.choice([0.0, 255.0], (height, width, 3))]
+    extremes = [np.zeros((height, width, 3)), np.full((height, width, 3), 255.0)]
+    with tf.init_scope():  # numbers are needed now, also within the trace of a pass
+        images = tf.constant(np.stack([*extremes, *noise]), tf.float32)
+        black, white, *others = tf.cast(network.inputs_at(step, images)[0], tf.float32).numpy()
+    low, high = np.minimum(black, white), np.maximum(black, white)
+    allowed = 1e-3 * np.max(high - low)
+    return all(((low - allowed <= y) & (y <= high + allowed)).all() for y in others)  # of NaN False
 
 
 def linear(part: Linear, x: Any, rule: str, settings: Settings, then: Callable[[Any], Any] = lambda z: z) -> Any:
