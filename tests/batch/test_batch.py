@@ -638,3 +638,11 @@ def test_names_of_classes_in_a_matrix_are_texts(tmp_path):
     )
     matrix, _ = read_matrix(tmp_path / "m.yml")
     assert matrix.datasets[0].parameters["data_options"]["classes"] == ["no", "yes", "1.0", "null"]
+
+
+@pytest.mark.parametrize(("left_out", "words"), [("data", "takes its data"), ("train", "explains the models")])
+def test_a_stage_that_later_notebooks_need_cannot_be_left_out(left_out, words, tmp_path):
+    matrix = {"datasets": ["phantom"], "models": ["vit_mini16"], "methods": ["grad_cam"]}
+    (tmp_path / "m.yml").write_text(yaml.safe_dump(matrix | {"notebooks": {left_out: None}}))
+    problems = read_matrix(tmp_path / "m.yml")[1]
+    assert any(f"{left_out} is null, but 05_quantitative_comparison {words}" in line for line in problems)

@@ -58,13 +58,15 @@ class Entry:
 @dataclass(frozen=True)
 class Step:
     """A notebook of the matrix. ``kind`` is data, train or cell; ``declared`` are the names in its parameters cell;
-    ``grain`` "method" runs it again for each method, "model" once for all methods."""
+    ``grain`` "method" runs it again for each method, "model" once for all methods. ``takes_trained``: left to itself it
+    explains the models that were trained in its run."""
 
     kind: str
     path: Path
     declared: frozenset[str]
     grain: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    takes_trained: bool = False
 
     @property
     def name(self) -> str:
@@ -217,6 +219,11 @@ class _Reader:
         steps = tuple(step for step in found if step is not None)
         if len({step.name for step in steps}) < len(steps):
             self.problems.append("notebooks: one of them is named twice.")
+        for step in steps:
+            if given["data"] is None and step.path.parent == NOTEBOOKS and "dataset" not in step.declared:
+                self.problems.append(f"notebooks: data is null, but {step.name} takes its data from that stage.")
+            if given["train"] is None and step.takes_trained:
+                self.problems.append(f"notebooks: train is null, but {step.name} explains the models of that stage.")
         return steps
 
     def step(self, kind: str, value: Any, folder: Path) -> Step | None:
@@ -241,7 +248,9 @@ class _Reader:
         if grain not in GRAINS:
             self.problems.append(f"grain={grain!r} is unknown; {suggest(grain, list(GRAINS))}")
         own = self.parameters(f"{where}/{entry.name}", own)
-        return Step(kind, path, frozenset(papermill.inspect_notebook(literal(path))), grain, own)
+        found = papermill.inspect_notebook(literal(path))
+        trained = any(found[name]["default"] in ("[]", '""') for name in ("model", "models") if name in found)
+        return Step(kind, path, frozenset(found), grain, own, trained)
 
     def entry(self, where: str, value: Any, key: str = "") -> Entry | None:
         """A name alone, or a mapping with a name; ``key``: what says in the mapping what the name stands for."""

@@ -127,8 +127,8 @@ class Run:
     def dataset(self, split: str) -> ImageDataset:
         """A split of this run's data set, prepared once and kept in the run folder.
 
-        The copy is used as long as the parameters and the files of the data set are the same; a damaged one is made
-        anew.
+        The copy is used as long as the parameters and the files of the data set are the same; a damaged one is
+        made again.
         """
         p = self._data_parameters()
         options = {
@@ -145,7 +145,7 @@ class Run:
             try:
                 return read_dataset(folder)
             except (ValueError, OSError):
-                pass  # damaged: made anew below
+                pass  # damaged: made again below
         dataset = load_dataset(**options)
         if any("[Errno" in text for text in [*(reason for _, reason in dataset.skipped), *dataset.notes]):
             return dataset  # a drive that was away, a permission that was missing: the next start tries again
