@@ -1,9 +1,11 @@
 """The project's own promises: one list of dependencies, a lock that fits it, commands that exist, a light import."""
 
+import ast
 import re
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import packages_distributions
 
 import pytest
 import yaml
@@ -11,6 +13,7 @@ from packaging.requirements import Requirement
 
 from xaiutils.workbook.run_all import ROOT
 
+TOOLS = {path.stem for path in (ROOT / "tools").glob("*.py")}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
@@ -34,6 +37,38 @@ def test_the_lock_fits_every_requirement():
         versions = locked.get(requirement.name.lower())
         assert versions, f"{requirement.name} is not locked: make lock"
         assert any(requirement.specifier.contains(v) for v in versions), text
+
+
+def canonical(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def imported_packages(folder):
+    """{top-level package: a file that imports it} of everything under a folder that is not Python's or our own."""
+    ours = {"xaiutils", *(path.stem for path in (ROOT / folder).rglob("*.py"))}
+    found = {}
+    for path in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            else:
+                modules = [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            for module in modules:
+                found.setdefault(module.split(".")[0], path)
+    return {name: path for name, path in found.items() if name not in sys.stdlib_module_names and name not in ours}
+
+
+# lime is offered behind explain(library="lime") where it is installed.
+@pytest.mark.parametrize(("folder", "extras", "optional"), [("xaiutils", [], {"lime"}), ("tests", ["test"], TOOLS)])
+def test_every_imported_package_is_declared(folder, extras, optional):
+    """A package that another one happens to bring is missing one day: a clean environment once lacked statsmodels."""
+    wanted = [*PROJECT["dependencies"], *(r for extra in extras for r in PROJECT["optional-dependencies"][extra])]
+    declared = {canonical(Requirement(text).name) for text in wanted}
+    installed = packages_distributions()
+    for package, path in imported_packages(folder).items():
+        if package not in optional:
+            names = {canonical(name) for name in installed[package]}
+            assert names & declared, f"{path.relative_to(ROOT)} imports {package}: {names} is not in pyproject.toml"
 
 
 def test_the_readme_names_commands_that_exist():
