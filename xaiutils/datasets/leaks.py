@@ -41,8 +41,8 @@ def _patients(dataset: ImageDataset) -> list[tuple[str, str]]:
 def _folders(dataset: ImageDataset) -> list[tuple[str, str]]:
     if dataset.patients is not None or FOLDER not in dataset.metadata:
         return []
-    rows = zip(dataset.labels, dataset.metadata[FOLDER], dataset.ids, strict=True)
-    return [(f"{dataset.class_names[label]}/{place}", image) for label, place, image in rows if isinstance(place, str)]
+    rows = zip(dataset.label_texts(), dataset.metadata[FOLDER], dataset.ids, strict=True)
+    return [(f"{label}/{place}", image) for label, place, image in rows if isinstance(place, str)]
 
 
 def _hashes(dataset: ImageDataset) -> list[tuple[str, str]]:
@@ -50,9 +50,9 @@ def _hashes(dataset: ImageDataset) -> list[tuple[str, str]]:
 
 
 def picture_hash(image: np.ndarray) -> str:
-    """Of pixels ``(height, width, 1 or 3)``, of one channel where all are equal: the same picture must not differ by
+    """Of pixels ``(height, width, channels)``, of one channel where all are equal: the same picture must not differ by
     how its neighbours are stored."""
     first = np.ascontiguousarray(image[..., 0])
     one = image.shape[-1] == 1 or image.strides[-1] == 0
-    grey = one or ((image[..., 1] == first).all() and (image[..., 2] == first).all())
+    grey = one or all((image[..., c] == first).all() for c in range(1, image.shape[-1]))
     return hashlib.sha256((first if grey else np.ascontiguousarray(image)).data).hexdigest()

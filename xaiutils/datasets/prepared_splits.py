@@ -24,8 +24,8 @@ def write_dataset(dataset: ImageDataset, folder: Path) -> ImageDataset:
     try:
         grey = dataset.pixels.shape[-1] == 3 and dataset.pixels.strides[-1] == 0
         checks = {"pixels": _write(part / "pixels.npy", dataset.pixels[..., :1] if grey else dataset.pixels)}
-        if dataset.masks is not None:
-            checks["masks"] = _write(part / "masks.npy", dataset.masks)
+        for name, array in _arrays(dataset).items():
+            checks[name] = _write(part / f"{name}.npy", array)
         facts = {
             "class_names": dataset.class_names,
             "labels": dataset.labels.tolist(),
@@ -39,6 +39,10 @@ def write_dataset(dataset: ImageDataset, folder: Path) -> ImageDataset:
             "notes": dataset.notes,
             "metadata": dataset.metadata.to_dict("list"),
             "evidence": None if dataset.evidence is None else dataset.evidence.tolist(),
+            "label_evidence": None if dataset.label_evidence is None else dataset.label_evidence.tolist(),
+            "value_name": dataset.value_name,
+            "inputs": None if dataset.inputs is None else list(dataset.inputs),
+            "channels": dataset.pixels.shape[-1],
             "files": None if dataset.files is None else dataset.files.to_dict("list"),
         }
         text = json.dumps(facts, default=lambda value: value.item())  # NumPy's numbers
@@ -48,6 +52,13 @@ def write_dataset(dataset: ImageDataset, folder: Path) -> ImageDataset:
         return _publish(part, folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _arrays(dataset: ImageDataset) -> dict[str, np.ndarray]:
+    """What is kept in files of its own beside the pixels, by the file's name."""
+    named = {"masks": dataset.masks, "label_masks": dataset.label_masks, "values": dataset.values}
+    inputs = {f"input_{i}": rows for i, rows in enumerate((dataset.inputs or {}).values())}
+    return {name: array for name, array in named.items() if array is not None} | inputs
 
 
 def _publish(part: Path, folder: Path) -> ImageDataset:
@@ -79,10 +90,15 @@ def read_dataset(folder: Path) -> ImageDataset:
         facts["metadata"] = pd.DataFrame(facts["metadata"], index=range(len(facts["ids"])))
         facts["files"] = None if facts["files"] is None else pd.DataFrame(facts["files"])
         pixels = _read(folder / "pixels.npy", checks["pixels"])
-        masks = _read(folder / "masks.npy", checks["masks"]) if "masks" in checks else None
-        if pixels.shape[-1] == 1:
-            pixels = np.broadcast_to(pixels, (*pixels.shape[:3], 3))
-        return ImageDataset(pixels=pixels, masks=masks, **{**facts, "labels": np.array(facts["labels"], np.int64)})
+        arrays = {
+            name: _read(folder / f"{name}.npy", checks[name]) for name in checks if name not in ("pixels", "facts")
+        }
+        pixels = np.broadcast_to(pixels, (*pixels.shape[:3], facts.pop("channels", 3)))
+        if facts.get("inputs") is not None:
+            facts["inputs"] = {name: arrays.pop(f"input_{i}") for i, name in enumerate(facts["inputs"])}
+        shape = (-1, len(facts["class_names"])) if np.ndim(facts["labels"]) == 2 else (-1,)
+        labels = np.array(facts.pop("labels"), np.int64).reshape(shape)
+        return ImageDataset(pixels=pixels, labels=labels, **facts, **arrays)
     except (KeyError, TypeError, EOFError) as error:
         raise ValueError(f"{folder} is damaged: {error!r}") from error
 
