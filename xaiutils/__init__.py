@@ -16,6 +16,7 @@ _PUBLIC = {
     "signal_to_noise": "xaiutils.transforms",
     "build_model": "xaiutils.models",
     "MODELS": "xaiutils.models",
+    "wrap": "xaiutils.own_model",
     "train": "xaiutils.training",
     "RECIPES": "xaiutils.training",
     "explain": "xaiutils.attribution",

@@ -1,0 +1,5 @@
+"""A user's own model: from its file, or as an object, to one that all calls take. See `wrap`."""
+
+from xaiutils.own_model.wrap import wrap
+
+__all__ = ["wrap"]
