@@ -31,7 +31,16 @@ from xaiutils.datasets.inventory import (
     take_inventory,
 )
 from xaiutils.datasets.leaks import picture_hash
-from xaiutils.datasets.listing import UNKNOWN_PATIENT, Listing, Picture, Record, summarise_remarks, unknown_patient
+from xaiutils.datasets.listing import (
+    UNKNOWN_PATIENT,
+    Listing,
+    Picture,
+    Record,
+    labels_of,
+    strata_of,
+    summarise_remarks,
+    unknown_patient,
+)
 from xaiutils.datasets.reading.cache import cache_folder
 from xaiutils.datasets.splits import choose_split
 from xaiutils.file_limits import FileError
@@ -50,11 +59,13 @@ class _Read:
 
     pixels: "_Stack"
     masks: "_Stack"
+    label_masks: "_Stack"
     records: list[Record] = field(default_factory=list)
     states: list[str] = field(default_factory=list)
     metadata: list[dict[str, Any]] = field(default_factory=list)
     remarks: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     unread: list[tuple[str, str]] = field(default_factory=list)
+    label_states: list[tuple[str, ...]] = field(default_factory=list)
 
     @property
     def known(self) -> np.ndarray:
@@ -73,7 +84,7 @@ def assemble(listing: Listing, name: str, split: str, image_size: int, limit: in
         raise ValueError(f"{listing.origin} has no images for split {split!r}.")
     records = of_split
     if limit is not None:
-        chosen = stratified_indices(np.array([r.label for r in records]), limit, seed)
+        chosen = stratified_indices(strata_of(records), limit, seed)
         records = [records[i] for i in chosen]
     own = name in _OWN
     doubts = _doubtful_classes(listing) if own else []
@@ -107,7 +118,7 @@ def assemble(listing: Listing, name: str, split: str, image_size: int, limit: in
     with_masks = "known" in found.states or "empty" in found.states
     return ImageDataset(
         pixels=np.broadcast_to(rows := found.pixels.rows(), (*rows.shape[:3], 3)),
-        labels=np.array([record.label for record in found.records]),
+        labels=labels_of(found.records),
         class_names=listing.class_names,
         ids=[record.id for record in found.records],
         masks=found.masks.rows()[..., 0] if with_masks else None,
@@ -121,10 +132,21 @@ def assemble(listing: Listing, name: str, split: str, image_size: int, limit: in
         metadata=pd.DataFrame(found.metadata, index=range(len(found.records))),
         notes=notes,
         files=files,
+        label_masks=found.label_masks.rows() if found.label_states else None,
+        label_evidence=np.array(found.label_states) if found.label_states else None,
+        values=None if found.records[0].value is None else np.array([r.value for r in found.records]),
+        value_name=listing.value_name,
+        inputs={
+            name: np.stack([np.asarray(r.inputs[name], np.float32) for r in found.records])
+            for name in found.records[0].inputs
+        }
+        or None,
     )
 
 
 def _doubtful_classes(listing: Listing) -> list[str]:
+    if len(listing.class_names) == 1 or listing.records[0].labels is not None:
+        return []
     counts = np.bincount([r.label for r in listing.records], minlength=len(listing.class_names))
     return doubtful_names(listing.class_names, counts.tolist())
 
@@ -154,7 +176,7 @@ def _unmarked(states: list[str], split: str) -> list[str]:
 def _became(listing: Listing, of_split: list[Record], chosen: list[Record], damaged: set[str]) -> dict[Path, str]:
     """What became of each file that the listing names; of a file with several records, the best."""
     found: dict[Path, str] = {**listing.files}
-    for evidence in (e for r in listing.records for e in getattr(r.source, "evidence", ())):
+    for evidence in (e for r in listing.records for e in getattr(r.source, "all_evidence", ())):
         found |= {p: TABLE if p.suffix.lower() in (".xml", ".json") else MASK for p in evidence.files}
     read = [r for r in chosen if str(getattr(r.source, "path", r.id)) not in damaged]
     for records, kind in ((listing.records, OTHER_SPLIT), (of_split, BEYOND), (chosen, DAMAGED), (read, PICTURE)):
@@ -213,7 +235,7 @@ def _refuse_twins(listing: Listing) -> None:
 
 
 def _read_all(listing: Listing, records: list[Record], image_size: int) -> _Read:
-    found = _Read(_Stack(len(records), np.uint8), _Stack(len(records), bool))
+    found = _Read(_Stack(len(records), np.uint8), _Stack(len(records), bool), _Stack(len(records), bool))
     # Here and not in the readers, since Python's filters of warnings belong to all threads.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pydicom")  # of headers with values that the standard does not allow
@@ -226,6 +248,9 @@ def _read_all(listing: Listing, records: list[Record], image_size: int) -> _Read
             empty = np.zeros((image_size, image_size), bool)
             found.masks.append((empty if picture.mask is None else picture.mask)[..., None])
             found.states.append(_state(picture))
+            if picture.label_masks is not None and picture.label_states is not None:
+                found.label_masks.append(picture.label_masks)
+                found.label_states.append(picture.label_states)
             found.records.append(record)
             found.metadata.append({**record.metadata, **picture.metadata})
             if picture.remarks:

@@ -7,12 +7,18 @@ from typing import Any
 
 import numpy as np
 
+from xaiutils.datasets.image_dataset import strata
 from xaiutils.text import counted
 
 
 @dataclass(frozen=True)
 class Record:
-    """One image and what is known of it before it is read. ``source`` is what the listing's reader needs."""
+    """One image and what is known of it before it is read. ``source`` is what the listing's reader needs.
+
+    ``labels``, of an image that may have several at once, is 1, 0 or -1 (unknown) for each of the listing's classes,
+    and ``label`` then says nothing. ``value`` is a measured quantity, ``inputs`` what a model takes beside the image.
+    All records of a listing have them, or none.
+    """
 
     id: str
     label: int
@@ -20,6 +26,26 @@ class Record:
     split: str | None = None
     patient: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    labels: tuple[int, ...] | None = None
+    value: float | None = None
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+
+
+def labels_of(records: Sequence[Record]) -> np.ndarray:
+    """Labels as `ImageDataset` has them: int64 ``(n,)``, or int8 ``(n, n_classes)``."""
+    if records and records[0].labels is not None:
+        return np.array([r.labels for r in records], np.int8)
+    return np.array([r.label for r in records], np.int64)
+
+
+def strata_of(records: Sequence[Record]) -> np.ndarray:
+    """A class for each record, int64 ``(n,)``, that splits and limits keep in proportion: its label, of several the
+    rarest (`strata`), and of images with a value and one class alone the fifth in which the value lies."""
+    labels = strata(labels_of(records))
+    if len(records) and records[0].value is not None and (labels == labels[0]).all():
+        values = np.array([r.value for r in records], float)
+        return np.searchsorted(np.quantile(values, [0.2, 0.4, 0.6, 0.8]), values)
+    return labels
 
 
 UNKNOWN_PATIENT = "unknown ("
@@ -38,12 +64,17 @@ class Picture:
     ``remarks`` are told for the whole set (`summarise_remarks`): ``evidence`` (why it cannot be right),
     ``outlines_clipped`` (number), ``clipped`` (number of pixels over the range), ``even`` (hardly any contrast),
     ``bits_exceeded``.
+
+    Of images with several labels, ``label_masks`` bool ``(n_labels, size, size)`` is the evidence of each, and
+    ``label_states`` one of `image_dataset.EVIDENCE` for each.
     """
 
     pixels: np.ndarray
     mask: np.ndarray | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     remarks: Mapping[str, Any] = field(default_factory=dict)
+    label_masks: np.ndarray | None = None
+    label_states: tuple[str, ...] | None = None
 
 
 def summarise_remarks(remarks: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
@@ -75,7 +106,8 @@ class Listing:
     ``available`` is given where
     the records are those of the split and limit that were asked for: it says out of how many. ``origin`` names the
     data in messages. ``root`` is the folder whose files are accounted for (`xaiutils.datasets.inventory`), ``files``
-    what became of those that no record names, as a kind of that account.
+    what became of those that no record names, as a kind of that account. ``value_name`` says what the records'
+    values are.
     """
 
     records: list[Record]
@@ -88,3 +120,4 @@ class Listing:
     notes: Sequence[str] = ()
     root: Path | None = None
     files: Mapping[Path, str] = field(default_factory=dict)
+    value_name: str = ""

@@ -93,7 +93,8 @@ def read_dataset(folder: Path) -> ImageDataset:
         arrays = {
             name: _read(folder / f"{name}.npy", checks[name]) for name in checks if name not in ("pixels", "facts")
         }
-        pixels = np.broadcast_to(pixels, (*pixels.shape[:3], facts.pop("channels", 3)))
+        if pixels.shape[-1] != (channels := facts.pop("channels", 3)):
+            pixels = np.broadcast_to(pixels, (*pixels.shape[:3], channels))
         if facts.get("inputs") is not None:
             facts["inputs"] = {name: arrays.pop(f"input_{i}") for i, name in enumerate(facts["inputs"])}
         shape = (-1, len(facts["class_names"])) if np.ndim(facts["labels"]) == 2 else (-1,)

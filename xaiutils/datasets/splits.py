@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
 from xaiutils.datasets.image_dataset import stratified_order
-from xaiutils.datasets.listing import Record
+from xaiutils.datasets.listing import Record, strata_of
 
 SPLITS = ("train", "val", "test")
 _ALIASES = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
@@ -68,7 +68,7 @@ def choose_split(records: list[Record], split: str, seed: int) -> list[Record]:
     if split == "all":
         return records
     stated = {r.split for r in records if r.split is not None}
-    labels = np.array([r.label for r in records])
+    labels = strata_of(records)
     groups = [r.patient or r.id for r in records]
     if not stated:
         return [records[i] for i in split_indices(labels, groups, split, seed)]

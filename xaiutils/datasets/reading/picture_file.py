@@ -4,6 +4,8 @@
 draw its evidence in the file's own pixels, turn, crop, scale to 8 bits and resize, each step for both alike.
 """
 
+import base64
+import zlib
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -83,11 +85,21 @@ MAMMOGRAM_OPTIONS = ("region", "margin", "keep_aspect", "align", "percentiles", 
 
 @dataclass(frozen=True)
 class PictureFile:
-    """A file, where its evidence is, and how it is to be laid out."""
+    """A file, where its evidence is, and how it is to be laid out.
+
+    ``label_evidence`` is that of each label, in the order of the labels (empty: not known), where images have several
+    labels at once; without ``evidence`` all of it together is the image's.
+    """
 
     path: Path
     evidence: tuple[Evidence, ...] = ()
     preparation: Preparation = DEFAULT
+    label_evidence: tuple[tuple[Evidence, ...], ...] = ()
+
+    @property
+    def all_evidence(self) -> tuple[Evidence, ...]:
+        """The image's and its labels'."""
+        return (*self.evidence, *(one for of_label in self.label_evidence for one in of_label))
 
 
 def read_picture_file(source: PictureFile, image_size: int) -> Picture:
@@ -104,13 +116,25 @@ def read_picture_file(source: PictureFile, image_size: int) -> Picture:
     with naming(source.path), large_pictures():
         if not (how.mammogram or dicom.is_dicom(source.path)):
             return _picture(*_prepare(source, image_size))
-        files = [file_key(source.path), *(_key_or_none(f) for e in source.evidence for f in e.files)]
-        key = [image_size, astuple(how), files, [repr(e) for e in source.evidence]]
+        files = [file_key(source.path), *(_key_or_none(f) for e in source.all_evidence for f in e.files)]
+        key = [image_size, astuple(how), files, [repr(e) for e in source.evidence], repr(source.label_evidence)]
         return _picture(*cached_picture(key, lambda: _prepare(source, image_size)))
 
 
 def _picture(pixels: np.ndarray, mask: np.ndarray | None, facts: dict[str, Any]) -> Picture:
-    return Picture(pixels, mask, {k: v for k, v in facts.items() if k != "remarks"}, facts.get("remarks", {}))
+    plain = {k: v for k, v in facts.items() if k not in ("remarks", "label_masks", "label_states")}
+    states, packed = facts.get("label_states"), facts.get("label_masks")
+    if states is None:
+        return Picture(pixels, mask, plain, facts.get("remarks", {}))
+    shape = (len(states), *pixels.shape[:2])
+    bits = np.frombuffer(zlib.decompress(base64.b64decode(packed)), np.uint8)
+    masks = np.unpackbits(bits, count=int(np.prod(shape))).reshape(shape).astype(bool)
+    return Picture(pixels, mask, plain, facts.get("remarks", {}), masks, tuple(states))
+
+
+def _packed(masks: np.ndarray) -> str:
+    """Bool masks as a text, for the cache, whose PNG has room for one mask."""
+    return base64.b64encode(zlib.compress(np.packbits(masks).tobytes())).decode()
 
 
 def _key_or_none(path: Path) -> tuple[str, int, int] | None:
@@ -126,14 +150,20 @@ def _prepare(source: PictureFile, image_size: int) -> tuple[np.ndarray, np.ndarr
     frame = read_frame(source.path, how.bit_depth, how.window, how.frames)
     pixels, spacing = frame.pixels, frame.spacing_mm
     shape = pixels.shape[:2]
-    mask, remarks = _evidence(source, shape)
+    mask, remarks = _evidence(source.evidence, how, shape)
+    labels = [_evidence(of_label, how, shape) for of_label in source.label_evidence]
+    remarks = {k: v for _, said in labels for k, v in said.items()} | remarks
+    drawn = [m for m, _ in labels if m is not None]
+    if not source.evidence and drawn:
+        mask = np.any(drawn, axis=0)
     remarks |= {k: v for k, v in {"clipped": frame.clipped, "bits_exceeded": frame.bits_exceeded}.items() if v}
     facts: dict[str, Any] = {"height": shape[0], "width": shape[1], "remarks": remarks}
     marked = mask is not None and bool(mask.any())
     breast = breast_region.segment_breast(pixels) if how.mammogram else None
+    turned = how.align and breast is not None and breast_region.lies_right(breast)
     if how.align and breast is not None:
-        facts["turned"] = breast_region.lies_right(breast)
-        if facts["turned"]:
+        facts["turned"] = turned
+        if turned:
             pixels, breast = pixels[:, ::-1], breast[:, ::-1]
             mask = None if mask is None else mask[:, ::-1]
     eight_bit = _to_8_bit(pixels, frame.top, breast, how.percentiles)
@@ -149,17 +179,27 @@ def _prepare(source: PictureFile, image_size: int) -> tuple[np.ndarray, np.ndarr
     fitted = None if mask is None else fit_mask(mask, image_size, how.keep_aspect, centre)
     if mask is not None:
         facts["lesion_lost"] = bool(marked and fitted is not None and not fitted.any())
+    if labels:
+        placed = np.zeros((len(labels), image_size, image_size), bool)
+        for i, (one, _) in enumerate(labels):
+            if one is not None and one.any():
+                whole = breast_region.cut(one[:, ::-1] if turned else one, box)
+                placed[i] = fit_mask(whole, image_size, how.keep_aspect, centre)
+        facts["label_masks"] = _packed(placed)
+        facts["label_states"] = ["unknown" if m is None else "known" if m.any() else "empty" for m, _ in labels]
     return fit_image(eight_bit, image_size, how.keep_aspect, centre), fitted, facts
 
 
-def _evidence(source: PictureFile, shape: tuple[int, int]) -> tuple[np.ndarray | None, dict[str, Any]]:
+def _evidence(
+    evidence: tuple[Evidence, ...], how: Preparation, shape: tuple[int, int]
+) -> tuple[np.ndarray | None, dict[str, Any]]:
     """The mask, None where it is not known, and remarks on it."""
-    if not source.evidence:
+    if not evidence:
         return None, {}
     try:
-        drawn: DrawnMask = draw_all(source.evidence, shape)
+        drawn: DrawnMask = draw_all(evidence, shape)
     except (ValueError, OSError, MemoryError) as error:
-        if source.preparation.region == "roi":
+        if how.region == "roi":
             raise
         return None, {"evidence": explain(error)}
     return drawn.mask, {"outlines_clipped": drawn.clipped} if drawn.clipped else {}
