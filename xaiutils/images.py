@@ -1,4 +1,4 @@
-"""The image contract: float32 ``(n, height, width, 3)`` with values in [0, 255]; checking and resizing.
+"""The image contract: float32 ``(n, height, width, C)``, C channels, with values in [0, 255].
 
 Masks are bool ``(n, height, width)``, attribution maps float32 ``(n, height, width)``.
 """
@@ -11,19 +11,21 @@ from PIL import Image, ImageOps
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp"})
 
 
-def check_images(images: object, size: tuple[int, int] | None = None) -> np.ndarray:
-    """Return ``images`` as a float32 batch ``(n, height, width, 3)`` in [0, 255], or raise ValueError.
+def check_images(images: object, size: tuple[int, int] | None = None, channels: int | None = None) -> np.ndarray:
+    """Return ``images`` as a float32 batch ``(n, height, width, C)`` in [0, 255], or raise ValueError.
 
-    ``size`` is the (height, width) that a model needs; None accepts any.
+    ``size`` is the (height, width) that a model needs, ``channels`` the number of channels; None accepts any. Grey
+    images are handed on as they are needed: one channel is repeated for three, and three equal ones become one.
     """
     array = np.asarray(images)
     if array.dtype == object or array.dtype.kind not in "uifb":
-        raise ValueError(f"images must be one numeric array (n, height, width, 3), got dtype {array.dtype}.")
+        raise ValueError(f"images must be one numeric array (n, height, width, C), got dtype {array.dtype}.")
     if array.ndim == 3 and array.shape[-1] == 3:
         raise ValueError(f"images has shape {array.shape}: one image; pass images[None] to make a batch of it.")
-    if array.ndim != 4 or array.shape[-1] != 3:
+    if array.ndim != 4 or not array.shape[-1]:
         raise ValueError(
-            f"images has shape {array.shape}; expected (n, height, width, 3). Repeat a grey image over 3 channels."
+            f"images has shape {array.shape}; expected (n, height, width, {channels or 'channels'}). Grey images "
+            "have one channel: images[..., None]."
         )
     if array.shape[0] == 0:
         raise ValueError("images is empty: there is nothing to explain.")
@@ -43,7 +45,34 @@ def check_images(images: object, size: tuple[int, int] | None = None) -> np.ndar
         )
     if 0 < high <= 1 and np.any((array > 0) & (array < 1)):
         raise ValueError("images range over [0, 1]; expected [0, 255]. Multiply by 255: models scale their own input.")
-    return array
+    return _with_channels(array, channels)
+
+
+def _with_channels(images: np.ndarray, channels: int | None) -> np.ndarray:
+    """Images of the ``channels`` that a model takes, if they have them or are grey."""
+    given = images.shape[-1]
+    if channels in (None, given):
+        return images
+    if channels == 3 and given == 1:
+        return np.repeat(images, 3, axis=-1)
+    if channels != 1 or given != 3:
+        raise ValueError(f"images have {given} channels, shape {images.shape}; the model takes {channels}.")
+    coloured = np.flatnonzero((images != images[..., :1]).any(axis=(1, 2, 3)))
+    if coloured.size:
+        raise ValueError(
+            f"the model takes grey images of one channel; images {coloured[:10].tolist()} have colours. Convert them "
+            "as the model's training images were."
+        )
+    return np.ascontiguousarray(images[..., :1])
+
+
+def as_rgb(images: np.ndarray) -> np.ndarray:
+    """Images ``(..., channels)`` as they are shown, ``(..., 3)``: three channels as they are, any other number as grey,
+    the mean of the channels."""
+    if images.shape[-1] == 3:
+        return images
+    grey = images if images.shape[-1] == 1 else images.mean(axis=-1, keepdims=True).astype(images.dtype)
+    return np.repeat(grey, 3, axis=-1)
 
 
 def check_maps(maps: object, shape: tuple[int, ...]) -> np.ndarray:

@@ -121,7 +121,7 @@ def test_check_images_accepts_and_converts():
     ("bad", "words"),
     [
         (np.zeros((4, 4, 3)), r"pass images\[None\]"),
-        (np.zeros((1, 4, 4)), "Repeat a grey image"),
+        (np.zeros((1, 4, 4)), "Grey images have one channel"),
         (np.full((1, 4, 4, 3), np.inf), "NaN or infinite"),
         (np.full((1, 4, 4, 3), 300.0), "raw pixels"),
         (np.full((1, 4, 4, 3), 0.5), "Multiply by 255"),

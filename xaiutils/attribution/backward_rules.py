@@ -42,7 +42,7 @@ TARGETS = tf.TensorSpec([None], tf.int32)
 def input_signal(
     network: Network, key: Any, rule: Callable[[Any], Rule | None], seed: Callable[[Any, Any], Any]
 ) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """Function (images, targets) -> what arrives at the images, ``(n, height, width, 3)``.
+    """Function (images, targets) -> what arrives at the images, ``(n, height, width, C)``.
 
     ``rule(images)`` makes the rule of one pass, and ``seed(logits, targets)`` what goes in at the logits. Compiled
     once under ``key``.

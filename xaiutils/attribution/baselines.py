@@ -50,17 +50,17 @@ def chosen_baselines(images: np.ndarray, baseline: str, baseline_image: np.ndarr
 
 
 def reference_images(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """The parameter ``name`` as checked images ``(k, height, width, 3)`` of the given (height, width, 3), or as
-    colours ``(k, 1, 1, 3)``: a colour (3,) and one image become a batch of one."""
-    batch = array.reshape(1, 1, 1, 3) if array.shape == (3,) else array[None] if array.ndim == 3 else array
-    if batch.ndim != 4 or batch.shape[1:] not in (tuple(shape), (1, 1, 3)):
-        height, width = shape[:2]
+    """The parameter ``name`` as checked images ``(k, height, width, C)`` of the given (height, width, C), or
+    as colours ``(k, 1, 1, C)``: a colour (C,) and one image become a batch of one."""
+    batch = array.reshape(1, 1, 1, -1) if array.ndim < 2 else array[None] if array.ndim == 3 else array
+    height, width, channels = shape
+    if batch.ndim != 4 or batch.shape[1:3] not in ((height, width), (1, 1)):
         raise ValueError(
-            f"{name} has shape {array.shape}; expected a colour (3,), an image ({height}, {width}, 3) or a batch "
-            f"(n, {height}, {width}, 3)."
+            f"{name} has shape {array.shape}; expected a colour ({channels},), an image {tuple(shape)} or "
+            f"a batch (n, {height}, {width}, {channels})."
         )
     try:
-        return check_images(batch)
+        return check_images(batch, channels=channels)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
 

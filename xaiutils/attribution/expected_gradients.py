@@ -26,7 +26,7 @@ def expected_gradients(
     """Mean over draws of (x - x') * dS/dx at x' + alpha (x - x'), x' a background image, by channel; then
     summed over them, or reduced as ``reduction`` says.
 
-    Erion et al. 2021, arXiv:1906.10670: each draw takes one x' from ``background`` (k, height, width, 3), with
+    Erion et al. 2021, arXiv:1906.10670: each draw takes one x' from ``background`` (k, height, width, C), with
     replacement, and one alpha, uniform in [0, 1]; ``alphas="stratified"`` takes the i-th alpha from the i-th of
     n_samples equal parts instead, which errs less where the references are few. All images get the same draws. In
     expectation the maps sum to S(x) minus the mean of S over the background.
@@ -75,7 +75,7 @@ def _background(background: np.ndarray | None, shape: tuple[int, ...]) -> np.nda
     if background is not None:
         return reference_images("background", background, shape)
     levels = np.linspace(0, 255, GREY_LEVELS, dtype=np.float32)
-    return np.repeat(levels[:, None, None, None], 3, axis=-1)
+    return np.repeat(levels[:, None, None, None], shape[-1], axis=-1)
 
 
 def _draws(n_samples: int, n_references: int, alphas: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -102,7 +102,7 @@ EXPECTED_GRADIENTS = Method(
             "background",
             np.ndarray,
             None,
-            "reference images (k, height, width, 3) in [0, 255], in the paper training images; None: 16 even greys",
+            "reference images (k, height, width, C) in [0, 255], in the paper training images; None: 16 even greys",
         ),
         Parameter(
             "alphas",

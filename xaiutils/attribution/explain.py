@@ -32,7 +32,8 @@ def explain(
         model: a functional or Sequential Keras classifier, flat or nested, of one output, with a softmax, a sigmoid or
             no last activation; its logits are found. A one-unit sigmoid is read as two classes. Any other output of
             probabilities (a mean of members, ...) is explained by log p, or log p - log (1 - p) of independent ones.
-        images: ``(n, height, width, 3)`` in [0, 255], the size that the model takes.
+        images: ``(n, height, width, C)`` in [0, 255], of the size and channels that the model takes; grey images
+            of one channel are repeated for three, and of three equal ones become one.
         targets: class index for all images, one for each, or None for each image's predicted class.
         method: a name in `METHODS`, which declares ``params``, their defaults and ranges.
         library: "xaiutils", or a library that computes the method too (see ``METHODS[method].libraries``). Libraries

@@ -52,7 +52,7 @@ def rectified_gradients(
     network: Network, images: np.ndarray, targets: np.ndarray, batch_size: int, method: str, activations: str = "relu"
 ) -> np.ndarray:
     """The signal of `guided_backprop` (``method="guided"``) or `deconvolution` at the images, all channels
-    ``(n, height, width, 3)``."""
+    ``(n, height, width, C)``."""
     title = "guided backpropagation" if method == "guided" else "deconvolution"
     known = _checked_rectifiers(network, title, activations)
 

@@ -27,8 +27,8 @@ def integrated_gradients(
 
     Sundararajan et al. 2017, arXiv:1703.01365. The maps sum to S(x) - S(x') up to the quadrature's error
     (completeness), unless ``reduction`` asks for another one of the channels. ``midpoint`` is the default because it
-    needs no end points and errs less than the trapezoid. ``baseline_image``: a colour (3,), an image (height, width, 3)
-    or one for each image (n, height, width, 3), all in [0, 255], is used instead of ``baseline``.
+    needs no end points and errs less than the trapezoid. ``baseline_image``: a colour (C,), an image (height, width, C)
+    or one for each image (n, height, width, C), all in [0, 255], is used instead of ``baseline``.
     """
     start = chosen_baselines(images, baseline, baseline_image)
     return reduce_channels(_along_path(network, images, targets, batch_size, start, n_steps, quadrature), reduction)
@@ -43,7 +43,7 @@ def _along_path(
     n_steps: int,
     quadrature: str,
 ) -> np.ndarray:
-    """Integrated gradients of each channel, ``(n, height, width, 3)``."""
+    """Integrated gradients of each channel, ``(n, height, width, C)``."""
     alphas, weights = quadrature_rule(quadrature, n_steps)
 
     def place(members: np.ndarray, point: int) -> np.ndarray:

@@ -7,6 +7,7 @@ from xaiutils.attribution.baselines import FILLS, fill_images
 from xaiutils.attribution.method import SCORES, SEED, Method
 from xaiutils.graph.network import Network
 from xaiutils.graph.passes import masked_scores
+from xaiutils.images import as_rgb
 from xaiutils.progress import progress
 from xaiutils.registry import Parameter
 
@@ -15,12 +16,18 @@ def superpixels(image: np.ndarray, segmentation: str, n_segments: int, seed: int
     """Superpixel numbers 0, 1, ... without gaps, int ``(height, width)``, of an image in [0, 255].
 
     "quickshift" with the settings of the authors' package (kernel 4, distance 200, ratio 0.2), which finds its number
-    of superpixels itself, or "slic" with about ``n_segments`` (compactness 10).
+    of superpixels itself, or "slic" with about ``n_segments`` (compactness 10). Colours are compared in CIELAB, other
+    numbers of channels as they are.
     """
+    if image.shape[-1] == 1:
+        image = as_rgb(image)
+    lab = image.shape[-1] == 3
     if segmentation == "quickshift":
-        found = skimage_segmentation.quickshift(image / 255.0, kernel_size=4, max_dist=200, ratio=0.2, rng=seed)
+        found = skimage_segmentation.quickshift(
+            image / 255.0, kernel_size=4, max_dist=200, ratio=0.2, convert2lab=lab, rng=seed
+        )
     else:
-        found = skimage_segmentation.slic(image / 255.0, n_segments, compactness=10, start_label=0)
+        found = skimage_segmentation.slic(image / 255.0, n_segments, compactness=10, convert2lab=lab, start_label=0)
     return _numbered(found)
 
 
@@ -47,7 +54,7 @@ def _superpixel_means(images: np.ndarray, segments: np.ndarray) -> np.ndarray:
     means = np.empty_like(images)
     for image, found, mean in zip(images, segments, means, strict=True):
         size = np.bincount(found.ravel())
-        for channel in range(3):
+        for channel in range(image.shape[-1]):
             mean[..., channel] = (np.bincount(found.ravel(), image[..., channel].ravel()) / size)[found]
     return means
 

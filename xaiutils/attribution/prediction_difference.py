@@ -17,7 +17,7 @@ _RIDGE = 1e-4  # added to its variances, as a fraction of their mean: neighbouri
 
 
 class PatchGaussian:
-    """A normal distribution of image patches ``(rows, columns, 3)``, the three colours together.
+    """A normal distribution of image patches ``(rows, columns, C)``, all channels together.
 
     Patches are taken to be distributed alike everywhere in ``images``, so the mean is one colour, and the covariance of
     two values depends on their colours and on how far apart they are alone: it is the images' autocovariance, the sum
@@ -26,10 +26,10 @@ class PatchGaussian:
     """
 
     def __init__(self, images: np.ndarray, rows: int, columns: int):
-        n, height, width = images.shape[:3]
-        padded, size = (height + rows, width + columns), rows * columns * 3
+        n, height, width, self._channels = images.shape
+        padded, size = (height + rows, width + columns), rows * columns * self._channels
         colour = images.mean(axis=(0, 1, 2), dtype=np.float64)
-        spectrum = np.zeros((3, 3, padded[0], padded[1] // 2 + 1), np.complex128)
+        spectrum = np.zeros((self._channels, self._channels, padded[0], padded[1] // 2 + 1), np.complex128)
         for image in images:
             one = np.fft.rfft2((image - colour).transpose(2, 0, 1), padded)
             spectrum += one[:, None] * one[None].conj()
@@ -46,9 +46,9 @@ class PatchGaussian:
         self._conditionals: dict[tuple[int, int, int, int], tuple[np.ndarray, ...]] = {}
 
     def draw(self, patch: np.ndarray, top: int, left: int, rows: int, columns: int, noise: np.ndarray) -> np.ndarray:
-        """Samples ``(len(noise), rows, columns, 3)`` of the window at (top, left) of ``patch`` given its other pixels.
+        """Samples ``(len(noise), rows, columns, C)`` of the window at (top, left) of ``patch`` given its other pixels.
 
-        ``noise`` is standard normal, ``(samples, 3 * rows * columns)``. Values are cut to [0, 255].
+        ``noise`` is standard normal, ``(samples, C * rows * columns)``. Values are cut to [0, 255].
         """
         key = (top, left, rows, columns)
         if key not in self._conditionals:
@@ -58,12 +58,12 @@ class PatchGaussian:
         inside, gain, root = self._conditionals[key]
         given = patch.transpose(2, 0, 1).ravel() - self._mean
         drawn = self._mean[inside] + gain @ given[~inside] + noise @ root.T
-        return np.clip(drawn, 0, 255).reshape(-1, 3, rows, columns).transpose(0, 2, 3, 1)
+        return np.clip(drawn, 0, 255).reshape(-1, self._channels, rows, columns).transpose(0, 2, 3, 1)
 
     def _conditional(self, top: int, left: int, rows: int, columns: int) -> tuple[np.ndarray, ...]:
         """Which values lie inside; the matrix from the others to the mean inside, and a root of the covariance there:
         C_ir C_rr^-1 and C_ii - C_ir C_rr^-1 C_ri."""
-        window = np.zeros((3, *self._shape), bool)
+        window = np.zeros((self._channels, *self._shape), bool)
         window[:, top : top + rows, left : left + columns] = True
         inside = window.ravel()
         across = self._covariance[np.ix_(~inside, inside)]
@@ -95,7 +95,7 @@ def prediction_difference(
     a random background image. odds = p / (1 - p) of the Laplace-corrected p <- (p N + 1) / (N + K), N = ``n_training``
     and K classes (2 for sigmoid outputs).
 
-    The normal distribution (`PatchGaussian`) is fitted to ``background``, images ``(m, height, width, 3)`` in [0, 255]
+    The normal distribution (`PatchGaussian`) is fitted to ``background``, images ``(m, height, width, C)`` in [0, 255]
     such as the training set's; without them, to the explained image itself. The paper's windows start at every pixel
     (``stride=1``; 0: side by side), all whole: the last ones end at the image's edge. A window is drawn with the same
     noise for all images, whatever the batch.
@@ -145,12 +145,12 @@ def _marginal_draws(images: np.ndarray, background: np.ndarray | None, size: tup
     """The same window of random background images."""
     if background is None:
         raise ValueError("sampling='marginal' draws from other images: give background=, images of the same size.")
-    others = _checked_background(background, size)
+    others = _checked_background(background, size, images.shape[-1])
     if others.shape[1:3] != images.shape[1:3]:
         height, width = images.shape[1:3]
         raise ValueError(
-            f"background has the shape {others.shape}; expected images (m, {height}, {width}, 3), the size of the "
-            "explained ones."
+            f"background has the shape {others.shape}; expected images (m, {height}, {width}, {images.shape[-1]}), the "
+            "size of the explained ones."
         )
 
     def draw(member: int, y: int, x: int, rng: np.random.Generator) -> np.ndarray:
@@ -165,7 +165,7 @@ def _conditional_draws(
     """The window given the pixels around it, from the `PatchGaussian` of the background, or of the image itself."""
     whole = images.shape[1:3]
     patch = min(size[0] + 2 * padding, whole[0]), min(size[1] + 2 * padding, whole[1])
-    others = None if background is None else _checked_background(background, patch)
+    others = None if background is None else _checked_background(background, patch, images.shape[-1])
 
     @functools.lru_cache(maxsize=1)  # of one image at a time: they come in order
     def gaussian(member: int) -> PatchGaussian:
@@ -175,7 +175,7 @@ def _conditional_draws(
         top = min(max(y - padding, 0), whole[0] - patch[0])
         left = min(max(x - padding, 0), whole[1] - patch[1])
         around = images[member, top : top + patch[0], left : left + patch[1]]
-        noise = rng.standard_normal((n_samples, 3 * size[0] * size[1]))
+        noise = rng.standard_normal((n_samples, images.shape[-1] * size[0] * size[1]))
         return gaussian(member if others is None else 0).draw(around, y - top, x - left, *size, noise)
 
     return draw
@@ -186,12 +186,14 @@ def _log2_odds(p: np.ndarray, n_training: int, n_classes: int) -> np.ndarray:
     return np.log2(corrected / (1 - corrected))
 
 
-def _checked_background(background: np.ndarray, smallest: tuple[int, int]) -> np.ndarray:
-    """``background``, if it is images at least as large as ``smallest`` (rows, columns)."""
-    if background.ndim != 4 or background.shape[-1] != 3 or not len(background):
-        raise ValueError(f"background has the shape {background.shape}; expected images (m, height, width, 3).")
+def _checked_background(background: np.ndarray, smallest: tuple[int, int], channels: int) -> np.ndarray:
+    """``background``, if it is images of ``channels`` at least as large as ``smallest`` (rows, columns)."""
+    if background.ndim != 4 or not len(background):
+        raise ValueError(
+            f"background has the shape {background.shape}; expected images (m, height, width, {channels})."
+        )
     try:
-        check_images(background)
+        background = check_images(background, channels=channels)
     except ValueError as error:
         raise ValueError(f"background: {error}") from None
     if background.shape[1] < smallest[0] or background.shape[2] < smallest[1]:

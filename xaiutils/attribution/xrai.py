@@ -1,6 +1,7 @@
 """XRAI: regions ranked by another method's map."""
 
 import functools
+import warnings
 
 import cv2
 import numpy as np
@@ -10,6 +11,7 @@ from skimage.transform import resize
 
 from xaiutils.attribution.method import BASE_READING, METHODS, Method, base_is_shift_invariant, base_is_signed
 from xaiutils.graph.network import Network
+from xaiutils.images import as_rgb
 from xaiutils.map_reading import read_maps
 from xaiutils.progress import progress
 from xaiutils.registry import Parameter, check_parameters
@@ -23,10 +25,12 @@ def regions(image: np.ndarray) -> list[np.ndarray]:
     by a disk of 5 pixels. An image of one colour is one region."""
     if np.ptp(image) == 0:
         return [np.ones(image.shape[:2], bool)]
+    if image.shape[-1] == 1:  # the settings are those of three channels
+        image = as_rgb(image)
     scaled = 2 * (image.astype(np.float64) - image.min()) / np.ptp(image) - 1
     scaled = resize(scaled, _SIZE, order=3, mode="constant", preserve_range=True, anti_aliasing=True)
     found = []
-    for labels in _segments(scaled.tobytes()):
+    for labels in _segments(scaled.tobytes(), image.shape[-1]):
         labels = resize(
             labels, image.shape[:2], order=0, mode="constant", preserve_range=True, anti_aliasing=False
         ).astype(int)
@@ -36,10 +40,13 @@ def regions(image: np.ndarray) -> list[np.ndarray]:
 
 
 @functools.lru_cache(maxsize=16)  # an image is often explained by several methods and models; 2 MB each
-def _segments(scaled: bytes) -> list[np.ndarray]:
+def _segments(scaled: bytes, channels: int) -> list[np.ndarray]:
     """Segment numbers at each scale of a scaled image, given as its float64 values."""
-    pixels = np.frombuffer(scaled, np.float64).reshape(*_SIZE, 3)
-    return [felzenszwalb(pixels, scale=scale, sigma=_SIGMA, min_size=_MIN_SIZE).astype(np.uint16) for scale in _SCALES]
+    pixels = np.frombuffer(scaled, np.float64).reshape(*_SIZE, channels)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Got image with third dimension")  # of other than three channels
+        found = [felzenszwalb(pixels, scale=scale, sigma=_SIGMA, min_size=_MIN_SIZE) for scale in _SCALES]
+    return [labels.astype(np.uint16) for labels in found]
 
 
 def xrai(

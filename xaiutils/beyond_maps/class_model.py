@@ -21,7 +21,7 @@ _UNIT = 127.5  # grey levels: the image is mean + _UNIT * u
 
 
 class ClassModel(NamedTuple):
-    """``image`` float32 ``(height, width, 3)`` in [0, 255]; ``history`` float32 ``(n_steps + 1,)``, the target's logit
+    """``image`` float32 ``(height, width, C)`` in [0, 255]; ``history`` float32 ``(n_steps + 1,)``, the target's logit
     at the start and after each step (of the image as it is shifted at that step, where there is jitter; the last one
     is of ``image`` itself)."""
 
@@ -39,7 +39,7 @@ def class_model(
     blur: float = 0.0,
     jitter: int = 0,
     start: str = "mean",
-    mean: np.ndarray | tuple[float, float, float] = (127.5, 127.5, 127.5),
+    mean: np.ndarray | tuple[float, ...] | None = None,
     image_size: int | None = None,
     seed: int = 0,
 ) -> ClassModel:
@@ -65,7 +65,8 @@ def class_model(
         jitter: the image is rolled by up to this many pixels each way before each step, and back after it (an addition,
             after Mordvintsev et al. 2015, Inceptionism): no pattern that is tied to strides.
         start: "mean" (the paper), "zero" (a black image) or "noise" (the mean and unit noise of 10 grey levels).
-        mean: a colour (3,) or an image (height, width, 3), the mean of the training images; the default is mid-grey.
+        mean: a colour (C,) or an image (height, width, C), the mean of the training images; None: mid-grey
+            (127.5).
         image_size: height and width for a model that takes any size.
         seed: of the noise and the jitter.
 
@@ -76,8 +77,9 @@ def class_model(
     network = Network.of(model)
     check_integer("target", target, 0, network.n_classes - 1, ", the index of a class")
     _check(n_steps, learning_rate, jitter, start, l2=l2, total_variation=total_variation, blur=blur)
-    shape = (*_size(network, image_size), 3)
-    average = reference_images("mean", np.asarray(mean, np.float32), shape)
+    shape = (*_size(network, image_size), network.channels)
+    grey = np.full(network.channels, 127.5)
+    average = reference_images("mean", np.asarray(grey if mean is None else mean, np.float32), shape)
     centre = np.broadcast_to(average, (1, *shape)).astype(np.float32)
     network.trace_shapes(shape[:2])
     rng = np.random.default_rng(seed)

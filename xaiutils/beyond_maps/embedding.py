@@ -29,7 +29,7 @@ def similarity_model(
     Args:
         model: a functional or built Sequential Keras model. Its layers serve in the new model too: weights are shared,
             and training either changes both.
-        references: images ``(k, height, width, 3)`` in [0, 255] as the model takes them, or embeddings ``(k, width)``,
+        references: images ``(k, height, width, C)`` in [0, 255] as the model takes them, or embeddings ``(k, width)``,
             such as the mean embedding of a class. They are read now and stay as they are.
         layer: name of the layer of ``model`` whose output ``(n, width)`` is the embedding; empty: the layer
             "features" that `xaiutils.build_model` makes, or else what the last Dense layer reads.
@@ -58,7 +58,7 @@ def similarity_model(
         vectors = given
     else:
         raise ValueError(
-            f"references has shape {given.shape}; expected images (k, height, width, 3) or embeddings (k, {width})."
+            f"references has shape {given.shape}; expected images (k, height, width, C) or embeddings (k, {width})."
         )
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     if not np.isfinite(lengths).all() or (similarity == "cosine" and not lengths.all()):
@@ -77,11 +77,11 @@ def similarity_model(
 
 
 def embeddings(model: keras.Model, images: np.ndarray, layer: str = "", batch_size: int = 32) -> np.ndarray:
-    """Embeddings ``(n, width)`` float32 of images ``(n, height, width, 3)`` in [0, 255], as `similarity_model` takes
+    """Embeddings ``(n, width)`` float32 of images ``(n, height, width, C)`` in [0, 255], as `similarity_model` takes
     them from ``layer``. Raises as it does."""
     encoder = keras.Model(model.inputs[0], _embedding(model, layer))
     size = model.inputs[0].shape[1:3]
-    images = check_images(np.asarray(images, np.float32), None if None in size else size)
+    images = check_images(np.asarray(images, np.float32), None if None in size else size, model.inputs[0].shape[-1])
     run = tf.function(lambda batch: encoder(batch, training=False), reduce_retracing=True, autograph=False)
     parts = [run(images[b]) for b in batches(len(images), batch_size, "embeddings")]
     return np.concatenate([keras.ops.convert_to_numpy(part) for part in parts]).astype(np.float32)

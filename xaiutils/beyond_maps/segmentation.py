@@ -9,7 +9,7 @@ from scipy import ndimage
 from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 
-from xaiutils.images import check_images, check_maps
+from xaiutils.images import as_rgb, check_images, check_maps
 from xaiutils.map_reading import read_maps
 
 COMPONENTS = 5  # Gaussians of each colour model; OpenCV's GrabCut has the same number
@@ -34,7 +34,7 @@ def segment_from_saliency(
     pixels are decided by these two colour models.
 
     Args:
-        image: ``(height, width, 3)`` in [0, 255].
+        image: ``(height, width, C)`` in [0, 255]; other than three channels are read as grey.
         saliency: ``(height, width)``; its values, as ``reading`` has them, are ranked: large ones mean the object.
             Where much of the map is equal, as after a ReLU, all pixels at the background quantile count as background.
         foreground, background: quantiles, 0 <= background <= foreground < 1. The paper: 0.95 and 0.30.
@@ -54,7 +54,7 @@ def segment_from_saliency(
         raise ValueError(f"method={method!r}; expected 'graph_cut' or 'gmm'.")
     if not 0 <= background <= foreground < 1:
         raise ValueError(f"background={background!r}, foreground={foreground!r}; expected 0 <= b <= f < 1.")
-    pixels = np.rint(check_images(np.asarray(image)[None])[0]).astype(np.uint8)
+    pixels = np.rint(as_rgb(check_images(np.asarray(image)[None]))[0]).astype(np.uint8)
     saliency = read_maps(check_maps(np.asarray(saliency)[None], (1, *pixels.shape[:2]))[0], reading)
     is_object = saliency > np.quantile(saliency, foreground)
     is_rest = (saliency <= np.quantile(saliency, background)) & ~is_object

@@ -179,6 +179,11 @@ class FlatGraph:
         height, width = self.shapes[self.input_key][1:3]
         return height, width
 
+    @property
+    def channels(self) -> int:
+        """Channels of the images."""
+        return self.shapes[self.input_key][3] or 3
+
     def compiled(self, key: Any, build: Callable[[], Any]) -> Any:
         """What is stored under ``key``, such as a graph-compiled function; ``build`` makes it at the first call."""
         if key not in self._cache:
@@ -240,9 +245,9 @@ class FlatGraph:
         if self._traced_size == tuple(size) or not (is_open or self._traced_size):
             return
         keys = [k for step in self.steps for k in step.outputs]
-        values = self.run({self.input_key: tf.zeros((1, *size, 3))}, keys)
+        values = self.run({self.input_key: tf.zeros((1, *size, self.channels))}, keys)
         self.shapes.update({k: (None, *v.shape[1:]) for k, v in zip(keys, values, strict=True)})
-        self.shapes[self.input_key] = (None, *size, 3)
+        self.shapes[self.input_key] = (None, *size, self.channels)
         self._traced_size = (size[0], size[1])
 
     def correct_shapes(self, made: dict[int, Shape]) -> None:

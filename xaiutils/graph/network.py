@@ -19,9 +19,9 @@ __all__ = ["ModelError", "Network", "Rule", "Step"]
 class Network(FlatGraph):
     """The flat graph of a classifier with one image input and one output of class scores.
 
-    Attributes: ``image_size`` (height, width; None where the model takes any), ``n_classes``, and ``activation``:
-    "softmax", "sigmoid" (one independent probability for each class) or "binary" (one unit, read as two classes with
-    the scores -z and z).
+    Attributes: ``image_size`` (height, width; None where the model takes any), ``channels``, ``n_classes``, and
+    ``activation``: "softmax", "sigmoid" (one independent probability for each class) or "binary" (one unit, read as two
+    classes with the scores -z and z).
     """
 
     _known: ClassVar["weakref.WeakKeyDictionary[keras.Model, Network]"] = weakref.WeakKeyDictionary()
@@ -33,9 +33,7 @@ class Network(FlatGraph):
                 f"{type(model).__name__} is not a functional or built Sequential Keras model, so its layers cannot be "
                 "followed. Rebuild it as keras.Model(inputs, outputs), or call a Sequential on an image once."
             )
-        if len(function.inputs) != 1 or len(function.inputs[0].shape) != 4 or function.inputs[0].shape[-1] != 3:
-            shapes = [tuple(t.shape) for t in function.inputs]
-            raise ModelError(f"the model takes inputs {shapes}; expected one image input (n, height, width, 3).")
+        _check_inputs(function)
         if len(function.outputs) != 1 or len(function.outputs[0].shape) != 2:
             raise ModelError(_output_error(function))
         super().__init__(function)
@@ -69,7 +67,7 @@ class Network(FlatGraph):
         """One look at real numbers: what was found must give what the model gives. The shapes are from then on those
         of the tensors that it made, for a layer may declare others: at rest keras.layers.RandomCrop crops nothing."""
         size = [n or 96 for n in self.image_size]
-        noise = tf.constant(np.random.default_rng(0).uniform(0, 255, (2, *size, 3)).astype(np.float32))
+        noise = tf.constant(np.random.default_rng(0).uniform(0, 255, (2, *size, self.channels)).astype(np.float32))
         (output,) = keras.tree.flatten(model(noise, training=False))
         expected = keras.ops.convert_to_numpy(output).astype(np.float64)
         shapes: dict[int, tuple[int | None, ...]] = {}
@@ -164,7 +162,7 @@ class Network(FlatGraph):
     @property
     def image_spec(self) -> tf.TensorSpec:
         """Any number of images: one trace serves every batch size, so nothing retraces or is padded."""
-        return tf.TensorSpec([None, *self.image_size, 3], tf.float32)
+        return tf.TensorSpec([None, *self.image_size, self.channels], tf.float32)
 
     # Layers --------------------------------------------------------------------------------------------------------
 
@@ -211,9 +209,27 @@ class Network(FlatGraph):
         return paths[0]
 
 
+def _check_inputs(function: Any) -> None:
+    shapes = [tuple(t.shape) for t in function.inputs]
+    if len(shapes) != 1 and any(len(shape) == 4 for shape in shapes):
+        named = ", ".join(f"{tensor.name} {tuple(tensor.shape)}" for tensor in function.inputs)
+        raise ModelError(
+            f"the model takes the inputs {named}; hold all but the image's at given values, or at each case's own row: "
+            "xai.wrap(model, inputs={name: value, ...})."
+        )
+    if len(shapes) != 1 or len(shapes[0]) != 4:
+        raise ModelError(f"the model takes inputs {shapes}; expected one image input (n, height, width, C).")
+    _, first, _, last = shapes[0]
+    if first in (1, 3) and (last is None or last > 4):
+        raise ModelError(
+            f"the model takes images {shapes[0]}, channels first; images are (n, height, width, C) here: "
+            "xai.wrap(model, channels_first=True)."
+        )
+
+
 def _output_error(function: Any) -> str:
     found = [f"{n} {tuple(t.shape)}" for n, t in zip(function.output_names, function.outputs, strict=True)]
     said = f"the model returns {', '.join(found)}; expected one output (n, classes)."
     if len(found) == 1:
         return said
-    return f"{said} Give a model of one of them: keras.Model(model.inputs, model.outputs[i])."
+    return f"{said} Choose one of them: xai.wrap(model, output={function.output_names[0]!r})."

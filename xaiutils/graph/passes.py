@@ -2,7 +2,7 @@
 
 Without autograph, which would double the seconds that tracing takes: Keras builds its graphs without it too.
 
-Images are float32 ``(n, height, width, 3)`` in [0, 255] and targets int32 ``(n,)`` throughout. All run `forward`.
+Images are float32 ``(n, height, width, C)`` in [0, 255] and targets int32 ``(n,)`` throughout. All run `forward`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -65,13 +65,13 @@ def target_scores(
 
 
 def batched_input_gradients(network: Network, images: np.ndarray, targets: np.ndarray, batch_size: int) -> np.ndarray:
-    """Gradient of each target logit by its image, ``(n, height, width, 3)``."""
+    """Gradient of each target logit by its image, ``(n, height, width, C)``."""
     run = input_gradients(network)
     return np.concatenate([run(images[b], targets[b]) for b in batches(len(images), batch_size, "gradients")])
 
 
 def input_gradients(network: Network) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """Function (images, targets) -> gradient of each target logit by its image, ``(n, height, width, 3)``."""
+    """Function (images, targets) -> gradient of each target logit by its image, ``(n, height, width, C)``."""
 
     def build():
         connected = []
@@ -106,7 +106,7 @@ def averaged_gradients(
     batch_size: int,
     title: str,
 ) -> np.ndarray:
-    """Weighted sum over points of the gradients at moved images, ``(n, height, width, 3)`` float32.
+    """Weighted sum over points of the gradients at moved images, ``(n, height, width, C)`` float32.
 
     ``place(members, point)`` returns the images ``members`` (indices) as they are at a point (a step of a path, a
     noisy copy). All (point, image) pairs form one stream that is cut into batches, so neither many points of one
@@ -126,7 +126,7 @@ def moved_copies(
 ) -> Iterator[tuple[np.ndarray, np.ndarray, list[tuple[int, np.ndarray]]]]:
     """The copies of n images at each of ``n_points`` points (steps of a path, draws of noise) as one stream of batches.
 
-    ``place(members, point)`` is as in `averaged_gradients`. Yields the copies ``(batch, height, width, 3)`` float32,
+    ``place(members, point)`` is as in `averaged_gradients`. Yields the copies ``(batch, height, width, C)`` float32,
     their images' indices ``(batch,)``, and for each point, in order, its number and the rows of the batch that are at
     it; within one point every image occurs at most once.
     """
@@ -191,7 +191,7 @@ def masked_scores(
 
     ``masks(batch)`` makes the masks ``(batch, rows, columns)`` of a slice of k, of any resolution; smaller ones are
     enlarged bilinearly, to their ``place`` or else to the whole image. ``scale``: each is then scaled to [0, 1], a
-    constant one to 0. Outside of its place a mask is 0. ``fills`` is ``(n, height, width, 3)`` or broadcastable to it.
+    constant one to 0. Outside of its place a mask is 0. ``fills`` is ``(n, height, width, C)`` or broadcastable to it.
     ``score`` is that of `class_scores`, ``title`` of the progress bar.
 
     Returns float32 ``(len(members),)``.
@@ -199,7 +199,7 @@ def masked_scores(
     height, width = images.shape[1:3]
     grid = (0, 0) if place is None else masks(slice(0, 1)).shape[1:]
     run = _mixing(network, score, scale, (height, width), grid, place)
-    fills = np.broadcast_to(fills, (len(images), height, width, 3))
+    fills = np.broadcast_to(fills, images.shape)
     result = np.empty(len(members), np.float32)
     for batch in batches(len(members), batch_size, title):
         # A batch holds many copies of few images; only these few are handed over.
@@ -270,7 +270,7 @@ def enlarge(maps: np.ndarray | tf.Tensor, height: int, width: int, place: Place 
 
 
 def reduce_channels(gradients: np.ndarray, reduction: str) -> np.ndarray:
-    """``(n, height, width, 3)`` to ``(n, height, width)``."""
+    """``(n, height, width, C)`` to ``(n, height, width)``."""
     if reduction == "sum":
         return gradients.sum(axis=-1)
     absolute = np.abs(gradients)

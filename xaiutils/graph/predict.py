@@ -18,7 +18,7 @@ def predict(model: keras.Model, images: np.ndarray, batch_size: int = 32, probab
     (1 - p, p).
     """
     network = Network.of(model)
-    found = logits(network, check_images(images, _fixed_size(network)), check_batch_size(batch_size))
+    found = logits(network, check_images(images, _fixed_size(network), network.channels), check_batch_size(batch_size))
     return network.probabilities(found).numpy() if probabilities else found
 
 
@@ -28,7 +28,7 @@ def prepare(
     """The arguments of `xaiutils.attribution.explain`, checked: the network, float32 images, int32 targets ``(n,)``."""
     network = Network.of(model)
     check_batch_size(batch_size)
-    images = check_images(images, _fixed_size(network))
+    images = check_images(images, _fixed_size(network), network.channels)
     network.trace_shapes(images.shape[1:3])
     if targets is None:
         return network, images, logits(network, images, batch_size).argmax(axis=1).astype(np.int32)

@@ -1,6 +1,6 @@
 """Changes of the image under which maps are compared, and the way back for the maps.
 
-Images are float32 ``(n, height, width, 3)`` in [0, 255] before and after; values that a change pushes out of this
+Images are float32 ``(n, height, width, C)`` in [0, 255] before and after; values that a change pushes out of this
 range are clipped, and only JPEG rounds to whole grey levels, as the models take any. What is drawn depends on ``seed``
 and the image's size alone: every image of a call gets the same noise field, whatever its batch. Grey images (equal
 channels) stay grey.
@@ -85,13 +85,16 @@ BLUR = Transform(
 
 
 def _jpeg(images, rng, quality):
-    """Rounded to whole grey levels, saved and read again by Pillow as JPEG with colours at half resolution (4:2:0)."""
+    """Rounded to whole grey levels, saved and read again by Pillow as JPEG with colours at half resolution (4:2:0);
+    each channel as a grey picture where there are not three."""
     return np.stack([_through_jpeg(image, quality) for image in np.rint(images).astype(np.uint8)])
 
 
 def _through_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
+    if image.ndim == 3 and image.shape[-1] != 3:
+        return np.stack([_through_jpeg(channel, quality) for channel in np.moveaxis(image, -1, 0)], axis=-1)
     file = io.BytesIO()
-    Image.fromarray(image).save(file, "JPEG", quality=quality, subsampling="4:2:0")
+    Image.fromarray(np.ascontiguousarray(image)).save(file, "JPEG", quality=quality, subsampling="4:2:0")
     return np.asarray(Image.open(file), np.float32)
 
 

@@ -29,7 +29,7 @@ def _margins(network: Network, logits: tf.Tensor, targets: tf.Tensor) -> tf.Tens
 
 
 def _gradient_signs(network: Network) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """Function (images, targets) -> sign of dL/dx in {-1, 0, 1}, float32 ``(n, height, width, 3)``.
+    """Function (images, targets) -> sign of dL/dx in {-1, 0, 1}, float32 ``(n, height, width, C)``.
 
     Compiled once for each model, for batches of any size.
     """

@@ -39,7 +39,7 @@ class Transform:
         batch_size: int = 32,
         **parameters: Any,
     ) -> np.ndarray:
-        """Changed images, float32 ``(n, height, width, 3)`` in [0, 255].
+        """Changed images, float32 ``(n, height, width, C)`` in [0, 255].
 
         ``model`` (a Keras classifier), ``targets`` (class indices, None for each image's predicted class) and
         ``batch_size`` matter where ``needs_model`` says so, and are ignored elsewhere. Raises TypeError or ValueError

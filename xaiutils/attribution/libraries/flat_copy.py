@@ -37,7 +37,7 @@ def flat_copy(network: Network, path: str | None = None) -> FlatCopy:
         if hasattr(clone, "finalize_state"):  # a Normalization layer reads its statistics from its weights here only
             clone.finalize_state()
     size = [n or 96 for n in network.image_size]
-    noise = np.random.default_rng(0).uniform(0, 255, (1, *size, 3)).astype(np.float32)
+    noise = np.random.default_rng(0).uniform(0, 255, (1, *size, network.channels)).astype(np.float32)
     expected, found = network.logits(tf.constant(noise)).numpy(), copy.logits(noise, training=False).numpy()
     if not np.allclose(found, expected, rtol=1e-2, atol=1e-3 + 1e-3 * np.abs(expected).max()):
         raise ModelError("the copy of the model that a library needs does not give its logits; use library='xaiutils'.")
@@ -58,7 +58,7 @@ def cam_copy(network: Network, layer: str) -> FlatCopy:
 
 
 def _build_copy(network: Network, path: str | None) -> FlatCopy:
-    inputs = keras.Input((*network.image_size, 3))
+    inputs = keras.Input((*network.image_size, network.channels))
     clones: dict[int, Any] = {}
     tensors, name = {network.input_key: inputs}, ""
     for step in network.steps_to_logits:

@@ -8,8 +8,9 @@ import numpy as np
 
 from xaiutils.attribution.libraries.adapter import Adapter
 from xaiutils.attribution.lime import segments_of_images
-from xaiutils.graph.network import Network
+from xaiutils.graph.network import ModelError, Network
 from xaiutils.graph.passes import logits
+from xaiutils.images import as_rgb
 from xaiutils.progress import progress
 
 
@@ -33,8 +34,15 @@ def lime_of_package(
     except ImportError as error:
         raise ImportError("library='lime' needs the package lime: pip install lime") from error
 
+    if network.channels not in (1, 3):
+        raise ModelError(
+            f"the package lime takes grey and RGB images, and the model takes {network.channels} channels; use "
+            "library='xaiutils'."
+        )
+
     def classify(batch: np.ndarray) -> np.ndarray:
-        return network.probabilities(logits(network, batch.astype(np.float32), 32)).numpy()
+        batch = batch[..., : network.channels].astype(np.float32)
+        return network.probabilities(logits(network, batch, 32)).numpy()
 
     segments = segments_of_images(images, seed=seed, **superpixels)
     maps = np.empty(segments.shape, np.float32)
@@ -42,7 +50,7 @@ def lime_of_package(
         explainer = lime_image.LimeImageExplainer(kernel_width=kernel_width, random_state=seed)
         with _no_bar(lime_image):
             found = explainer.explain_instance(
-                images[i],
+                as_rgb(images[i]),
                 classify,
                 labels=(int(targets[i]),),
                 top_labels=None,

@@ -64,7 +64,7 @@ def relevance(
     first: str = "as_rule",
     **settings: Any,
 ) -> np.ndarray:
-    """Relevance of the pixels in all channels, ``(n, height, width, 3)`` float32, for a seed at the logits.
+    """Relevance of the pixels in all channels, ``(n, height, width, C)`` float32, for a seed at the logits.
 
     ``settings`` are those of `Settings`: epsilon, gamma, alpha and bias."""
     chosen = Settings(**settings)

@@ -270,10 +270,10 @@ class Propagation:
 def is_bounded_by_extremes(network: Network, step: Step) -> bool:
     """Whether what ``step`` reads lies between what it reads of a black and of a white image, tried on noise: so where
     pixels are scaled by constants, but not where an image's own mean, maximum or deviation scales it."""
-    height, width = (n or 96 for n in network.size_traced)
+    shape = (*(n or 96 for n in network.size_traced), network.channels)
     rng = np.random.default_rng(0)
-    noise = [rng.uniform(0, 255, (height, width, 3)), rng.choice([0.0, 255.0], (height, width, 3))]
-    extremes = [np.zeros((height, width, 3)), np.full((height, width, 3), 255.0)]
+    noise = [rng.uniform(0, 255, shape), rng.choice([0.0, 255.0], shape)]
+    extremes = [np.zeros(shape), np.full(shape, 255.0)]
     with tf.init_scope():  # numbers are needed now, also within the trace of a pass
         images = tf.constant(np.stack([*extremes, *noise]), tf.float32)
         black, white, *others = tf.cast(network.inputs_at(step, images)[0], tf.float32).numpy()
