@@ -339,3 +339,42 @@ def test_a_small_cnn_decides_by_the_shape_of_the_mass(trained_cnn):
     empty = malignancy(trained_cnn, [phantom.generate(p.seed, size, lesion=False) for p in own])
     assert 0.4 <= roc_auc_score(labels, empty) <= 0.6
     assert empty.std() < 0.25 * (scores[labels == 1].mean() - scores[labels == 0].mean())
+
+
+# Several labels in one image ----------------------------------------------------------------------------------------
+
+
+def test_several_labels_are_independent_each_with_its_own_mask():
+    ds = xai.load_dataset("phantom", "train", image_size=64, limit=80, task="multi_label")
+    again = xai.load_dataset("phantom", "train", image_size=64, limit=16, task="multi_label")
+    np.testing.assert_array_equal(ds.select([ds.ids.index(i) for i in again.ids]).label_masks, again.label_masks)
+    assert ds.class_names == phantom.LABELS == ("mass", "calcification", "marker")
+    np.testing.assert_array_equal(np.corrcoef(ds.labels.T).round(6), np.eye(3))
+    np.testing.assert_array_equal(ds.label_masks.any(axis=(2, 3)), ds.labels == 1)
+    assert set(ds.label_evidence.ravel()) == {"known", "empty"}
+    assert set(ds.metadata["mass kind"]) == {"benign mass", "malignant mass"}
+
+
+def test_one_label_changes_nothing_but_its_own_finding():
+    for seed in range(12):
+        whole = phantom.generate_labelled(seed, 96, labels=(1, 1, 1))
+        assert not (whole.masks[0] & whole.masks[1]).any()
+        for j in range(3):
+            without = phantom.generate_labelled(seed, 96, labels=tuple(int(i != j) for i in range(3)))
+            changed = np.abs(whole.image - without.image) > 0
+            assert changed.any()
+            assert not (changed & ~grown(whole.masks[j], REACH_MM)).any()
+            np.testing.assert_array_equal(whole.evidence[j], np.abs(whole.noise_free - without.noise_free))
+            assert without.masks.any(axis=(1, 2)).tolist() == [i != j for i in range(3)]
+        np.testing.assert_array_equal(phantom.generate_labelled(seed, 96, labels=(0, 0, 0)).evidence, 0)
+
+
+def test_options_of_other_tasks_are_refused_for_several_labels():
+    with pytest.raises(ValueError, match="options of task='shortcut'"):
+        xai.load_dataset("phantom", limit=2, task="multi_label", tags="flipped")
+    with pytest.raises(ValueError, match="difficulty='simple'"):
+        xai.load_dataset("phantom", limit=2, task="multi_label", difficulty="simple")
+    with pytest.raises(ValueError, match="did you mean multi_label"):
+        xai.load_dataset("phantom", limit=2, task="multilabel")
+    with pytest.raises(ValueError, match="expected 0 or 1 for each of mass"):
+        phantom.generate_labelled(0, 32, labels=(1, 0))

@@ -14,8 +14,30 @@ distinguishes them.
 Lengths are in millimetres on a field of 224 mm, hence in pixels at ``size=224``.
 """
 
-from xaiutils.datasets.phantom.image import Phantom, counterfactual, generate
+from xaiutils.datasets.phantom.image import (
+    LabelledPhantom,
+    Phantom,
+    counterfactual,
+    generate,
+    generate_labelled,
+    seed_labels,
+)
 from xaiutils.datasets.phantom.splits import SPLIT_SIZES, TAGS, image_seeds, load
-from xaiutils.datasets.phantom.tasks import CONTRASTS, TASKS
+from xaiutils.datasets.phantom.tasks import CONTRASTS, LABELS, MULTI_LABEL, TASKS
 
-__all__ = ["CONTRASTS", "SPLIT_SIZES", "TAGS", "TASKS", "Phantom", "counterfactual", "generate", "image_seeds", "load"]
+__all__ = [
+    "CONTRASTS",
+    "LABELS",
+    "MULTI_LABEL",
+    "SPLIT_SIZES",
+    "TAGS",
+    "TASKS",
+    "LabelledPhantom",
+    "Phantom",
+    "counterfactual",
+    "generate",
+    "generate_labelled",
+    "image_seeds",
+    "load",
+    "seed_labels",
+]

@@ -1,6 +1,6 @@
 """One phantom: anatomy, lesion, marker and detector put together, and the evidence that follows from its twin."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
@@ -20,17 +20,19 @@ from xaiutils.datasets.phantom.tasks import (
     CLUSTERS,
     CONTRASTS,
     GRAIN_CONTRASTS,
+    LABELS,
     MASSES,
     NORMAL,
     TAG_PROBABILITY,
     TASKS,
     check_task,
 )
+from xaiutils.registry import check_choice
 
 _BLUR = 0.5  # pixels, of the detector
 _NOISE = 0.02  # standard deviation of the noise at brightness 1; quantum noise grows with the root of brightness
 # One random stream for each cause: changing the shape, the label or the marker leaves all the rest as it was.
-_STREAMS = ("anatomy", "site", "noise", "marker", "choice", *MASSES, *CLUSTERS)
+_STREAMS = ("anatomy", "site", "noise", "marker", "choice", *MASSES, *CLUSTERS, "second site")
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,30 @@ class Phantom:
     contrast: float
     task: str
     difficulty: str
+
+
+@dataclass(frozen=True)
+class LabelledPhantom:
+    """One image of the task "multi_label" and what is known of it. Arrays are ``(size, size)``, or ``(3, size, size)``
+    for `tasks.LABELS`.
+
+    ``labels`` is 1 or 0 for each of mass, calcification and marker; ``masks`` bool: the mass with its spicules, the
+    convex region of the cluster, the box of the letters, empty for what is not there. ``evidence`` float32 >= 0: the
+    absolute difference between the noise-free image and the one without that finding. ``kinds`` are those of mass and
+    cluster, there or not. The rest as in `Phantom`.
+    """
+
+    seed: int
+    labels: tuple[int, int, int]
+    image: np.ndarray
+    noise_free: np.ndarray
+    masks: np.ndarray
+    evidence: np.ndarray
+    kinds: tuple[str, str]
+    contrasts: tuple[float, float]
+    view: str
+    side: str
+    density: str
 
 
 @dataclass(frozen=True)
@@ -166,6 +192,60 @@ def counterfactual(phantom: Phantom) -> Phantom:
     return generate(phantom.seed, size, phantom.task, phantom.difficulty, label=twin, tag=phantom.tag)
 
 
+def seed_labels(seed: int) -> tuple[int, int, int]:
+    """The labels of a seed: its three lowest bits. Among eight consecutive seeds each combination occurs once, so that
+    no label tells of another."""
+    return (int(seed) & 1, int(seed) >> 1 & 1, int(seed) >> 2 & 1)
+
+
+def generate_labelled(
+    seed: int, size: int = 224, difficulty: str = "easy", labels: tuple[int, int, int] | None = None
+) -> LabelledPhantom:
+    """Draw one image in which a mass, a cluster of calcifications and a view marker are or are not.
+
+    ``seed`` and ``size`` as of `generate`; ``labels`` are others than `seed_labels`, all else unchanged. Place and form
+    of the one do not depend on whether the other is there. Mass and cluster are benign or malignant with even chances,
+    which no label tells; the cluster lies beside the mass, unless the breast is too small.
+    """
+    check_choice("difficulty", difficulty, CONTRASTS)
+    labels = seed_labels(seed) if labels is None else labels
+    if len(labels) != len(LABELS) or not set(labels) <= {0, 1}:
+        raise ValueError(f"labels={labels!r}; expected 0 or 1 for each of {', '.join(LABELS)}.")
+    anatomy = draw_anatomy(_stream(seed, "anatomy"), size)
+    sites = [_draw_site(_stream(seed, "site"), anatomy)]
+    sites.append(_draw_site(_stream(seed, "second site"), anatomy, beside=sites[0]))
+    chosen = _stream(seed, "choice").integers(2, size=2)
+    kinds = (MASSES[chosen[0]], CLUSTERS[chosen[1]])
+    (mass, bright), (cluster, bright_grains) = (
+        _lesion(seed, kind, site, difficulty, size) for kind, site in zip(kinds, sites, strict=True)
+    )
+    letters, box = marker.draw_marker(_stream(seed, "marker"), size, anatomy.side, anatomy.view)
+
+    def seen(present: tuple[int, ...]) -> np.ndarray:
+        added = [
+            part * np.float32(c) * p.added
+            for part, c, p in zip(present, (bright, bright_grains), (mass, cluster), strict=False)
+        ]
+        tissue = replace(anatomy, tissue=anatomy.tissue + added[0])
+        return _exposed(tissue, replace(cluster, added=added[1]), 1.0, letters & bool(present[2]))
+
+    noise_free = seen(labels)
+    without = [tuple(y * (i != j) for i, y in enumerate(labels)) for j in range(len(labels))]
+    return LabelledPhantom(
+        seed=int(seed),
+        labels=(labels[0], labels[1], labels[2]),
+        image=_with_noise(_stream(seed, "noise"), noise_free),
+        noise_free=noise_free,
+        masks=np.stack([m & bool(y) for m, y in zip((mass.lesion, cluster.lesion, box), labels, strict=True)]),
+        evidence=np.stack([np.abs(noise_free - seen(others)) for others in without]),
+        kinds=kinds,
+        contrasts=(bright, bright_grains),
+        view=anatomy.view,
+        side=anatomy.side,
+        density=anatomy.density,
+    )
+
+
 def _stream(seed, cause):
     return np.random.default_rng([int(seed), _STREAMS.index(cause)])
 
@@ -180,7 +260,7 @@ def _draw_tag(seed, task, label, tag_probability):
     return bool(_stream(seed, "choice").random(2)[1] < chance)
 
 
-def _draw_site(rng, anatomy: Anatomy):
+def _draw_site(rng, anatomy: Anatomy, beside: _Site | None = None):
     extent, brightness = rng.random(), rng.random()
     radius = _radius_mm(MASSES[0], extent) / FIELD_MM
     size = anatomy.breast.shape[0]
@@ -189,6 +269,11 @@ def _draw_site(rng, anatomy: Anatomy):
     free[edge : size - edge, edge : size - edge] = True
     if anatomy.pectoral.any():
         free &= ndimage.distance_transform_edt(~anatomy.pectoral) > radius * size
+    if beside is not None:  # out of reach of a mass there with its spicules, whether it is there or not
+        rows, columns = np.indices(free.shape)
+        reach = (2.2 * _radius_mm(MASSES[0], beside.extent) / FIELD_MM + radius) * size
+        apart = np.hypot(rows - beside.centre[0], columns - beside.centre[1]) > reach
+        free = free & apart if (free & apart & anatomy.breast).any() else free
     # Spicules reach about two radii: most end within the breast, and some are cut at the chest wall, as in patients.
     allowed = np.argwhere(free & (anatomy.depth > 2.2 * radius))
     if len(allowed):

@@ -6,9 +6,9 @@ import numpy as np
 
 from xaiutils.datasets.entry import DatasetEntry
 from xaiutils.datasets.listing import Listing, Picture, Record
-from xaiutils.datasets.phantom.image import Phantom, generate
+from xaiutils.datasets.phantom.image import Phantom, generate, generate_labelled, seed_labels
 from xaiutils.datasets.phantom.lesions import FIELD_MM
-from xaiutils.datasets.phantom.tasks import TAG_PROBABILITY, TASKS, check_task
+from xaiutils.datasets.phantom.tasks import LABELS, MULTI_LABEL, TAG_PROBABILITY, TASKS, check_task
 from xaiutils.registry import check_choice
 
 SPLIT_SIZES = {"train": 3000, "val": 500, "test": 500}
@@ -37,18 +37,25 @@ def load(
         task: "presence" (normal or mass), "margin" (smooth benign or spiculated malignant mass), "calcifications"
             (benign or malignant cluster), "shortcut" (margin, with a view marker that goes with the label), "five"
             (normal, and masses and calcifications of both kinds). Masks are the lesions; normal images have none.
+            "multi_label": a mass, calcifications and the view marker, each present or not whatever the others are, with
+            a mask for each.
         difficulty: "easy", "medium" or "hard": ever less contrast.
         tags: of the test split of "shortcut": "iid" as in training, "neutral" (the marker tells nothing), "flipped"
             (it points to the other class). Only the marker differs between the three.
         tag_probability: of the marker on malignant images, in "shortcut"; on benign ones it is one minus that. In all
             other tasks the marker is on half of the images, whatever the class.
     """
-    check_task(task, difficulty, tag_probability)
+    check_choice("task", task, (*TASKS, MULTI_LABEL))
+    check_task("margin" if task == MULTI_LABEL else task, difficulty, tag_probability)
     check_choice("tags", tags, TAGS)
     if task != "shortcut" and (tags, tag_probability) != ("iid", TAG_PROBABILITY):
         raise ValueError(f"tags and tag_probability are options of task='shortcut'; the task is {task!r}.")
     n = SPLIT_SIZES[split] if limit is None else min(limit, SPLIT_SIZES[split])
     seeds = image_seeds(split, n, seed)
+    if task == MULTI_LABEL:
+        read = partial(_read_labelled, difficulty=difficulty)
+        records = [Record(f"phantom_{s:08d}", 0, source=int(s), labels=seed_labels(s)) for s in seeds]
+        return Listing(records, LABELS, read, origin="phantom", available=SPLIT_SIZES[split])
     classes = TASKS[task].class_names
     read = partial(_read, task=task, difficulty=difficulty, chance=_tag_probability(split, tags, tag_probability))
     records = [Record(f"phantom_{s:08d}", int(s) % len(classes), source=int(s)) for s in seeds]
@@ -72,6 +79,16 @@ PHANTOM = DatasetEntry(
 def _read(image_seed: int, image_size: int, task: str, difficulty: str, chance: float) -> Picture:
     phantom = generate(image_seed, image_size, task, difficulty, tag_probability=chance)
     return Picture(np.rint(255 * phantom.image).astype(np.uint8), phantom.lesion, _metadata(phantom))
+
+
+def _read_labelled(image_seed: int, image_size: int, difficulty: str) -> Picture:
+    found = generate_labelled(image_seed, image_size, difficulty)
+    facts = {name: getattr(found, name) for name in ("view", "side", "density")}
+    facts |= dict(zip(("mass kind", "calcification kind"), found.kinds, strict=True))
+    facts |= {"mm_per_pixel": FIELD_MM / image_size}
+    states = tuple("known" if y else "empty" for y in found.labels)
+    pixels = np.rint(255 * found.image).astype(np.uint8)
+    return Picture(pixels, found.masks.any(axis=0), facts, {}, found.masks, states)
 
 
 def _tag_probability(split, tags, tag_probability):

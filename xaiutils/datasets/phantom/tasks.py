@@ -30,6 +30,8 @@ TASKS = {
         (NORMAL, *MASSES, *CLUSTERS), ((NORMAL,), *((kind,) for kind in (*MASSES, *CLUSTERS))), twins=(1, 2, 1, 4, 3)
     ),
 }
+MULTI_LABEL = "multi_label"  # several labels in one image, each present or not: no `Task` of one class for each image
+LABELS = ("mass", "calcification", "marker")
 TAG_PROBABILITY = 0.95  # of the marker on a malignant image of the shortcut task
 
 # Peak of a mass, or of a cluster's brightest grain, above its background, as a fraction of the grey range. Of masses,
