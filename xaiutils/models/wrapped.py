@@ -1,5 +1,6 @@
 """A user's model as `xaiutils.wrap` hands it on: a Keras model of images in [0, 255], and what is known of it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,13 +49,20 @@ class WrappedModel(keras.Model):
 
     def __init__(self, inputs: Any, outputs: Any, core: Any, facts: ModelFacts, **kwargs: Any):
         super().__init__(inputs, outputs, **kwargs)
-        self._core = {"core": core}  # inside a dict: Keras must not take it for one layer more
+        self._core = core
         self.facts = facts
+        self.remake: Callable[..., WrappedModel] | None = None  # set by `xaiutils.wrap`
+
+    def with_options(self, **changes: Any) -> "WrappedModel":
+        """The same model, weights shared, with other options of `xaiutils.wrap`: ``with_options(scaling="0-1")``."""
+        if self.remake is None:
+            raise ValueError(f"{self.name} was not made by xaiutils.wrap; wrap its core anew.")
+        return self.remake(**changes)
 
     @property
     def core(self) -> Any:
         """The user's model, or the layer that holds it."""
-        return self._core["core"]
+        return self._core
 
     @property
     def held_inputs(self) -> dict[str, "HeldInput"]:

@@ -124,6 +124,17 @@ def _by_function(images: keras.KerasTensor, function: Callable[[Any], Any]) -> k
         scaled = function(images)
     except Exception:  # whatever it raises: many take real tensors alone
         scaled = None
-    if isinstance(scaled, keras.KerasTensor):
-        return scaled
-    return Scaled(function, name="scaling_function")(images)
+    if not isinstance(scaled, keras.KerasTensor):
+        try:
+            scaled = Scaled(function, name="scaling_function")(images)
+        except Exception as error:  # whatever a caller's function raises
+            raise ValueError(
+                f"scaling= is a function that fails on a tensor of images; a function of NumPy cannot be one, since "
+                f"gradients go through it: write it with keras.ops or TensorFlow ({' '.join(str(error).split())[:300]})"
+            ) from error
+    if not isinstance(scaled, keras.KerasTensor) or scaled.shape != images.shape:
+        raise ValueError(
+            f"scaling= is a function that makes {getattr(scaled, 'shape', type(scaled).__name__)} of images "
+            f"{images.shape}; it must keep the shape."
+        )
+    return scaled
