@@ -1,5 +1,6 @@
 """`wrap`: any Keras image classifier as a model that takes images in [0, 255] and returns one output."""
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from xaiutils.graph.flat_graph import FlatGraph, as_function
 from xaiutils.models.wrapped import ModelFacts, WrappedModel
 from xaiutils.own_model.case_inputs import EVERY_CASE, InputSpec, held_input, image_among
 from xaiutils.own_model.load import load
+from xaiutils.own_model.measure_scaling import measure_scaling
 from xaiutils.own_model.outputs import Output, chosen_output, output_names, with_head
 from xaiutils.own_model.saved_model import SavedModelLayer
 from xaiutils.own_model.scalings import Scaling, scale
@@ -93,7 +95,8 @@ def wrap(
         "inputs": inputs, "head": head, "channels_first": channels_first, "image_size": image_size,
     }  # fmt: skip
     if isinstance(model, WrappedModel):
-        return model.with_options(**{name: value for name, value in given.items() if value is not None})
+        again = model.with_options(**{name: value for name, value in given.items() if value is not None})
+        return again if scaling is not None or sample is None else _measured(again, sample)
     if isinstance(model, str | Path):
         core, source = load(model, trusted, architecture, custom_objects, class_names), str(model)
     elif isinstance(model, keras.layers.Layer):
@@ -103,7 +106,17 @@ def wrap(
     wrapped = _assemble(core, source, _Options(**given))
     if scaling is not None or sample is None:
         return wrapped
-    raise NotImplementedError("measuring the scaling")
+    return _measured(wrapped, sample)
+
+
+def _measured(wrapped: WrappedModel, sample: "ImageDataset") -> WrappedModel:
+    """The model under the scaling that fits ``sample``; who reads maps of a model near chance is warned."""
+    found = measure_scaling(lambda name: wrapped.with_options(scaling=name), sample)
+    if found.near_chance:
+        warnings.warn(" ".join(found.sentences), stacklevel=4)
+    chosen = wrapped.with_options(scaling=found.chosen)
+    chosen.facts = replace(chosen.facts, scaling_from="measured", notes=(*found.sentences, *chosen.facts.notes))
+    return chosen
 
 
 def _assemble(core: Any, source: str, options: _Options) -> WrappedModel:
