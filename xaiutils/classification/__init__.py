@@ -3,8 +3,25 @@
 from xaiutils.classification.assess import assess
 from xaiutils.classification.compare_models import compare_models
 from xaiutils.classification.curves import SCREENING, mean_auc
+from xaiutils.classification.labels import LabelPredictions, LabelReport, assess_labels
 from xaiutils.classification.model_card import model_card
 from xaiutils.classification.predictions import Predictions
 from xaiutils.classification.report import Report, results_table
+from xaiutils.classification.values import ValuePredictions, ValueReport, assess_values
 
-__all__ = ["SCREENING", "Predictions", "Report", "assess", "compare_models", "mean_auc", "model_card", "results_table"]
+__all__ = [
+    "SCREENING",
+    "LabelPredictions",
+    "LabelReport",
+    "Predictions",
+    "Report",
+    "ValuePredictions",
+    "ValueReport",
+    "assess",
+    "assess_labels",
+    "assess_values",
+    "compare_models",
+    "mean_auc",
+    "model_card",
+    "results_table",
+]

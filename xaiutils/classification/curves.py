@@ -126,6 +126,13 @@ def choose_threshold(positive: np.ndarray, scores: np.ndarray, what: str, target
     return float(table["threshold"][fits[-1] if what == "specificity" else fits[0]])
 
 
+def youden_threshold(positive: np.ndarray, scores: np.ndarray) -> float:
+    """The threshold at which sensitivity plus specificity is largest (Youden 1950, Cancer 3), of equals the highest;
+    infinity where no threshold is better than calling nothing positive."""
+    table = threshold_table(positive, scores)
+    return float(table["threshold"][(table["sensitivity"] + table["specificity"]).argmax()])
+
+
 def decision_curve(positive: np.ndarray, scores: np.ndarray, thresholds: np.ndarray | None = None) -> pd.DataFrame:
     """Net benefit by threshold probability (Vickers & Elkin 2006, Medical Decision Making 26).
 

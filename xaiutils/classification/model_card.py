@@ -84,9 +84,8 @@ def _splits(splits: Mapping[str, ImageDataset]) -> pd.DataFrame:
     names = next(iter(splits.values())).class_names
     rows = []
     for split, ds in splits.items():
-        counts = np.bincount(ds.labels, minlength=len(names))
         patients = "not known" if ds.patients is None else len(set(ds.patients))
-        rows.append([split, len(ds), *counts, patients])
+        rows.append([split, len(ds), *ds.class_counts, patients])
     return pd.DataFrame(rows, columns=["split", "images", *names, "patients"])
 
 

@@ -8,7 +8,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -115,32 +115,36 @@ def assemble(listing: Listing, name: str, split: str, image_size: int, limit: in
         notes += map(_capitalised, unused)
     for said in [*alarming, *inverted]:
         warnings.warn(said, stacklevel=3)
-    with_masks = "known" in found.states or "empty" in found.states
-    return ImageDataset(
-        pixels=np.broadcast_to(rows := found.pixels.rows(), (*rows.shape[:3], 3)),
-        labels=labels_of(found.records),
-        class_names=listing.class_names,
-        ids=[record.id for record in found.records],
-        masks=found.masks.rows()[..., 0] if with_masks else None,
-        evidence=np.array(found.states) if with_masks else None,
+    return replace(
+        _dataset(listing, found),
         patients=patients,
         skipped=[*listing.skipped, *found.unread],
         name=name,
         split=split,
         available=listing.available or len(of_split),
-        mirrors=listing.mirrors,
-        metadata=pd.DataFrame(found.metadata, index=range(len(found.records))),
         notes=notes,
         files=files,
+    )
+
+
+def _dataset(listing: Listing, found: _Read) -> ImageDataset:
+    """What was read, as a data set that does not know yet what it is called."""
+    records, with_masks = found.records, "known" in found.states or "empty" in found.states
+    rows, given = found.pixels.rows(), records[0].inputs
+    return ImageDataset(
+        pixels=np.broadcast_to(rows, (*rows.shape[:3], 3)),
+        labels=labels_of(records),
+        class_names=listing.class_names,
+        ids=[record.id for record in records],
+        masks=found.masks.rows()[..., 0] if with_masks else None,
+        evidence=np.array(found.states) if with_masks else None,
+        mirrors=listing.mirrors,
+        metadata=pd.DataFrame(found.metadata, index=range(len(records))),
         label_masks=found.label_masks.rows() if found.label_states else None,
         label_evidence=np.array(found.label_states) if found.label_states else None,
-        values=None if found.records[0].value is None else np.array([r.value for r in found.records]),
+        values=None if records[0].value is None else np.array([r.value for r in records]),
         value_name=listing.value_name,
-        inputs={
-            name: np.stack([np.asarray(r.inputs[name], np.float32) for r in found.records])
-            for name in found.records[0].inputs
-        }
-        or None,
+        inputs={k: np.array([r.inputs[k] for r in records], np.float32) for k in given} or None,
     )
 
 

@@ -52,10 +52,9 @@ def _patients_known(splits: Mapping[str, ImageDataset]) -> bool:
 def _counts(splits: Mapping[str, ImageDataset]) -> pd.DataFrame:
     names, known, rows = next(iter(splits.values())).class_names, _patients_known(splits), []
     for split, d in splits.items():
-        counts = np.bincount(d.labels, minlength=len(names))
         evidence = "-" if d.masks is None else int(d.masks.any(axis=(1, 2)).sum())
         patients = [] if d.patients is None or not known else [len(set(d.patients))]
-        rows.append([split, len(d), d.available, *counts, *patients, evidence])
+        rows.append([split, len(d), d.available, *d.class_counts, *patients, evidence])
     columns = ["split", "images", "of", *names, *(["patients"] if known else []), "with evidence"]
     return pd.DataFrame(rows, columns=columns)
 

@@ -95,8 +95,8 @@ class ImageDataset:
         if masks is not None and (masks.dtype != bool or masks.shape != expected):
             raise ValueError(f"label_masks must be bool {expected}, got {masks.dtype} {masks.shape}.")
         states = self.label_evidence
-        if states is None:
-            marked = np.stack([m.any(axis=(1, 2)) for m in masks]) if len(masks) else np.zeros(shape, bool)
+        if states is None and masks is not None:
+            marked = np.array([m.any(axis=(1, 2)) for m in masks], bool).reshape(shape)
             states = np.where(marked, "known", np.where(self.labels == 0, "empty", "unknown"))
         states = _checked_states(states)
         if states.shape != shape:
@@ -119,6 +119,10 @@ class ImageDataset:
         if self.multi_label:
             return (self.labels == 1).sum(axis=0)
         return np.bincount(self.labels, minlength=len(self.class_names))
+
+    def members(self, class_index: int) -> np.ndarray:
+        """Which images have a class (or label), bool ``(n,)``."""
+        return self.labels[:, class_index] == 1 if self.multi_label else self.labels == class_index
 
     def label_texts(self) -> list[str]:
         """What each image is, for titles and tables: its class, or of several labels those that it has."""

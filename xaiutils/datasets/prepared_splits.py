@@ -99,7 +99,7 @@ def read_dataset(folder: Path) -> ImageDataset:
             facts["inputs"] = {name: arrays.pop(f"input_{i}") for i, name in enumerate(facts["inputs"])}
         shape = (-1, len(facts["class_names"])) if np.ndim(facts["labels"]) == 2 else (-1,)
         labels = np.array(facts.pop("labels"), np.int64).reshape(shape)
-        return ImageDataset(pixels=pixels, labels=labels, **facts, **arrays)
+        return ImageDataset(**{**facts, **arrays, "pixels": pixels, "labels": labels})
     except (KeyError, TypeError, EOFError) as error:
         raise ValueError(f"{folder} is damaged: {error!r}") from error
 

@@ -23,6 +23,7 @@ from xaiutils.plots.data import (
     twins,
 )
 from xaiutils.plots.evaluation import forest
+from xaiutils.plots.labels import auc_forest, label_roc_curves, predicted_values
 from xaiutils.plots.maps import CLIP_PERCENTILE, attribution_grid, display_range, draw_map, explanation
 from xaiutils.plots.ranking import (
     against,
@@ -46,6 +47,7 @@ __all__ = [
     "against",
     "agreement_heatmap",
     "attribution_grid",
+    "auc_forest",
     "class_balance",
     "composition",
     "confusion_matrices",
@@ -60,11 +62,13 @@ __all__ = [
     "forest",
     "image_grid",
     "intensities",
+    "label_roc_curves",
     "lesion_lengths",
     "outline",
     "patch_grid",
     "pictures",
     "precision_recall_curves",
+    "predicted_values",
     "randomisation_curves",
     "randomisation_grid",
     "rank_heatmap",

@@ -23,8 +23,7 @@ def class_balance(splits: Mapping[str, ImageDataset]) -> Figure:
     figure = Figure(figsize=(6.5, max(3, 0.24 * len(names) * len(splits) ** 0.5)) if horizontal else (6.5, 3))
     axes = figure.subplots()
     for i, (split, ds) in enumerate(splits.items()):
-        counts = np.bincount(ds.labels, minlength=len(names))
-        bars = _bars(axes, counts, i, len(splits), split, horizontal)
+        bars = _bars(axes, ds.class_counts, i, len(splits), split, horizontal)
         if len(names) <= 12:
             axes.bar_label(bars, fontsize=7 if horizontal else 8)
     if horizontal:
@@ -65,9 +64,8 @@ def composition(splits: Mapping[str, ImageDataset], columns: Sequence[str] = COM
     for column, (name, values) in enumerate(known.items()):
         groups = [(s, d.metadata[name].map(_stated)) for s, d in splits.items() if name in d.metadata]
         having = [d for d in splits.values() if name in d.metadata]
-        labels = np.concatenate([d.labels for d in having])
         pooled = pd.concat([column for _, column in groups], ignore_index=True)
-        by_class = [(c, pooled[labels == i]) for i, c in enumerate(class_names)]
+        by_class = [(c, pooled[np.concatenate([d.members(i) for d in having])]) for i, c in enumerate(class_names)]
         for axes, found, order in zip(grid[:, column], (groups, by_class), (list(splits), class_names), strict=False):
             for label, stated in found:
                 parts = np.array([(stated == v).mean() if len(stated) else 0 for v in values])
@@ -96,7 +94,7 @@ def intensities(ds: ImageDataset, most: int = 300) -> Figure:
     axes = figure.subplots()
     edges = np.arange(0, 257, 8)
     few = len(ds.class_names) <= 6
-    groups = {c: np.flatnonzero(ds.labels == i) for i, c in enumerate(ds.class_names)} if few else {}
+    groups = {c: np.flatnonzero(ds.members(i)) for i, c in enumerate(ds.class_names)} if few else {}
     groups = {c: m for c, m in groups.items() if len(m)} or {"all classes": np.arange(len(ds))}
     for i, (name, members) in enumerate(groups.items()):
         members = members[np.linspace(0, len(members) - 1, min(len(members), most)).astype(int)]
@@ -164,6 +162,7 @@ def twins(phantoms: Sequence[Phantom], others: Sequence[Phantom], names: Sequenc
 def patch_grid(ds: ImageDataset, patch_sizes: Sequence[int] = (16, 32)) -> Figure:
     """The images as a Vision Transformer cuts them, a column for each patch size; the line is the evidence's border."""
     figure = Figure(figsize=(3.4 * len(patch_sizes), 3.5 * len(ds)), layout="compressed")
+    names = ds.label_texts()
     for row, axes_row in enumerate(figure.subplots(len(ds), len(patch_sizes), squeeze=False)):
         for axes, patch in zip(axes_row, patch_sizes, strict=True):
             draw_image(axes, ds.pixels[row], None if ds.masks is None else ds.masks[row])
@@ -171,14 +170,13 @@ def patch_grid(ds: ImageDataset, patch_sizes: Sequence[int] = (16, 32)) -> Figur
             for k in range(n + 1):
                 axes.plot([k * patch - 0.5] * 2, [-0.5, n * patch - 0.5], color=COLOURS[5], linewidth=0.5)
                 axes.plot([-0.5, n * patch - 0.5], [k * patch - 0.5] * 2, color=COLOURS[5], linewidth=0.5)
-            name = drawn(ds.class_names[ds.labels[row]])
-            axes.set_title(f"{name}: {n} x {n} = {n * n} patches of {patch}", fontsize=9)
+            axes.set_title(f"{drawn(names[row])}: {n} x {n} = {n * n} patches of {patch}", fontsize=9)
     return figure
 
 
 def image_grid(ds: ImageDataset, columns: int = 6, titles: Sequence[str] | None = None) -> Figure:
-    """The images of ``ds`` with the outlines of their masks; titles default to the class."""
-    titles = [ds.class_names[label] for label in ds.labels] if titles is None else titles
+    """The images of ``ds`` with the outlines of their masks; titles default to the class, or the labels."""
+    titles = ds.label_texts() if titles is None else titles
     return pictures(ds.pixels, titles, columns, ds.masks)
 
 

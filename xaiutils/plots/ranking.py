@@ -176,10 +176,9 @@ def disagreement_grid(
 
     ``maps`` are of all images of ``ds``, read as those that were scored (`xaiutils.map_reading`).
     """
-    where = [ds.ids.index(i) for i in found["image_id"]]
+    where, classes = [ds.ids.index(i) for i in found["image_id"]], ds.label_texts()
     rows = [
-        f"{ds.class_names[ds.labels[i]]}\n{one:.2f} | {other:.2f}"
-        for i, one, other in zip(where, found["a"], found["b"], strict=True)
+        f"{classes[i]}\n{one:.2f} | {other:.2f}" for i, one, other in zip(where, found["a"], found["b"], strict=True)
     ]
     both = {name: maps[name][where] for name in (a, b)}
     names = {name: titles.get(name, name) for name in (a, b)}

@@ -2,7 +2,13 @@
 
 from xaiutils.training.callback import Callback, StopTraining
 from xaiutils.training.checks import recipe_warnings
-from xaiutils.training.predictions import Report, classification_report, clear_example
+from xaiutils.training.predictions import (
+    Report,
+    classification_report,
+    clear_example,
+    multi_label_report,
+    regression_report,
+)
 from xaiutils.training.recipe import Recipe
 from xaiutils.training.recipes import RECIPES, read_recipe, recipe_differences
 from xaiutils.training.stages import train
@@ -17,9 +23,11 @@ __all__ = [
     "classification_report",
     "clear_example",
     "default_recipe",
+    "multi_label_report",
     "read_recipe",
     "recipe_differences",
     "recipe_warnings",
+    "regression_report",
     "toy_optimisers",
     "train",
 ]

@@ -88,7 +88,7 @@ def _read_labelled(image_seed: int, image_size: int, difficulty: str) -> Picture
     facts |= {"mm_per_pixel": FIELD_MM / image_size}
     states = tuple("known" if y else "empty" for y in found.labels)
     pixels = np.rint(255 * found.image).astype(np.uint8)
-    return Picture(pixels, found.masks.any(axis=0), facts, {}, found.masks, states)
+    return Picture(pixels, np.asarray(found.masks.any(axis=0)), facts, {}, found.masks, states)
 
 
 def _tag_probability(split, tags, tag_probability):

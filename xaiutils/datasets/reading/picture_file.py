@@ -123,11 +123,11 @@ def read_picture_file(source: PictureFile, image_size: int) -> Picture:
 
 def _picture(pixels: np.ndarray, mask: np.ndarray | None, facts: dict[str, Any]) -> Picture:
     plain = {k: v for k, v in facts.items() if k not in ("remarks", "label_masks", "label_states")}
-    states, packed = facts.get("label_states"), facts.get("label_masks")
+    states = facts.get("label_states")
     if states is None:
         return Picture(pixels, mask, plain, facts.get("remarks", {}))
     shape = (len(states), *pixels.shape[:2])
-    bits = np.frombuffer(zlib.decompress(base64.b64decode(packed)), np.uint8)
+    bits = np.frombuffer(zlib.decompress(base64.b64decode(facts["label_masks"])), np.uint8)
     masks = np.unpackbits(bits, count=int(np.prod(shape))).reshape(shape).astype(bool)
     return Picture(pixels, mask, plain, facts.get("remarks", {}), masks, tuple(states))
 

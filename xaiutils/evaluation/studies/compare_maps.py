@@ -74,6 +74,7 @@ def measure(
         reading: how maps are read, as `evaluate_all` takes it: by default all maps by their magnitude and by their
             positive part, to be compared within either. None of these ranks a method by having a sign.
     """
+    ds.check_single_label("compare_maps")
     check_classes(model, ds)
     methods, metrics = list(methods), list(metrics)
     chosen = {needs: [m for m in metrics if METRICS[m].needs == needs] for needs in ("masks", "maps")}

@@ -98,6 +98,7 @@ def grid_mosaics(
 def _check_mosaics(model, ds, n, k, cells) -> None:
     if cells not in CELLS:
         raise ValueError(f"cells={cells!r}; choose one of {', '.join(CELLS)}.")
+    ds.check_single_label("grid_mosaics")
     check_classes(model, ds)
     height, width = ds.pixels.shape[1:3]
     if k < 2 or n < 1 or (cells == "shrunk" and min(height, width) < 8 * k):

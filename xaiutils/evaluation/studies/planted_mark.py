@@ -109,6 +109,7 @@ def confound(
     "neutral": all with 1/2, so that the mark tells nothing; "flipped": the other way round. What is drawn for an image
     depends on its id and ``seed`` alone, so that the three differ by the mark and nothing else.
     """
+    ds.check_single_label("confound")
     if marks not in MARKS:
         raise ValueError(f"marks={marks!r}; choose one of {', '.join(MARKS)}.")
     if not 0 <= probability <= 1:  # false for NaN too

@@ -18,9 +18,11 @@ _BLOCK = 64  # images whose pixels are read at a time
 
 
 def check_splits(splits: Splits) -> None:
-    """Raise ValueError unless there are three data sets."""
+    """Raise ValueError unless there are three data sets of one class for each image."""
     if len(splits) != 3:
         raise ValueError(f"splits has {len(splits)} data sets; expected three: training, validation and test.")
+    for ds in splits:
+        ds.check_single_label("training anew")
 
 
 def scores_on(model: keras.Model, ds: ImageDataset, batch_size: int) -> dict[str, float]:
