@@ -41,15 +41,20 @@ def finding_cases(ds: ImageDataset, label: str, on: str = "true_positive") -> Im
     "full" those without the finding too (its absence known). A positive image whose evidence nobody marked is in none.
     Raises ValueError where the set has no masks of labels.
     """
+    return masked_cases(ds, label, on)[0]
+
+
+def masked_cases(ds: ImageDataset, label: str, on: str = "true_positive") -> tuple[ImageDataset, np.ndarray]:
+    """`finding_cases`, and their masks bool ``(n, height, width)``."""
     check_choice("on", on, SLICES)
-    if not ds.multi_label or ds.label_masks is None:
+    cases = ds.of_label(label) if ds.multi_label else ds
+    if not ds.multi_label or cases.masks is None:
         raise ValueError("the protocol needs a set with several labels and a mask for each (label_masks).")
-    cases = ds.of_label(label)
-    marked = (cases.evidence == "known") & cases.masks.any(axis=(1, 2))
-    kept = marked | (cases.evidence == "empty") if on == "full" else marked & (cases.labels == 1)
-    unmarked = int(((cases.labels == 1) & ~kept).sum())
+    positive, marked = cases.labels == 1, (cases.evidence == "known") & cases.masks.any(axis=(1, 2))
+    kept = np.flatnonzero(marked | (cases.evidence == "empty") if on == "full" else marked & positive)
+    unmarked = int(positive.sum() - positive[kept].sum())
     note = [f"{unmarked} images with {label!r} are left out: nobody marked where it is."] if unmarked else []
-    return replace(cases.select(kept), notes=[*cases.notes, *note])
+    return replace(cases.select(kept), notes=[*cases.notes, *note]), cases.masks[kept]
 
 
 def label_wise_maps(
@@ -115,7 +120,7 @@ def tune_levels(ds: ImageDataset, maps: Maps) -> dict[str, dict[str, float]]:
     """
     levels: dict[str, dict[str, float]] = {}
     for label, by_method in maps.items():
-        masks = finding_cases(ds, label).masks
+        _, masks = masked_cases(ds, label)
         if len(masks):
             levels[label] = {method: tune_level(found, masks, LEVELS) for method, found in by_method.items()}
     return levels
@@ -130,7 +135,7 @@ def tune_cutoffs(ds: ImageDataset, maps: Maps, probabilities: Mapping[str, np.nd
     """
     cutoffs: dict[str, dict[str, float]] = {}
     for label, by_method in maps.items():
-        masks, sure = finding_cases(ds, label, "full").masks, np.asarray(probabilities[label])
+        (_, masks), sure = masked_cases(ds, label, "full"), np.asarray(probabilities[label])
         for method, found in by_method.items():
             pieces = np.stack([segment(one) for one in found])
             scores = [np.nanmean(_ious(pieces & (sure > c)[:, None, None], masks, "full")) for c in CUTOFFS]
@@ -164,21 +169,20 @@ def localisation_scores(
         raise ValueError("probabilities and cutoffs belong together; give both or neither.")
     tables = []
     for label, by_method in maps.items():
-        cases = finding_cases(ds, label, on)
+        cases, masks = masked_cases(ds, label, on)
         for method, found in by_method.items():
-            if found.shape != cases.masks.shape:
+            if found.shape != masks.shape:
                 raise ValueError(
-                    f"maps of {label!r}, {method!r} have shape {found.shape}; expected {cases.masks.shape}, a map for "
+                    f"maps of {label!r}, {method!r} have shape {found.shape}; expected {masks.shape}, a map for "
                     f"each image of finding_cases(ds, {label!r}, {on!r})."
                 )
             level = (levels or {}).get(label, {}).get(method)
             pieces = np.array([segment(one, level) for one in found], bool).reshape(found.shape)
             if probabilities is not None and cutoffs is not None:
                 pieces &= (np.asarray(probabilities[label]) >= cutoffs[label][method])[:, None, None]
-            pairs = zip(found, cases.masks, strict=True)
-            hits = [hit_rate(one, mask) if mask.any() else np.nan for one, mask in pairs]
+            hits = [hit_rate(one, mask) if mask.any() else np.nan for one, mask in zip(found, masks, strict=True)]
             kind = weights if method in METHODS else NO_MODEL
-            tables.append(_rows(cases, method, kind, label, {"iou": _ious(pieces, cases.masks, on), "hit_rate": hits}))
+            tables.append(_rows(cases, method, kind, label, {"iou": _ious(pieces, masks, on), "hit_rate": hits}))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -198,15 +202,18 @@ def human_scores(
     """
     if human.label_masks is None or human.pixels.shape[1:3] != ds.pixels.shape[1:3]:
         raise ValueError("the human benchmark needs label_masks, of the same image size as the data's.")
-    row = {image_id: i for i, image_id in enumerate(human.ids)}
+    drawn_by_id = dict(zip(human.ids, human.label_masks, strict=True))
     tables = []
     for label in ds.class_names if labels is None else labels:
-        cases, column = finding_cases(ds, label, on), human.class_names.index(label)
-        drawn = [human.label_masks[row[i], column] if i in row else np.zeros_like(m) for i, m in _ids_masks(cases)]
-        scores: dict[str, Any] = {"iou": _ious(np.array(drawn, bool).reshape(cases.masks.shape), cases.masks, on)}
+        (cases, masks), column = masked_cases(ds, label, on), human.class_names.index(label)
+        drawn = np.zeros_like(masks)
+        for i, image_id in enumerate(cases.ids):
+            if image_id in drawn_by_id:
+                drawn[i] = drawn_by_id[image_id][column]
+        scores: dict[str, Any] = {"iou": _ious(drawn, masks, on)}
         if points is not None:
-            said = points.get(label, {})
-            scores["hit_rate"] = [_any_inside(said.get(i, ()), m) if m.any() else np.nan for i, m in _ids_masks(cases)]
+            said = [points.get(label, {}).get(image_id, ()) for image_id in cases.ids]
+            scores["hit_rate"] = [_any_inside(p, m) if m.any() else np.nan for p, m in zip(said, masks, strict=True)]
         tables.append(_rows(cases, HUMAN, NO_MODEL, label, scores))
     return pd.concat(tables, ignore_index=True)
 
@@ -218,7 +225,7 @@ def simulated_reader(ds: ImageDataset, shift: float = 0.03, seed: int = 0) -> Im
     if ds.label_masks is None:
         raise ValueError("this set has no label_masks that a reader could be simulated from.")
     rng = np.random.default_rng(seed)
-    drawn = np.zeros(ds.label_masks.shape, bool)
+    drawn: np.ndarray = np.zeros(ds.label_masks.shape, bool)
     for i, k in np.ndindex(*drawn.shape[:2]):
         offset, grown = rng.normal(0, shift * ds.image_size, 2), int(rng.integers(-2, 3))
         if not ds.label_masks[i, k].any():
@@ -227,7 +234,7 @@ def simulated_reader(ds: ImageDataset, shift: float = 0.03, seed: int = 0) -> Im
         change = ndimage.binary_dilation if grown > 0 else ndimage.binary_erosion
         changed = change(moved, _EIGHT, abs(grown)) if grown else moved
         drawn[i, k] = changed if changed.any() else moved
-    return replace(ds, label_masks=drawn, masks=drawn.any(axis=1))
+    return replace(ds, label_masks=drawn, masks=np.asarray(drawn.any(axis=1)))
 
 
 def _ious(found: np.ndarray, masks: np.ndarray, on: str) -> np.ndarray:
@@ -244,10 +251,6 @@ def _rows(cases: ImageDataset, method: str, weights: str, label: str, scores: Ma
     facts = {"method": method, "weights": weights, "label": label, "image_id": cases.ids, **who}
     tables = [pd.DataFrame({**facts, "metric": name, "value": np.asarray(v, float)}) for name, v in scores.items()]
     return pd.concat(tables, ignore_index=True)
-
-
-def _ids_masks(cases: ImageDataset) -> list[tuple[str, np.ndarray]]:
-    return list(zip(cases.ids, cases.masks, strict=True))
 
 
 def _any_inside(points: Sequence[Sequence[float]], mask: np.ndarray) -> float:

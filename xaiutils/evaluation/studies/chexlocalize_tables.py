@@ -9,7 +9,7 @@ import pandas as pd
 
 from xaiutils.datasets import ImageDataset
 from xaiutils.evaluation.evidence_shape import count_parts, fitted_rectangle
-from xaiutils.evaluation.studies.chexlocalize import HUMAN, finding_cases
+from xaiutils.evaluation.studies.chexlocalize import HUMAN, masked_cases
 from xaiutils.statistics.bootstrap import bootstrap_means, percentile_interval
 from xaiutils.statistics.regression import regress
 from xaiutils.statistics.summaries import UNIT
@@ -99,9 +99,9 @@ def finding_geometry(ds: ImageDataset, labels: Sequence[str] | None = None) -> p
     """
     rows = []
     for label in ds.class_names if labels is None else labels:
-        cases = finding_cases(ds, label, "positive")
+        cases, masks = masked_cases(ds, label, "positive")
         drawn = cases.metadata.get(f"{OUTLINES}{label}")
-        for i, (image_id, mask) in enumerate(zip(cases.ids, cases.masks, strict=True)):
+        for i, (image_id, mask) in enumerate(zip(cases.ids, masks, strict=True)):
             instances = count_parts(mask) if drawn is None or np.isnan(drawn.iloc[i]) else int(drawn.iloc[i])
             elongation, filled = fitted_rectangle(mask)
             rows.append((image_id, label, instances, float(mask.mean()), elongation, 1 - filled))
