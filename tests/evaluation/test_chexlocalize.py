@@ -1,6 +1,7 @@
 """The protocol of CheXlocalize beside what its authors' code gives, and on cases worked out by hand."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,21 @@ def test_scores_are_those_of_the_authors_code(test, levels):
         (human, "hit_rate", "human_hits"),
     ):
         assert by_image(found, metric) == pytest.approx(golden(name), abs=1e-9), name
+
+
+def test_points_of_the_metadata_are_those_that_were_given(test):
+    example, ds = test
+    human, points = as_dataset(example, example.human), points_of(example)
+    height, width = ds.pixels.shape[1:3]
+    columns = {
+        f"points of {label}": [
+            "; ".join(f"{x / width} {y / height}" for x, y in p.get(label, ())) for p in example.points
+        ]
+        for label in LABELS
+    }
+    told = human_scores(ds, replace(human, metadata=pd.DataFrame(columns)))
+    pd.testing.assert_frame_equal(told, human_scores(ds, human, points))
+    assert set(human_scores(ds, human)["metric"]) == {"iou"}
 
 
 def test_full_slice_and_cutoffs_are_those_of_the_authors_code(val, test):

@@ -48,6 +48,8 @@ def _parts(labels: np.ndarray, seed: int) -> np.ndarray:
 
 def _grouped_parts(labels: np.ndarray, groups: Sequence[str], seed: int) -> np.ndarray:
     """The split of each entry, groups whole and classes nearly in proportion."""
+    if np.bincount(labels).max() < 3:  # too rare to be kept in proportion: all are one class
+        labels = np.zeros_like(labels)
     n_folds = max(3, min(10, len(set(groups)), int(np.bincount(labels).max())))
     part = np.full(len(labels), "train", dtype="<U5")
     n_test, n_val = max(1, round(0.2 * n_folds)), max(1, round(0.1 * n_folds))

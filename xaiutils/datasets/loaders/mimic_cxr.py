@@ -9,9 +9,9 @@ from xaiutils.datasets.entry import DatasetEntry
 from xaiutils.datasets.inventory import TABLE
 from xaiutils.datasets.listing import Listing, Record
 from xaiutils.datasets.reading.picture_file import PictureFile, Preparation, read_picture_file
-from xaiutils.datasets.reading.tables import read_csv
+from xaiutils.datasets.reading.tables import check_columns, read_csv
 from xaiutils.datasets.reading.tree import walk_files
-from xaiutils.registry import check_choice, suggest
+from xaiutils.registry import check_choice
 
 _KEYS = ("subject_id", "study_id")
 _COLUMNS = {
@@ -114,10 +114,7 @@ def _joined(tables: Mapping[str, Path]) -> tuple[pd.DataFrame, int]:
     """One row for each image that has a split and labels, and the number of those that have none."""
     read = {kind: read_csv(path, ",") for kind, path in tables.items()}
     for kind, columns in _COLUMNS.items():
-        for column in columns:
-            if column not in read[kind].columns:
-                known = list(read[kind].columns)
-                raise ValueError(f"{tables[kind]} has no column {column!r}; {suggest(column, known)}")
+        check_columns(tables[kind], read[kind], columns)
     rows = read["metadata"].merge(read["split"], on=["dicom_id", "study_id", "subject_id"])
     rows = rows.merge(read["chexpert"], on=["study_id", "subject_id"])
     return rows, len(read["metadata"]) - len(rows)

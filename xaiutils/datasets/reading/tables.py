@@ -3,7 +3,7 @@
 import codecs
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +11,7 @@ import pandas as pd
 from xaiutils import file_limits
 from xaiutils.datasets.reading.decoder_process import DECODER
 from xaiutils.file_limits import check_regular, naming, read_bytes
+from xaiutils.registry import suggest
 
 _EXCEL_BYTES = 2**26
 
@@ -49,6 +50,23 @@ def read_excel(path: Path) -> pd.DataFrame:
         if not rows:
             raise ValueError("its first sheet is empty")
         return _table(list(map(_text, rows[0])), [[_text(cell) for cell in row] for row in rows[1:]])
+
+
+def find_tables(files: Iterable[Path], names: Mapping[str, Sequence[str]]) -> dict[str, Path]:
+    """Of ``files`` those that are called by one of the ``names`` of a kind (gzipped or not, in any case), by that kind:
+    of several the first name, and of that the file nearest to the top. Kinds without a file are left out."""
+    known: dict[str, Path] = {}
+    for path in sorted(files, key=lambda p: (len(p.parts), p)):
+        known.setdefault(path.name.lower().removesuffix(".gz"), path)
+    found = {kind: [known[n.lower()] for n in several if n.lower() in known] for kind, several in names.items()}
+    return {kind: paths[0] for kind, paths in found.items() if paths}
+
+
+def check_columns(path: Path, table: pd.DataFrame, columns: Iterable[str]) -> None:
+    """Raise ValueError that names the nearest column, where the ``table`` of ``path`` lacks one."""
+    for column in columns:
+        if column not in table.columns:
+            raise ValueError(f"{path} has no column {column!r}; {suggest(column, list(table.columns))}")
 
 
 def _text(value: object) -> str:

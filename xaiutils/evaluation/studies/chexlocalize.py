@@ -17,6 +17,7 @@ from xaiutils.attribution import METHODS, explain_all
 from xaiutils.attribution.explain import own_readings
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
+from xaiutils.datasets.loaders.chexlocalize import POINTS
 from xaiutils.evaluation.evaluate import check_classes
 from xaiutils.evaluation.metrics.localisation import hit_rate
 from xaiutils.evaluation.score_tables import NO_MODEL, RANDOM, TRAINED
@@ -197,11 +198,13 @@ def human_scores(
 
     ``human``: images by the same ids with the reader's ``label_masks``; an image that is not in it was left unmarked.
     ``points``: ``{label: {image id: [(x, y), ...]}}``, the most representative points in pixels of these images: a hit
-    is one of them in the mask, and an image without a point is a miss. Without ``points`` there are no hits. Raises
+    is one of them in the mask, and an image without a point is a miss. None: those in the metadata of ``human``
+    ("points of LABEL", as the loader of CheXlocalize gives them); where there are none, there are no hits. Raises
     ValueError where the sizes differ.
     """
     if human.label_masks is None or human.pixels.shape[1:3] != ds.pixels.shape[1:3]:
         raise ValueError("the human benchmark needs label_masks, of the same image size as the data's.")
+    points = _points(human) if points is None else points
     drawn_by_id = dict(zip(human.ids, human.label_masks, strict=True))
     tables = []
     for label in ds.class_names if labels is None else labels:
@@ -211,7 +214,7 @@ def human_scores(
             if image_id in drawn_by_id:
                 drawn[i] = drawn_by_id[image_id][column]
         scores: dict[str, Any] = {"iou": _ious(drawn, masks, on)}
-        if points is not None:
+        if points:
             said = [points.get(label, {}).get(image_id, ()) for image_id in cases.ids]
             scores["hit_rate"] = [_any_inside(p, m) if m.any() else np.nan for p, m in zip(said, masks, strict=True)]
         tables.append(_rows(cases, HUMAN, NO_MODEL, label, scores))
@@ -251,6 +254,18 @@ def _rows(cases: ImageDataset, method: str, weights: str, label: str, scores: Ma
     facts = {"method": method, "weights": weights, "label": label, "image_id": cases.ids, **who}
     tables = [pd.DataFrame({**facts, "metric": name, "value": np.asarray(v, float)}) for name, v in scores.items()]
     return pd.concat(tables, ignore_index=True)
+
+
+def _points(human: ImageDataset) -> dict[str, dict[str, list[tuple[float, ...]]]]:
+    """The points that the metadata hold, in pixels; none where no label has the column."""
+    sides = np.array(human.pixels.shape[2:0:-1])
+    found: dict[str, dict[str, list[tuple[float, ...]]]] = {}
+    for label in human.class_names:
+        for image_id, text in zip(human.ids, human.metadata.get(f"{POINTS}{label}", ()), strict=False):
+            if isinstance(text, str) and text:
+                pairs = [np.array(point.split(), float) * sides for point in text.split(";")]
+                found.setdefault(label, {})[image_id] = [tuple(pair) for pair in pairs]
+    return found
 
 
 def _any_inside(points: Sequence[Sequence[float]], mask: np.ndarray) -> float:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from xaiutils.datasets import ImageDataset
+from xaiutils.datasets.loaders.chexlocalize import OUTLINES
 from xaiutils.evaluation.evidence_shape import count_parts, fitted_rectangle
 from xaiutils.evaluation.studies.chexlocalize import HUMAN, masked_cases
 from xaiutils.statistics.bootstrap import bootstrap_means, percentile_interval
@@ -16,7 +17,6 @@ from xaiutils.statistics.summaries import UNIT
 
 AVERAGE = "average"  # the label of the rows of the mean over labels
 GEOMETRY = ("instances", "area_ratio", "elongation", "irrectangularity")
-OUTLINES = "outlines of "  # a column of the metadata with this before a label counts what a reader drew
 N_RESAMPLES = 1000  # the authors' number
 
 
