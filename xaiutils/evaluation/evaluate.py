@@ -1,7 +1,7 @@
 """Maps to tables of scores: `evaluate` for the maps of one method, `evaluate_all` for several, and `chance`."""
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,12 +12,14 @@ from xaiutils.attribution import METHODS, MapWarning, explain, resolve
 from xaiutils.attribution.method import own_reading
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
+from xaiutils.evaluation.answers import returns_score
 from xaiutils.evaluation.metrics import METRICS
 from xaiutils.evaluation.metrics.metric import Case
 from xaiutils.evaluation.score_tables import NO_MODEL, RANDOM, TRAINED
 from xaiutils.graph.predict import prepare
 from xaiutils.images import check_maps
 from xaiutils.map_reading import check_reading, read_maps
+from xaiutils.models.wrapped import facts_of
 from xaiutils.progress import progress
 from xaiutils.registry import check_parameters
 
@@ -65,8 +67,8 @@ def evaluate(
         raise ValueError(f"method_parameters={method_parameters!r} without method; give the method that they are of.")
     reading = own_reading(method, method_parameters) if reading is None else check_reading(reading)
     made = method_parameters.get("reading", "signed")  # of maps that were read before, no sign comes back
-    chosen = _chosen(metrics, parameters, ds, model is not None, method)
     check_classes(model, ds)
+    chosen = _chosen(metrics, parameters, ds, model is not None, method, returns_score(model))
     case, columns = Case(raw, model=model, batch_size=batch_size), []
     if ds.masks is not None:
         case = replace(case, masks=ds.masks)
@@ -134,8 +136,10 @@ def _chosen(
     ds: ImageDataset,
     has_model: bool,
     method: str | None,
+    of_score: bool = False,
 ) -> dict[str, dict[str, Any]]:
-    """The metrics with all their parameters, if the data, the model and the method allow them."""
+    """The metrics with all their parameters, if the data, the model (``of_score``: it returns a score in its own units,
+    not probabilities) and the method allow them."""
     parameters = dict(parameters or {})
     has_method = has_model and method is not None
     available = {"maps": True, "masks": ds.masks is not None, "model": has_model, "method": has_method}
@@ -144,13 +148,19 @@ def _chosen(
         "model": "a model; None was given",
         "method": "the method that made the maps; give method= (and the model)",
     }
-    anyway = [n for n, m in METRICS.items() if available[m.needs] and m.needs != "method"]
+    possible = {n: m for n, m in METRICS.items() if not (of_score and m.of_probability)}
+    anyway = [n for n, m in possible.items() if available[m.needs] and m.needs != "method"]
     names = anyway if metrics is None else list(metrics)
     for name in [*names, *parameters]:
         METRICS[name]  # an unknown name raises with its neighbours
     for name in names:
         if not available[METRICS[name].needs]:
             raise ValueError(f"metric {name!r} needs {lacking[METRICS[name].needs]}.")
+        if name not in possible:
+            raise ValueError(
+                f"metric {name!r} is a fraction of a probability, and this model returns a score in its own units; "
+                f"leave it out, or take one of {', '.join(n for n, m in possible.items() if m.needs == 'model')}."
+            )
     if not names:
         raise ValueError(
             "metrics is an empty list; give names of xaiutils.METRICS, or None for all that the data allow."
@@ -189,6 +199,7 @@ def evaluate_all(
     if weights not in (TRAINED, RANDOM):
         raise ValueError(f"weights={weights!r}; expected {TRAINED!r} or {RANDOM!r}, as of the model that is explained.")
     asked, metrics, tables = _readings(reading), None if metrics is None else list(metrics), []
+    of_score = returns_score(model)
     for name, found in maps.items():
         given = dict((method_parameters or {}).get(name, {}))
         method = given.pop("method", name)
@@ -197,7 +208,7 @@ def evaluate_all(
             METHODS[method]  # raises with the nearest names
         again = known and weights == TRAINED
         wanted = metrics if again or metrics is None else [m for m in metrics if METRICS[m].needs != "method"]
-        names = list(_chosen(wanted, parameters, ds, model is not None, method if again else None))
+        names = list(_chosen(wanted, parameters, ds, model is not None, method if again else None, of_score))
         how: dict[str, Any] = {"targets": targets, "batch_size": batch_size, "parameters": parameters}
         how |= {"method": method, "method_parameters": given} if known else {}
         readings = dict.fromkeys(own_reading(method, given) if read is None else read for read in asked)
@@ -229,13 +240,26 @@ def _by_readings(
 
 def check_classes(model: keras.Model | None, ds: ImageDataset) -> None:
     """Raise ValueError where the model answers with another number of classes than the data have: labels would name the
-    wrong outputs. One output stands for two classes."""
+    wrong outputs. One output stands for two classes; a score has none, and goes with any data. ValueError too for data
+    with several labels: a map is scored against the evidence of one."""
+    ds.check_single_label("to score maps")
     shape = getattr(model, "output_shape", None)
-    if not isinstance(shape, tuple) or len(shape) != 2 or shape[-1] is None:
+    if not isinstance(shape, tuple) or len(shape) != 2 or shape[-1] is None or returns_score(model):
         return
     outputs = max(2, shape[-1])
     if outputs != len(ds.class_names):
         raise ValueError(
             f"the model answers with {outputs} classes and the data have {len(ds.class_names)} "
             f"({', '.join(ds.class_names[:5])}): they do not belong together. Load the data that the model learnt."
+        )
+    check_order(model, ds.class_names)
+
+
+def check_order(model: keras.Model | None, names: Sequence[str]) -> None:
+    """Raise ValueError where the model's own class names (`xaiutils.wrap`) are not the data's, in their order."""
+    facts = facts_of(model)
+    if facts is not None and facts.class_names is not None and facts.class_names != tuple(names):
+        raise ValueError(
+            f"the model's classes are {', '.join(facts.class_names)} and the data's {', '.join(names)}: labels would "
+            "name the wrong outputs. xaiutils.own_model.class_order.in_order_of(model, ds.class_names) orders them."
         )

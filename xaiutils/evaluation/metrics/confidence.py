@@ -89,13 +89,24 @@ _YOU = "the XRelevance-CAM thesis (Imperial College 2022), eq. 5.4"
 _BROCKI = "Brocki & Chung 2022, Evaluation of interpretability methods and perturbation artifacts, arXiv:2203.02928"
 _SRINIVAS = "Srinivas & Fleuret 2019, FullGrad, arXiv:1905.00780"
 
-AVERAGE_DROP = Metric("average_drop", "Average drop", "model", False, _CHATTOPADHAY, average_drop, (_fill("black"),))
+AVERAGE_DROP = Metric(
+    "average_drop", "Average drop", "model", False, _CHATTOPADHAY, average_drop, (_fill("black"),), of_probability=True
+)
 AVERAGE_INCREASE = Metric(
     "average_increase", "Increase in confidence", "model", True, _CHATTOPADHAY, average_increase, (_fill("black"),)
 )
-AVERAGE_GAIN = Metric("average_gain", "Average gain", "model", True, _ZHANG, average_gain, (_fill("black"),))
+AVERAGE_GAIN = Metric(
+    "average_gain", "Average gain", "model", True, _ZHANG, average_gain, (_fill("black"),), of_probability=True
+)
 CONFIDENCE_DROP = Metric(
-    "confidence_drop", "Confidence drop", "model", True, _YOU, confidence_drop, (_fill("mean"), _SCORE)
+    "confidence_drop",
+    "Confidence drop",
+    "model",
+    True,
+    _YOU,
+    confidence_drop,
+    (_fill("mean"), _SCORE),
+    of_probability=True,
 )
 FIDELITY = Metric("fidelity", "Fidelity", "model", True, _BROCKI, fidelity, (_AREA, _fill("mean"), _SCORE))
 PIXEL_PERTURBATION = Metric(

@@ -34,9 +34,9 @@ class _Grid(NamedTuple):
 
 
 def impute(images: np.ndarray, removed: np.ndarray) -> np.ndarray:
-    """Images with their removed pixels imputed, without noise, float32 ``(n, height, width, 3)``.
+    """Images with their removed pixels imputed, without noise, float32 ``(n, height, width, C)``.
 
-    ``images`` are ``(n, height, width, 3)`` in [0, 255] and ``removed`` bool ``(n, height, width)``. Each image is
+    ``images`` are ``(n, height, width, C)`` in [0, 255] and ``removed`` bool ``(n, height, width)``. Each image is
     solved by itself, on all cores; kept pixels stay to the bit, imputed ones are exact to about `TOLERANCE` and do not
     depend on the values that were removed.
 
@@ -54,7 +54,7 @@ def _impute_one(image: np.ndarray, removed: np.ndarray) -> np.ndarray:
     if not grids:
         return result
     grey = (image == image[..., :1]).all()
-    channels = np.ascontiguousarray(result.transpose(2, 0, 1)[: 1 if grey else 3])
+    channels = np.ascontiguousarray(result.transpose(2, 0, 1)[: 1 if grey else None])
     # What is removed must not matter, so it is not where the search begins.
     middle = channels[:, ~removed].mean(axis=1)[:, None, None]
     channels = np.where(removed, middle, channels)

@@ -45,9 +45,10 @@ class Case:
         return Network.of(self.model)
 
     def scores(self, score: str) -> np.ndarray:
-        """The target's ``score`` ("probability" or "logit") of each image, float64 ``(n,)``."""
+        """The target's ``score`` ("probability" or "logit") of each image, float64 ``(n,)``; of a model that returns a
+        score, that."""
         found = logits(self.network, self.images, self.batch_size)
-        return class_scores(self.network, found, self.targets, score).numpy().astype(np.float64)
+        return class_scores(self.network, found, self.targets, self._score(score)).numpy().astype(np.float64)
 
     def masked_scores(
         self, members: np.ndarray, kept: Callable[[slice], np.ndarray], fill: str, score: str, title: str
@@ -60,9 +61,12 @@ class Case:
         """
         fills = fill_images(self.images, fill)
         found = masked_scores(
-            self.network, self.images, fills, self.targets, members, kept, self.batch_size, score, title
+            self.network, self.images, fills, self.targets, members, kept, self.batch_size, self._score(score), title
         )
         return found.astype(np.float64)
+
+    def _score(self, asked: str) -> str:
+        return "logit" if self.network.activation == "score" else asked
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,8 @@ class Metric:
     ``needs`` is "maps" (nothing else), "masks", "model" (with images and targets) or "method" (these, and ``explain``).
     ``compute(case, **parameters)`` returns one float for each image, NaN where the metric has no meaning.
     ``chance(masks, **parameters)`` is the expected value of an uninformed map, where it is known. ``reading`` is for a
-    metric that is defined for one reading of maps alone: it is then always given that one.
+    metric that is defined for one reading of maps alone: it is then always given that one. ``of_probability``: it is a
+    fraction of a probability, and has no meaning for a model whose output is a score in its own units.
     """
 
     name: str
@@ -84,6 +89,7 @@ class Metric:
     parameters: tuple[Parameter, ...] = ()
     chance: Callable[..., np.ndarray] | None = None
     reading: str = ""
+    of_probability: bool = False
 
     @property
     def direction(self) -> str:
