@@ -13,6 +13,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
+from xaiutils.images import as_rgb
 from xaiutils.plots.style import COLOURS, MAP_COLOURS, outline, tidy
 from xaiutils.text import drawn
 
@@ -75,7 +76,7 @@ def draw_map(
 
     Args:
         axes: in whose data coordinates one unit is one pixel of the image.
-        image: ``(height, width, 3)`` in [0, 255].
+        image: ``(height, width, C)`` in [0, 255].
         attribution: ``(height, width)``, raw.
         signed: whether 0 is the middle of the colour scale.
         mask: bool ``(height, width)`` whose border is drawn.
@@ -107,8 +108,9 @@ def draw_map(
 
 
 def draw_image(axes: Axes, image: np.ndarray, mask: np.ndarray | None = None, outline_width: float = 0.8) -> None:
-    """Draw an image ``(height, width, 3)`` in [0, 255] without ticks, with the border of its mask."""
-    axes.imshow(np.clip(image, 0, 255).astype(np.uint8))
+    """Draw an image ``(height, width, C)`` in [0, 255] (`xaiutils.images.as_rgb`) without ticks, with the border of its
+    mask."""
+    axes.imshow(as_rgb(np.clip(image, 0, 255).astype(np.uint8)))
     outline(axes, mask, outline_width)
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
@@ -159,7 +161,7 @@ def explanation(
     """An image, its map with a colour bar, and the ten largest class probabilities.
 
     Args:
-        image: ``(height, width, 3)`` in [0, 255].
+        image: ``(height, width, C)`` in [0, 255].
         attribution: ``(height, width)``, raw.
         signed: whether 0 is the middle of the colour scale.
         title: of the map.

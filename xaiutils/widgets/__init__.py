@@ -19,7 +19,7 @@ from xaiutils.widgets.compute_scene import SceneComputer
 from xaiutils.widgets.explorer import Explorer
 from xaiutils.widgets.parameter_controls import control, read_control, write_control
 from xaiutils.widgets.pinned_views import Board, Finding, recreate
-from xaiutils.widgets.scene import Scene
+from xaiutils.widgets.scene import Scene, truths
 from xaiutils.widgets.scene_drawing import draw_scene
 from xaiutils.widgets.view_settings import MethodChoice, View
 
@@ -63,5 +63,5 @@ def draw(
 def thumbnails(ds: ImageDataset, indices: Sequence[int]) -> Figure:
     """Numbered small images, to choose from."""
     chosen = ds.select(list(indices))
-    titles = [f"{i}: {ds.class_names[ds.labels[i]]}" for i in indices]
+    titles = [f"{i}: {said}" for i, said in zip(indices, truths(chosen), strict=True)]
     return plots.image_grid(chosen, columns=8, titles=titles)

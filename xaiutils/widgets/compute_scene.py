@@ -15,17 +15,19 @@ import numpy as np
 from xaiutils.attribution import METHODS, explain
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
+from xaiutils.evaluation.evaluate import check_order
 from xaiutils.evaluation.map_similarity import spearman
 from xaiutils.evaluation.metrics.insertion_deletion import perturbation_curve
 from xaiutils.evaluation.metrics.metric import Case
 from xaiutils.graph.network import Network
 from xaiutils.graph.predict import cam_grid, predict, prepare
 from xaiutils.map_reading import read_maps
+from xaiutils.models.wrapped import facts_of
 from xaiutils.registry import suggest
 from xaiutils.transforms import TRANSFORMS
 from xaiutils.widgets.numbers_table import measure
 from xaiutils.widgets.result_cache import ResultCache, array_checksum, weights_checksum
-from xaiutils.widgets.scene import RANDOM_ORDER, ComputedMap, DeletionCurves, Scene
+from xaiutils.widgets.scene import RANDOM_ORDER, ComputedMap, DeletionCurves, Scene, truths
 from xaiutils.widgets.view_settings import MethodChoice, View, check_box
 
 DELETION_STEPS = 20
@@ -37,7 +39,7 @@ class _Request:
 
     view: View
     model: keras.Model
-    original: np.ndarray  # float32 (1, height, width, 3)
+    original: np.ndarray  # float32 (1, height, width, C)
     model_key: tuple[Hashable, int]
     original_key: Hashable
     image_key: Hashable  # of the transformed image
@@ -85,12 +87,27 @@ class SceneComputer:
         if view.model not in self.models:
             raise ValueError(f"no model {view.model!r}; {suggest(view.model, list(self.models))}")
         model, names = self.models[view.model], self.dataset(view).class_names
+        if self.is_score(view.model):
+            return model
         if Network.of(model).n_classes != len(names):
             raise ValueError(
                 f"{view.model} knows {Network.of(model).n_classes} classes, the data set has {len(names)}: "
                 f"{', '.join(names[:6])}. Choose another model or data set."
             )
+        check_order(model, names)
         return model
+
+    def is_score(self, model: str) -> bool:
+        """Whether a model returns a score in its own units, and no probabilities."""
+        return Network.of(self.models[model]).activation == "score"
+
+    def class_names(self, view: View) -> tuple[str, ...]:
+        """What the outputs of the view's model are called: the data's classes, or the score's name."""
+        ds = self.dataset(view)
+        if not self.is_score(view.model):
+            return ds.class_names
+        facts = facts_of(self.models[view.model])
+        return (facts.class_names if facts is not None else None) or (ds.value_name or "score",)
 
     def check(self, view: View) -> View:
         """The view with all its parameters.
@@ -102,8 +119,9 @@ class SceneComputer:
         self.model(view)
         if not 0 <= view.image < len(ds):
             raise ValueError(f"image {view.image}: the data set has the images 0 to {len(ds) - 1}.")
-        if not -1 <= view.target < len(ds.class_names):
-            raise ValueError(f"target {view.target}: the classes are 0 to {len(ds.class_names) - 1}, or -1.")
+        n_classes = len(self.class_names(view))
+        if not -1 <= view.target < n_classes:
+            raise ValueError(f"target {view.target}: the classes are 0 to {n_classes - 1}, or -1.")
         if view.region is not None:
             view = replace(view, region=check_box(view.region, *ds.pixels.shape[1:3]))
         return view
@@ -149,16 +167,18 @@ class SceneComputer:
         image = self._image(request)
         after = self._probabilities(request, image, view.transform, request.image_key)
         target = request.target(before)
-        mask = None
-        if ds.masks is not None:
-            one = np.asarray(ds.masks[view.image : view.image + 1])
+        masks, mask = ds.masks, None
+        if ds.multi_label and ds.label_masks is not None:
+            masks = ds.label_masks[:, target]
+        if masks is not None:
+            one = np.asarray(masks[view.image : view.image + 1])
             mask = TRANSFORMS[view.transform].apply_to_masks(one, **view.transform_parameters)[0]
         maps = tuple(self._map(request, choice, target, strict) for choice in view.maps)
         return Scene(
             view=view,
             image_id=ds.ids[view.image],
-            label=int(ds.labels[view.image]),
-            class_names=ds.class_names,
+            truth=truths(ds.select([view.image]))[0],
+            class_names=self.class_names(view),
             original=request.original[0],
             image=image[0],
             mask=mask,
@@ -169,10 +189,11 @@ class SceneComputer:
             grid=_grid_of(request.model) if view.show_grid else None,
             numbers=measure(maps, mask, view, self.correlation),
             key=request.key,
+            is_score=self.is_score(view.model),
         )
 
     def _image(self, request: _Request) -> np.ndarray:
-        """The transformed image, float32 ``(1, height, width, 3)``."""
+        """The transformed image, float32 ``(1, height, width, C)``."""
         view = request.view
         # An attack turns the model from its own answer, whichever class is explained.
         given = {"seed": view.seed, "model": request.model, "batch_size": self.batch_size, **view.transform_parameters}

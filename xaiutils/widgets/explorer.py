@@ -168,7 +168,8 @@ class Explorer:
         """Offer the images of the chosen data set, with what the chosen model is known to answer."""
         values = self.controls.widgets
         answers = self.computer.answers(values["model"].value, values["dataset"].value)
-        self.picker.show(self.controls.dataset, answers, values["image"].value)
+        is_score = self.computer.is_score(values["model"].value)
+        self.picker.show(self.controls.dataset, answers, values["image"].value, is_score)
 
     def _control_changed(self, name: str) -> None:
         if name in ("dataset", "model"):
@@ -300,7 +301,7 @@ class Explorer:
             return
         deletion = self.computer.deletion_curves(scene)
         titles = [found.choice.title for found in scene.maps]
-        drawing = draw_deletion(deletion, titles, scene.class_names[scene.target])
+        drawing = draw_deletion(deletion, titles, scene.class_names[scene.target], is_score=scene.is_score)
         self.worker.check()
         self._curves = _map_keys(scene), deletion.areas
         self.curve_picture.value = drawing.png(100 * self.region.ratio)

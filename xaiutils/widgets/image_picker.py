@@ -10,8 +10,10 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from xaiutils.datasets import ImageDataset
+from xaiutils.images import as_rgb
 from xaiutils.widgets.browser_widgets import Thumbnails
 from xaiutils.widgets.parameter_controls import Guard, Quiet, dropdown, labelled, options
+from xaiutils.widgets.scene import truths
 
 SIDE, PER_PAGE = 64, 12
 ANSWERS = {"any": "any answer", "right": "answered right", "wrong": "answered wrong"}
@@ -54,12 +56,12 @@ def select(
         probabilities: ``(n, classes)``, where the filter needs the model's answers.
         sizes: `ImageDataset.lesion_lengths`, where the filter or its order asks for them.
     """
-    keep = np.ones(len(ds), bool) if chosen.label < 0 else ds.labels == chosen.label
+    keep = np.ones(len(ds), bool) if chosen.label < 0 else ds.members(chosen.label)
     sure = None
     if chosen.needs_answers:
         if probabilities is None:
             raise ValueError("the filter needs the model's answers.")
-        sure, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == ds.labels
+        sure, right = probabilities.max(axis=1), are_right(ds, probabilities)
         keep &= {"any": np.ones(len(ds), bool), "right": right, "wrong": ~right}[chosen.answer]
         low, high = chosen.confidence
         keep &= (sure >= low - 1e-6) & (sure <= high + 1e-6)
@@ -72,6 +74,13 @@ def select(
     if key is not None:
         found = found[np.argsort(-np.nan_to_num(key[found], nan=-np.inf), kind="stable")]
     return found
+
+
+def are_right(ds: ImageDataset, probabilities: np.ndarray) -> np.ndarray:
+    """Whether each answer is right, bool ``(n,)``: the most probable class, or of several labels every known one."""
+    if ds.multi_label:
+        return (((probabilities > 0.5) == (ds.labels == 1)) | (ds.labels < 0)).all(axis=1)
+    return probabilities.argmax(axis=1) == ds.labels
 
 
 def _filters() -> dict[str, widgets.Widget]:
@@ -90,10 +99,10 @@ def _filters() -> dict[str, widgets.Widget]:
 
 
 def contact_sheet(pixels: Sequence[np.ndarray], side: int) -> bytes:
-    """uint8 images beside each other, each fitted into ``side`` x ``side`` pixels, as one JPEG."""
+    """Images ``(height, width, C)`` beside each other, each fitted into ``side`` x ``side`` pixels, as one JPEG."""
     sheet = Image.new("RGB", (side * max(len(pixels), 1), side))
     for k, image in enumerate(pixels):
-        small = ImageOps.pad(Image.fromarray(np.ascontiguousarray(image)), (side, side))
+        small = ImageOps.pad(Image.fromarray(np.ascontiguousarray(as_rgb(image.astype(np.uint8)))), (side, side))
         sheet.paste(small, (k * side, 0))
     file = io.BytesIO()
     sheet.save(file, "jpeg", quality=85)
@@ -133,12 +142,16 @@ class ImagePicker:
         self.found = self._shown = np.zeros(0, np.int64)
         self._page, self.image = 0, -1
         self._answers: np.ndarray | None = None
+        self._right: np.ndarray | None = None
+        self._is_score, self._truths = False, [""]
         self._sizes: np.ndarray | None = None
 
-    def show(self, ds: ImageDataset, answers: np.ndarray | None, image: int) -> None:
-        """Offer the images of ``ds``; ``answers`` are the model's probabilities ``(n, classes)`` where known."""
-        new = getattr(self, "ds", None) is not ds
-        self.ds, self._answers, self.image = ds, answers, image
+    def show(self, ds: ImageDataset, answers: np.ndarray | None, image: int, is_score: bool = False) -> None:
+        """Offer the images of ``ds``; ``answers`` are the model's probabilities ``(n, classes)`` where known, or with
+        ``is_score`` its score ``(n, 1)``, which is neither right nor wrong."""
+        new = getattr(self, "ds", None) is not ds or self._is_score != is_score
+        self.ds, self._answers, self.image, self._is_score = ds, answers, image, is_score
+        self._right = None if answers is None or is_score else are_right(ds, answers)
         if new:
             self._sizes = None
             with self._quiet:
@@ -153,9 +166,14 @@ class ImagePicker:
         c["label"].options = options({-1: "any class", **{i: str(name) for i, name in enumerate(ds.class_names)}})
         c["label"].value = -1
         c["size"].layout.display = "" if known else "none"
+        self._truths = truths(ds)
         c["size"].max = max(ds.pixels.shape[1:3])
         c["size"].value = (0, c["size"].max)
-        c["order"].options = options({key: text for key, text in ORDERS.items() if key != "large" or known})
+        for name in ("answer", "confidence"):
+            c[name].layout.display = "none" if self._is_score else ""
+        left_out = {"large"} if not known else set()
+        left_out |= {"sure", "unsure"} if self._is_score else set()
+        c["order"].options = options({key: text for key, text in ORDERS.items() if key not in left_out})
 
     def show_image(self, image: int) -> None:
         """Mark an image as the present one."""
@@ -214,12 +232,14 @@ class ImagePicker:
         self.count.value = f"{first + 1}-{last} of {len(self.found)}" if last else "no image"
 
     def _cell(self, i: int) -> dict[str, Any]:
-        name = self.ds.class_names[self.ds.labels[i]]
+        name = self._truths[i]
         short = name if len(name) <= 11 else f"{name[:10]}…"
         title, answer, mark = f"image {i}, {name}", "", ""
-        if self._answers is not None:
+        if self._answers is not None and self._right is None:
+            answer = f"{self._answers[i, 0]:.4g}"
+        elif self._answers is not None and self._right is not None:
             said = int(self._answers[i].argmax())
-            right, sure = said == self.ds.labels[i], float(self._answers[i, said])
+            right, sure = self._right[i], float(self._answers[i, said])
             answer = f"{'✓' if right else '✗'} {sure:.2f}"
             mark = "right" if right else "wrong"
             title += f", answered {self.ds.class_names[said]} with {sure:.2f}"

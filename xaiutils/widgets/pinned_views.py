@@ -94,7 +94,7 @@ class Board:
             "dataset": {"name": ds.name, "split": ds.split, "images": len(ds), "size": ds.image_size},
             "image": {
                 "id": scene.image_id,
-                "class": scene.class_names[scene.label],
+                "class": scene.truth,
                 "pixels": _digest([scene.original]),
             },
             "weights": _digest(computer.model(view).get_weights()),

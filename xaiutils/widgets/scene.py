@@ -6,7 +6,15 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
+from xaiutils.datasets import ImageDataset
 from xaiutils.widgets.view_settings import MethodChoice, View
+
+
+def truths(ds: ImageDataset) -> list[str]:
+    """What the data say of each image, for titles: the measured value where there is one, else its class or labels."""
+    if ds.values is None:
+        return ds.label_texts()
+    return [f"{ds.value_name} {value:.4g}".strip() for value in ds.values]
 
 
 @dataclass(frozen=True)
@@ -35,11 +43,13 @@ class ComputedMap:
 
 @dataclass(frozen=True)
 class Scene:
-    """All that a view shows. Images are float32 ``(height, width, 3)`` in [0, 255], probabilities ``(classes,)``."""
+    """All that a view shows. Images are float32 ``(height, width, C)`` in [0, 255], probabilities ``(classes,)``; of a
+    model that returns a score in its own units (``is_score``) they are that score ``(1,)``, and ``class_names`` its
+    name. ``truth`` is what the data say of the image, in words."""
 
     view: View
     image_id: str
-    label: int
+    truth: str
     class_names: tuple[str, ...]
     original: np.ndarray
     image: np.ndarray  # the transformed one
@@ -51,15 +61,22 @@ class Scene:
     grid: tuple[int, int] | None  # rows and columns of the fields that the model sees
     numbers: pd.DataFrame  # see `xaiutils.widgets.numbers_table.measure`
     key: tuple[Hashable, Hashable] = field(repr=False)  # of the model, and of the transformed image
+    is_score: bool = False
 
     @property
     def explains(self) -> str:
         """The class that is explained. Under a transform the model may answer otherwise than for the original, whose
         predicted class it is unless one was chosen."""
         name = self.class_names[self.target]
-        if self.view.target >= 0 or self.view.transform == "original":
+        if self.is_score or self.view.target >= 0 or self.view.transform == "original":
             return name
         return f"{name}, predicted for the original"
+
+    @property
+    def answer(self) -> str:
+        """What the model says of the explained class, for a title."""
+        value = self.probabilities[self.target]
+        return f"{value:.4g}" if self.is_score else f"p = {value:.2f}"
 
 
 RANDOM_ORDER = 0  # the number of the curve of pixels in a random order, an uninformed control

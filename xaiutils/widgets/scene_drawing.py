@@ -70,12 +70,12 @@ def draw_scene(scene: Scene, width: int = SCREEN_WIDTH, full: bool = True) -> Dr
     step = 1 if full else -(-max(rows, cols) // _SCREEN_PIXELS)
     places = [(_MARGIN + k * (side + _GAP), float(_ABOVE), side, height) for k in range(columns)]
     below = _ABOVE + height + 10
-    explained = f"for {scene.explains}, p = {scene.probabilities[scene.target]:.2f}"
+    explained = f"for {scene.explains}, {scene.answer}"
 
     axes = _add_axes(figure, places[0])
     draw_image(axes, scene.image[::step, ::step])
     _draw_marks(axes, scene, step)
-    title = f"image {scene.view.image}: {scene.class_names[scene.label]}"
+    title = f"image {scene.view.image}: {scene.truth}"
     _draw_titles(axes, side, title, TRANSFORMS[scene.view.transform].title)
     _draw_probabilities(figure, scene, (places[0][0], below, side, _BAR * min(_BARS, len(scene.class_names))))
     for place, found, (limits, signed) in zip(places[1:], scene.maps, _colour_scales(scene), strict=True):
@@ -204,9 +204,16 @@ def _draw_colour_scale(axes: Axes, shown: ScalarMappable, found: ComputedMap, ha
 
 
 def _draw_probabilities(figure: Figure, scene: Scene, place: Place) -> None:
-    """Bars of the most probable classes and of the target; grey: of the original image, where it was changed."""
+    """Bars of the most probable classes and of the target; grey: of the original image, where it was changed. A score
+    is written."""
     changed = scene.view.transform != "original"
     left, top, width, height = place
+    if scene.is_score:
+        axes = _add_axes(figure, place)
+        axes.set_axis_off()
+        old = f"{scene.before[0]:.4g} → " if changed else ""
+        axes.text(0.5, 0.5, drawn(f"{scene.explains}: {old}{scene.answer}"), ha="center", va="center", fontsize=10)
+        return
     names, values = min(0.4 * width, 92), 84 if changed else 36
     axes = _add_axes(figure, (left + names, top, max(width - names - values, 20), height))
     shown = [_short(name, max(4, int(names / 7.5))) for name in scene.class_names]
@@ -217,7 +224,9 @@ def _draw_probabilities(figure: Figure, scene: Scene, place: Place) -> None:
     axes.spines[:].set_visible(False)
 
 
-def draw_deletion(deletion: DeletionCurves, titles: Sequence[str], target: str, width: int = 760) -> Drawing:
+def draw_deletion(
+    deletion: DeletionCurves, titles: Sequence[str], target: str, width: int = 760, is_score: bool = False
+) -> Drawing:
     """Deletion curves: the lower the area under a curve, the more its map names what the score rests on."""
     figure = Figure(figsize=(width / 100, 2.6), layout="constrained")
     axes = figure.subplots()
@@ -230,9 +239,9 @@ def draw_deletion(deletion: DeletionCurves, titles: Sequence[str], target: str, 
             name = f"map {k}: {titles[k - 1]}"
             line.set(color=COLOURS[k - 1], marker="os^"[k - 1])
         line.set_label(f"{drawn(name)}, area {deletion.areas[k]:.2f}")
-    axes.set(xlim=(0, 1), ylim=(0, 1.02))
+    axes.set(xlim=(0, 1), **({} if is_score else {"ylim": (0, 1.02)}))
     axes.set_xlabel("fraction of pixels replaced, highest first", fontsize=9)
-    axes.set_ylabel(f"probability of {drawn(target)}", fontsize=9)
+    axes.set_ylabel(drawn(target) if is_score else f"probability of {drawn(target)}", fontsize=9)
     axes.tick_params(labelsize=8.5)
     axes.legend(fontsize=8.5, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     tidy(axes)

@@ -73,7 +73,7 @@ class ViewControls:
     def show(self, view: View) -> None:
         """Set all controls to a checked view that names its data set, without calling ``changed``."""
         with self._quiet:
-            self.widgets["dataset"].value = view.dataset
+            self.widgets["dataset"].value, self.widgets["model"].value = view.dataset, view.model
             self._offer_images_and_classes()
             for name, widget in self.widgets.items():
                 if name != "region":
@@ -104,18 +104,20 @@ class ViewControls:
     def _value_changed(self, name: str, _change: Any) -> None:
         if self._quiet.on:
             return
-        if name == "dataset":
+        if name in ("dataset", "model"):
             with self._quiet:
                 self._offer_images_and_classes()
-                self.widgets["region"].value = ""
+                self.widgets["region"].value = "" if name == "dataset" else self.widgets["region"].value
         if name == "transform":
             self.transform_parameters.show(TRANSFORMS[self.widgets["transform"].value].parameters, {})
         self._changed(name)
 
     def _offer_images_and_classes(self) -> None:
-        ds, target = self.dataset, self.widgets["target"]
+        ds, target, model = self.dataset, self.widgets["target"], self.widgets["model"].value
         self.widgets["image"].max = len(ds) - 1
-        classes = options({-1: "predicted class", **{i: str(name) for i, name in enumerate(ds.class_names)}})
+        names = self._computer.class_names(View(model, 0, dataset=self.widgets["dataset"].value))
+        predicted = "the score" if self._computer.is_score(model) else "predicted class"
+        classes = options({-1: predicted, **{i: str(name) for i, name in enumerate(names)}})
         if list(target.options) != classes:
             target.options = classes
             target.value = -1
