@@ -23,8 +23,10 @@ help:
 	@echo "make run        execute the notebooks but 07; results and report.html under runs/default"
 	@echo "                DATASET=folder DATA_DIR=path MODEL=a,b NAME=run PARAMETERS=file.yml SET='name=value ...'"
 	@echo "                (SET: values without blanks, lists with commas; data_options.task=five sets one option)"
+	@echo "                MODEL: names, or files of your own: MODEL=mine.keras SET=model_options.scaling=0-1"
 	@echo "make lab        JupyterLab at the notebooks"
 	@echo "make app        the attribution explorer as a page, for the run default, or another one: make app NAME=mine"
+	@echo "                or on images and a model of your own: make app DATASET=folder DATA_DIR=path MODEL=mine.keras"
 	@echo "make batch      a matrix of runs, resumable: make batch MATRIX=matrices/smoke.yml BATCH='--cores 2 --gpus 1'"
 	@echo "make pack       a run or a batch as one archive, without patients' data: make pack RUN=runs/smoke INCLUDE='maps'"
 	@echo "make test       the whole test suite"
@@ -60,7 +62,7 @@ lab: $(READY)
 	$(BIN)/jupyter lab notebooks/01_data_preparation.ipynb
 
 app: $(READY)
-	$(BIN)/python -m xaiutils.widgets.app $(if $(findstring command line,$(origin NAME)),--run $(call quoted,NAME))
+	$(BIN)/python -m xaiutils.widgets.app $(RUN_PARAMETERS)
 
 batch: $(READY)
 	$(if $(MATRIX),,$(error name a matrix: make batch MATRIX=matrices/smoke.yml))

@@ -97,6 +97,9 @@ def product(folder: Path) -> str:
     found = {path.parent.name.partition("-")[0]: sha256(path) for path in folder.glob("data/*/checks.json")}
     found |= {path.name: sha256(path) for path in folder.glob("data/settled.json")}  # what later notebooks read of it
     found |= {f"models/{path.parent.name}": model_digest(path) for path in folder.glob("models/*/model.keras")}
+    for path in folder.glob("models/*/own.json"):
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        found[f"models/{path.parent.name}/own"] = json.dumps({k: v for k, v in facts.items() if k != "trained"})
     return hashlib.sha256(json.dumps(sorted(found.items())).encode()).hexdigest()
 
 

@@ -16,6 +16,7 @@ from xaiutils.models import MODELS
 from xaiutils.registry import is_integer, suggest
 from xaiutils.text import one_line
 from xaiutils.workbook.execute import literal
+from xaiutils.workbook.own_models import OPTIONS, file_digest, is_file, own_model
 from xaiutils.workbook.parameters import PARAMETERS, check, text_names
 from xaiutils.workbook.run_all import NOTEBOOKS, dataset_problems, resolve_folder
 from xaiutils.yaml_text import NumberLoader, load_yaml
@@ -53,6 +54,11 @@ class Entry:
     name: str
     value: Any
     parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def model_name(self) -> str:
+        """What notebooks call the model that it stands for."""
+        return self.value["name"] if isinstance(self.value, Mapping) else self.value
 
 
 @dataclass(frozen=True)
@@ -171,7 +177,7 @@ class _Reader:
         steps = self.steps()
         common = self.parameters("common", self.of_kind("common", dict, {}))
         datasets = self.entries("datasets", "dataset", DATASETS)
-        models = self.entries("models", "model", MODELS)
+        models = self.entries("models", "model", MODELS)  # or files of the user's own
         recipes = self.entries("recipes", "recipe", PARAMETERS["recipe"].choices, ["auto"])
         needs_methods = any(step.declared & {"method", "methods"} for step in steps)
         methods = self.methods() if needs_methods or "methods" in self.content else ()
@@ -262,16 +268,31 @@ class _Reader:
         rest = {k: v for k, v in value.items() if k not in ("name", key)}
         return Entry(value["name"], value.get(key, value["name"]) if key else value["name"], rest)
 
+    def own_model(self, value: Any) -> Entry | None:
+        """A model of the user's own, whose value is the mapping that notebooks take, with the digest of its file: a
+        changed file is another model. None for one that is not as it should be."""
+        given = dict(value) if isinstance(value, Mapping) else {}
+        rest = {name: given.pop(name) for name in list(given) if name in PARAMETERS and name not in OPTIONS}
+        try:
+            own = own_model(given or value)
+        except ValueError as error:
+            self.problems.append(str(error))
+            return None
+        if own is None:
+            return None
+        return Entry(own.name, own.entry | {"digest": file_digest(own.path)}, rest)
+
     def entries(self, key: str, axis: str, known: Iterable[str], default: Sequence[Any] = ()) -> tuple[Entry, ...]:
         """The entries of an axis whose values are in ``known``."""
         found = []
         for value in self.of_kind(key, list, list(default)):
-            entry = self.entry(key, value, axis)
+            of_file = axis == "model" and is_file(value)
+            entry = self.own_model(value) if of_file else self.entry(key, value, axis)
             if entry is None:
                 continue
             if not _LABEL.fullmatch(entry.name):
                 self.problems.append(f"{key}: {entry.name!r} is not a label; use letters, digits, - and _.")
-            if not isinstance(entry.value, str) or entry.value not in known:
+            if not isinstance(entry.value, Mapping) and (not isinstance(entry.value, str) or entry.value not in known):
                 self.problems.append(f"{key}: {entry.value!r} is no {axis}; {suggest(entry.value, list(known))}")
                 continue
             own = entry.parameters if axis == "method" else self.parameters(f"{key}/{entry.name}", entry.parameters)
@@ -355,6 +376,8 @@ def _mismatches(matrix: Matrix) -> list[str]:
 
 def _unsuited(matrix: Matrix, model: Entry) -> str:
     """Which methods cannot explain a model for which the matrix asks for them, in words, or ""."""
+    if isinstance(model.value, Mapping):
+        return ""  # a model of the user's own: notebooks leave out what does not suit it, and say so
     family = MODELS[model.value].family
     cells = [step.name for step in matrix.steps if step.kind == "cell" and step.declared & {"method", "methods"}]
     points = [

@@ -142,7 +142,7 @@ def _parameters(matrix: Matrix, step: Step, chosen: Mapping[str, Entry], methods
     if not matrix.data_dir(chosen["dataset"]):
         values.pop("data_dir", None)
     if "model" in chosen:
-        values["models"] = [chosen["model"].value]
+        values |= {"models": [chosen["model"].value], "model": chosen["model"].model_name}
     values["seed"] = chosen["seed"].value
     if methods:
         own = {}

@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from xaiutils.batch.matrix import Matrix
 from xaiutils.batch.plan import Job, State
 from xaiutils.datasets import DATASETS, load_dataset
 from xaiutils.models import build_model
+from xaiutils.workbook.own_models import fitting_size, own_model
 from xaiutils.workbook.parameters import PARAMETERS
 
 _DOWNLOADED = {"mnist": (70_000, 60e6), "cats_vs_dogs": (25_000, 1.7e9), "oxford_pets": (7_390, 1.7e9)}  # images, bytes
@@ -41,13 +42,16 @@ def missing_data(matrix: Matrix) -> list[str]:
 
 
 def unfit_models(matrix: Matrix) -> list[str]:
-    """Models that cannot be built for the size of the images, in words."""
+    """Models that cannot be built, or a user's own that cannot be read, for the size of the images, in words."""
     problems = []
     for dataset in matrix.datasets:
         size = {**matrix.common, **dataset.parameters}.get("image_size", PARAMETERS["image_size"].default)
         for model in matrix.models:
             try:
-                n_weights(model.value, size)
+                if isinstance(model.value, Mapping):
+                    fitting_size([found for found in [own_model(model.value)] if found], size, size)
+                else:
+                    n_weights(model.value, size)
             except ValueError as error:
                 problems.append(f"models/{model.name} with datasets/{dataset.name}: {error}")
     return problems
@@ -71,7 +75,8 @@ def estimate(job: Job, data: Job | None = None) -> float:
     if job.kind == "data":
         n = min(sum(p[f"n_{split}"] or math.inf for split in ("train", "val", "test")), there)
         return _NOTEBOOK_BYTES + 4 * pixels * n + (0 if Path(job.reads, p["dataset"]).exists() else download)
-    weights = sum(n_weights(model, p["image_size"]) for model in p["models"])
+    trained = [model for model in p["models"] if isinstance(model, str)]  # of a user's own nothing is written
+    weights = sum(n_weights(model, p["image_size"]) for model in trained)
     return _NOTEBOOK_BYTES + _WEIGHT_BYTES * weights + _FEATURE_BYTES * min(p["n_train"] or math.inf, there)
 
 

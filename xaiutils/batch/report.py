@@ -224,7 +224,8 @@ def models_table(batch: Batch) -> pd.DataFrame:
         if table is None:
             continue
         always = table[table["model"].astype(str).str.startswith("always")]
-        for row in table[table["model"].isin(r.job.parameters.get("models", []))].to_dict("records"):
+        names = [model if isinstance(model, str) else model["name"] for model in r.job.parameters.get("models", [])]
+        for row in table[table["model"].isin(names)].to_dict("records"):
             facts = {axis: r.job.point[axis] for axis in _KEYS} | {"by": row.get("level", "image"), "n": row["n"]}
             facts |= {f"{score}{end}": row.get(f"{score}{end}") for score in ("accuracy", "AUC") for end in _ENDS}
             same = always[always["level"] == row["level"]] if "level" in always else always

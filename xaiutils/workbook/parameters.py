@@ -2,13 +2,14 @@
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from typing import Any
 
 from xaiutils.datasets import DATASETS
 from xaiutils.map_reading import READINGS
 from xaiutils.registry import Parameter, Registry, suggest
+from xaiutils.workbook.own_models import OPTIONS, by_name, check_names
 
 _DECLARED = (
     Parameter("dataset", str, "phantom", "the data set", choices=tuple(DATASETS)),
@@ -22,8 +23,15 @@ _DECLARED = (
     Parameter("run_name", str, "default", "folder of the results under runs_dir"),
     Parameter("runs_dir", str, "../runs", "folder of all runs; the environment variable XAI_RUNS overrides it"),
     Parameter("positive_class", str, "", "the class to detect; empty: of two the one whose name speaks of disease"),
-    Parameter("models", list, [], "the models; empty: all that notebook 02 trained in this run"),
-    Parameter("model", str, "", "the model that is explained; empty: the first that notebook 02 trained"),
+    Parameter(
+        "models",
+        list,
+        [],
+        "names, paths of your own models, or mappings {path, name, scaling, class_names, ...}; empty: all of this run",
+    ),
+    Parameter("model_options", dict, {}, f"options of your own models: {', '.join(OPTIONS)}"),
+    Parameter("model", str, "", "the model that is explained, by name or path; empty: the first of this run"),
+    Parameter("label", str, "", "of several labels, the one that is explained; empty: that of most positive cases"),
     Parameter("weights", str, "auto", "pretrained weights where there are some, or none", choices=("auto", "none")),
     Parameter("head", str, "linear", "what follows the backbone", choices=("linear", "thesis")),
     Parameter(
@@ -110,6 +118,7 @@ def text_names() -> dict[str, bool]:
     """Parameters and data set options whose values are texts, by name, and whether a list of them: YAML must not make
     booleans, numbers or dates of them."""
     found = {p.name: False for p in PARAMETERS.values() if p.kind is str}
+    found |= {"path": False, "architecture": False, "output": False, "class_names": True}  # of a user's own model
     for entry in DATASETS.values():
         for name, option in inspect.signature(entry.load).parameters.items():
             if option.kind is option.KEYWORD_ONLY and "str" in str(option.annotation):
@@ -120,8 +129,8 @@ def text_names() -> dict[str, bool]:
 _RUN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
-def check(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Check notebook parameters by name, all at once.
+def check(values: Mapping[str, Any], known_models: Collection[str] = ()) -> dict[str, Any]:
+    """Check notebook parameters by name, all at once; ``known_models``: names of own models that the run has.
 
     Returns the values (an integer where a number is meant becomes a float). Raises ValueError that lists every
     unknown name, wrong type, bad value and unknown model, method or transform, with what is allowed.
@@ -135,16 +144,22 @@ def check(values: Mapping[str, Any]) -> dict[str, Any]:
             checked[name] = PARAMETERS[name].check(value)
             if name == "run_name" and not _RUN_NAME.fullmatch(value):
                 raise ValueError(f"run_name={value!r} is not a folder name; use letters, digits, ., - and _.")
+            if name in ("model", "models"):
+                check_names(value if isinstance(value, list) else [value] if value else [], known_models)
             _check_names(name, checked[name], values.get("method_parameters"))
         except (TypeError, ValueError, KeyError) as error:
             problems.append(str(error))
+    try:
+        by_name({k: v for k, v in checked.items() if k in ("model", "models", "model_options")})
+    except ValueError as error:
+        problems.append(str(error))
     if problems:
         raise ValueError("the parameters are not valid:\n- " + "\n- ".join(problems))
     return checked
 
 
 def _check_names(name: str, value: Any, method_parameters: Any) -> None:
-    """Names of models, methods and transforms, and the parameters given to methods, which may bring names of their
+    """Names of methods, metrics and transforms, and the parameters given to methods, which may bring names of their
     own (see `xaiutils.explain_all`)."""
     if name == "method_parameters":
         from xaiutils.attribution import resolve
@@ -155,8 +170,6 @@ def _check_names(name: str, value: Any, method_parameters: Any) -> None:
     if registry is None:
         return
     names = [value] if isinstance(value, str) else list(value)
-    if name in ("model", "models") and value in ("", []):
-        return  # what the run has trained
     if name in ("methods", "transforms", "metrics") and not names:
         raise ValueError(f"{name} is an empty list; give at least one of {', '.join(registry)}.")
     if len(set(names)) < len(names):
@@ -169,10 +182,6 @@ def _check_names(name: str, value: Any, method_parameters: Any) -> None:
 
 def _registry(name: str) -> Registry[Any] | None:
     """Of whose entries a parameter gives the names. Imported on demand: a command line must not wait for TensorFlow."""
-    if name in ("model", "models"):
-        from xaiutils.models import MODELS
-
-        return MODELS
     if name in ("method", "methods"):
         from xaiutils.attribution import METHODS
 

@@ -24,15 +24,20 @@ from xaiutils.datasets.prepared_splits import read_dataset, write_dataset
 from xaiutils.datasets.reading.tree import fingerprint
 from xaiutils.files import csv_text, replace_file, write_text
 from xaiutils.models import load_model
+from xaiutils.models.wrapped import WrappedModel
 from xaiutils.workbook.environment import environment
 from xaiutils.workbook.map_files import read_maps, write_maps
+from xaiutils.workbook.own_models import KEPT, Kept, OwnModel, by_name, changed_file, kept_names, read_kept, write_kept
 from xaiutils.workbook.parameters import PARAMETERS, check
 from xaiutils.workbook.picture import FIGURE_DPI, Picture, shows_images
+from xaiutils.workbook.take_own import fit_to_data, take
 
 # What notebook 01 settles for all later notebooks of a run.
-SETTLED = ("dataset", "data_dir", "data_options", "image_size", "n_train", "n_val", "n_test", "seed", "positive_class")
+SETTLED = ("dataset", "data_dir", "data_options", "image_size", "n_train", "n_val", "n_test", "seed", "positive_class",
+           "label")  # fmt: skip
 # Parameters whose default is each notebook's own, or that decide where files are and not what is in them.
 _NOTEBOOKS_OWN = {"methods", "method_parameters", "transforms", "model", "models", "run_name", "runs_dir", "data_dir"}
+_TAKES = "02_train_models"  # the notebook that takes a user's own models into a run, again each time
 
 
 def start(notebook: str, namespace: Mapping[str, Any]) -> "Run":
@@ -51,7 +56,7 @@ def start(notebook: str, namespace: Mapping[str, Any]) -> "Run":
     given = {k: v for k, v in namespace.items() if k in PARAMETERS}
     if not any(isinstance(v, Run) for v in namespace.values()):
         given |= {k: v for k, v in namespace.items() if _looks_like_parameter(k, v)}
-    run = Run(notebook, check(given))
+    run = Run(notebook, check(given, kept_names(_folders(given)[1])))
     keras.utils.set_random_seed(run.parameters.get("seed", 0))
     pd.set_option("display.html.use_mathjax", False)  # dollars in names of the data are no mathematics
     warnings.showwarning = _print_warning
@@ -76,18 +81,17 @@ class Run:
 
     ``folder`` is the run's folder. ``parameters`` are the notebook's checked ones, and what it does not say itself as
     the run has it: the data set as notebook 01 settled it (`SETTLED`); for ``models`` or ``model`` left empty, those
-    that notebook 02 trained. A notebook that has the parameter ``dataset`` settles the data for those after it; before
-    it any other one is refused by FileNotFoundError, and leaves no folder. With ``writes=False`` the run is read, and
-    nothing of it is changed.
+    of notebook 02; of a user's own models the names. A notebook that has the parameter ``dataset`` settles the data for
+    those after it; before it any other one is refused by FileNotFoundError, and leaves no folder. With ``writes=False``
+    the run is read, and nothing of it is changed.
     """
 
     def __init__(self, notebook: str, parameters: Mapping[str, Any], writes: bool = True) -> None:
-        self.notebook, self._writes, given = notebook, writes, dict(parameters)
-        root = os.environ.get("XAI_RUNS") or parameters.get("runs_dir", "../runs")
-        self.folder = Path(root).resolve() / parameters.get("run_name", "default")
-        # In a batch, notebooks with folders of their own share what was prepared and trained for all of them.
+        self.notebook, self._writes = notebook, writes
+        given, self._own = by_name(parameters)
+        self._wrapped: dict[str, WrappedModel] = {}
+        self.folder, self._models = _folders(parameters)
         self._data = Path(os.environ.get("XAI_BATCH_DATA") or self.folder / "data")
-        self._models = Path(os.environ.get("XAI_BATCH_MODELS") or self.folder / "models")
         self._started, self._clock = datetime.now(UTC), time.monotonic()
         self._items: list[dict[str, Any]] = []
         self.parameters = given if "dataset" in given else {**self._settled(), **given}
@@ -124,12 +128,27 @@ class Run:
 
     # Data -----------------------------------------------------------------------------------------------------------
 
-    def dataset(self, split: str) -> ImageDataset:
+    def dataset(self, split: str, every_label: bool = False) -> ImageDataset:
         """A split of this run's data set, prepared once and kept in the run folder.
 
         The copy is used as long as the parameters and the files of the data set are the same; a damaged one is
-        made again.
+        made again. Of a set of several labels it is the view of `label`, with ``every_label`` the whole.
         """
+        ds = self._dataset(split)
+        return ds if every_label or not ds.multi_label else ds.of_label(self.label)
+
+    @property
+    def label(self) -> str:
+        """Of a set of several labels the one that is explained: the parameter ``label``, else ``positive_class``, else
+        the label of most positive test cases; empty for a set of classes."""
+        ds = self._dataset("test")
+        if not ds.multi_label:
+            return ""
+        p = self._data_parameters()
+        chosen = p.get("label") or p.get("positive_class")
+        return chosen or ds.class_names[int((ds.labels == 1).sum(axis=0).argmax())]
+
+    def _dataset(self, split: str) -> ImageDataset:
         p = self._data_parameters()
         options = {
             "name": p["dataset"],
@@ -180,13 +199,22 @@ class Run:
 
     @property
     def trained(self) -> list[str]:
-        """Names of the models that were trained in this run, in the order of their training."""
-        found = [path.parent for path in self._models.glob("*/model.keras")]
+        """Names of the models of this run, trained in it or a user's own, in the order in which they came to it."""
+        found = {path.parent for kept in ("model.keras", KEPT) for path in self._models.glob(f"*/{kept}")}
         return [folder.name for folder in sorted(found, key=lambda f: (_stamp(f).get("trained", ""), f.name))]
 
-    def models(self, *names: str) -> dict[str, keras.Model]:
+    @property
+    def own(self) -> list[str]:
+        """Of the models that the parameters name, those that are a user's own."""
+        return [name for name in self.parameters.get("models", []) if self._is_own(name)]
+
+    def _is_own(self, name: str) -> bool:
+        return name in self._own or (self.model_folder(name) / KEPT).exists()
+
+    def models(self, *names: str, every_label: bool = False) -> dict[str, keras.Model]:
         """Models of this run by name: ``names``, then those of the parameter ``models``; each as `model` has it."""
-        return {name: self.model(name) for name in dict.fromkeys([*names, *self.parameters.get("models", [])])}
+        asked = dict.fromkeys([*names, *self.parameters.get("models", [])])
+        return {name: self.model(name, every_label) for name in asked}
 
     def _data_facts(self) -> dict[str, Any]:
         """All that decides which images there are and which of them are for training."""
@@ -196,12 +224,57 @@ class Run:
             facts["data_dir"] = str(Path(p["data_dir"]).resolve())
         return facts
 
-    def model(self, name: str) -> keras.Model:
-        """The model that notebook 02 trained in this run.
+    def model(self, name: str, every_label: bool = False) -> keras.Model:
+        """The model that notebook 02 trained in this run, or a user's own, wrapped as `xaiutils.wrap` does it.
 
-        Raises FileNotFoundError that says how to make it, and ValueError when it was trained on other data: its
-        training images could then be among the test images, or its classes others.
+        Of data with several labels, the model as one of `label` alone, unless ``every_label``. Raises
+        FileNotFoundError that says how to make it, and ValueError when it was trained on other data (its training
+        images could then be among the test images, or its classes others), or when the own model's file has changed.
         """
+        model = self._own_model(name) if self._is_own(name) else self._trained_model(name)
+        if every_label or not self.label:
+            return model
+        from xaiutils.own_model.label_view import of_label
+
+        return of_label(model, self.label, self._dataset("test").class_names)
+
+    def _own_model(self, name: str) -> WrappedModel:
+        if name not in self._wrapped:
+            kept = read_kept(self.model_folder(name))
+            if kept is None or (self.notebook == _TAKES and name in self._own):
+                self._wrapped[name] = self._take_own(self._own[name])
+            else:
+                own = self._unchanged(kept)
+                self._wrapped[name] = fit_to_data(own, own.wrap(), self._dataset("val"), self._positive)
+        return self._wrapped[name]
+
+    @property
+    def _positive(self) -> str:
+        return self._data_parameters().get("positive_class", "")
+
+    def _take_own(self, own: OwnModel) -> WrappedModel:
+        """Wrap a model for the data of this run, say what was found, and keep it."""
+        taken = take(own, self._dataset("val"), self._positive)
+        print(*taken.sentences, sep="\n")
+        if self._writes:
+            write_kept(self.model_folder(own.name), taken.kept, notes=taken.sentences)
+            caption = f"{own.name} by each scaling of its images, on validation images."
+            self.save_table(taken.readings, f"scaling_{own.name}", caption)
+        return taken.model
+
+    def _unchanged(self, kept: Kept) -> OwnModel:
+        """A kept model. Raises ValueError where its file, or what is asked of it, is no longer what was evaluated."""
+        own = self._own.get(kept.own.name, kept.own)
+        if own is not kept.own and (own.path, own.options) != (kept.own.path, kept.asked):
+            raise ValueError(
+                f"{own.name!r} of run {self.folder.name!r} is {kept.own.path} with {dict(kept.asked) or 'no options'}, "
+                f"not {own.path} with {dict(own.options) or 'none'}. Run 02_train_models again, or give another 'name'."
+            )
+        if said := changed_file(kept.own):
+            raise ValueError(f"{said} Run 02_train_models again.")
+        return kept.own
+
+    def _trained_model(self, name: str) -> keras.Model:
         path = self.model_folder(name) / "model.keras"
         if not path.exists():
             raise FileNotFoundError(
@@ -302,9 +375,17 @@ class Run:
 
 
 def _stamp(folder: Path) -> dict[str, Any]:
-    """What `Run.stamp_model` noted in a model's folder."""
-    path = folder / "data.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    """What `Run.stamp_model` noted in a model's folder, or what is kept of an own one."""
+    path = next((path for name in ("data.json", KEPT) if (path := folder / name).exists()), None)
+    return {} if path is None else json.loads(path.read_text(encoding="utf-8"))
+
+
+def _folders(parameters: Mapping[str, Any]) -> tuple[Path, Path]:
+    """The run's folder, and that of its models: in a batch, notebooks with folders of their own share what was prepared
+    and trained for all of them."""
+    root = os.environ.get("XAI_RUNS") or parameters.get("runs_dir", "../runs")
+    folder = Path(str(root)).resolve() / str(parameters.get("run_name", "default"))
+    return folder, Path(os.environ.get("XAI_BATCH_MODELS") or folder / "models")
 
 
 def _code_of_data() -> str:

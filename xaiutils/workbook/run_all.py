@@ -18,6 +18,7 @@ from xaiutils.class_names import positive_class
 from xaiutils.datasets import DATASETS
 from xaiutils.registry import suggest
 from xaiutils.workbook.execute import NotebookError, execute
+from xaiutils.workbook.own_models import OwnModel, by_name, fitting_size, kept_names
 from xaiutils.workbook.parameters import PARAMETERS, check, text_names
 from xaiutils.yaml_text import load_yaml
 
@@ -108,15 +109,19 @@ def resolve_folder(folder: str) -> str:
         raise ValueError(f"data_dir={folder!r} is no folder: {error}") from error
 
 
-def prepare(values: Mapping[str, Any], steps: Sequence[Path]) -> dict[Path, dict[str, Any]]:
+def prepare(
+    values: Mapping[str, Any], steps: Sequence[Path], known_models: Sequence[str] = ()
+) -> dict[Path, dict[str, Any]]:
     """Check ``values`` and share them out: each notebook gets those that its parameters cell declares.
 
-    Raises ValueError for anything that `xaiutils.workbook.parameters.check` refuses, and for a parameter that no
-    notebook takes.
+    Own models get absolute paths, and ``image_size``, where it is not given, is the size that they take;
+    ``known_models``: names of those that the run has already. Raises ValueError for anything that
+    `xaiutils.workbook.parameters.check` refuses, for a size that does not suit an own model, and for a parameter that
+    no notebook takes.
     """
     import papermill
 
-    checked = check(values)
+    checked = check(values, known_models)
     if problems := dataset_problems(checked):
         raise ValueError(problems[0])
     if "data_dir" in checked:  # given from where the user is; the notebooks run in their own folder
@@ -127,10 +132,27 @@ def prepare(values: Mapping[str, Any], steps: Sequence[Path]) -> dict[Path, dict
         checked["model"] = checked["models"][0]
     elif "model" in checked and "models" not in checked and "models" in everywhere:
         checked["models"] = [checked["model"]]
+    checked, own = by_name(checked)
+    if own:
+        checked["models"] = [own[name].entry if name in own else name for name in checked["models"]]
+        _fit_image_size(checked, list(own.values()))
     for name in checked:
         if name not in everywhere:
             raise ValueError(f"no notebook takes the parameter {name!r}; {suggest(name, sorted(everywhere))}")
-    return {step: {k: v for k, v in checked.items() if k in declared[step]} for step in steps}
+    trains_again = {step for step in steps if step.stem in ON_REQUEST and checked.get("model") in {*own, *known_models}}
+    return {
+        step: {k: v for k, v in checked.items() if k in declared[step] and not (k == "model" and step in trains_again)}
+        for step in steps
+    }
+
+
+def _fit_image_size(checked: dict[str, Any], own: list[OwnModel]) -> None:
+    """Give ``checked`` the size that own models take. Raises ValueError where it has another."""
+    default = PARAMETERS["image_size"].default
+    size = fitting_size(own, checked.get("image_size"), default)
+    if "image_size" not in checked and size != default:
+        checked["image_size"] = size
+        print(f"image_size={size}, as {own[0].name} takes it", flush=True)
 
 
 def dataset_problems(checked: Mapping[str, Any]) -> list[str]:
@@ -189,7 +211,8 @@ def run_notebooks(values: Mapping[str, Any], runs_dir: Path | None = None, steps
     steps = notebooks() if steps is None else list(steps)
     if runs_dir is None:
         runs_dir = runs_folder() if os.environ.get("XAI_RUNS") else Path(values.get("runs_dir") or runs_folder())
-    shared = prepare({"run_name": "default", **values, "runs_dir": str(Path(runs_dir).resolve())}, steps)
+    known = kept_names(Path(runs_dir) / str(values.get("run_name", "default")) / "models")
+    shared = prepare({"run_name": "default", **values, "runs_dir": str(Path(runs_dir).resolve())}, steps, known)
     check_data({**shared[steps[0]], "positive_class": values.get("positive_class", "")})
     folder = Path(runs_dir).resolve() / shared[steps[0]]["run_name"]
     folder.mkdir(parents=True, exist_ok=True)

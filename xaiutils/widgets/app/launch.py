@@ -4,18 +4,24 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from xaiutils.workbook import Run
-from xaiutils.workbook.run_all import NOTEBOOKS, runs_folder
+from xaiutils.workbook.own_models import KEPT, kept_names
+from xaiutils.workbook.parameters import PARAMETERS
+from xaiutils.workbook.run import SETTLED
+from xaiutils.workbook.run_all import NOTEBOOKS, check_data, notebooks, prepare, read_arguments, runs_folder
 
 FOLDER = Path(__file__).resolve().parent  # of the server, the notebook and the page's template
 PORT = 8866
 _RECORD = "02_train_models"
 # Environment variables: which run the page's kernel shows, and what the server asks for.
 RUN_VARIABLE, RUNS_VARIABLE, TOKEN_VARIABLE = "XAI_APP_RUN", "XAI_RUNS", "XAI_APP_TOKEN"
+PARAMETERS_VARIABLE = "XAI_APP_PARAMETERS"  # of a page on given data and models, as JSON; empty: those of the run
+OWN_RUN = "app"  # the run of such a page, where no other is named
+_KEPT = ("model.keras", KEPT)
 _IDLE_SECONDS = 120  # that the kernel of a page that is gone is kept
 
 
@@ -24,14 +30,15 @@ class RunMissingError(FileNotFoundError):
 
 
 def trained_runs(runs: Path) -> list[str]:
-    """Names of the runs that have a trained model."""
-    return sorted({path.parents[2].name for path in runs.glob("*/models/*/model.keras")})
+    """Names of the runs that have a model, trained in them or a user's own."""
+    return sorted({path.parents[2].name for kept in _KEPT for path in runs.glob(f"*/models/*/{kept}")})
 
 
 def read_run(name: str, runs: Path) -> Run:
     """A run by its name, with the parameters that its models were trained with. Raises RunMissingError."""
-    record = runs / name / "record" / f"{_RECORD}.json"
-    if name not in trained_runs(runs) or not record.exists():
+    records = [runs / name / "record" / f"{notebook}.json" for notebook in (_RECORD, "explorer")]
+    record = next((path for path in records if path.exists()), None)
+    if name not in trained_runs(runs) or record is None:
         known = trained_runs(runs)
         there = f" Runs that can be shown: {', '.join(known)}." if known else ""
         make = "make run" if name == "default" else f"make run NAME={name}"
@@ -40,6 +47,28 @@ def read_run(name: str, runs: Path) -> Run:
     data_dir = (NOTEBOOKS / parameters["data_dir"]).resolve()  # written from where the notebooks run
     given = parameters | {"run_name": name, "runs_dir": str(runs), "data_dir": str(data_dir)}
     return Run("explorer", given, writes=False)
+
+
+def given_parameters(values: Mapping[str, Any], name: str, runs: Path) -> dict[str, Any]:
+    """Parameters of a page that needs no training: images (of ``dataset``, or else those of the run ``name``) and
+    models (a user's own, or else those of that run), checked before anything starts. Raises ValueError."""
+    settled = runs / name / "data" / "settled.json"
+    known = json.loads(settled.read_text(encoding="utf-8")) if "dataset" not in values and settled.exists() else {}
+    if "dataset" not in values and not known:
+        raise ValueError(f"the images are not given: name DATASET and DATA_DIR, or a run with data (no {settled}).")
+    shared = prepare({**known, **values}, notebooks()[:2], kept_names(runs / name / "models"))
+    defaults = {key: PARAMETERS[key].default for key in SETTLED} | {"data_dir": str((NOTEBOOKS / "../data").resolve())}
+    found = defaults | {k: v for step in shared.values() for k, v in step.items()}
+    check_data(found)
+    return found
+
+
+def given_run(parameters: Mapping[str, Any], name: str, runs: Path) -> Run:
+    """The run of `given_parameters`: what is prepared for it is kept. Raises ValueError where it has no model."""
+    run = Run("explorer", {"models": [], **parameters, "run_name": name, "runs_dir": str(runs)})
+    if not run.parameters["models"]:
+        raise ValueError(f"no model is given, and run {name!r} has none: name one by MODEL=path/mine.keras.")
+    return run
 
 
 def command(port: int, browser: bool, idle_seconds: int = _IDLE_SECONDS) -> list[str]:
@@ -62,11 +91,13 @@ def command(port: int, browser: bool, idle_seconds: int = _IDLE_SECONDS) -> list
     ]
 
 
-def environment(name: str, runs: Path, token: str = "") -> dict[str, Any]:
-    """The environment of that command. ``token``: what the page asks for; empty: a new one, drawn at random."""
+def environment(name: str, runs: Path, token: str = "", parameters: str = "") -> dict[str, Any]:
+    """The environment of that command. ``token``: what the page asks for; empty: a new one, drawn at random.
+    ``parameters``: those of `given_parameters` as JSON."""
     paths = [str(FOLDER), *filter(None, [os.environ.get("JUPYTER_PATH")])]
     # No bars of progress while the page is made: voila shows what is left of them.
     own = {RUN_VARIABLE: name, RUNS_VARIABLE: str(runs), "XAI_PROGRESS": "off", "JUPYTER_PATH": os.pathsep.join(paths)}
+    own[PARAMETERS_VARIABLE] = parameters
     return {**os.environ, **own, **({TOKEN_VARIABLE: token} if token else {})}
 
 
@@ -74,7 +105,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns only when the page cannot be served."""
     description = "The attribution explorer as a page of its own, served by voila on this machine alone."
     parser = argparse.ArgumentParser(prog="python -m xaiutils.widgets.app", description=description)
-    parser.add_argument("--run", default="default", metavar="NAME", help="the run to show")
+    what = "images and models without a training run: dataset=folder data_dir=... models=path/mine.keras"
+    parser.add_argument("assignments", nargs="*", metavar="name=value", help=what)
+    parser.add_argument("--parameters", type=Path, metavar="FILE.yml", help="these as YAML")
+    parser.add_argument(
+        "--run", metavar="NAME", help=f"the run to show: default, or {OWN_RUN} for images that are given"
+    )
     parser.add_argument("--runs", type=Path, default=runs_folder(), metavar="FOLDER", help="folder of all runs")
     parser.add_argument("--port", type=int, default=PORT)
     own = f"what the page asks for; default: drawn at random. {TOKEN_VARIABLE} in the environment shows it to nobody"
@@ -83,10 +119,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     runs = options.runs.resolve()
     try:
-        read_run(options.run, runs)
-    except RunMissingError as error:
+        values = read_arguments(options.assignments, options.parameters)
+        name = values.pop("run_name", options.run) or (OWN_RUN if "dataset" in values else "default")
+        if values:
+            given_run(parameters := given_parameters(values, name, runs), name, runs)
+        else:
+            parameters = {}
+            read_run(name, runs)
+    except (RunMissingError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"the explorer of run {options.run!r}; Ctrl+C ends it", flush=True)  # the server prints the address
+    print(f"the explorer of run {name!r}; Ctrl+C ends it", flush=True)  # the server prints the address
     argv = command(options.port, not options.no_browser)
-    return os.execve(argv[0], argv, environment(options.run, runs, options.token))
+    page = environment(name, runs, options.token, json.dumps(parameters) if parameters else "")
+    return os.execve(argv[0], argv, page)
