@@ -40,12 +40,17 @@ def check_images(images: object, size: tuple[int, int] | None = None, channels: 
         raise ValueError(f"images {bad[:10].tolist()} hold NaN or infinite values.")
     low, high = float(array.min()), float(array.max())
     if low < 0 or high > 255:
-        raise ValueError(
-            f"images range over [{low:g}, {high:g}]; expected [0, 255]. Models scale their own input: pass raw pixels."
-        )
+        raise ValueError(_scaled_outside(f"[{low:g}, {high:g}]", '"-1-1", "imagenet", "caffe" or "standardise"'))
     if 0 < high <= 1 and np.any((array > 0) & (array < 1)):
-        raise ValueError("images range over [0, 1]; expected [0, 255]. Multiply by 255: models scale their own input.")
+        raise ValueError(_scaled_outside("[0, 1]", '"0-1"'))
     return _with_channels(array, channels)
+
+
+def _scaled_outside(found: str, scaling: str) -> str:
+    return (
+        f"images range over {found}; expected raw pixels in [0, 255]. A model that was trained on scaled ones is told "
+        f"so once, model = xai.wrap(model, scaling=...) with {scaling}, and takes raw pixels from then on."
+    )
 
 
 def _with_channels(images: np.ndarray, channels: int | None) -> np.ndarray:

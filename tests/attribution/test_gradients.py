@@ -124,7 +124,7 @@ def test_a_baseline_may_be_a_colour_an_image_or_one_for_each(models, images):
         ([1, 2], "baseline_image has shape"),
         (np.zeros((SIZE, SIZE + 1, 3)), "baseline_image has shape"),
         (np.zeros((4, SIZE, SIZE, 3)), "holds 4 images; expected one, or one for each of 5"),
-        ([0.5, 0.5, 0.5], r"baseline_image: .*Multiply by 255"),
+        ([0.5, 0.5, 0.5], r"baseline_image: .*expected raw pixels"),
         ([300, 0, 0], r"baseline_image: .*\[0, 255\]"),
     ],
 )

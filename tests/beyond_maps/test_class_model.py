@@ -179,5 +179,5 @@ def test_bad_arguments_of_the_segmentation(disc):
         segment_from_saliency(image, saliency, 0.5, 0.9)
     with pytest.raises(ValueError, match="maps has shape"):
         segment_from_saliency(image, saliency[:5])
-    with pytest.raises(ValueError, match="Multiply by 255"):
+    with pytest.raises(ValueError, match="expected raw pixels"):
         segment_from_saliency(image / 255, saliency)

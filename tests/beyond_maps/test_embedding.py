@@ -115,7 +115,7 @@ def test_what_has_no_embedding_is_refused(models, images):
     for wrong in (images[0], np.zeros((2, 5)), np.zeros((0, 6))):
         with pytest.raises(ValueError, match="references has shape"):
             similarity_model(model, wrong)
-    with pytest.raises(ValueError, match="Multiply by 255"):
+    with pytest.raises(ValueError, match="expected raw pixels"):
         similarity_model(model, images / 255)
     with pytest.raises(ValueError, match=r"references \[1\] have an embedding of length 0"):
         similarity_model(model, np.eye(3, 6) * [[1], [0], [1]])

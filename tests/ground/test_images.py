@@ -124,7 +124,7 @@ def test_check_images_accepts_and_converts():
         (np.zeros((1, 4, 4)), "Grey images have one channel"),
         (np.full((1, 4, 4, 3), np.inf), "NaN or infinite"),
         (np.full((1, 4, 4, 3), 300.0), "raw pixels"),
-        (np.full((1, 4, 4, 3), 0.5), "Multiply by 255"),
+        (np.full((1, 4, 4, 3), 0.5), r'xai\.wrap.*"0-1"'),
         (np.array([["a"]]), "numeric"),
         ([np.zeros((4, 4, 3)), np.zeros((5, 4, 3))], None),
     ],

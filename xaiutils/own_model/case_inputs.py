@@ -62,7 +62,7 @@ def held_input(spec: InputSpec, value: Any, images: keras.KerasTensor) -> keras.
                 f"the input {spec.name!r} has rows of an open shape {shape}; only a held value can be given."
             )
         shape = np.shape(value)
-    layer = HeldInput(spec.name, shape, spec.dtype, name=f"input_{spec.name}")
+    layer = HeldInput(spec.name, tuple(n or 1 for n in shape), spec.dtype, name=f"input_{spec.name}")
     if not for_each:
         layer.hold(check_rows(spec, value, 1))
     return layer(images)

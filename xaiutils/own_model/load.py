@@ -129,7 +129,7 @@ def _of_weights(path: Path, architecture: str | Mapping[str, Any] | None, class_
             "{'name': 'efficientnet_lite0', 'n_classes': 2, 'image_size': 224}); or build your own model, call "
             "model.load_weights(path), and wrap the model."
         )
-    options = {"name": architecture} if isinstance(architecture, str) else dict(architecture)
+    options: dict[str, Any] = {"name": architecture} if isinstance(architecture, str) else dict(architecture)
     if class_names is not None:
         options.setdefault("n_classes", len(class_names))
     if "name" not in options or "weights" in options:

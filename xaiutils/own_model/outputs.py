@@ -15,7 +15,7 @@ Output = str | int | Callable[[Any], Any]
 
 
 @keras.saving.register_keras_serializable("xaiutils")
-class OutputFunction(layers.Layer):
+class OutputFunction(keras.layers.Layer):
     """A function of the caller's on a model's outputs, as a layer, for what does not take symbolic tensors."""
 
     def __init__(self, function: Callable[[Any], Any], **kwargs: Any):
@@ -27,7 +27,7 @@ class OutputFunction(layers.Layer):
 
 
 @keras.saving.register_keras_serializable("xaiutils")
-class OrdinalProbabilities(layers.Layer):
+class OrdinalProbabilities(keras.layers.Layer):
     """Cumulative probabilities ``(n, K - 1)``, P(y > 0), P(y > 1), ..., to those of K classes ``(n, K)``.
 
     A running minimum comes first: sigmoids that were trained independently may rise, and no class has a negative

@@ -38,7 +38,7 @@ SCALINGS: dict[str, Callable[[keras.KerasTensor], keras.KerasTensor]] = {
 
 
 @keras.saving.register_keras_serializable("xaiutils")
-class StandardiseEach(layers.Layer):
+class StandardiseEach(keras.layers.Layer):
     """Each image to zero mean and unit deviation over all its pixels and channels, as
     ``tf.image.per_image_standardization``: the deviation is at least ``1 / sqrt(number of values)``."""
 
@@ -55,7 +55,7 @@ class StandardiseEach(layers.Layer):
 
 
 @keras.saving.register_keras_serializable("xaiutils")
-class Scaled(layers.Layer):
+class Scaled(keras.layers.Layer):
     """A function of the caller's as a layer, for what does not take symbolic tensors."""
 
     def __init__(self, function: Callable[[Any], Any], **kwargs: Any):

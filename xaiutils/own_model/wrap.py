@@ -90,7 +90,7 @@ def wrap(
     Raises:
         ValueError, TypeError, FileNotFoundError: something does not fit; the message says what to do.
     """
-    given = {
+    given: dict[str, Any] = {
         "scaling": scaling, "class_names": class_names, "positive_class": positive_class, "output": output,
         "inputs": inputs, "head": head, "channels_first": channels_first, "image_size": image_size,
     }  # fmt: skip
@@ -216,7 +216,7 @@ def _built_shape(core: Any, image_size: int | tuple[int, ...] | None) -> tuple[i
     )
 
 
-def _image_shape(spec: InputSpec, channels_first: bool | None) -> tuple[tuple[int | None, ...], bool]:
+def _image_shape(spec: InputSpec, channels_first: bool | None) -> tuple[tuple[int | None, int | None, int], bool]:
     """(height, width, channels) of the images, and whether the model takes the channels first."""
     _, a, b, c = spec.shape
     few = [n is not None and n <= 4 for n in (a, c)]
@@ -225,10 +225,10 @@ def _image_shape(spec: InputSpec, channels_first: bool | None) -> tuple[tuple[in
     is_first = channels_first
     if is_first is None:
         is_first = few[0] and not few[1] if few[0] != few[1] else a != c and b == c
-    shape = (b, c, a) if is_first else (a, b, c)
-    if shape[2] is None:
+    height, width, channels = (b, c, a) if is_first else (a, b, c)
+    if channels is None:
         raise ValueError(f"the model takes {spec.shape}: give the channels by image_size=(height, width, channels).")
-    return shape, bool(is_first)
+    return (height, width, channels), bool(is_first)
 
 
 def _call(core: Any, specs: list[InputSpec], tensors: list[Any]) -> Any:
