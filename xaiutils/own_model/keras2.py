@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+from keras.src.applications import convnext, inception_resnet_v2
 from keras.src.legacy.saving import saving_options, saving_utils
 from keras.src.saving import serialization_lib
 
@@ -37,6 +38,8 @@ _GONE: dict[str, tuple[Any, ...] | None] = {
     "key_shape": None,
     "value_shape": None,
     "dynamic": (False,),
+    "noise_shape": (None,),
+    "trainable": None,
     "synchronized": None,
     "experimental_autocast": None,
     "is_graph_network": None,
@@ -66,7 +69,9 @@ class OldOperation(keras.layers.Layer):
             )
         self.function, self.compute = function, _OPERATORS.get(function) or _tf_function(module, name)
 
-    def call(self, *args: Any, **kwargs: Any) -> Any:
+    def call(self, *args: Any, first: Any = None, **kwargs: Any) -> Any:
+        if first is not None:  # a constant before the tensors, as in 1 - x
+            args = (first, *args)
         named = {k: v for k, v in kwargs.items() if not (k in ("name", "training") and v is None)}
         return self.compute(*args, **named)
 
@@ -77,14 +82,21 @@ def _tf_function(module: str, name: str) -> Callable[..., Any]:
 
 def _slices(spec: Any) -> Any:
     """Slices as Keras 2 wrote them: ``{"start": ..., "stop": ..., "step": ...}``."""
-    if isinstance(spec, Mapping) and "value" in spec:  # an Ellipsis
-        return ...
     if isinstance(spec, Mapping):
-        return slice(spec.get("start"), spec.get("stop"), spec.get("step"))
+        return ... if spec.get("class_name") == "__ellipsis__" else slice(spec["start"], spec["stop"], spec["step"])
     return tuple(_slices(part) for part in spec) if isinstance(spec, list | tuple) else spec
 
 
 _OPERATORS = {"__operators__.getitem": lambda x, slice_spec: x[_slices(slice_spec)], "__operators__.add": tf.add}
+
+
+# Layers of keras.applications that are no others' to use.
+_OF_APPLICATIONS = {
+    "LayerScale": convnext.LayerScale,
+    "StochasticDepth": convnext.StochasticDepth,
+    "CustomScaleLayer": inception_resnet_v2.CustomScaleLayer,
+    "Custom>CustomScaleLayer": inception_resnet_v2.CustomScaleLayer,
+}
 
 
 def is_keras2(version: Any) -> bool:
@@ -111,7 +123,7 @@ def load_zip(path: Path, custom_objects: Mapping[str, Any], safe: bool) -> keras
 
 
 def _build(config: Any, custom_objects: Mapping[str, Any], safe: bool) -> keras.Model:
-    known = dict.fromkeys(_OPERATIONS, OldOperation) | dict(custom_objects)
+    known = dict.fromkeys(_OPERATIONS, OldOperation) | _OF_APPLICATIONS | dict(custom_objects)
     with saving_options.keras_option_scope(use_legacy_config=True), serialization_lib.SafeModeScope(safe):
         return saving_utils.model_from_config(_converted(config), custom_objects=known)
 
@@ -126,23 +138,33 @@ def _converted(value: Any) -> Any:
     value = {key: _converted(item) for key, item in value.items()}
     if isinstance(value.get("config"), dict) and "class_name" in value:
         value["config"] = _layer_config(value["class_name"], value["config"])
-        if value["class_name"] in (*_MODELS, *_OPERATIONS) or str(value.get("module")).endswith("layers"):
-            for key in ("module", "registered_name", "build_config"):  # without them Keras reads it as an old one
-                value.pop(key, None)
     return value
 
 
 def _layer_config(name: str, config: dict[str, Any]) -> dict[str, Any]:
+    if "name" in config and isinstance(config["name"], str):
+        config["name"] = _layer_name(config["name"])
     if name == "InputLayer":
         shape = config.get("batch_input_shape", config.get("batch_shape"))
         return {"batch_shape": shape, "dtype": config.get("dtype"), "name": config.get("name")}
-    if name in ("Functional", "Model"):
-        return _functional_config(config)
+    if name in _MODELS:
+        for layer in config["layers"]:  # without these Keras reads it as an old one
+            for key in ("module", "registered_name", "build_config"):
+                layer.pop(key, None)
+        return config if name == "Sequential" else _functional_config(config)
     kind = getattr(keras.layers, name, None)
-    if kind is None or name == "Sequential":
+    if kind is None:
         return config
-    taken = _OF_EVERY_LAYER | set(inspect.signature(kind.__init__).parameters)
+    for key in {"layer", "backward_layer"} & set(config):  # of Bidirectional and TimeDistributed: read as a new one
+        config[key] = {"module": "keras.layers", "registered_name": None, **config[key]}
+    taken = set(inspect.signature(kind.__init__).parameters)
+    if "kwargs" in taken:
+        taken |= _OF_EVERY_LAYER
     return {key: item for key, item in config.items() if key in taken or not _is_gone(key, item)}
+
+
+def _layer_name(name: str) -> str:
+    return name.replace("/", "_")  # which Keras 3 keeps for paths
 
 
 def _is_gone(key: str, value: Any) -> bool:
@@ -153,25 +175,35 @@ def _is_gone(key: str, value: Any) -> bool:
 def _functional_config(config: dict[str, Any]) -> dict[str, Any]:
     """A graph with the calls of its layers in the form of Keras 3, where a nested model has no call of its own before
     the first."""
-    nested = {layer["name"]: layer["class_name"] for layer in config["layers"] if layer["class_name"] in _MODELS}
-    calls = [call for layer in config["layers"] for call in _references(layer["inbound_nodes"])]
-    outputs = list(_references(config["output_layers"]))
-    first = {name: min((n for other, n, _ in [*calls, *outputs] if other == name), default=0) for name in nested}
+    kinds = {layer["name"]: layer["class_name"] for layer in config["layers"]}
+    calls = [
+        *_references([layer["inbound_nodes"] for layer in config["layers"]]),
+        *_references(config["output_layers"]),
+    ]
+    first = {name: min(node for other, node, _ in calls if other == name) for name in {name for name, *_ in calls}}
 
-    def tensor(name: str, node: int, number: int) -> dict[str, Any]:
-        history = [name, node - first.get(name, 0), number]
-        return {"class_name": "__keras_tensor__", "config": {"shape": [], "dtype": "float32", "keras_history": history}}
+    def tensor(name: str, node: int, number: int) -> Any:
+        if name not in kinds:  # a list that only looks like a reference
+            return [name, node, number]
+        node -= first[name] if kinds[name] in _MODELS else 0
+        history = {"shape": [], "dtype": "float32", "keras_history": [_layer_name(name), node, number]}
+        return {"class_name": "__keras_tensor__", "config": history}
+
+    def output(name: str, node: int, number: int) -> Any:
+        if kinds[name] in _MODELS:
+            node += (kinds[name] != "Sequential") - first[name]
+        return [_layer_name(name), node, number]
 
     for layer in config["layers"]:
         layer["inbound_nodes"] = [_node(node, tensor) for node in layer["inbound_nodes"]]
-    config["output_layers"] = _replaced(
-        config["output_layers"],
-        lambda name, node, number: [
-            name,
-            node - first.get(name, 0) + (nested.get(name) in ("Functional", "Model")),
-            number,
-        ],
-    )
+        layer["name"] = _layer_name(layer["name"])
+    for key, make in (
+        ("input_layers", lambda *reference: [_layer_name(reference[0]), *reference[1:]]),
+        ("output_layers", output),
+    ):
+        replaced = _replaced(config[key], make)
+        alone = isinstance(replaced, list) and len(replaced) == 1 and _is_reference(replaced[0])
+        config[key] = replaced[0] if alone else replaced
     return config
 
 
@@ -204,8 +236,10 @@ def _replaced(value: Any, make: Callable[[str, int, int], Any]) -> Any:
 def _node(node: Any, tensor: Callable[[str, int, int], Any]) -> Any:
     """A layer's call in the form of Keras 3, in which tensors may stand anywhere among the arguments."""
     if isinstance(node, dict):
-        return node
+        return node if set(node) == {"args", "kwargs"} else {"args": [_replaced(node, tensor)], "kwargs": {}}
     calls = [node] if node and isinstance(node[0], str) else node
-    kwargs = calls[0][3] if calls and len(calls[0]) > 3 else {}
-    tensors = [call[2] if call[0] == "_CONSTANT_VALUE" else tensor(*call[:3]) for call in calls]
-    return {"args": tensors if len(tensors) == 1 else [tensors], "kwargs": _replaced(kwargs, tensor)}
+    kwargs = _replaced(calls[0][3] if calls and len(calls[0]) > 3 else {}, tensor)
+    if len(calls) == 1 and calls[0][0] == "_CONSTANT_VALUE":
+        return {"args": [], "kwargs": {"first": calls[0][2], **kwargs}}
+    tensors = [tensor(*call[:3]) for call in calls]
+    return {"args": tensors if len(tensors) == 1 else [tensors], "kwargs": kwargs}
