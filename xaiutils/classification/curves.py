@@ -95,6 +95,17 @@ def mean_auc(labels: np.ndarray, probabilities: np.ndarray) -> float:
     return float(np.mean(areas)) if areas else np.nan
 
 
+def mean_label_auc(labels: np.ndarray, scores: np.ndarray) -> float:
+    """Mean AUC of the labels ``(n, k)`` of 1, 0 and -1 (left out) of which there are both kinds; NaN without any."""
+    areas = []
+    for y, s in zip(labels.T, scores.T, strict=True):
+        known = y >= 0
+        if 0 < (y == 1).sum() < known.sum():
+            once = np.ones((int(known.sum()), 1), np.int32)
+            areas.append(PositiveRanks.of(y[known] == 1, s[known], once).auc()[0])
+    return float(np.mean(areas)) if areas else np.nan
+
+
 def threshold_table(positive: np.ndarray, scores: np.ndarray) -> pd.DataFrame:
     """Every threshold that changes an answer, from infinity down: columns threshold, sensitivity, specificity,
     precision (1 where nothing is called positive) and called (how many are). Sensitivity is NaN without positives."""

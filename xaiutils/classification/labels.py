@@ -11,6 +11,7 @@ from xaiutils.classification.curves import PositiveRanks, youden_threshold
 from xaiutils.classification.predictions import Predictions
 from xaiutils.classification.report import Report
 from xaiutils.statistics.bootstrap import bootstrap_means, percentile_interval, replicates
+from xaiutils.statistics.delong import auc_interval
 from xaiutils.statistics.formatting import with_interval
 from xaiutils.statistics.proportions import proportion_interval
 from xaiutils.text import counted
@@ -227,9 +228,19 @@ def _averages(predictions: LabelPredictions, n_resamples: int, confidence: float
     for (average, area), value in once.items():
         samples = np.concatenate([block[average, area] for block in blocks])
         interval = percentile_interval(samples, confidence)
+        if (average, area) == ("macro average", "AUC"):
+            interval = auc_interval(float(value[0]), samples, *_least_units(predictions), confidence)
         rows.setdefault(average, {}).update(_columns(area, float(value[0]), *interval))
     both = ((predictions.labels == 1).any(axis=0) & (predictions.labels == 0).any(axis=0)).sum()
     return pd.DataFrame.from_dict(rows, orient="index").assign(labels=int(both))
+
+
+def _least_units(predictions: LabelPredictions) -> tuple[int, int]:
+    """Units with and without the label that has the fewest, of those with both kinds. Where all AUCs are 1, this bounds
+    their mean as it bounds one AUC: a lower mean has a label with a lower AUC."""
+    counts = [[len(np.unique(predictions.units[column == y])) for y in (1, 0)] for column in predictions.labels.T]
+    both = [(positive, negative) for positive, negative in counts if positive and negative]
+    return min(both, key=min) if both else (0, 0)
 
 
 def _areas(predictions: LabelPredictions, weights: np.ndarray) -> dict[tuple[str, str], np.ndarray]:

@@ -15,10 +15,12 @@ from xaiutils.registry import Registry, check_choice, check_integer
 
 layers = keras.layers
 
-__all__ = ["HEADS", "MODELS", "ModelEntry", "build_model", "load_model"]
+__all__ = ["HEADS", "MODELS", "OUTPUTS", "VALUE_LAYER", "ModelEntry", "build_model", "load_model"]
 
 HEADS = ("linear", "thesis", "imagenet")
 SCALINGS = ("family", "z_norm")
+OUTPUTS = ("softmax", "sigmoid", "regression")
+VALUE_LAYER = "value"  # the last of a regression model: from standardised values to their own units
 
 
 @dataclass(frozen=True)
@@ -122,12 +124,15 @@ def build_model(
     head: str = "linear",
     seed: int = 0,
     scaling: str = "family",
+    outputs: str = "softmax",
 ) -> keras.Model:
-    """Build an image classifier: a flat functional model that ends in layers ``logits`` and ``probabilities``.
+    """Build an image classifier: a flat functional model that ends in layers ``logits`` and ``probabilities`` (of a
+    quantity ``value``).
 
     Args:
         name: see `MODELS`.
-        n_classes: number of classes, at least 2 (``head="imagenet"`` always has 1000).
+        n_classes: number of classes, at least 2 (``head="imagenet"`` always has 1000), or of labels (of a quantity
+            there is one output).
         image_size: height and width of the input in pixels; at least 32, and for a ViT a multiple of its patch size.
         weights: None (random, from ``seed``), "imagenet" (the backbone's; the classes' too with ``head="imagenet"``),
             or a path: a ``.weights.h5`` or ``.keras`` file of the same model, or a backbone in the family's own
@@ -141,10 +146,12 @@ def build_model(
         scaling: "family": of the pixels as the family's weights were trained with. "z_norm": before that each channel
             of each image is set to ImageNet's mean and deviation, so that the network sees its z-scores, see
             `scaling.ZNorm`; for the attention study, whose weights were trained so.
+        outputs: "softmax": one class for each image. "sigmoid": several labels at once, each by itself. "regression": a
+            quantity in its own units, to be explained as ``xaiutils.wrap(model, "model", head="regression")``.
 
     Returns:
-        A model from float32 images ``(n, image_size, image_size, 3)`` in [0, 255] to softmax probabilities
-        ``(n, n_classes)``. Layer ``features`` is the pooled vector that the head starts from.
+        A model from float32 images ``(n, image_size, image_size, 3)`` in [0, 255] to probabilities
+        ``(n, n_classes)``, or values ``(n, 1)``. Layer ``features`` is the pooled vector that the head starts from.
 
     Raises:
         ValueError: an argument that is out of range, or weights of another model; the message says what to do.
@@ -153,6 +160,9 @@ def build_model(
     """
     entry = MODELS[name]
     _check_arguments(entry, n_classes, image_size, weights, head)
+    check_choice("outputs", outputs, OUTPUTS)
+    if head == "imagenet" and outputs != "softmax":
+        raise ValueError(f"outputs={outputs!r}: the ImageNet head names one of 1000 classes; give head='linear'.")
     check_choice("scaling", scaling, SCALINGS)
     keras.utils.set_random_seed(seed)
     inputs, features = entry.backbone(image_size)
@@ -166,9 +176,15 @@ def build_model(
     if head == "thesis":
         x = layers.Dropout(0.2, name="head_dropout")(x)
         x = layers.Dense(256, activation="gelu", name="head_dense")(x)
-    logits = layers.Dense(1000 if head == "imagenet" else n_classes, name="logits")(x)
-    outputs = layers.Softmax(name="probabilities")(logits)
-    model = keras.Model(inputs, outputs, name=name)
+    units = 1000 if head == "imagenet" else 1 if outputs == "regression" else n_classes
+    logits = layers.Dense(units, name="logits")(x)
+    if outputs == "regression":  # what training standardised by; one layer more of which every method knows the rule
+        last = layers.Dense(1, kernel_initializer="ones", name=VALUE_LAYER, trainable=False)(logits)
+    elif outputs == "sigmoid":
+        last = layers.Activation("sigmoid", name="probabilities")(logits)
+    else:
+        last = layers.Softmax(name="probabilities")(logits)
+    model = keras.Model(inputs, last, name=name)
     if weights == "imagenet" and entry.load_weights is not None:
         entry.load_weights(model, head == "imagenet")
     elif weights is not None:

@@ -11,15 +11,17 @@ from xaiutils.classification.model_card import kept_epoch
 from xaiutils.plots.style import COLOURS, legend_below, line_style, tidy
 from xaiutils.text import drawn
 
+_ROWS = {"loss": "loss", "accuracy": "accuracy", "mae": "mean absolute error", "auc": "AUC"}
+
 
 def training_curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
-    """Loss and accuracy of training and validation, and the validation AUC where it was recorded; a column for
-    each model.
+    """Loss and accuracy (of a measured quantity the mean absolute error) of training and validation, and the validation
+    AUC where it was recorded; a column for each model.
 
     A dot marks the epoch whose weights were kept (see `xaiutils.classification.model_card.kept_epoch`).
     Grey lines separate the stages of a history that has a column ``stage``.
     """
-    rows = ["loss", "accuracy"] + ["auc"] * any("val_auc" in h for h in histories.values())
+    rows = [what for what in _ROWS if any(f"val_{what}" in h for h in histories.values())]
     figure = Figure(figsize=(4 * len(histories), 2.5 * len(rows)), layout="constrained")
     grid = figure.subplots(len(rows), len(histories), squeeze=False)
     for column, (name, history) in enumerate(histories.items()):
@@ -32,10 +34,10 @@ def training_curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
                 axes.plot(history["epoch"], history[what], color=COLOURS[0], label="training")
             axes.plot(history["epoch"], history[f"val_{what}"], color=COLOURS[1], linestyle="--", label="validation")
             axes.plot(history["epoch"][kept], history[f"val_{what}"][kept], "o", color=COLOURS[1])
-            axes.set_ylabel("AUC" if what == "auc" else what)
+            axes.set_ylabel(_ROWS[what])
             if what == "accuracy":
                 axes.set_ylim(0, 1.03)
-            _part_stages(axes, history, named=what == "accuracy")
+            _part_stages(axes, history, named=what == rows[1])
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             tidy(axes)
         grid[0, column].set_title(drawn(name))

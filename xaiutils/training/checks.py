@@ -8,26 +8,30 @@ import numpy as np
 from xaiutils.backend import keras, tf
 from xaiutils.datasets import ImageDataset
 from xaiutils.registry import check_integer
+from xaiutils.training.objectives import Objective, objective_of
 from xaiutils.training.recipe import Recipe
 
 FORMATS = (".keras", ".weights.h5")
 
 
-def check_data(model: keras.Model, train_ds: ImageDataset, val_ds: ImageDataset) -> None:
-    """Raises ValueError for data that do not fit the model, or each other."""
-    size, classes = model.input_shape[1:3], model.output_shape[-1]
+def check_data(model: keras.Model, train_ds: ImageDataset, val_ds: ImageDataset) -> Objective:
+    """What the model is trained for; ValueError for data that do not fit it, or each other."""
+    objective = objective_of(model, train_ds)
+    size, channels = model.input_shape[1:3], model.input_shape[-1]
     for name, ds in (("train_ds", train_ds), ("val_ds", val_ds)):
         if len(ds) == 0:
             raise ValueError(f"{name} is empty.")
         if ds.pixels.shape[1:3] != size:
             raise ValueError(f"{name} has images of {ds.pixels.shape[1:3]} pixels; the model takes {size}.")
-        if len(ds.class_names) != classes:
-            raise ValueError(f"{name} has {len(ds.class_names)} classes; the model {classes}. Build it with n_classes.")
+        if ds.pixels.shape[-1] != channels:
+            raise ValueError(f"{name} has images of {ds.pixels.shape[-1]} channels; the model takes {channels}.")
+        objective.check(name, ds, model.output_shape[-1])
     if train_ds.class_names != val_ds.class_names:
         raise ValueError(f"the classes are {train_ds.class_names} in train_ds and {val_ds.class_names} in val_ds.")
     shared = set(train_ds.ids) & set(val_ds.ids)
     if shared:
         raise ValueError(f"{len(shared)} images are in both train_ds and val_ds, such as {min(shared)!r}.")
+    return objective
 
 
 def shared_patients(train_ds: ImageDataset, val_ds: ImageDataset) -> list[str]:

@@ -13,9 +13,9 @@ from xaiutils.backend import keras, tf
 from xaiutils.progress import progress
 from xaiutils.training.augmentation import augment
 from xaiutils.training.features import leaves
-from xaiutils.training.losses import epoch_order, make_loss
+from xaiutils.training.losses import epoch_order
+from xaiutils.training.objectives import Classes, Objective
 from xaiutils.training.optimisation import make_optimizer, make_schedule
-from xaiutils.training.predictions import mean_auc
 from xaiutils.training.recipe import Recipe
 from xaiutils.training.state import BestEpoch, State, Variables, load_variables, save_state
 
@@ -24,8 +24,8 @@ SAVE_SECONDS = 10.0  # between two states of a run that does not say how many ep
 
 @dataclass(frozen=True)
 class Split:
-    """Inputs and int64 labels. ``x`` is ``(n, ...)``, images or features; for training with augmented copies of the
-    features it is ``(copies, n, ...)``."""
+    """Inputs and an objective's targets. ``x`` is ``(n, ...)``, images or features; for training with augmented copies
+    of the features it is ``(copies, n, ...)``."""
 
     x: np.ndarray
     y: np.ndarray
@@ -53,6 +53,7 @@ def fit(
     recipe: Recipe,
     seed: int,
     state: State,
+    objective: Objective,
     *,
     auc: bool = False,
     checkpoint: Checkpoint | None = None,
@@ -71,6 +72,7 @@ def fit(
         seed: of the order of images, augmentation, mixup and dropout.
         state: is carried on: rows are added to its history, and where it is in the middle of this stage,
             ``checkpoint`` is read.
+        objective: what the model is trained for.
         auc: whether val_auc is measured.
         checkpoint: where and how often the state is written; None: nowhere.
         strategy: of several devices, which ``body`` and ``head`` were made on.
@@ -81,7 +83,7 @@ def fit(
     batch_size = min(recipe.batch_size, len(train.y))
     steps = len(train.y) // batch_size
     schedule = make_schedule(recipe, steps * recipe.epochs)
-    loss = make_loss(recipe, train.y, head.output_shape[-1])
+    loss = objective.loss(recipe, train.y, head.output_shape[-1])
     trained = [*_trained(body, recipe), *head.trainable_variables]
     with nullcontext() if strategy is None else strategy.scope():
         # The devices' gradients come to the optimiser divided by their number, see `compiled`: so must the clip.
@@ -89,7 +91,7 @@ def fit(
         optimizer = make_optimizer(replace(recipe, clip=recipe.clip / devices), schedule)
         if scale_loss:
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-        step, forward = compiled(body, head, trained, loss, optimizer, recipe, seed)
+        step, forward = compiled(body, head, trained, loss, optimizer, recipe, seed, objective)
     variables = [*(v for m in (body, head) if m is not None for v in m.variables), *optimizer.variables]
     probe = np.asarray(val.x[: 8 * recipe.batch_size], np.float32).mean(axis=0) if recipe.frozen else np.zeros(0)
     others = Variables(np.random.default_rng(seed), variables, probe)
@@ -104,13 +106,12 @@ def fit(
         start, number = time.monotonic(), before + epoch
         order = epoch_order(train.y, steps * batch_size, recipe.balance == "balanced_batches", others.rng)
         seen = [step(_inputs(train.x, batch, recipe, others.rng), train.y[batch]) for batch in order.reshape(steps, -1)]
-        mean_loss, accuracy = np.mean(seen, axis=0)
-        measured = validate(forward, val.x, val.y, recipe.batch_size, auc)
+        mean_loss, mean_score = np.mean(seen, axis=0)
+        measured = validate(forward, val.x, val.y, recipe.batch_size, auc, objective)
         if not np.isfinite(mean_loss) or not np.isfinite(measured["val_loss"]):
             raise FloatingPointError(f"the loss is not finite in epoch {number}; lower learning_rate ({recipe}).")
-        row = {"epoch": number, "stage": recipe.name, "loss": float(mean_loss), "accuracy": float(accuracy)}
-        rate = float(schedule(epoch * steps))
-        row |= measured | {"learning_rate": rate, "seconds": time.monotonic() - start}
+        row = {"epoch": number, "stage": recipe.name, "loss": float(mean_loss), objective.score_name: float(mean_score)}
+        row |= measured | {"learning_rate": float(schedule(epoch * steps)), "seconds": time.monotonic() - start}
         state.rows.append(row)
         state.epoch = epoch
         for name in measures:
@@ -162,8 +163,10 @@ def compiled(
     optimizer: keras.optimizers.Optimizer,
     recipe: Recipe,
     seed: int,
+    objective: Objective | None = None,
 ) -> tuple[Callable, Callable]:
-    """A training step (batch, labels) -> (loss, accuracy), and the forward pass to logits.
+    """A training step (batch, targets) -> (loss, score of ``objective``, by default accuracy), and the forward pass to
+    logits.
 
     The step moves the variables ``trained``. Where they were made by a strategy of several devices, each of these takes
     a share of the batch, and their gradients are added up before they are clipped, so that the step is that of one
@@ -175,6 +178,7 @@ def compiled(
     strategy = tf.distribute.get_strategy()
     optimizer.build(trained)
     batch = tf.TensorSpec((head if body is None else body).inputs[0].shape, tf.float32)
+    goal = Classes() if objective is None else objective
 
     def this_step(stream):
         return tf.stack([(seed + stream) % 2**31, tf.cast(optimizer.iterations.value, tf.int32)])
@@ -205,9 +209,9 @@ def compiled(
         if replicas > 1:  # Keras adds them up once it has clipped them; here they are added before, and again there
             gradients = [g / replicas for g in context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)]
         optimizer.apply(gradients, variables)
-        return value, share * tf.reduce_mean(tf.cast(tf.argmax(logits, axis=1) == y, tf.float32))
+        return value, share * goal.score(y, logits)
 
-    @tf.function(input_signature=[batch, tf.TensorSpec([None], tf.int64)], autograph=False)
+    @tf.function(input_signature=[batch, goal.spec(head.output_shape[-1])], autograph=False)
     def step(x, y):
         return [strategy.reduce("SUM", part, axis=None) for part in strategy.run(step_of_one, (x, y))]
 
@@ -225,23 +229,18 @@ def mix(x: tf.Tensor, y: tf.Tensor, alpha: float, seed: tf.Tensor) -> tuple[tf.T
     uniform = 1 - tf.random.stateless_uniform([2], seed + 2)  # in (0, 1]
     logs = tf.math.log(tf.random.stateless_gamma([2], seed, alpha + 1)) + tf.math.log(uniform) / alpha
     part = tf.sigmoid(tf.abs(logs[0] - logs[1]))
-    order = tf.argsort(tf.random.stateless_uniform(tf.shape(y), seed + 1))
+    order = tf.argsort(tf.random.stateless_uniform(tf.shape(y)[:1], seed + 1))
     return part * x + (1 - part) * tf.gather(x, order), tf.gather(y, order), part
 
 
-def validate(forward: Callable, x: np.ndarray, y: np.ndarray, batch_size: int, auc: bool) -> dict[str, float]:
-    """val_loss (mean cross-entropy, whatever the recipe minimises), val_accuracy, and val_auc if asked for.
+def validate(
+    forward: Callable, x: np.ndarray, y: np.ndarray, batch_size: int, auc: bool, objective: Objective
+) -> dict[str, float]:
+    """val_loss (mean cross-entropy or squared error, whatever the recipe minimises), the objective's score, and val_auc
+    if asked for.
 
     NaN logits give a NaN loss.
     """
     starts = range(0, len(y), batch_size)
     logits = np.concatenate([forward(x[i : i + batch_size].astype(np.float32)).numpy() for i in starts])
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    measured = {
-        "val_loss": float(-log_p[np.arange(len(y)), y].mean()),
-        "val_accuracy": float((logits.argmax(axis=1) == y).mean()),
-    }
-    if auc and np.isfinite(measured["val_loss"]):
-        measured["val_auc"] = mean_auc(y, np.exp(log_p))
-    return measured
+    return objective.validate(y, logits, auc)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from xaiutils.backend import tf
+from xaiutils.datasets.image_dataset import strata
 
 
 def make_loss(recipe: Any, labels: np.ndarray, n_classes: int) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
@@ -42,6 +43,35 @@ def make_loss(recipe: Any, labels: np.ndarray, n_classes: int) -> Callable[[tf.T
     return loss
 
 
+def make_label_loss(recipe: Any, labels: np.ndarray) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """The loss of several labels in one image: (labels ``(n, k)`` of 1, 0 and -1, logits) -> the mean over the known.
+
+    Binary cross-entropy of each label by itself, whether the recipe's loss is cross_entropy or binary_cross_entropy;
+    with focal times (1 - p of what is true)^gamma. ``label_smoothing`` s: 1 and 0 become 1 - s / 2 and s / 2.
+    ``balance="class_weights"``: of each label, images with it and images without it weigh the same in all.
+    """
+    weighted = recipe.balance == "class_weights"
+    each = np.array([class_weights(y[y >= 0], 2) if (y >= 0).any() else [0, 0] for y in labels.T])
+    weights = tf.constant(each if weighted else np.ones((labels.shape[1], 2)), tf.float32)  # absent, present
+
+    def loss(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        known, present = tf.cast(y >= 0, tf.float32), tf.cast(y == 1, tf.float32)
+        target = present * (1 - recipe.label_smoothing) + recipe.label_smoothing / 2
+        values = tf.nn.sigmoid_cross_entropy_with_logits(target, logits)
+        if recipe.loss == "focal":
+            wrong = tf.sigmoid(logits * (1 - 2 * present))
+            values *= tf.maximum(wrong, 1e-7) ** recipe.focal_gamma
+        values *= known * (present * weights[:, 1] + (1 - present) * weights[:, 0])
+        return tf.math.divide_no_nan(tf.reduce_sum(values), tf.reduce_sum(known))
+
+    return loss
+
+
+def squared_error(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Mean squared error of standardised values ``(n,)`` and logits ``(n, 1)``."""
+    return tf.reduce_mean(tf.square(logits[:, 0] - y))
+
+
 def _log_of_rest(log_p: tf.Tensor) -> tf.Tensor:
     """log(1 - p) of each class from log p ``(n, classes)``. Of the likeliest class, where 1 - p may be 0 in float32,
     from the other classes' probabilities."""
@@ -62,10 +92,12 @@ def epoch_order(labels: np.ndarray, count: int, balanced: bool, rng: np.random.G
     """Positions of the ``count`` images of one epoch, in a random order; ``count`` is at most the number of images.
 
     ``balanced``: the classes take turns, so that any batch has as many of each as it can; images of a rare class come
-    several times, but none comes again before all others of its class.
+    several times, but none comes again before all others of its class. Of labels ``(n, k)`` the classes are those of
+    `strata`.
     """
     if not balanced:
         return rng.permutation(len(labels))[:count]
+    labels = strata(labels)
     present = rng.permutation(np.unique(labels))
     turns = np.resize(present, count)
     order = np.empty(count, np.int64)

@@ -28,6 +28,7 @@ from xaiutils.training.checks import (
 from xaiutils.training.devices import PRECISIONS, computing_in, first_device, make_strategy, twin
 from xaiutils.training.features import backbone_features, split_at_features
 from xaiutils.training.loop import Checkpoint, Split, fit, score
+from xaiutils.training.objectives import Objective, Values
 from xaiutils.training.recipe import Recipe, chained, in_every_stage
 from xaiutils.training.recipes import batch_size_for, change_recipe
 from xaiutils.training.state import BestEpoch, State, fingerprint, load_state
@@ -56,7 +57,10 @@ def train(
 
     Args:
         model: as `xaiutils.build_model` makes it, ending in layers ``logits`` and ``probabilities``; a frozen recipe
-            and one with dropout, freeze_norm or last_layers also need its layer ``features``.
+            and one with dropout, freeze_norm or last_layers also need its layer ``features``. With
+            ``outputs="sigmoid"`` the images have several labels: binary cross-entropy of each, of which unknown ones
+            (-1) count for nothing. With ``outputs="regression"`` the loss is the squared error of the standardised
+            ``values``; the model answers in their own units.
         train_ds, val_ds: data of the model's image size; the weights of the epoch that is best by the recipe's
             ``monitor`` are kept, so ``val_ds`` must not be the test split.
         recipe: a name in `RECIPES` or a `Recipe` (see `read_recipe` for YAML). ``epochs``, ``changes`` (its fields)
@@ -87,24 +91,23 @@ def train(
         val_auc (where it is watched), learning_rate, seconds, what callbacks add, and kept: True in the row whose
         weights the model has now (with ``also_keep`` as well ``kept_by_NAME``). Training loss and accuracy are means
         over the epoch while the weights move; validation is measured after it. ``loss`` is what the recipe minimises,
-        ``val_loss`` always plain cross-entropy. ``attrs``: "kept_epoch", the epoch of that row; "warnings", sentences
-        that were also given as Python warnings; "stopped", why a callback ended the run, or ""; "recipe", its fields,
-        as they were used; "seconds", of the whole call (of a resumed run also the epochs before), with what ``seconds``
-        of the rows leave out: the features of a frozen backbone, and callbacks.
+        ``val_loss`` always plain cross-entropy. Of a quantity, val_loss is the squared error and always watched, and
+        mae and val_mae, in its units, stand for the accuracies. ``attrs``: "kept_epoch", the epoch of that row;
+        "warnings", sentences that were also given as Python warnings; "stopped", why a callback ended the run, or "";
+        "recipe", its fields, as they were used; "seconds", of the whole call (of a resumed run also the epochs
+        before), with what ``seconds`` of the rows leave out: the features of a frozen backbone, and callbacks.
 
     Raises:
         TypeError, ValueError: a recipe field, a data set or the model is not as needed, or the state in ``run_dir``
         is of another run. FloatingPointError: the loss became NaN.
     """
     start = time.monotonic()
-    recipe = change_recipe(recipe, changes)
-    everywhere = {name: changes[name] for name in ("batch_size",) if name in changes}
-    recipe = in_every_stage(recipe, **everywhere if epochs is None else everywhere | {"epochs": epochs})
-    check_data(model, train_ds, val_ds)
+    recipe = _overlaid(change_recipe(recipe, changes), changes, epochs)
+    objective = check_data(model, train_ds, val_ds)
     check_choice("precision", precision, PRECISIONS)
     formats = check_output(run_dir, resume, save_every, formats)
     strategy = make_strategy(devices)
-    stages, warnings = _prepared(recipe, train_ds, val_ds)
+    stages, warnings = _prepared(recipe, train_ds, val_ds, objective)
     check_devices(1 if strategy is None else strategy.num_replicas_in_sync, stages, len(train_ds))
     dropouts = [head_dropout(model, stage) for stage in stages]
     warnings += shared_patients(train_ds, val_ds) + _warnings(model, train_ds, stages)
@@ -119,7 +122,9 @@ def train(
         if resume and checkpoint.path.exists():
             state = load_state(checkpoint.path, about)
     before = sum(row["seconds"] for row in state.rows)
-    runner = _StageRunner(model, train_ds, val_ds, seed, folder, checkpoint, strategy, precision, tuple(callbacks))
+    runner = _StageRunner(
+        model, objective, train_ds, val_ds, seed, folder, checkpoint, strategy, precision, tuple(callbacks)
+    )
     for number in range(state.stage, len(stages)):
         state = state if number == state.stage else _begin_stage(number, stages, state, model)
         try:
@@ -141,11 +146,17 @@ def train(
     return history
 
 
+def _overlaid(recipe: Recipe, changes: dict[str, Any], epochs: int | None) -> Recipe:
+    everywhere = {name: changes[name] for name in ("batch_size",) if name in changes}
+    return in_every_stage(recipe, **everywhere if epochs is None else everywhere | {"epochs": epochs})
+
+
 @dataclass(frozen=True)
 class _StageRunner:
     """What all stages of one call share."""
 
     model: keras.Model
+    objective: Objective
     train_ds: ImageDataset
     val_ds: ImageDataset
     seed: int
@@ -189,11 +200,12 @@ class _StageRunner:
                 body,
                 head,
                 kept,
-                Split(inputs[0], train_ds.labels),
-                Split(inputs[1], val_ds.labels),
+                Split(inputs[0], self.objective.targets(train_ds)),
+                Split(inputs[1], self.objective.targets(val_ds)),
                 recipe,
                 self.seed,
                 state,
+                self.objective,
                 auc=auc,
                 checkpoint=self.checkpoint,
                 strategy=strategy,
@@ -212,15 +224,19 @@ def _begin_stage(number: int, stages: list[Recipe], state: State, model: keras.M
     return State(number, 0, state.rows, {name: BestEpoch(score(name, row), before.epoch, weights) for name in measures})
 
 
-def _prepared(recipe: Recipe, train_ds: ImageDataset, val_ds: ImageDataset) -> tuple[list[Recipe], list[str]]:
+def _prepared(
+    recipe: Recipe, train_ds: ImageDataset, val_ds: ImageDataset, objective: Objective
+) -> tuple[list[Recipe], list[str]]:
     """The stages as these data want them, and sentences on what was changed."""
     stages, warnings = recipe.stages, []
     stages = [s if s.batch_size else replace(s, batch_size=batch_size_for(len(train_ds))) for s in stages]
     if not train_ds.mirrors:
         stages = [_without_mirroring(s) for s in stages]
-    if _watches(stages, "val_auc") and len(np.unique(val_ds.labels)) < 2:
+    if isinstance(objective, Values):
+        stages = [_watching_loss(s, ("val_auc", "val_accuracy")) for s in stages]
+    elif _watches(stages, "val_auc") and not objective.has_auc(val_ds):
         warnings.append("val_ds has images of one class alone, which has no AUC: val_loss is watched instead.")
-        stages = [_without_auc(s) for s in stages]
+        stages = [_watching_loss(s, ("val_auc",)) for s in stages]
     return stages, warnings
 
 
@@ -234,8 +250,8 @@ def _without_mirroring(recipe: Recipe) -> Recipe:
     return replace(plain, copies=recipe.copies if plain.augments else 0)
 
 
-def _without_auc(recipe: Recipe) -> Recipe:
-    monitor, also = ("val_loss" if name == "val_auc" else name for name in (recipe.monitor, recipe.also_keep))
+def _watching_loss(recipe: Recipe, in_place_of: tuple[str, ...]) -> Recipe:
+    monitor, also = ("val_loss" if name in in_place_of else name for name in (recipe.monitor, recipe.also_keep))
     return replace(recipe, monitor=monitor, also_keep="" if also == monitor else also)
 
 

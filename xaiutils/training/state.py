@@ -52,8 +52,15 @@ def fingerprint(stages: Sequence[Any], datasets: Any, **others: Any) -> dict[str
     for number, stage in enumerate(stages):
         prefix = f"stage {number + 1} " if number else ""
         recipes |= {f"{prefix}{name}": value for name, value in asdict(stage).items()}
-    data = [hashlib.sha256("\n".join([*ds.ids, *map(str, ds.labels)]).encode()).hexdigest()[:16] for ds in datasets]
+    data = [
+        hashlib.sha256("\n".join([*ds.ids, *map(str, ds.labels), *map(str, _values(ds))]).encode()).hexdigest()[:16]
+        for ds in datasets
+    ]
     return recipes | others | {"training images": data[0], "validation images": data[1]}
+
+
+def _values(dataset: Any) -> Sequence[float]:
+    return () if dataset.values is None else dataset.values
 
 
 def save_state(path: Path, state: State, about: dict[str, Any], others: Variables) -> None:
