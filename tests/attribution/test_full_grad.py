@@ -10,7 +10,7 @@ from xaiutils.attribution.full_grad import full_grad_terms
 from xaiutils.backend import keras, tf
 from xaiutils.graph.passes import enlarge
 
-layers = keras.layers
+layers, ops = keras.layers, keras.ops
 
 
 def gap(model, images, target=1):
@@ -176,3 +176,51 @@ def test_a_layer_without_second_derivative_is_named(images):
     with pytest.raises(ModelError, match="bias of layer 'odd' cannot be found"):
         xai.explain(model, images, 0, "full_grad")
     assert np.isfinite(xai.explain(model, images, 0, "full_grad", biases="explicit")).all()
+
+
+@keras.saving.register_keras_serializable("tests")
+class Positions(layers.Layer):
+    """Embeddings of positions as some packages have them: of one row, whatever the number of images."""
+
+    def build(self, shape):
+        self.table = self.add_weight(shape=(shape[1], shape[2]), initializer="random_normal", name="table")
+
+    def call(self, x):
+        places = ops.arange(x.shape[1])[None]
+        return ops.take(self.table, places, axis=0)
+
+
+def in_windows(x):
+    """Attention in windows: the rows of its tensors are windows, not images."""
+    windows = ops.reshape(ops.transpose(ops.reshape(x, (-1, 2, 4, 2, 4, 6)), (0, 1, 3, 2, 4, 5)), (-1, 16, 6))
+    windows = layers.Dense(6, activation="gelu")(windows)
+    back = ops.transpose(ops.reshape(windows, (-1, 2, 2, 4, 4, 6)), (0, 1, 3, 2, 4, 5))
+    return layers.GlobalAveragePooling2D()(ops.reshape(back, (-1, 8, 8, 6)))
+
+
+def same_tokens_twice(x):
+    tokens = layers.Reshape((64, 6))(x)
+    return layers.GlobalAveragePooling1D()(layers.MultiHeadAttention(2, 4)(tokens, tokens))
+
+
+def same_map_twice(x):
+    return layers.GlobalAveragePooling2D()(layers.Multiply()([x, x]))
+
+
+def positions_of_one_row(x):
+    tokens = layers.Reshape((64, 6))(x)
+    tokens = layers.Add()([tokens, Positions()(tokens)])
+    return layers.GlobalAveragePooling1D()(layers.Activation("gelu")(tokens))
+
+
+@pytest.mark.parametrize("tail", [same_tokens_twice, same_map_twice, in_windows, positions_of_one_row])
+def test_shares_of_each_image_add_up_to_its_score(images, tail):
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input((SIZE, SIZE, 3))
+    x = layers.Conv2D(6, 4, strides=4, activation="gelu")(layers.Rescaling(1 / 255)(inputs))
+    model = keras.Model(inputs, layers.Dense(3, bias_initializer="random_normal")(tail(x)))
+    scores, terms = full_grad_terms(Network.of(model), images, np.array([1] * 5, np.int32))
+    np.testing.assert_allclose(np.sum(list(terms.values()), axis=0), scores, rtol=1e-4, atol=1e-5)
+    maps = xai.explain(model, images, 1, "full_grad")
+    alone = xai.explain(model, images[3:4], 1, "full_grad")
+    np.testing.assert_allclose(alone[0], maps[3], atol=1e-5 * maps.max())

@@ -74,7 +74,8 @@ def full_grad_terms(
             scores, of_input, found = _decompose(network, batch, target, rules)
             names[:] = ["input", *(step.path + (f" ({output})" if output else "") for step, output, _ in found)]
             shares = [of_input, *(share for _, _, share in found)]
-            return scores, tf.stack([tf.reduce_sum(share, axis=range(1, len(share.shape))) for share in shares])
+            flat = [tf.reshape(share, (tf.shape(batch)[0], -1)) for share in shares]  # rows may be windows of images
+            return scores, tf.stack([tf.reduce_sum(share, axis=1) for share in flat])
 
         return run, names
 
@@ -105,7 +106,9 @@ def _decompose(
                 outputs, of_step = inputs, [biases_of[step]]
             else:
                 outputs, of_step = rules[step](step, inputs, compute)
-            outputs = [tf.identity(y) for y in outputs]  # so that no output's gradient goes through another of the step
+            # So that no output's gradient goes through another of the step, nor through another image: what is the same
+            # for all images, as an embedding of positions, has one row.
+            outputs = [tf.identity(y) if y.shape[0] != 1 else tf.repeat(y, tf.shape(images)[0], 0) for y in outputs]
             for number, (y, bias) in enumerate(zip(outputs, of_step, strict=True)):
                 if bias is not None:
                     tape.watch(y)
@@ -151,7 +154,7 @@ def _with_layer_bias(step: Step, inputs: list[Any], compute: Callable) -> tuple[
 
 def _with_constant(step: Step, inputs: list[Any], compute: Callable) -> tuple[list[Any], list[Any]]:
     """The bias of an affine step is what it makes of 0."""
-    return compute(inputs), compute([tf.zeros_like(x[:1]) for x in inputs])
+    return compute(inputs), compute([tf.zeros_like(x) for x in inputs])
 
 
 def _with_elementwise_bias(step: Step, inputs: list[Any], compute: Callable) -> tuple[list[Any], list[Any]]:
@@ -169,6 +172,7 @@ def _with_implicit_biases(step: Step, inputs: list[Any], compute: Callable) -> t
     u -> (the gradient of <y, u> by the inputs) is linear with the matrix J^T; so its own derivative, applied to the
     inputs, is J inputs.
     """
+    inputs = [tf.identity(x) for x in inputs]  # the tokens that are query and value are one tensor: each has its part
     with tf.GradientTape(watch_accessed_variables=False, persistent=True) as outer:
         with tf.GradientTape(watch_accessed_variables=False, persistent=True) as inner:
             inner.watch(inputs)
@@ -176,8 +180,11 @@ def _with_implicit_biases(step: Step, inputs: list[Any], compute: Callable) -> t
         seeds = [tf.ones_like(y) for y in outputs]
         outer.watch(seeds)
         pulled = [inner.gradient(y, inputs, u) for y, u in zip(outputs, seeds, strict=True)]
-    biases: list[tf.Tensor] = []
+    biases: list[tf.Tensor | None] = []
     for y, seed, back in zip(outputs, seeds, pulled, strict=True):
+        if not tf.as_dtype(y.dtype).is_floating:  # positions that are looked up
+            biases.append(None)
+            continue
         pairs = [(g, x) for g, x in zip(back, inputs, strict=True) if g is not None]
         try:
             linear = outer.gradient([g for g, _ in pairs], seed, [x for _, x in pairs]) if pairs else None
@@ -187,7 +194,7 @@ def _with_implicit_biases(step: Step, inputs: list[Any], compute: Callable) -> t
                 f"({error}); use biases='explicit', or another method."
             ) from error
         biases.append(y if linear is None else y - linear)
-    return outputs, [_without_rounding(bias, y) for bias, y in zip(biases, outputs, strict=True)]
+    return outputs, [None if b is None else _without_rounding(b, y) for b, y in zip(biases, outputs, strict=True)]
 
 
 def _without_rounding(bias: tf.Tensor, y: tf.Tensor) -> tf.Tensor:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from xaiutils.backend import tf
 from xaiutils.graph.flat_graph import FlatGraph, Step
 from xaiutils.graph.layers.activations import activation_of, applied_activation, is_elementwise, rectifier, values_at
 from xaiutils.graph.layers.norms import Norm
@@ -104,7 +105,10 @@ def _is_homogeneous(graph: FlatGraph, step: Step) -> bool:
     kind = kind_of(graph, step)
     if kind in (AFFINE, SELECT):
         zeros = [np.zeros((1, *shape)) for shape in input_shapes(graph, step)]
-        return not any(y.any() for y in outputs_for(step, zeros))
+        try:
+            return not any(y.any() for y in outputs_for(step, zeros))
+        except (TypeError, ValueError, tf.errors.OpError):  # its rows are no images: windows of them, say
+            return False
     function, shape = applied_activation(graph, step), graph.shapes[step.outputs[0]][1:]
     if kind == ACTIVATION and function is not None:
         x = np.concatenate([scale * np.linspace(-8, 8, 65) for scale in (1, 30, 1000, 100_000)])
