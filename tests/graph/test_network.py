@@ -124,8 +124,8 @@ def _segmenter():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (_subclassed, "not a functional"),
-        (_two_inputs, "expected one image input"),
+        (_subclassed, "has never been called"),
+        (_two_inputs, "xai.wrap.model, inputs="),
         (_segmenter, "expected one output"),
         (lambda: "a path", "expected a Keras model, got str"),
     ],

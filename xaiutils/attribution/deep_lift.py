@@ -26,6 +26,7 @@ from xaiutils.graph.layers.table import (
     MATMUL,
     MAX_POOL,
     PRODUCT,
+    SCORE,
     SMALLEST,
     SOFTMAX,
     linear_parts,
@@ -62,7 +63,8 @@ def deep_lift(
       (Shapley values of two factors).
     - Softmax p_i = exp(s_i - log sum exp(s)) and LayerNorm (x - mean) * rsqrt(var + epsilon): rescale rule and
       product rule on what they are made of, in closed form.
-    - The logarithm of a probability that several members make: its derivatives' mean on the straight path.
+    - The logarithm of a probability that several members make, and the caller's own score of the logits: their
+      derivatives' mean on the straight path.
     - Max pooling: a rise goes to the largest value of the image, a fall to that of the baseline.
 
     ``baseline`` and ``baseline_image`` are as in integrated_gradients. Cost: a forward pass of the baseline (once for
@@ -164,7 +166,7 @@ class _DeepLift:
         if kind == ATTENTION:
             pairs = list(zip(inputs, references, strict=True))
             return [y for y, _ in attention(step, pairs, _PAIRS, "deep_lift")]
-        if kind == LOG_PROBABILITY:
+        if kind in (LOG_PROBABILITY, SCORE):
             return relay(inputs, compute(inputs), lambda m: _mean_slope(step.operation, inputs, references, m))
         return compute(inputs)  # linear operations: the gradient
 

@@ -1,6 +1,6 @@
 """The calls: `explain` one method's maps, `explain_all` the maps of several, `resolve` what their names stand for."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -8,10 +8,12 @@ import numpy as np
 from xaiutils.attribution.cam.weighted_sum import combination, maps_of_one_pass
 from xaiutils.attribution.libraries import ADAPTERS
 from xaiutils.attribution.map_warnings import warn_if_empty, warn_if_incomplete
-from xaiutils.attribution.method import Method, own_reading
+from xaiutils.attribution.method import Method, of_members, own_reading
 from xaiutils.attribution.methods import METHODS
 from xaiutils.backend import keras
-from xaiutils.graph.predict import prepare
+from xaiutils.graph.network import Network
+from xaiutils.graph.predict import Prepared, prepared
+from xaiutils.graph.targets import Targets
 from xaiutils.map_reading import check_reading, read_maps
 from xaiutils.registry import check_parameters, suggest
 
@@ -19,22 +21,26 @@ from xaiutils.registry import check_parameters, suggest
 def explain(
     model: keras.Model,
     images: np.ndarray,
-    targets: int | Iterable[int] | None = None,
+    targets: Targets = None,
     method: str = "grad_cam",
     library: str = "xaiutils",
     batch_size: int = 32,
     reading: str = "signed",
+    inputs: Mapping[str, Any] | None = None,
     **params: Any,
 ) -> np.ndarray:
     """Attribution maps of images.
 
     Args:
-        model: a functional or Sequential Keras classifier, flat or nested, of one output, with a softmax, a sigmoid or
-            no last activation; its logits are found. A one-unit sigmoid is read as two classes. Any other output of
-            probabilities (a mean of members, ...) is explained by log p, or log p - log (1 - p) of independent ones.
+        model: a Keras classifier, flat or nested, of one output, with a softmax, a sigmoid or no last activation; its
+            logits are found. A one-unit sigmoid is read as two classes. Any other output of probabilities (a mean of
+            members, ...) is explained by log p, or log p - log (1 - p) of independent ones. A model of other inputs,
+            scaling or head, or in a file: `xaiutils.wrap`.
         images: ``(n, height, width, C)`` in [0, 255], of the size and channels that the model takes; grey images
             of one channel are repeated for three, and of three equal ones become one.
-        targets: class index for all images, one for each, or None for each image's predicted class.
+        targets: class index or name for all images, one for each, or None for each image's predicted class. Or a
+            function of the logits, as `xaiutils.predict` returns them, that gives a score for each image, ``(n,)``:
+            this score is explained, ``lambda z: z[:, 2] - z[:, 0]``. Made of keras.ops or TensorFlow functions.
         method: a name in `METHODS`, which declares ``params``, their defaults and ranges.
         library: "xaiutils", or a library that computes the method too (see ``METHODS[method].libraries``). Libraries
             are given the logits and return raw values; `xaiutils.attribution.libraries.ADAPTERS` says where
@@ -42,6 +48,7 @@ def explain(
         batch_size: images in one pass; memory depends on it, results do not.
         reading: "signed", the values as they are; "positive", max(map, 0); or "magnitude", abs(map). By which of them
             a method is compared with others, `Method.own_reading` says.
+        inputs: rows ``(n, ...)`` of the inputs of which each case brings its own, by their names.
 
     Returns:
         Maps, finite float32 ``(n, height, width)``, unnormalised, by default signed where the method is.
@@ -52,29 +59,58 @@ def explain(
     """
     declared = METHODS[method]
     check_reading(reading)
-    network, images, targets = prepare(model, images, targets, batch_size)
-    if library == "xaiutils":
-        chosen = check_parameters(f"method {method!r}", declared.parameters, params)
-        maps = declared.compute(network, images, targets, batch_size, **chosen)
-        warn_if_incomplete(network, declared, images, targets, batch_size, chosen, maps)
-    elif library in declared.libraries:
-        adapter = ADAPTERS[library, method]
-        taken = tuple(p for p in declared.parameters if p.name in adapter.parameters)
-        chosen = check_parameters(f"method {method!r} of {library}", taken, params)
-        maps = adapter.compute(network, images, targets, **chosen)
-    else:
+    cases = prepared(model, images, targets, batch_size, inputs)
+    network = cases.network
+    if library not in declared.libraries:
         raise ValueError(f"{method} is not available from {library!r}; {suggest(library, list(declared.libraries))}")
-    return read_maps(_finite(maps, method, images), reading)
+    adapter = None if library == "xaiutils" else ADAPTERS[library, method]
+    taken = tuple(p for p in declared.parameters if adapter is None or p.name in adapter.parameters)
+    what = f"method {method!r}" + (f" of {library}" if adapter else "")
+    chosen = _of_score(network, params, check_parameters(what, taken, params))
+
+    def compute(members: np.ndarray) -> dict[str, np.ndarray]:
+        few, wanted, given = (
+            cases.images[members],
+            cases.targets[members],
+            of_members(chosen, members, len(cases.images)),
+        )
+        if adapter is not None:
+            return {method: adapter.compute(network, few, wanted, **given)}
+        maps = declared.compute(network, few, wanted, batch_size, **given)
+        warn_if_incomplete(network, declared, few, wanted, batch_size, given, maps)
+        return {method: maps}
+
+    return read_maps(_finite(_of_groups(cases, compute)[method], method, cases.images), reading)
+
+
+def _of_groups(cases: Prepared, compute: Callable[[np.ndarray], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The maps ``compute(members)`` of all cases, by method; those of equal rows of other inputs together."""
+    if not cases.rows:
+        return compute(np.arange(len(cases.images)))
+    maps: dict[str, np.ndarray] = {}
+    for members in cases.groups():
+        for name, found in compute(members).items():
+            maps.setdefault(name, np.empty(cases.images.shape[:3], np.float32))[members] = found
+    return maps
+
+
+def _of_score(network: Network, given: Mapping[str, Any], chosen: dict[str, Any]) -> dict[str, Any]:
+    """A method's parameters; of a score, which has no probability, those that need none where nothing was said."""
+    if network.activation != "score":
+        return chosen
+    instead = {"score": "logit", "weighting": "softmax"}
+    return {name: instead.get(name, value) if name not in given else value for name, value in chosen.items()}
 
 
 def explain_all(
     model: keras.Model,
     images: np.ndarray,
-    targets: int | Iterable[int] | None = None,
+    targets: Targets = None,
     methods: Iterable[str] = ("grad_cam",),
     batch_size: int = 32,
     parameters: Mapping[str, Mapping] | None = None,
     reading: str = "signed",
+    inputs: Mapping[str, Any] | None = None,
 ) -> dict[str, np.ndarray]:
     """Maps of several methods by name; methods that read the same activation and gradient share their pass.
 
@@ -85,7 +121,27 @@ def explain_all(
     check_reading(reading)
     chosen = resolve(methods, parameters)
     readings = {name: (parameters or {}).get(name, {}).get("reading", reading) for name in chosen}
-    network, images, targets = prepare(model, images, targets, batch_size)
+    cases = prepared(model, images, targets, batch_size, inputs)
+
+    def compute(members: np.ndarray) -> dict[str, np.ndarray]:
+        given = {}
+        for name, (method, own) in chosen.items():
+            own = _of_score(cases.network, (parameters or {}).get(name, {}), own)
+            given[name] = method, of_members(own, members, len(cases.images))
+        return _maps_of_all(cases.network, cases.images[members], cases.targets[members], batch_size, given)
+
+    maps = _of_groups(cases, compute)
+    return {name: read_maps(_finite(maps[name], name, cases.images), readings[name]) for name in chosen}
+
+
+def _maps_of_all(
+    network: Network,
+    images: np.ndarray,
+    targets: np.ndarray,
+    batch_size: int,
+    chosen: Mapping[str, tuple[Method, dict[str, Any]]],
+) -> dict[str, np.ndarray]:
+    """The maps of several methods, of cases of equal rows."""
     maps: dict[str, np.ndarray] = {}
     shared: dict[tuple, list[str]] = {}
     for name, (method, given) in chosen.items():
@@ -98,7 +154,7 @@ def explain_all(
         combines = [combination(*chosen[name]) for name in names]
         found = maps_of_one_pass(network, images, targets, batch_size, layers, signals, combines)
         maps.update(zip(names, found, strict=True))
-    return {name: read_maps(_finite(maps[name], name, images), readings[name]) for name in chosen}
+    return maps
 
 
 def resolve(

@@ -117,6 +117,19 @@ def base_is_shift_invariant(parameters: Mapping[str, Any]) -> bool:
     return METHODS[parameters["base"]].is_shift_invariant(parameters["base_parameters"])
 
 
+PER_IMAGE = {"baseline_image": 4, "segments": 3}  # parameters that may have one entry for each image, and its axes then
+
+
+def of_members(parameters: Mapping[str, Any], members: np.ndarray, n: int) -> dict[str, Any]:
+    """Parameters for the images ``members`` of n: of `PER_IMAGE`, theirs alone."""
+
+    def own(name: str, value: Any) -> Any:
+        of_each = isinstance(value, np.ndarray) and value.ndim == PER_IMAGE.get(name) and len(value) == n > 1
+        return value[members] if of_each else value
+
+    return {name: own(name, value) for name, value in parameters.items()}
+
+
 # The reading by which a family's maps are compared.
 FAMILY_READINGS = {
     # The sign of a derivative is the way in which the pixel would have to change (brighter, darker), and that of its

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from xaiutils.backend import keras, tf
+from xaiutils.graph.own_calls import retraced
 from xaiutils.registry import suggest
 
 Functional = keras.src.models.Functional  # Keras does not export the class, only the factory keras.Model
@@ -80,7 +81,8 @@ class FlatGraph:
         self.input_key = self._new_key(function.inputs[0].shape)
         (self.output_key,) = self._flatten(function, [self.input_key], "")
         self.logits_key = self.output_key
-        self._without_activation: Callable[[Any], Any] | None = None  # a head with a fused softmax or sigmoid
+        self._without_activation: Callable[[Any], Any] | None = None  # a head with a fused softmax or sigmoid,
+        self._head_key = self.output_key  # and its tensor
         self._producer = {key: step for step in self.steps for key in step.outputs}
         self._traced_size: tuple[int, int] | None = None
 
@@ -96,13 +98,17 @@ class FlatGraph:
                 if node.is_input or any(id(t) not in keys for t in node.input_tensors):
                     continue
                 inner = as_function(node.operation)
+                if inner is not None:
+                    self._nested.append((node.operation, inner))
+                elif isinstance(node.operation, keras.Model):  # with a call of its own
+                    inner = retraced(node.operation, node.arguments.args, node.arguments.kwargs)
                 if inner is None:
                     outputs = [self._new_key(t.shape) for t in node.outputs]
                     path = self._unique(prefix + node.operation.name)
                     self.steps.append(Step(path, node.operation, node.arguments, keys, tuple(outputs)))
                 else:
-                    self._nested.append((node.operation, inner))
-                    inputs = [keys[id(t)] for t in node.input_tensors]
+                    given = [keys[id(t)] for t in node.input_tensors]
+                    inputs = given if len(given) == len(inner.inputs) else list(dict.fromkeys(given))
                     outputs = self._flatten(inner, inputs, f"{prefix}{node.operation.name}/")
                 keys.update({id(t): key for t, key in zip(node.outputs, outputs, strict=True)})
         return [keys[id(t)] for t in function.outputs]
@@ -171,7 +177,7 @@ class FlatGraph:
 
     def is_head(self, step: Step) -> bool:
         """Whether a softmax or sigmoid is fused into this step, which computes the logits without it."""
-        return self._without_activation is not None and self.logits_key in step.outputs
+        return self._without_activation is not None and self._head_key in step.outputs
 
     @property
     def size_traced(self) -> tuple[int | None, int | None]:

@@ -9,7 +9,7 @@ and, in layers of the user's own, with other weights. Everything else is taken f
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,11 +26,12 @@ _LARGEST = 100_000  # numbers in a tensor that is still part of a head
 
 @dataclass(frozen=True)
 class Head:
-    """Where the logits are, by the key of their tensor, and "softmax" or "sigmoid", what makes probabilities of them.
+    """Where the logits are, by the key of their tensor, and what makes probabilities of them: "softmax", "sigmoid", or
+    nothing of a "score".
 
     ``without_activation`` computes the logits where the activation is fused into the layer. ``log`` computes them from
     the tensors ``leaves`` where the head is explained by the logarithm of its probability; ``logits`` is then the
-    output's key.
+    output's key. ``bare``: nothing makes probabilities, so "softmax" is assumed.
     """
 
     logits: int
@@ -38,10 +39,28 @@ class Head:
     without_activation: Callable[[Any], Any] | None = None
     log: LogProbability | None = None
     leaves: tuple[int, ...] = ()
+    bare: bool = False
 
 
-def find_head(graph: FlatGraph, output: int) -> Head:
-    """The head of the graph's tensor ``output``, ``(n, classes)``."""
+def find_head(graph: FlatGraph, output: int, told: str | None = None) -> Head:
+    """The head of the graph's tensor ``output``, ``(n, classes)``.
+
+    ``told`` is what the user says of it, where it cannot be read: "regression" (the outputs are scores), "logits" (of a
+    softmax, or of one unit), "softmax" or "sigmoid" (what makes probabilities of the output's logits, or made them).
+    """
+    if told == "regression":
+        return Head(output, "score")
+    if told == "logits":
+        return Head(output, "softmax")
+    head = _read(graph, output)
+    if told not in ("softmax", "sigmoid") or told == head.activation:
+        return head
+    if head.bare:
+        return replace(head, activation=told)
+    raise ModelError(f"head={told!r} was given, but the model ends in a {head.activation}; give head=None.")
+
+
+def _read(graph: FlatGraph, output: int) -> Head:
     units, key = graph.shapes[output][-1], output
     step = graph.producer(key)
     while step is not None and _changes_nothing(graph, step):
@@ -55,7 +74,7 @@ def find_head(graph: FlatGraph, output: int) -> Head:
     if _is_plain_dense(step.operation):
         name = function_kind(step.operation.activation, units)
         if name == "linear":
-            return Head(key, "softmax")
+            return Head(key, "softmax", bare=True)
         if name is not None:
             return Head(key, _checked(name, units), _WithoutActivation(step.operation))
     return _tried(graph, step, key)
@@ -128,7 +147,7 @@ def _tried(graph: FlatGraph, step: Step, key: int) -> Head:
                 "probabilities that are no probabilities themselves: they do not sum to one, or leave [0, 1]. Divide "
                 "them by their sum, or give a model that returns logits."
             )
-        return Head(key, "softmax")
+        return Head(key, "softmax", bare=True)
     log = LogProbability(graph, key, kind)
     if not _agrees(graph, log, values, key):
         log.use_value(key)

@@ -1,5 +1,6 @@
 """A Keras classifier as attribution sees it: one flat graph, its logits, and any layer's activation."""
 
+import copy
 import math
 import weakref
 from collections.abc import Callable, Iterable, Sequence
@@ -11,7 +12,9 @@ from xaiutils.backend import keras, tf
 from xaiutils.graph import cam_layers, place_tracing, places
 from xaiutils.graph.flat_graph import FlatGraph, ModelError, Rule, Step, as_function
 from xaiutils.graph.head import find_head
+from xaiutils.graph.own_calls import traced
 from xaiutils.graph.trace_dependencies import TraceDependencies
+from xaiutils.models.wrapped import facts_of
 
 __all__ = ["ModelError", "Network", "Rule", "Step"]
 
@@ -20,32 +23,39 @@ class Network(FlatGraph):
     """The flat graph of a classifier with one image input and one output of class scores.
 
     Attributes: ``image_size`` (height, width; None where the model takes any), ``channels``, ``n_classes``, and
-    ``activation``: "softmax", "sigmoid" (one independent probability for each class) or "binary" (one unit, read as two
-    classes with the scores -z and z).
+    ``activation``: "softmax", "sigmoid" (one independent probability for each class), "binary" (one unit, read as two
+    classes with the scores -z and z) or "score" (a number in its own units, which is no class: a regression's output,
+    or a function of another head's logits; a positive value in a map raises it).
     """
 
     _known: ClassVar["weakref.WeakKeyDictionary[keras.Model, Network]"] = weakref.WeakKeyDictionary()
 
     def __init__(self, model: keras.Model):
-        function = as_function(model)
+        function = as_function(model) or traced(model)
         if function is None:
             raise ModelError(
-                f"{type(model).__name__} is not a functional or built Sequential Keras model, so its layers cannot be "
-                "followed. Rebuild it as keras.Model(inputs, outputs), or call a Sequential on an image once."
+                f"{type(model).__name__} has never been called, so the size of its images is not known: call it once "
+                "on a batch of images, model(images[:1])."
             )
         _check_inputs(function)
         if len(function.outputs) != 1 or len(function.outputs[0].shape) != 2:
             raise ModelError(_output_error(function))
         super().__init__(function)
+        self._own_layers = _own_layers(model)
+        if self._own_layers:  # its graph was made for this network, and goes
+            self._function = lambda: None
         self.image_size = self.size_traced
         units = self.shapes[self.output_key][-1]
-        head = find_head(self, self.output_key)
+        facts = facts_of(model)
+        head = find_head(self, self.output_key, None if facts is None else facts.head)
         self._without_activation, self.logits_key = head.without_activation, head.logits
+        self._head_key = self.logits_key
         if head.log is not None:
             self.logits_key = self.append("log_probability", head.log, head.leaves, self.shapes[head.logits])
-        self.activation = "binary" if units == 1 else head.activation
-        self.n_classes = 2 if units is None or units == 1 else units
-        self._dependencies = TraceDependencies({id(step.operation): step.operation for step in self.steps}.values())
+        self.activation = "binary" if units == 1 and head.activation != "score" else head.activation
+        self.n_classes = 2 if units is None or self.activation == "binary" else units
+        watched = [*(step.operation for step in self.steps), *self._own_layers]
+        self._dependencies = TraceDependencies({id(operation): operation for operation in watched}.values())
         height, width = self.image_size
         if height is not None and width is not None:
             self.trace_shapes((height, width))
@@ -57,11 +67,24 @@ class Network(FlatGraph):
         """The network of ``model``, made once for each model and forgotten with it; made again where layers came or
         went, here or in a nested model, or changed in what compiled passes keep of them."""
         if not isinstance(model, keras.Model):
-            raise ModelError(f"expected a Keras model, got {type(model).__name__}.")
+            raise ModelError(
+                f"expected a Keras model, got {type(model).__name__}; a file or another object: xai.wrap(model)."
+            )
         network = cls._known.get(model)
-        if network is None or not network.same_graph(model) or network._dependencies.changed():
+        changed = network is None or not network.same_graph(model) or network._own_layers != _own_layers(model)
+        if network is None or changed or network._dependencies.changed():
             network = cls._known[model] = cls(model)
         return network
+
+    def with_score(self, name: str, operation: Callable[[Any], Any]) -> "Network":
+        """The same network with one more step, ``operation(the graph's own logits) -> (n, 1)``, whose result is its
+        score."""
+        twin = copy.copy(self)
+        twin.steps, twin.shapes, twin._producer = list(self.steps), dict(self.shapes), dict(self._producer)
+        twin._cache, twin._ancestors = {}, None
+        twin.logits_key = twin.append(name, operation, [self.logits_key], (None, 1))
+        twin.activation, twin.n_classes = "score", 1
+        return twin
 
     def _check_logits(self, model: keras.Model) -> None:
         """One look at real numbers: what was found must give what the model gives. The shapes are from then on those
@@ -80,8 +103,8 @@ class Network(FlatGraph):
         logits, _ = self.forward(noise, [], rule=watched)
         if None not in self.image_size:
             self.correct_shapes(shapes)
-        probabilities = self.probabilities(logits).numpy()
-        if expected.shape[1] == 1:
+        probabilities = (logits if self.activation == "score" else self.probabilities(logits)).numpy()
+        if expected.shape[1] == 1 and self.activation == "binary":
             logits, probabilities = logits[:, 1:], probabilities[:, 1:]
         if not np.isfinite(expected).all():
             return  # the caller's own weights; explain says so
@@ -113,11 +136,11 @@ class Network(FlatGraph):
         named = [(layer, 0) if isinstance(layer, str) else layer for layer in layers]
         wanted = [self.step(path).outputs[number] for path, number in named]
         logits, *outputs = self.run({self.input_key: images}, [self.logits_key, *wanted], watch, rule)
-        return self._two_sided(logits), outputs
+        return self.two_sided(logits), outputs
 
     def from_layer(self, path: str, activation: Any, rule: Rule | None = None) -> Any:
         """Logits when ``path`` outputs ``activation``; only the layers after it run."""
-        return self._two_sided(self.run({self.step(path).outputs[0]: activation}, [self.logits_key], rule=rule)[0])
+        return self.two_sided(self.run({self.step(path).outputs[0]: activation}, [self.logits_key], rule=rule)[0])
 
     def cut(self, path: str) -> tuple[int, ...]:
         """Keys of the tensors that the layers after ``path`` read: its own output first, then those that lead around
@@ -145,19 +168,30 @@ class Network(FlatGraph):
     def up_to_cut(self, images: Any, keys: Sequence[int]) -> tuple[Any, list[Any]]:
         """Logits, and the tensors of a `cut`."""
         logits, *tensors = self.run({self.input_key: images}, [self.logits_key, *keys])
-        return self._two_sided(logits), tensors
+        return self.two_sided(logits), tensors
 
     def from_cut(self, keys: tuple[int, ...], tensors: Iterable[Any]) -> Any:
         """Logits that follow from the tensors of a `cut`; only the layers after it run."""
-        return self._two_sided(self.run(dict(zip(keys, tensors, strict=True)), [self.logits_key])[0])
+        return self.two_sided(self.run(dict(zip(keys, tensors, strict=True)), [self.logits_key])[0])
 
-    def _two_sided(self, logits: Any) -> Any:
+    def two_sided(self, logits: Any) -> Any:
+        """What the graph's logits are handed on as: float32, and (-z, z) of one unit."""
         logits = tf.cast(logits, tf.float32)
         return tf.concat([-logits, logits], axis=-1) if self.activation == "binary" else logits
 
     def probabilities(self, logits: Any) -> Any:
-        """Probabilities ``(n, n_classes)`` of logits as `logits` returns them."""
+        """Probabilities ``(n, n_classes)`` of logits as `logits` returns them; ModelError of a score."""
+        if self.activation == "score":
+            raise ModelError(
+                "a score in its own units (a regression's output, or targets= given as a function) has no probability, "
+                "which was asked for; use the score itself (score='logit', weighting='softmax', probabilities=False)."
+            )
         return tf.nn.softmax(logits) if self.activation == "softmax" else tf.nn.sigmoid(logits)
+
+    @property
+    def n_units(self) -> int:
+        """Columns of the graph's own logits."""
+        return self.shapes[self.logits_key][-1] or self.n_classes
 
     @property
     def image_spec(self) -> tf.TensorSpec:
@@ -207,6 +241,11 @@ class Network(FlatGraph):
         if len(paths) > 1:
             raise ModelError(f"the score goes through several layers, {', '.join(paths)}; give layer=, one of them.")
         return paths[0]
+
+
+def _own_layers(model: keras.Model) -> list[Any]:
+    """The layers of a model with a call of its own; none of a functional one, whose graph names them."""
+    return [] if as_function(model) is not None else model._flatten_layers(include_self=False)
 
 
 def _check_inputs(function: Any) -> None:

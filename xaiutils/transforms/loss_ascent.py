@@ -75,6 +75,8 @@ def ascend_loss(
 ) -> np.ndarray:
     """``n_steps`` signed gradient steps of ``step`` grey levels from ``images + start``, each cut back to the ball."""
     network, images, classes = prepare(model, images, targets, batch_size)
+    if network.activation == "score":
+        raise ModelError("attacks raise the loss of a class, and the model gives a score in its own units: no attack.")
     signs = _gradient_signs(network)
     low, high = np.maximum(images - np.float32(epsilon), 0), np.minimum(images + np.float32(epsilon), 255)
     moved = np.clip(images + np.asarray(start, np.float32), low, high)

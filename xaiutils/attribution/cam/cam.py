@@ -7,6 +7,7 @@ from xaiutils.attribution.method import LAYER, Method
 from xaiutils.backend import keras, tf
 from xaiutils.graph.network import ModelError, Network
 from xaiutils.graph.passes import activation
+from xaiutils.graph.score import Score
 
 _POOLINGS = (keras.layers.GlobalAveragePooling2D, keras.layers.GlobalAveragePooling1D)
 _BETWEEN = (keras.layers.Dropout, keras.layers.Identity, keras.layers.Flatten)  # of the pooling and the logits
@@ -21,6 +22,9 @@ def cam(network: Network, images: np.ndarray, targets: np.ndarray, batch_size: i
     """
     path, dense = _pooled_head(network, layer)
     kernel = keras.ops.convert_to_numpy(dense.kernel).astype(np.float32)
+    score = network.steps_to_logits[-1].operation
+    if isinstance(score, Score):
+        kernel = kernel @ _coefficients(score, kernel.shape[1])
     kernel = np.concatenate([-kernel, kernel], axis=1) if network.activation == "binary" else kernel
 
     def weigh(images: np.ndarray, targets: np.ndarray, path: str) -> tuple[tf.Tensor, tf.Tensor]:
@@ -29,9 +33,23 @@ def cam(network: Network, images: np.ndarray, targets: np.ndarray, batch_size: i
     return maps_of_weights(network, images, targets, batch_size, [path], weigh, relu=False)
 
 
+def _coefficients(score: Score, n_units: int) -> np.ndarray:
+    """Of a linear score of the logits, its coefficients ``(n_units, 1)``; ModelError of any other."""
+    z = tf.constant(np.random.default_rng(0).normal(size=(8, n_units)).astype(np.float32))
+    with tf.GradientTape() as tape:
+        tape.watch(z)
+        s = score(z)
+    slope = tape.gradient(s, z).numpy()
+    if not np.allclose(slope, slope[:1], rtol=1e-4, atol=1e-6):
+        raise ModelError("CAM has weights for sums of logits alone, and targets= is another function; use grad_cam.")
+    return slope[:1].T
+
+
 def _pooled_head(network: Network, layer: str) -> tuple[str, keras.layers.Dense]:
     """Path of the pooled layer, and the linear layer that follows."""
     dense = network.steps_to_logits[-1]
+    if isinstance(dense.operation, Score):
+        (dense,) = network.producers(dense)
     pooling = network.producers(dense)[0]
     while pooling is not None and type(pooling.operation) in _BETWEEN:
         (pooling,) = network.producers(pooling)

@@ -43,6 +43,10 @@ def xrelevance_cam_weights(A: tf.Tensor, R: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(R, axis=(1, 2), keepdims=True) / stabilised(total)
 
 
+class _FromNumbers(Propagation):
+    starts_with_numbers = True
+
+
 def activations_and_relevance(network: Network, layers: Sequence[str]) -> Signals:
     """Function (images, targets) -> each layer's activation and relevance, both ``(n, rows, columns, channels)``, from
     one pass there and back; ``layers`` are paths."""
@@ -55,7 +59,7 @@ def activations_and_relevance(network: Network, layers: Sequence[str]) -> Signal
         @tf.function(input_signature=[network.image_spec, TARGETS], autograph=False)
         def run(images, targets):
             with network.in_float32():
-                rule = Propagation(network, known, images, "z_plus", "", settings, kept)
+                rule = _FromNumbers(network, known, images, "z_plus", "", settings, kept)
                 with tf.GradientTape(watch_accessed_variables=False) as tape:
                     logits, activations = network.forward(images, layers, tape.watch, rule)
                 one = tf.ones_like(logits[:, 0])

@@ -12,6 +12,7 @@ import numpy as np
 from xaiutils.backend import keras, tf
 from xaiutils.graph.layers.table import layer_type
 from xaiutils.graph.network import ModelError, Network
+from xaiutils.graph.score import Score
 
 _GRID = "xai_grid"
 
@@ -21,9 +22,16 @@ class FlatCopy:
     """Flat functional models from images to logits and to probabilities, and the name of their CAM layer."""
 
     logits: keras.Model
-    probabilities: keras.Model
+    given_probabilities: keras.Model | None
     cam_layer: str
     pairs: tuple[tuple[keras.Layer, keras.Layer], ...]
+
+    @property
+    def probabilities(self) -> keras.Model:
+        """The model of probabilities; ModelError of a score."""
+        if self.given_probabilities is None:
+            raise ModelError("the library's method differentiates a probability, which a score has not.")
+        return self.given_probabilities
 
 
 def flat_copy(network: Network, path: str | None = None) -> FlatCopy:
@@ -66,6 +74,8 @@ def _build_copy(network: Network, path: str | None) -> FlatCopy:
         if isinstance(operation, keras.Layer):
             operation = clones.get(id(operation)) or _clone(operation, step.path, network.is_head(step))
             clones[id(step.operation)] = operation
+        elif isinstance(operation, Score):
+            operation = keras.layers.Lambda(operation, output_shape=(1,))
         if layer_type(operation).augments:  # active where a library calls the model without saying so
             outputs = [tensors[key] for key in step.reads]
         else:
@@ -83,7 +93,8 @@ def _build_copy(network: Network, path: str | None) -> FlatCopy:
     # (-z, z) of one unit: (1 - p, p). Times 1, since Keras' cross-entropy looks through a sigmoid to its logits.
     softmax = network.activation == "softmax"
     probabilities = keras.layers.Softmax()(logits) if softmax else 1.0 * keras.ops.sigmoid(logits)
-    return FlatCopy(keras.Model(inputs, logits), keras.Model(inputs, probabilities), name, pairs)
+    of_probabilities = None if network.activation == "score" else keras.Model(inputs, probabilities)
+    return FlatCopy(keras.Model(inputs, logits), of_probabilities, name, pairs)
 
 
 def _clone(layer: keras.Layer, path: str, without_activation: bool) -> keras.Layer:

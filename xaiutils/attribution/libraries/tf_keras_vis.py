@@ -59,7 +59,7 @@ def score_cam(
 ) -> np.ndarray:
     from tf_keras_vis.scorecam import Scorecam
 
-    if network.activation == "sigmoid":
+    if network.activation in ("sigmoid", "score"):
         raise ModelError("tf-keras-vis' Score-CAM puts a softmax over the classes, which this model does not have.")
     scale = 0.5 if network.activation == "binary" else 1.0  # softmax(-z/2, z/2) = (1 - p, p)
     with silent_predict():

@@ -8,8 +8,13 @@ from xaiutils.attribution.method import Method
 from xaiutils.attribution.relevance.lrp import relevance, rule_parameters
 from xaiutils.attribution.relevance.seeds import Seed, at_logits, target_scores
 from xaiutils.backend import tf
-from xaiutils.graph.network import Network
+from xaiutils.graph.network import ModelError, Network
 from xaiutils.registry import Parameter
+
+
+def _check_classes(network: Network, method: str) -> None:
+    if network.activation == "score":
+        raise ModelError(f"{method} contrasts a class with the other classes, and a score has none; use lrp.")
 
 
 def clrp(
@@ -23,6 +28,7 @@ def clrp(
     published code, R_dual is rescaled to the sum of R, and negative values are cut. The rules are the paper's: z_plus,
     z_box at the pixels, and no relevance for biases. For the other parameters see `lrp`.
     """
+    _check_classes(network, "clrp")
     if variant == "published":
         return relevance(network, images, targets, batch_size, clrp_seed, **options).sum(axis=-1)
     return _rescaled_contrast(network, images, targets, batch_size, (clrp_target, clrp_dual), **options)
@@ -56,6 +62,7 @@ def sglrp(
     subtracted, and negative values are cut. The rules are the paper's: z_plus, z_box at the pixels, and no relevance
     for biases. For the other parameters see `lrp`.
     """
+    _check_classes(network, "sglrp")
     if variant == "published":
         return relevance(network, images, targets, batch_size, sglrp_seed, **options).sum(axis=-1)
     return _rescaled_contrast(network, images, targets, batch_size, (sglrp_target, sglrp_dual), **options)

@@ -17,7 +17,8 @@ What is not a learned linear layer has one rule, whatever rule the linear layers
   factor, softmax p of s: R(s_i) = s_i (R(p_i) - p_i sum_k R(p_k)) (AttnLRP, Achtibat et al. 2024, arXiv:2402.05602);
 - the logarithm of a probability that members make together: to the logits of the same class, by each member's share
   of the probability; their softmaxes' and sigmoids' normalisers are constants, so that one member's relevance is that
-  of its logit.
+  of its logit;
+- the caller's own score s of the logits z: z ds/dz for each logit. What inputs beside the image have is lost there.
 """
 
 import dataclasses
@@ -46,6 +47,7 @@ from xaiutils.graph.layers.table import (
     MATMUL,
     MAX_POOL,
     PRODUCT,
+    SCORE,
     SELECT,
     SMALLEST,
     SOFTMAX,
@@ -80,6 +82,8 @@ class Propagation:
     instead. ``kept`` are layers whose own relevance is asked for, so that nothing is folded over them.
     """
 
+    starts_with_numbers = False  # at the logits, in place of the score
+
     def __init__(
         self,
         network: Network,
@@ -105,6 +109,7 @@ class Propagation:
             PRODUCT: self._product,
             MATMUL: self._matmul_layer,
             LOG_PROBABILITY: self._log_probability,
+            SCORE: self._score,
         }
 
     def _softmax(self, s: Any, axis: Any = -1) -> Any:
@@ -253,6 +258,13 @@ class Propagation:
 
     def _log_probability(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
         return relay(inputs, compute(inputs), lambda R: back(step.operation.shares, inputs, R))
+
+    def _score(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
+        """Each logit's own part z * ds/dz of the score s; ds/dz alone where relevance starts with a number."""
+        (z,), (s,) = inputs, compute(inputs)
+        if self.starts_with_numbers:
+            return [s]
+        return relay([z], [s], lambda R: [z * back(step.operation, [z], R / stabilised(s))[0]])
 
     def _attention(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
         if self._dense in _IGNORE_INPUT:

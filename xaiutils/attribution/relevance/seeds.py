@@ -24,7 +24,7 @@ def at_logits(network: Network, targets: Any, at_target: Any, elsewhere: Any) ->
     if network.activation == "binary":
         sign = 2.0 * tf.cast(targets, tf.float32) - 1.0
         return tf.one_hot(tf.ones_like(targets), 2) * (sign * at_target)[:, None]
-    if network.activation == "sigmoid":
+    if network.activation in ("sigmoid", "score"):
         return target * at_target[:, None]
     elsewhere = elsewhere if len(elsewhere.shape) == 2 else elsewhere[:, None]
     return target * at_target[:, None] + (1 - target) * elsewhere

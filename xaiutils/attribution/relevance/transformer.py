@@ -22,6 +22,8 @@ class TransformerPropagation(Propagation):
       gives each of them half.
     """
 
+    starts_with_numbers = True
+
     def __init__(self, network: Network, known: dict[Step, str], images: Any):
         super().__init__(network, known, images, "z_plus", "", Settings(bias=False))
 

@@ -20,6 +20,7 @@ from xaiutils.graph.layers.table import (
     MATMUL,
     MAX_POOL,
     PRODUCT,
+    SCORE,
     SELECT,
     SMALLEST,
     SOFTMAX,
@@ -29,6 +30,7 @@ from xaiutils.graph.layers.table import (
 )
 from xaiutils.graph.layers.trials import input_shapes, outputs_for, tried_kind
 from xaiutils.graph.log_probability import LogProbability
+from xaiutils.graph.score import Score
 
 
 def kind_of(graph: FlatGraph, step: Step) -> str | None:
@@ -76,6 +78,8 @@ def _known_kind(graph: FlatGraph, step: Step) -> str | None:
     operation, several = step.operation, len(step.reads) > 1
     if isinstance(operation, LogProbability):
         return LOG_PROBABILITY
+    if isinstance(operation, Score):
+        return SCORE
     kind = layer_type(operation).kind
     kind = kind(operation) if callable(kind) else kind
     if kind == LINEAR:

@@ -13,6 +13,7 @@ from xaiutils.graph.flat_graph import ModelError, Step
 from xaiutils.graph.layers import attention, linear, log_counterparts, norms
 from xaiutils.models.scaling import ReverseChannels
 from xaiutils.models.vit import ClassToken, LayerScale, PositionEmbedding, SelfAttention, TakeClassToken
+from xaiutils.models.wrapped import HeldInput
 
 layers = keras.layers
 
@@ -31,6 +32,8 @@ AFFINE = "affine"  # any other linear function of its inputs, plus a constant
 PRODUCT = "product"
 MATMUL = "matmul"  # or any other function that is linear in each of two tensors
 LOG_PROBABILITY = "log probability"  # the step that makes scores of a head of probabilities
+SCORE = "score"  # the step that makes the caller's score of the logits
+HELD = "held"  # an input beside the image, which is held while images are changed
 
 # Places: where in the image the outputs lie.
 SAME = "same"  # each value where it was
@@ -157,6 +160,7 @@ LAYER_TYPES: dict[type | str, LayerType] = {
     **_several("Pad", LayerType(SELECT, pads="values")),
     ClassToken: LayerType(SELECT, pads="values"),
     **_several("Min", LayerType(SMALLEST)),
+    HeldInput: LayerType(HELD, MIXED),
     # Nothing, in inference
     **_several(
         """ActivityRegularization AlphaDropout Cast Copy Dropout GaussianDropout GaussianNoise Identity SpatialDropout1D
