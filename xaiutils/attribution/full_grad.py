@@ -16,8 +16,8 @@ from xaiutils.attribution.method import Method
 from xaiutils.backend import tf
 from xaiutils.graph.layers.activations import applied_activation
 from xaiutils.graph.layers.batch_norm import convolution_with_norm, foldable_norms
-from xaiutils.graph.layers.step_kinds import is_homogeneous, kind_of
-from xaiutils.graph.layers.table import ACTIVATION, AFFINE, BATCH_NORM, LINEAR, SELECT, linear_parts
+from xaiutils.graph.layers.step_kinds import held_steps, is_homogeneous, kind_of
+from xaiutils.graph.layers.table import ACTIVATION, AFFINE, BATCH_NORM, HELD, LINEAR, SELECT, linear_parts
 from xaiutils.graph.network import ModelError, Network, Step
 from xaiutils.graph.passes import batches, class_scores
 from xaiutils.graph.places import enlarged
@@ -133,6 +133,8 @@ def _bias_rules(network: Network, biases: str) -> dict[Step, _BiasRule]:
 
 def _bias_rule(network: Network, step: Step, biases: str) -> _BiasRule:
     kind = kind_of(network, step)
+    if kind == HELD:
+        return _as_bias if _is_read_beside_the_image(network, step) else _without_bias
     if is_homogeneous(network, step) or (biases == "explicit" and kind not in (LINEAR, BATCH_NORM)):
         return _without_bias
     if kind == LINEAR and applied_activation(network, step) is None:
@@ -145,6 +147,17 @@ def _bias_rule(network: Network, step: Step, biases: str) -> _BiasRule:
 def _without_bias(step: Step, inputs: list[Any], compute: Callable) -> tuple[list[Any], list[Any]]:
     outputs = compute(inputs)
     return outputs, [None] * len(outputs)
+
+
+def _is_read_beside_the_image(network: Network, step: Step) -> bool:
+    held = held_steps(network)
+    return any(step in network.producers(reader) for reader in network.steps_to_logits if reader not in held)
+
+
+def _as_bias(step: Step, inputs: list[Any], compute: Callable) -> tuple[list[Any], list[Any]]:
+    """What does not depend on the image is a bias as a whole."""
+    outputs = compute(inputs)
+    return outputs, [y if y.dtype.is_floating else None for y in outputs]
 
 
 def _with_layer_bias(step: Step, inputs: list[Any], compute: Callable) -> tuple[list[Any], list[Any]]:

@@ -13,7 +13,7 @@ import numpy as np
 from xaiutils.backend import tf
 from xaiutils.graph.flat_graph import FlatGraph, ModelError, Step
 from xaiutils.graph.layers.attention import attention_steps
-from xaiutils.graph.layers.table import has_learned_weights
+from xaiutils.graph.layers.table import HELD, has_learned_weights, layer_type
 from xaiutils.graph.place_tracing import field_at, field_of, spatial_layers, why_no_field
 
 
@@ -69,7 +69,7 @@ def _open_ends(graph: FlatGraph, end: Step | None, stops: Callable[[Step], bool]
     open_steps, seen, reached = [end or graph.steps_to_logits[-1]], set(), []
     while open_steps:
         step = open_steps.pop()
-        if step in seen or (step is not end and stops(step)):
+        if step in seen or (step is not end and stops(step)) or layer_type(step.operation).kind == HELD:
             continue
         seen.add(step)
         for producer in graph.producers(step):

@@ -102,11 +102,11 @@ def _check(score: Score, network: Network) -> None:
         ) from error
     if tuple(s.shape) != (6, 1):
         raise ModelError(f"targets= gives {int(np.prod(s.shape))} numbers for 6 images; expected one for each, (n,).")
+    both, own = np.concatenate([part, alone]), np.concatenate([s[2:5], s[:1]])
+    if not np.allclose(both, own, rtol=1e-4, atol=1e-5, equal_nan=True):
+        raise ModelError("targets= gives an image another score in another batch; each image's must be its own.")
     if slope is None or not np.nan_to_num(slope.numpy()).any():
         raise ModelError(
             "targets= gives a score whose gradient by the outputs is 0: it does not depend on them, or goes through "
             "NumPy, a comparison or an argmax. Make it of differentiable functions."
         )
-    both, own = np.concatenate([part, alone]), np.concatenate([s[2:5], s[:1]])
-    if not np.allclose(both, own, rtol=1e-4, atol=1e-5, equal_nan=True):
-        raise ModelError("targets= gives an image another score in another batch; each image's must be its own.")

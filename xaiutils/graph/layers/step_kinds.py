@@ -13,6 +13,7 @@ from xaiutils.graph.layers.table import (
     ACTIVATION,
     AFFINE,
     ATTENTION,
+    HELD,
     LARGEST,
     LAYER_NORM,
     LINEAR,
@@ -76,6 +77,8 @@ def _kind_and_detail(graph: FlatGraph, step: Step) -> tuple[str | None, Any]:
 
 def _known_kind(graph: FlatGraph, step: Step) -> str | None:
     operation, several = step.operation, len(step.reads) > 1
+    if step in held_steps(graph):
+        return HELD
     if isinstance(operation, LogProbability):
         return LOG_PROBABILITY
     if isinstance(operation, Score):
@@ -94,6 +97,20 @@ def _known_kind(graph: FlatGraph, step: Step) -> str | None:
     if (kind == LAYER_NORM and several) or (kind in (PRODUCT, MATMUL) and not several):
         return None
     return kind
+
+
+def held_steps(graph: FlatGraph) -> set[Step]:
+    """The steps that other inputs than the image lead to, and nothing else: constants, while the image is changed."""
+
+    def find() -> set[Step]:
+        held: set[Step] = set()
+        for step in graph.steps:  # in the order of computation
+            is_input = layer_type(step.operation).kind == HELD
+            if is_input or (step.reads and all(producer in held for producer in graph.producers(step))):
+                held.add(step)
+        return held
+
+    return graph.compiled("held steps", find)
 
 
 def is_homogeneous(graph: FlatGraph, step: Step) -> bool:
@@ -138,7 +155,11 @@ def _is_learned(known: Mapping[Step, str | None], step: Step) -> bool:
 
 
 def is_gate(graph: FlatGraph, known: dict[Step, str], step: Step, number: int) -> bool:
-    """Whether an input of a product only scales the other: it is smaller, or comes out of a sigmoid or softmax."""
+    """Whether an input of a product only scales the other: it is held, or smaller, or comes out of a sigmoid or
+    softmax."""
+    held = [producer in held_steps(graph) for producer in graph.producers(step)]
+    if any(held) and not all(held):
+        return held[number]
     shapes = graph.input_shapes(step)
     sizes = [int(np.prod([n or 1 for n in shape[1:]])) for shape in shapes]
     if min(sizes) < max(sizes):

@@ -33,7 +33,7 @@ PRODUCT = "product"
 MATMUL = "matmul"  # or any other function that is linear in each of two tensors
 LOG_PROBABILITY = "log probability"  # the step that makes scores of a head of probabilities
 SCORE = "score"  # the step that makes the caller's score of the logits
-HELD = "held"  # an input beside the image, which is held while images are changed
+HELD = "held"  # what other inputs than the image lead to, which are held while images are changed
 
 # Places: where in the image the outputs lie.
 SAME = "same"  # each value where it was
