@@ -123,11 +123,18 @@ class FlatGraph:
         symbols = [keras.KerasTensor(self.shapes[key]) for key in reads]
         arguments = type(self.steps[-1].arguments)(*symbols)
         inputs = {id(symbol): key for symbol, key in zip(symbols, reads, strict=True)}
-        key = self._new_key(shape)
-        step = Step(self._unique(name), operation, arguments, inputs, (key,))
+        return self._add(Step(self._unique(name), operation, arguments, inputs, (self._new_key(shape),)))
+
+    def repeat(self, step: Step, read: int, shape: Shape) -> int:
+        """Add a step of one input once more, on the tensor ``read`` in its place; the key of its one output."""
+        inputs = {id(tensor): read for tensor in step.arguments.keras_tensors}
+        outputs = (self._new_key(shape),)
+        return self._add(Step(self._unique(step.path), step.operation, step.arguments, inputs, outputs))
+
+    def _add(self, step: Step) -> int:
         self.steps.append(step)
-        self._producer[key] = step
-        return key
+        self._producer[step.outputs[0]] = step
+        return step.outputs[0]
 
     def same_graph(self, model: keras.Model) -> bool:
         """Whether the model's layers, and those of its nested models, are still connected as they were."""

@@ -52,6 +52,8 @@ class Network(FlatGraph):
         self._head_key = self.logits_key
         if head.log is not None:
             self.logits_key = self.append("log_probability", head.log, head.leaves, self.shapes[head.logits])
+        if head.choice is not None:
+            self.logits_key = self.repeat(head.choice, head.logits, self.shapes[self.output_key])
         self.activation = "binary" if units == 1 and head.activation != "score" else head.activation
         self.n_classes = 2 if units is None or self.activation == "binary" else units
         watched = [*(step.operation for step in self.steps), *self._own_layers]
