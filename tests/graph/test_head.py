@@ -268,3 +268,20 @@ def test_the_largest_of_members_is_no_distribution(images, seed):
     assert Network.of(model).activation == "sigmoid"
     expected = model.predict(images, verbose=0)
     np.testing.assert_allclose(xai.predict(model, images, probabilities=True), expected, rtol=1e-4)
+
+
+class ScoresOfImages(keras.layers.Layer):
+    """A network in one layer, as a SavedModel is: logits that lie in [0, 1] unless images are extreme."""
+
+    def call(self, x):
+        mean = keras.ops.mean(x, axis=(1, 2, 3))[:, None]
+        return 0.5 + 2e-3 * mean * keras.ops.convert_to_tensor([[1.0, -0.5, 0.1]])
+
+
+def test_scores_that_lie_in_the_unit_interval_are_no_probabilities(images):
+    """Whether a network in one step returns probabilities is not to be read from outputs that hardly move."""
+    inputs = keras.Input(images.shape[1:])
+    model = keras.Model(inputs, ScoresOfImages()(inputs))
+    expected = model(images).numpy()
+    assert 0 < expected.min() < expected.max() < 1
+    np.testing.assert_allclose(xai.predict(model, images), expected, rtol=1e-5)

@@ -31,8 +31,7 @@ class Head:
 
     ``without_activation`` computes the logits where the activation is fused into the layer. ``log`` computes them from
     the tensors ``leaves`` where the head is explained by the logarithm of its probability; ``logits`` is then the
-    output's key. ``bare``: nothing makes probabilities, so "softmax" is assumed. ``choice``: the step that takes some
-    units of the sigmoid's, and so of its logits.
+    output's key. ``bare``: nothing makes probabilities, so "softmax" is assumed.
     """
 
     logits: int
@@ -41,7 +40,6 @@ class Head:
     log: LogProbability | None = None
     leaves: tuple[int, ...] = ()
     bare: bool = False
-    choice: Step | None = None
 
 
 def find_head(graph: FlatGraph, output: int, told: str | None = None) -> Head:
@@ -79,17 +77,7 @@ def _read(graph: FlatGraph, output: int) -> Head:
             return Head(key, "softmax", bare=True)
         if name is not None:
             return Head(key, _checked(name, units), _WithoutActivation(step.operation))
-    if _takes_units(graph, step):
-        head = _read(graph, step.reads[0])
-        if head.activation == "sigmoid" and head.log is None and head.choice is None:
-            return replace(head, choice=step)
     return _tried(graph, step, key)
-
-
-def _takes_units(graph: FlatGraph, step: Step) -> bool:
-    """Whether a step keeps some columns of rows ``(n, classes)``: ``outputs[:, i:j]``."""
-    shapes = [graph.shapes[key] for key in (*step.reads, *step.outputs)]
-    return type(step.operation).__name__ == "GetItem" and [len(shape) for shape in shapes] == [2, 2]
 
 
 def _changes_nothing(graph: FlatGraph, step: Step) -> bool:
@@ -254,6 +242,8 @@ def _of_layer(graph: FlatGraph, step: Step, key: int) -> str:
     few = 4 if max(int(np.prod(_shape(graph, k))) for k in step.reads) > _LARGEST // 10 else TRIALS
     rows = np.linspace(0, TRIALS - 1, few).astype(int)
     inputs = {k: tf.constant(trial_logits(_shape(graph, k))[rows]) for k in step.reads}
+    if graph.input_key in inputs:  # a whole network: small images hardly move its scores, which may lie in [0, 1]
+        inputs = {k: tf.concat([x, 255 * x, 1e5 * x], axis=0) for k, x in inputs.items()}
     kinds = []
     for seed in (None, 0, 1):
         outputs = _with_other_weights(step, inputs, seed)
