@@ -202,14 +202,6 @@ def test_a_regression_is_explained_in_its_own_units(images):
         xai.TRANSFORMS["fgsm"].apply(images, model=model)
 
 
-def test_several_scores_are_chosen_by_index(images):
-    model = xai.wrap(regression(2, "linear"), scaling="model", head="regression")
-    second = xai.explain(model, images, 1, "vanilla_gradients")
-    np.testing.assert_allclose(second, xai.explain(model, images, class_one, "vanilla_gradients"), rtol=1e-5)
-    with pytest.raises(ValueError, match="gives 2 scores"):
-        xai.explain(model, images)
-
-
 def test_a_bare_unit_stays_two_classes(images):
     assert xai.predict(regression(activation="linear"), images).shape == (5, 2)
 

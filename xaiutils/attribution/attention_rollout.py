@@ -63,6 +63,8 @@ ATTENTION_ROLLOUT = Method(
     signed=False,
     cost="1 forward",
     compute=attention_rollout,
+    needs="attention",
+    check=attention.chained_attention_layers,
     parameters=(
         attention.FUSION,
         Parameter(

@@ -13,6 +13,7 @@ import numpy as np
 
 from xaiutils.backend import tf
 from xaiutils.graph.network import ModelError, Network, Rule
+from xaiutils.graph.passes import NO_GRADIENT
 
 
 def narrow(compute: Callable[[list[Any]], list[Any]]) -> Callable[[list[Any]], list[Any]]:
@@ -57,7 +58,7 @@ def input_signal(
                     logits, _ = network.forward(images, [], rule=rule(images))
                 found = tape.gradient(logits, images, output_gradients=seed(logits, targets))
             if found is None:
-                raise ModelError("the model cuts the way back to its input (does it cast to integers?); use occlusion.")
+                raise ModelError(NO_GRADIENT)
             return found
 
         return lambda images, targets: run(images, targets).numpy()

@@ -31,8 +31,8 @@ from xaiutils.graph.layers.table import (
     SOFTMAX,
     linear_parts,
 )
-from xaiutils.graph.network import Network, Step
-from xaiutils.graph.passes import batches, reduce_channels
+from xaiutils.graph.network import ModelError, Network, Step
+from xaiutils.graph.passes import NO_GRADIENT, batches, reduce_channels
 from xaiutils.registry import Parameter
 
 
@@ -99,7 +99,9 @@ def _multipliers(network: Network, rule: str) -> Callable[[np.ndarray, np.ndarra
                     lift = _DeepLift(network, known, reference, reveal)
                     scores, _ = network.forward(images, [], rule=fold(lift))
                 found = tape.gradient(scores, images, output_gradients=target_logit(scores, targets))
-            return tf.zeros_like(images) if found is None else found
+            if found is None:
+                raise ModelError(NO_GRADIENT)
+            return found
 
         return lambda *arguments: run(*arguments).numpy()
 
@@ -343,6 +345,8 @@ DEEP_LIFT = Method(
     signed=True,
     cost="1 gradient, + 1 forward (reveal_cancel: about 3 gradients)",
     compute=deep_lift,
+    needs="rules",
+    check=lambda network: kinds(network, "deep_lift"),
     parameters=(
         Parameter(
             "rule",

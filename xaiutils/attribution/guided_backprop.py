@@ -137,6 +137,8 @@ GUIDED_BACKPROP = Method(
     signed=False,
     cost="1 gradient",
     compute=guided_backprop,
+    needs="rules",
+    check=lambda network: _checked_rectifiers(network, "guided backpropagation", "relu"),
     parameters=(_ACTIVATIONS, REDUCTION),
     suits=("cnn",),
 )
@@ -149,6 +151,8 @@ DECONVOLUTION = Method(
     signed=False,
     cost="1 gradient",
     compute=deconvolution,
+    needs="rules",
+    check=lambda network: _checked_rectifiers(network, "deconvolution", "relu"),
     parameters=(_ACTIVATIONS, REDUCTION),
     suits=("cnn",),
 )

@@ -72,6 +72,8 @@ LEGRAD = Method(
     signed=False,
     cost="1 gradient",
     compute=legrad,
+    needs="attention",
+    check=lambda network: _block_ends(network, attention.chained_attention_layers(network)),
     parameters=(
         Parameter(
             "pooling",

@@ -131,6 +131,7 @@ LIME = Method(
     signed=True,
     cost="n_samples forwards",
     compute=lime,
+    needs="nothing",
     parameters=(
         Parameter("n_samples", int, 1000, "images with superpixels hidden; the authors' package: 1000", 2, 100_000),
         Parameter(

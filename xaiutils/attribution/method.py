@@ -6,13 +6,19 @@ from typing import Any
 
 import numpy as np
 
+from xaiutils.graph.layers.attention import attention_steps
+from xaiutils.graph.layers.step_kinds import kinds
 from xaiutils.graph.network import Network
+from xaiutils.graph.passes import check_gradient
 from xaiutils.map_reading import READINGS
 from xaiutils.registry import Parameter, Registry
 
 # Function (images, targets) -> for each of the layers that it was made for, the activation and its signal.
 Signals = Callable[[np.ndarray, np.ndarray], list[tuple[Any, Any]]]
 SignalPass = Callable[[Network, Sequence[str]], Signals]  # (network, paths of layers) -> that function
+
+
+_SIDE = 224  # of images, where a model takes any size
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,9 @@ class Method:
 
     ``total(network, images, targets, batch_size, **parameters)``, where a method has it, returns what its map must sum
     to, ``(n,)``: completeness, which `xaiutils.attribution.completeness` checks.
+
+    ``needs`` is what it needs of a network, a key of `NEEDS`; ``check(network)``, where that does not say all, raises
+    ModelError as ``compute`` does at the default parameters, without an image: `check_network`.
     """
 
     name: str
@@ -64,6 +73,8 @@ class Method:
     reading_by: Callable[[Mapping[str, Any]], str] | None = None
     shift_invariant: bool = True
     shift_invariant_by: Callable[[Mapping[str, Any]], bool] | None = None
+    needs: str = "gradient"
+    check: Callable[[Network], object] | None = None
 
     def is_signed(self, parameters: Mapping[str, Any]) -> bool:
         """Whether maps made with these parameters (defaults where not given) have values of both signs."""
@@ -115,6 +126,26 @@ def base_is_signed(parameters: Mapping[str, Any]) -> bool:
 def base_is_shift_invariant(parameters: Mapping[str, Any]) -> bool:
     """Whether the maps of the method named ``base`` ignore a constant added to all logits."""
     return METHODS[parameters["base"]].is_shift_invariant(parameters["base_parameters"])
+
+
+# What a method may need of a network beside its outputs: a gradient by the image, layers with a map, layers with rules,
+# or attention layers; and what refuses a network that lacks it.
+NEEDS: dict[str, Callable[[Network], object]] = {
+    "nothing": lambda network: None,
+    "gradient": check_gradient,
+    "layers": lambda network: network.cam_layers(),
+    "rules": lambda network: kinds(network, "LRP"),
+    "attention": attention_steps,
+}
+
+
+def check_network(method: Method, network: Network) -> None:
+    """ModelError where a method cannot explain a network at its default parameters: why, and what to use instead."""
+    if None in network.size_traced:
+        network.trace_shapes((_SIDE, _SIDE))
+    (method.check or NEEDS[method.needs])(network)
+    if method.needs == "rules":
+        check_gradient(network)
 
 
 PER_IMAGE = {"baseline_image": 4, "segments": 3}  # parameters that may have one entry for each image, and its axes then

@@ -61,6 +61,7 @@ OCCLUSION = Method(
     signed=True,
     cost="1 forward for each window, + 1",
     compute=occlusion,
+    needs="nothing",
     parameters=(
         Parameter("patch_size", int, 15, "side of the window in pixels; the thesis: 5, 10, 15", 1, 1024),
         Parameter("patch_width", int, 0, "width of the window, patch_size its height; 0: square", 0, 1024),

@@ -212,6 +212,8 @@ PREDICTION_DIFFERENCE = Method(
     signed=True,
     cost="n_samples forwards for each window, + 1",
     compute=prediction_difference,
+    needs="nothing",
+    check=lambda network: network.check_probabilities(),
     parameters=(
         Parameter("patch_size", int, 10, "side of the window in pixels; the paper: 5 to 20", 1, 20),
         Parameter("padding", int, 2, "pixels around the window that it is drawn given", 0, _MOST_PADDING),

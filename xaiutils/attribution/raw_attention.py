@@ -58,6 +58,8 @@ RAW_ATTENTION = Method(
     signed=False,
     cost="1 forward",
     compute=raw_attention,
+    needs="attention",
+    check=lambda network: _layer_named(network, attention.attention_layers(network), ""),
     parameters=(
         Parameter("layer", str, "", "path of the attention layer; empty: the last"),
         attention.FUSION,

@@ -107,6 +107,7 @@ RISE = Method(
     signed=False,
     cost="n_masks forwards",
     compute=rise,
+    needs="nothing",
     # A constant in every score adds a picture of how often the masks showed each pixel.
     shift_invariant_by=lambda parameters: parameters["score"] == "probability",
     parameters=(

@@ -76,6 +76,8 @@ TRANSFORMER_ATTRIBUTION = Method(
     signed=False,
     cost="1 gradient (relevance: about 4)",
     compute=transformer_attribution,
+    needs="attention",
+    check=attention.chained_attention_layers,
     parameters=(
         Parameter(
             "form",

@@ -183,12 +183,16 @@ class Network(FlatGraph):
 
     def probabilities(self, logits: Any) -> Any:
         """Probabilities ``(n, n_classes)`` of logits as `logits` returns them; ModelError of a score."""
+        self.check_probabilities()
+        return tf.nn.softmax(logits) if self.activation == "softmax" else tf.nn.sigmoid(logits)
+
+    def check_probabilities(self) -> None:
+        """ModelError where the logits are no logits but a score."""
         if self.activation == "score":
             raise ModelError(
                 "a score in its own units (a regression's output, or targets= given as a function) has no probability, "
                 "which was asked for; use the score itself (score='logit', weighting='softmax', probabilities=False)."
             )
-        return tf.nn.softmax(logits) if self.activation == "softmax" else tf.nn.sigmoid(logits)
 
     @property
     def n_units(self) -> int:

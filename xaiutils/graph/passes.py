@@ -15,6 +15,7 @@ from xaiutils.graph.network import ModelError, Network
 from xaiutils.graph.places import Place, enlarged, extended
 from xaiutils.progress import progress
 
+NO_GRADIENT = "the model cuts the gradient to its input (does it cast to integers?); use occlusion, rise or lime."
 _TARGETS = tf.TensorSpec([None], tf.int32)
 
 
@@ -87,14 +88,35 @@ def input_gradients(network: Network) -> Callable[[np.ndarray, np.ndarray], np.n
             return tf.zeros_like(images) if found is None else found
 
         def run(images, targets):
-            found = gradients(images, targets)
+            try:
+                found = gradients(images, targets)
+            except LookupError as error:
+                raise ModelError(
+                    f"TensorFlow has no gradient of an operation in the model ({error}); use occlusion, rise or lime."
+                ) from error
             if not connected[-1]:
-                raise ModelError("the model cuts the gradient to its input (does it cast to integers?); use occlusion.")
+                raise ModelError(NO_GRADIENT)
             return found.numpy()
 
         return run
 
     return network.compiled("input gradients", build)
+
+
+def check_gradient(network: Network) -> None:
+    """ModelError where the image has no gradient of the logits; one black image is differentiated, once."""
+
+    def look() -> str:
+        size = network.size_traced
+        try:
+            input_gradients(network)(np.zeros((1, *size, network.channels), np.float32), np.zeros(1, np.int32))
+        except ModelError as error:
+            return str(error)
+        return ""
+
+    reason = network.compiled("no gradient", lambda: {"why": look()})["why"]
+    if reason:
+        raise ModelError(reason)
 
 
 def averaged_gradients(

@@ -64,10 +64,6 @@ def prepared(
     images = check_images(images, _fixed_size(network), network.channels)
     network.trace_shapes(images.shape[1:3])
     rows = case_rows(model, inputs, len(images))
-    if targets is None and network.activation == "score" and network.n_classes > 1:
-        raise ValueError(
-            f"the model gives {network.n_classes} scores: choose one of them by targets=, its index or name."
-        )
     if targets is None:
         classes = _logits(model, network, images, batch_size, rows).argmax(axis=1).astype(np.int32)
     else:

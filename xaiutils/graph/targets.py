@@ -37,7 +37,7 @@ def class_targets(model: keras.Model, network: Network, targets: Any, n: int) ->
         return np.zeros(n, np.int32)
     classes = np.asarray(targets)
     if classes.dtype.kind in "UO" and classes.ndim < 2:
-        classes = np.asarray([_index(model, network, name) for name in classes.ravel()]).reshape(classes.shape)
+        classes = np.asarray([_index(model, network, name) for name in classes.ravel().tolist()]).reshape(classes.shape)
     if classes.dtype.kind not in "ui" or classes.ndim > 1 or classes.shape not in ((), (n,)):
         raise ValueError(
             f"targets={targets!r}; expected a class index or name, one for each of {n} images, None, or a function of "

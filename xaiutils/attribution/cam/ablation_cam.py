@@ -91,6 +91,7 @@ ABLATION_CAM = Method(
     signed=False,
     cost="1 forward, + 1 of the layers after it for each channel",
     compute=ablation_cam,
+    needs="layers",
     shift_invariant_by=lambda parameters: not parameters["relative"],
     parameters=(
         LAYER,

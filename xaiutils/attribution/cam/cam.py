@@ -78,6 +78,8 @@ CAM = Method(
     signed=True,
     cost="1 forward",
     compute=cam,
+    needs="layers",
+    check=lambda network: _pooled_head(network, ""),
     parameters=(LAYER,),
     suits=("cnn",),  # and transformers that pool their tokens; those of `xaiutils.models` read the class token
 )

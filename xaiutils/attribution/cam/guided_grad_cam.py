@@ -6,7 +6,7 @@ import numpy as np
 
 from xaiutils.attribution.cam.gradient_cams import GRAD_CAM
 from xaiutils.attribution.guided_backprop import GUIDED_BACKPROP, guided_backprop
-from xaiutils.attribution.method import LAYER, Method
+from xaiutils.attribution.method import LAYER, Method, check_network
 from xaiutils.graph.network import Network
 
 
@@ -22,6 +22,11 @@ def guided_grad_cam(
     return GRAD_CAM.compute(network, images, targets, batch_size, layer=layer) * fine
 
 
+def _check(network: Network) -> None:
+    check_network(GUIDED_BACKPROP, network)
+    network.cam_layers()
+
+
 GUIDED_GRAD_CAM = Method(
     name="guided_grad_cam",
     title="Guided Grad-CAM",
@@ -30,6 +35,8 @@ GUIDED_GRAD_CAM = Method(
     signed=GUIDED_BACKPROP.signed,
     cost="2 gradients",
     compute=guided_grad_cam,
+    needs="layers",
+    check=_check,
     parameters=(LAYER, *GUIDED_BACKPROP.parameters),
     suits=GUIDED_BACKPROP.suits,
     reading=GUIDED_BACKPROP.own_reading({}),  # its sign is that of a gradient

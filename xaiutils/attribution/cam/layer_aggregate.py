@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from xaiutils.attribution.cam.weighted_sum import combination, maps_by_layer
-from xaiutils.attribution.method import BASE_READING, METHODS, Method, base_is_shift_invariant
+from xaiutils.attribution.method import BASE_READING, METHODS, Method, base_is_shift_invariant, check_network
 from xaiutils.graph.cam_layers import cuts
 from xaiutils.graph.layers.attention import attention_steps
 from xaiutils.graph.layers.table import PADDED, has_learned_weights, layer_type
@@ -136,6 +136,13 @@ _SCALINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "max_abs": _over_largest,
     "none": lambda maps: maps,
 }
+
+
+def _check(network: Network) -> None:
+    default_layers(network)
+    check_network(METHODS["xrelevance_cam"], network)
+
+
 LAYER_AGGREGATE = Method(
     name="layer_aggregate",
     title="Layer aggregate",
@@ -144,6 +151,8 @@ LAYER_AGGREGATE = Method(
     signed=False,
     cost="1 gradient or 1 relevance pass; of other bases their cost for each layer",
     compute=layer_aggregate,
+    needs="layers",
+    check=_check,
     shift_invariant_by=base_is_shift_invariant,
     parameters=(
         Parameter("base", str, "xrelevance_cam", "the method that makes each layer's map", choices=_BASES),

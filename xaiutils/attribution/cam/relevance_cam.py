@@ -43,6 +43,11 @@ def xrelevance_cam_weights(A: tf.Tensor, R: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(R, axis=(1, 2), keepdims=True) / stabilised(total)
 
 
+def _check(network: Network) -> None:
+    network.cam_layers()
+    kinds(network, "LRP")
+
+
 class _FromNumbers(Propagation):
     starts_with_numbers = True
 
@@ -86,6 +91,7 @@ RELEVANCE_CAM = cam_of_weights(
     signals=activations_and_relevance,
     family="relevance",
     cost="1 forward, and relevance down to the layer",
+    check=_check,
 )
 XRELEVANCE_CAM = cam_of_weights(
     "xrelevance_cam",
@@ -96,4 +102,5 @@ XRELEVANCE_CAM = cam_of_weights(
     signals=activations_and_relevance,
     family="relevance",
     cost="1 forward, and relevance down to the layer",
+    check=_check,
 )

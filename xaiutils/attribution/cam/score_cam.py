@@ -96,6 +96,7 @@ SCORE_CAM = Method(
     signed=False,
     cost="1 forward for each channel, + 1",
     compute=score_cam,
+    needs="layers",
     parameters=(LAYER, _CHANNELS, _WEIGHTING),
 )
 FASTER_SCORE_CAM = replace(

@@ -46,12 +46,13 @@ def cam_of_weights(
     family: str = "cam",
     cost: str = "1 gradient",
     signals: SignalPass = activations_and_gradients,
+    check: Callable[[Network], object] | None = None,
 ) -> Method:
     """Declare the class activation map of ``weights(A, signal, **options)``, whose docstring is the method's.
 
     ``options`` are the parameters of ``weights``, and `relu_option` where negative values may be kept or cut at choice;
     without it they are cut unless the method is ``signed``. ``signals`` makes the pass, ``name``, ``title``, ``paper``,
-    ``family`` and ``cost`` are as in `Method`.
+    ``family``, ``cost`` and ``check`` are as in `Method`.
     """
 
     def compute(
@@ -70,6 +71,8 @@ def cam_of_weights(
         signed=signed,
         cost=cost,
         compute=compute,
+        needs="layers",
+        check=check,
         parameters=(LAYER, *options),
         weights=weights,
         signals=signals,

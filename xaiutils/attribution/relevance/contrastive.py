@@ -8,6 +8,7 @@ from xaiutils.attribution.method import Method
 from xaiutils.attribution.relevance.lrp import relevance, rule_parameters
 from xaiutils.attribution.relevance.seeds import Seed, at_logits, target_scores
 from xaiutils.backend import tf
+from xaiutils.graph.layers.step_kinds import kinds
 from xaiutils.graph.network import ModelError, Network
 from xaiutils.registry import Parameter
 
@@ -15,6 +16,7 @@ from xaiutils.registry import Parameter
 def _check_classes(network: Network, method: str) -> None:
     if network.activation == "score":
         raise ModelError(f"{method} contrasts a class with the other classes, and a score has none; use lrp.")
+    kinds(network, "LRP")
 
 
 def clrp(
@@ -124,6 +126,8 @@ CLRP = Method(
     signed=True,
     cost="as lrp (variant code: twice)",
     compute=clrp,
+    needs="rules",
+    check=lambda network: _check_classes(network, "clrp"),
     shift_invariant=False,  # in its scale alone, which is that of the logit
     signed_by=lambda parameters: parameters["variant"] == "published",
     parameters=_PARAMETERS,
@@ -136,6 +140,8 @@ SGLRP = Method(
     signed=True,
     cost="as lrp (variant code: twice)",
     compute=sglrp,
+    needs="rules",
+    check=lambda network: _check_classes(network, "sglrp"),
     shift_invariant_by=lambda parameters: not parameters["bias"],
     signed_by=lambda parameters: parameters["variant"] == "published",
     parameters=_PARAMETERS,

@@ -112,6 +112,7 @@ LRP = Method(
     signed=True,
     cost="1 gradient (epsilon) to about 3",
     compute=lrp,
+    needs="rules",
     shift_invariant_by=_starts_with_what_its_weights_give,
     reading_by=lambda parameters: "magnitude" if parameters["rule"] == "epsilon" else "positive",
     parameters=(*rule_parameters("epsilon_plus", bias=True), SHARES),
