@@ -31,7 +31,8 @@ class Head:
 
     ``without_activation`` computes the logits where the activation is fused into the layer. ``log`` computes them from
     the tensors ``leaves`` where the head is explained by the logarithm of its probability; ``logits`` is then the
-    output's key. ``bare``: nothing makes probabilities, so "softmax" is assumed.
+    output's key. ``bare``: nothing makes probabilities, so "softmax" is assumed. ``choice``: the step that takes some
+    units of the sigmoid's, and so of its logits.
     """
 
     logits: int
@@ -40,6 +41,7 @@ class Head:
     log: LogProbability | None = None
     leaves: tuple[int, ...] = ()
     bare: bool = False
+    choice: Step | None = None
 
 
 def find_head(graph: FlatGraph, output: int, told: str | None = None) -> Head:
@@ -77,7 +79,17 @@ def _read(graph: FlatGraph, output: int) -> Head:
             return Head(key, "softmax", bare=True)
         if name is not None:
             return Head(key, _checked(name, units), _WithoutActivation(step.operation))
+    if _takes_units(graph, step):
+        head = _read(graph, step.reads[0])
+        if head.activation == "sigmoid" and head.log is None and head.choice is None:
+            return replace(head, choice=step)
     return _tried(graph, step, key)
+
+
+def _takes_units(graph: FlatGraph, step: Step) -> bool:
+    """Whether a step keeps some columns of rows ``(n, classes)``: ``outputs[:, i:j]``."""
+    shapes = [graph.shapes[key] for key in (*step.reads, *step.outputs)]
+    return type(step.operation).__name__ == "GetItem" and [len(shape) for shape in shapes] == [2, 2]
 
 
 def _changes_nothing(graph: FlatGraph, step: Step) -> bool:
