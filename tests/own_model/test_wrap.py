@@ -220,6 +220,10 @@ def test_ordinal_heads_give_probabilities_of_classes():
     rising = np.full((1, 16, 16, 1), 200.0, np.float32)  # P(y > 2) = 0.95 above P(y > 1) = 0.73: taken for 0.73
     p = 1 / (1 + np.exp(-np.array([4.0, 1.0, 1.0])))
     np.testing.assert_allclose(wrapped(rising)[0], [1 - p[0], p[0] - p[1], 0, p[2]], atol=1e-6)
+    logits = keras.Model(mine.inputs, mine.layers[-2].output)  # the sigmoid left out
+    np.testing.assert_allclose(xai.wrap(logits, head="ordinal")(image), wrapped(image), atol=1e-6)
+    with pytest.raises(ValueError, match="ends in a softmax, whose classes are explained as they are"):
+        xai.wrap(MODEL, head="ordinal")
     with pytest.raises(ValueError, match="class_names has 3 names, and the output is of 4 classes"):
         xai.wrap(mine, head="ordinal", class_names=["a", "b", "c"])
 
@@ -269,6 +273,33 @@ def test_half_precision_within_and_float32_outside(policy):
     assert answers.dtype == "float32"
     np.testing.assert_array_equal(answers, ops.cast(mine(PIXELS / np.float32(255)), "float32"))
     assert xai.explain(wrapped, PIXELS, 0, "integrated_gradients").dtype == np.float32
+
+
+def test_integer_inputs_take_whole_pixels_and_keep_the_gradient():
+    inputs = keras.Input((16, 16, 3), dtype="uint8")
+    mine = keras.Model(inputs, classifier()(layers.Rescaling(1 / 255)(inputs)))
+    wrapped = xai.wrap(mine, scaling="model")
+    np.testing.assert_allclose(wrapped(PIXELS), mine(PIXELS.astype(np.uint8)), atol=1e-6)
+    assert np.abs(xai.explain(wrapped, PIXELS, 0, "vanilla_gradients")).max() > 0
+
+
+def test_a_saved_copy_needs_no_wrapping(tmp_path):
+    wrapped = xai.wrap(MODEL, scaling="standardise")
+    wrapped.save(tmp_path / "pixels.keras")
+    read = keras.models.load_model(tmp_path / "pixels.keras")
+    np.testing.assert_allclose(read(PIXELS), wrapped(PIXELS), atol=1e-6)
+    with pytest.raises(ValueError, match="holds values of clinical, site, which a file does not keep"):
+        xai.wrap(several_inputs(), inputs={"clinical": [0, 0], "site": 0}).save(tmp_path / "held.keras")
+
+
+def test_rows_of_cases_come_with_the_call():
+    mine, rows = several_inputs(), np.array([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]])
+    wrapped = xai.wrap(mine, scaling="0-1", inputs={"clinical": "case", "site": 2})
+    answers = xai.predict(wrapped, PIXELS, inputs={"clinical": rows}, probabilities=True)
+    expected = mine({"image": PIXELS / 255, "clinical": rows, "site": np.full((3, 1), 2)})
+    np.testing.assert_allclose(answers, expected, atol=1e-5)
+    with pytest.raises(ValueError, match="row of 'clinical' for each case, which is missing"):
+        xai.predict(wrapped, PIXELS)
 
 
 def test_other_objects_are_refused():

@@ -59,6 +59,16 @@ class WrappedModel(keras.Model):
             raise ValueError(f"{self.name} was not made by xaiutils.wrap; wrap its core anew.")
         return self.remake(**changes)
 
+    def save(self, filepath: Any, **kwargs: Any) -> None:
+        """Write it as a plain Keras model of images in [0, 255], which needs no wrapping any more; `facts` stay behind.
+
+        Raises ValueError where it holds further inputs, whose values no file of Keras keeps.
+        """
+        if self.held_inputs:
+            raise ValueError(f"{self.name} holds values of {', '.join(self.held_inputs)}, which a file does not keep; "
+                             "save its core, and wrap that again.")  # fmt: skip
+        keras.Model(self.inputs[0], self.outputs[0], name=self.name).save(filepath, **kwargs)
+
     @property
     def core(self) -> Any:
         """The user's model, or the layer that holds it."""

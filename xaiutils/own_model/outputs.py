@@ -5,6 +5,8 @@ from itertools import pairwise
 from typing import Any
 
 from xaiutils.backend import keras
+from xaiutils.graph.flat_graph import FlatGraph
+from xaiutils.graph.head import find_head
 from xaiutils.registry import is_integer, suggest
 
 layers, ops = keras.layers, keras.ops
@@ -111,7 +113,7 @@ def _scores(tensor: Any, what: str) -> keras.KerasTensor:
     )
 
 
-def with_head(scores: keras.KerasTensor, head: str | None) -> keras.KerasTensor:
+def with_head(images: keras.KerasTensor, scores: keras.KerasTensor, head: str | None) -> keras.KerasTensor:
     """The scores in float32, of an ordinal head as probabilities of its classes."""
     if head is not None and head not in HEADS:
         raise ValueError(f"head={head!r} is unknown; {suggest(head, list(HEADS))}")
@@ -121,6 +123,16 @@ def with_head(scores: keras.KerasTensor, head: str | None) -> keras.KerasTensor:
             "output=lambda y: y[:, :1]."
         )
     if head == "ordinal":
+        function = keras.Model(images, scores)  # kept, for the graph does not
+        graph = FlatGraph(function)
+        found = find_head(graph, graph.output_key)
+        if found.activation != "sigmoid" and not found.bare:
+            raise ValueError(
+                "head='ordinal' is for cumulative probabilities P(y > k), each of a sigmoid of its own; this model "
+                "ends in a softmax, whose classes are explained as they are: leave head= out."
+            )
+        if found.bare:
+            scores = layers.Activation("sigmoid", name="cumulative", dtype="float32")(scores)
         return OrdinalProbabilities(name="ordinal", dtype="float32")(scores)
     if keras.backend.standardize_dtype(scores.dtype) != "float32":
         return layers.Activation("linear", name="in_float32", dtype="float32")(scores)

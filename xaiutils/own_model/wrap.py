@@ -129,12 +129,12 @@ def _assemble(core: Any, source: str, options: _Options) -> WrappedModel:
         images = keras.Input(shape, name="images")
         scaled, said = scale(images, "model" if options.scaling is None else options.scaling)
         x = layers.Permute((3, 1, 2), name="channels_first")(scaled) if is_first else scaled
-        if not keras.backend.is_float_dtype(spec.dtype):
-            x = keras.ops.cast(keras.ops.round(x), spec.dtype)
+        if isinstance(core, SavedModelLayer) and spec.dtype != "float32":  # Keras' own layers take floats all the same
+            x = keras.ops.cast(x if keras.backend.is_float_dtype(spec.dtype) else keras.ops.round(x), spec.dtype)
         tensors = [x if s is spec else held_input(s, given[s.name], images) for s in specs]
         outputs = _call(core, specs, tensors)
         scores, output = chosen_output(outputs, output_names(as_function(core), outputs), options.output)
-        scores = with_head(scores, options.head)
+        scores = with_head(images, scores, options.head)
     names = _checked_names(options, scores.shape[1])
     facts = ModelFacts(
         source=source,
