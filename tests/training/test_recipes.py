@@ -875,7 +875,7 @@ def test_mixed_precision(precision, monkeypatch):
     seen = {}
     real = loop.compiled
 
-    def spy(body, head, trained, loss, optimizer, recipe, seed):
+    def spy(body, head, trained, loss, optimizer, *more):
         seen["scaled"] = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
         seen["variables"] = {v.dtype for v in trained}
         seen["policies"] = [layer.compute_dtype for layer in head.layers if layer.name != "probabilities"]
@@ -884,7 +884,7 @@ def test_mixed_precision(precision, monkeypatch):
             seen["logits"] = logits.dtype
             return loss(y, logits)
 
-        return real(body, head, trained, noted, optimizer, recipe, seed)
+        return real(body, head, trained, noted, optimizer, *more)
 
     monkeypatch.setattr(loop, "compiled", spy)
     train, val = colours(48, 0), colours(16, 1)
