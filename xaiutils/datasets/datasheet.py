@@ -34,7 +34,7 @@ def datasheet(
         entry=entry,
         title=entry.title if entry else first.name or "Data set",
         splits=markdown_table(_counts(splits)),
-        recorded=_recorded(splits),
+        recorded=[*_targets(splits), *_recorded(splits)],
         evidence=_evidence_length(splits),
         patients_known=_patients_known(splits),
         leaks={kind: sum(leak["kind"] == kind for leak in found) for kind in ("patient", "folder", "same image")},
@@ -57,6 +57,24 @@ def _counts(splits: Mapping[str, ImageDataset]) -> pd.DataFrame:
         rows.append([split, len(d), d.available, *d.class_counts, *patients, evidence])
     columns = ["split", "images", "of", *names, *(["patients"] if known else []), "with evidence"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _targets(splits: Mapping[str, ImageDataset]) -> list[str]:
+    """Lines on several labels, measured values and further inputs, where there are any."""
+    first, lines = next(iter(splits.values())), []
+    if first.multi_label:
+        labels = np.concatenate([d.labels for d in splits.values()])
+        unknown = [f"{name} {n}" for name, n in zip(first.class_names, (labels == -1).sum(axis=0), strict=True) if n]
+        together = (labels == 1).sum(axis=1)
+        said = f"none of them {(together == 0).sum()} times, two or more {(together > 1).sum()} times"
+        lines.append(f"Labels: several in one image, {said}. Unknown: {', '.join(unknown) or 'none'}.")
+    known = [d.values for d in splits.values() if d.values is not None]
+    if known:
+        low, middle, high = np.quantile(np.concatenate(known), [0, 0.5, 1])
+        lines.append(f"Values: {first.value_name or 'not named'}, {low:.4g} to {high:.4g}, median {middle:.4g}.")
+    if first.inputs:
+        lines.append(f"Inputs beside the image: {', '.join(first.inputs)}.")
+    return lines
 
 
 def _recorded(splits: Mapping[str, ImageDataset]) -> list[str]:

@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from xaiutils.datasets import inventory
 from xaiutils.datasets.entry import entry_of_own_images
 from xaiutils.datasets.listing import Listing, Record, unknown_patient
 from xaiutils.datasets.loaders.folder import check_mask_values, find_masks, without_findings
+from xaiutils.datasets.loaders.table_targets import Asked, Target, inputs_of, refuse_contradictions, values_of
 from xaiutils.datasets.patients import (
     fill_unknown,
     folder_metadata,
@@ -20,7 +21,7 @@ from xaiutils.datasets.patients import (
     suggest_patient_folders,
     with_headers,
 )
-from xaiutils.datasets.reading.evidence import Boxes, Evidence, MaskFile
+from xaiutils.datasets.reading.evidence import Boxes, Evidence, MaskFile, NoFinding
 from xaiutils.datasets.reading.picture_file import PictureFile, Preparation, read_picture_file
 from xaiutils.datasets.reading.tables import read_csv, read_excel
 from xaiutils.datasets.reading.tree import find_file
@@ -49,6 +50,13 @@ def load(
     mask_pattern: str = "",
     mask_values: tuple[int, ...] | list[int] = (),
     classes: tuple[str, ...] | list[str] = (),
+    multi_label: bool = False,
+    no_finding: str = "No Finding",
+    label_columns: tuple[str, ...] | list[str] = (),
+    uncertain: str = "ignore",
+    blank: str = "ignore",
+    value_column: str = "",
+    input_columns: tuple[str, ...] | list[str] | dict[str, list[str]] = (),
 ) -> Listing:
     """``data_dir/table`` with one row for each image; other paths are relative to ``data_dir``.
 
@@ -61,34 +69,37 @@ def load(
     picture's path, as for folders (1: the first folder). ``label_separator`` splits a cell into several labels ("|"
     in "Atelectasis|Effusion"); images with several of the classes are left out and counted, since one class is
     learnt per image; ``one_vs_rest`` names a label, and makes of all images those with it and those without.
+    ``multi_label`` keeps all labels of each image; ``no_finding`` is what a cell without any says. ``label_columns``
+    are columns of 1, 0, -1 or u, in place of ``label_column``, which make several labels too: ``uncertain`` (-1, u) is
+    taken as "ignore" (unknown), "zeros" or "ones", ``blank`` as "ignore" or "zeros", and counted. Of several labels,
+    ``{label}`` in ``mask_pattern`` names each one's mask. ``value_column`` holds a quantity to be predicted; without a
+    ``label_column`` it is all. ``input_columns`` are what a model takes beside the image, each a number or category, or
+    ``{input: [columns]}``; rows without it are refused.
     ``classes`` keeps and orders some classes. Rows of the same file are merged when their labels agree, else
     ValueError; rows without a label are named and skipped; a blank patient is unknown. The table may be an Excel
     file. Paths may be written on another machine (``\\`` for ``/``, other case, absolute: see
     `xaiutils.datasets.reading.tree.find_file`). Columns that are not named are kept as the images' metadata.
     """
     path = find_file(data_dir, table)
-    columns = _Columns(image_column, label_column, split_column, patient_column, mask_column, boxes_column)
-    masks = _Masks(mask_pattern, check_mask_values(mask_values))
-    rows = columns.check(read_excel(path) if path.suffix.lower() in (".xls", ".xlsx") else read_csv(path), path)
-    listed, unlisted = _with_image_and_label(rows, columns, table)
+    rows = read_excel(path) if path.suffix.lower() in (".xls", ".xlsx") else read_csv(path)
+    several = check_class_names(label_columns, "label_columns")
+    if several or (value_column and label_column == "label" and label_column not in rows.columns):
+        label_column = ""
+    columns = _Columns(
+        image_column, label_column, split_column, patient_column, mask_column, boxes_column, value_column
+    )
+    masks = _Masks(mask_pattern, check_mask_values(mask_values), preparation)
+    further = _flat(input_columns)
+    listed, unlisted = _with_needed_cells(columns.check(rows, path, [*several, *further]), columns, table)
     files = _rows_by_file(listed, columns, image_pattern, data_dir)
-    labels = {file: _labels(group, label_column, label_separator, path, file) for file, group in files.items()}
-    names, chosen, notes = _choose(labels, check_class_names(classes), one_vs_rest, label_column, path)
-    for file in chosen:
-        _refuse_contradictions(files[file], (split_column, patient_column), path, file)
-    records = [
-        _record(files[file], file, label, names[label], columns, masks, data_dir, path)
-        for file, label in chosen.items()
-    ]
-    if listed[image_column].nunique() < len(chosen):  # one name in several folders: only the path distinguishes them
-        records = [replace(r, id=_below(r.source.path, data_dir)) for r in records]
-    records = [replace(r, source=replace(r.source, preparation=preparation)) for r in records]
-    if mask_pattern and not any(r.source.evidence for r in records):
-        warnings.warn(f"mask_pattern={mask_pattern!r} finds no mask of any image of {path}.", stacklevel=4)
-    records, of_headers = with_headers(name_patients(records, patient_from))
-    records, of_healthy = without_findings(fill_unknown(records), names)
-    advice = suggest_patient_folders(records, patient_from != "" or patient_column != "")
-    advice += _forgotten(rows.columns, split_column, patient_column or patient_from)
+    asked = Asked(several, label_separator, multi_label, no_finding, one_vs_rest, check_class_names(classes))
+    names, targets, notes = asked.read(files, label_column, value_column, (uncertain, blank), path)
+    for file in targets:
+        refuse_contradictions(files[file], (*columns.of_image, *several, *further), path, file)
+    records = _records(files, targets, names, columns, masks, data_dir, path)
+    records = _with_numbers(records, files, value_column, input_columns, several, path, notes)
+    people = _People(split_column, patient_column, patient_from)
+    records, advice = people.named(records, [] if asked.several else names, list(rows.columns), notes)
     for sentence in advice:
         warnings.warn(f"{path}: {sentence}", stacklevel=4)
     return Listing(
@@ -97,9 +108,10 @@ def load(
         read_picture_file,
         str(path),
         skipped=unlisted,
-        notes=[*notes, *of_headers, *of_healthy, *advice],
+        notes=[*notes, *advice],
         root=data_dir,
-        files={f: inventory.NOT_CHOSEN for f in files if f not in chosen} | {path: inventory.TABLE},
+        files={f: inventory.NOT_CHOSEN for f in files if f not in targets} | {path: inventory.TABLE},
+        value_name=value_column,
     )
 
 
@@ -116,31 +128,67 @@ class _Columns:
     patient: str
     mask: str
     boxes: str
+    value: str
 
-    def check(self, rows: pd.DataFrame, path: Path) -> pd.DataFrame:
-        """``rows``; ValueError where one of the named columns is not there."""
-        for name, column in vars(self).items():
-            if column and column not in rows.columns:
-                raise ValueError(
-                    f"{path} has no column {column!r} ({name}_column); {suggest(column, list(rows.columns))}"
-                )
+    @property
+    def of_image(self) -> tuple[str, ...]:
+        """Those in which all rows of an image must agree, whatever the labels are."""
+        return self.split, self.patient, self.value
+
+    def check(self, rows: pd.DataFrame, path: Path, further: Sequence[str]) -> pd.DataFrame:
+        """``rows``; ValueError where one of the named columns, or of ``further``, is not there."""
+        named = {column: f" ({name}_column)" for name, column in vars(self).items() if column}
+        for column, option in (named | dict.fromkeys(further, "")).items():
+            if column not in rows.columns:
+                raise ValueError(f"{path} has no column {column!r}{option}; {suggest(column, list(rows.columns))}")
         return rows
 
 
 @dataclass(frozen=True)
+class _People:
+    """Options that say whose an image is, and of which split."""
+
+    split_column: str
+    patient_column: str
+    patient_from: int | str
+
+    def named(
+        self, records: list[Record], classes: list[str], columns: list[str], notes: list[str]
+    ) -> tuple[list[Record], list[str]]:
+        """The records with their patients, and of ``classes`` called healthy without evidence; and advice where the
+        options name no patients. ``notes`` get what was done."""
+        records, of_headers = with_headers(name_patients(records, self.patient_from))
+        records, of_healthy = without_findings(fill_unknown(records), classes)
+        notes += [*of_headers, *of_healthy]
+        known = self.patient_column or self.patient_from
+        advice = suggest_patient_folders(records, known != "")
+        return records, advice + _forgotten(columns, self.split_column, known)
+
+
+@dataclass(frozen=True)
 class _Masks:
-    """Where masks are, beside those that a column names, and the grey values that are evidence."""
+    """Where masks are, beside those that a column names, the grey values that are evidence, and how pictures are laid
+    out."""
 
     pattern: str
     values: tuple[int, ...]
+    preparation: Preparation
 
 
-def _with_image_and_label(
-    rows: pd.DataFrame, columns: _Columns, table: str
-) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
-    """The rows that name both, labels stripped, and why the others are left out."""
-    rows, unlisted = rows.assign(**{columns.label: rows[columns.label].str.strip()}), []
-    for column in (columns.label, columns.image):
+def _flat(columns: Sequence[str] | Mapping[str, Sequence[str]]) -> list[str]:
+    """All columns of inputs."""
+    if isinstance(columns, str):
+        raise TypeError(f"input_columns={columns!r}; expected a list of columns, or {{input: [columns]}}.")
+    parts = columns.values() if isinstance(columns, Mapping) else [columns]
+    return [column for part in parts for column in ([part] if isinstance(part, str) else part)]
+
+
+def _with_needed_cells(rows: pd.DataFrame, columns: _Columns, table: str) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
+    """The rows that name picture, label and value where there are such columns, and why the others are left out."""
+    unlisted: list[tuple[str, str]] = []
+    if columns.label:
+        rows = rows.assign(**{columns.label: rows[columns.label].str.strip()})
+    for column in filter(None, (columns.label, columns.value, columns.image)):
         blank = rows[column].str.strip() == ""
         unlisted += [(str(image) or "a row", f"no {column!r} in {table}") for image in rows[columns.image][blank]]
         rows = rows[~blank]
@@ -156,11 +204,29 @@ def _rows_by_file(rows: pd.DataFrame, columns: _Columns, pattern: str, root: Pat
     return files
 
 
+def _records(
+    files: dict[Path, list[dict[str, str]]],
+    targets: dict[Path, Target],
+    names: list[str],
+    columns: _Columns,
+    masks: _Masks,
+    root: Path,
+    table: Path,
+) -> list[Record]:
+    """The records of all pictures of which something is to be learnt."""
+    found = [_record(files[f], f, target, names, columns, masks, root, table) for f, target in targets.items()]
+    if len({r.id for r in found}) < len(found):  # one name in several folders: only the path distinguishes them
+        found = [replace(r, id=_below(r.source.path, root)) for r in found]
+    if masks.pattern and not any(r.source.all_evidence for r in found):
+        warnings.warn(f"mask_pattern={masks.pattern!r} finds no mask of any image of {table}.", stacklevel=5)
+    return found
+
+
 def _record(
     group: list[dict[str, str]],
     file: Path,
-    label: int,
-    class_name: str,
+    target: Target,
+    names: list[str],
     columns: _Columns,
     masks: _Masks,
     root: Path,
@@ -169,23 +235,69 @@ def _record(
     """The record of one picture from the rows that name it."""
     first = group[0]
     image = first[columns.image].strip()
+    by_label: tuple[tuple[Evidence, ...], ...] = ()
     named = [find_file(root, m) for row in group for m in row.get(columns.mask, "").split(";") if m.strip()]
-    if masks.pattern:
+    if target.labels is not None and "{label}" in masks.pattern:
+        by_label = tuple(
+            _label_evidence(
+                y,
+                masks,
+                _fill(masks.pattern, first, image=image, stem=file.stem, label=name, name="mask_pattern"),
+                root,
+            )
+            for name, y in zip(names, target.labels, strict=True)
+        )
+    elif masks.pattern:
         pattern = _fill(masks.pattern, first, image=image, stem=file.stem, name="mask_pattern").replace("\\", "/")
         named += find_masks(root / "image", pattern)
     boxes = tuple(box for row in group for box in _boxes(row.get(columns.boxes, ""), table, image))
     evidence: list[Evidence] = [MaskFile(mask, masks.values) for mask in named]
     if boxes:
         evidence.append(Boxes(boxes))
-    place = folder_metadata(Path(_below(file, root)).parts[:-1], class_name) if file.is_relative_to(root) else {}
+    name = names[target.label] if target.labels is None else ""
+    place = folder_metadata(Path(_below(file, root)).parts[:-1], name) if file.is_relative_to(root) else {}
     return Record(
         id=image,
-        label=label,
-        source=PictureFile(file, tuple(evidence)),
+        label=target.label,
+        labels=target.labels,
+        source=PictureFile(file, tuple(evidence), masks.preparation, by_label),
         split=_split_name(first[columns.split], table) if columns.split else None,
         patient=(first[columns.patient].strip() or unknown_patient(image)) if columns.patient else None,
         metadata={**place, **{k: v for k, v in first.items() if k not in (*vars(columns).values(), "_path")}},
     )
+
+
+def _with_numbers(
+    records: list[Record],
+    files: dict[Path, list[dict[str, str]]],
+    value_column: str,
+    input_columns: Sequence[str] | Mapping[str, Sequence[str]],
+    label_columns: list[str],
+    path: Path,
+    notes: list[str],
+) -> list[Record]:
+    """The records with their values and inputs, without their labels among the metadata; ``notes`` get those on
+    categories."""
+    chosen = {r.source.path: files[r.source.path] for r in records}
+    values = values_of(chosen, value_column, path) if value_column else {}
+    inputs, said = inputs_of(chosen, input_columns, path)
+    notes += said
+    return [
+        replace(
+            r,
+            value=values.get(r.source.path),
+            inputs=inputs[r.source.path],
+            metadata={k: v for k, v in r.metadata.items() if k not in label_columns},
+        )
+        for r in records
+    ]
+
+
+def _label_evidence(y: int, masks: _Masks, pattern: str, root: Path) -> tuple[Evidence, ...]:
+    """Of one label: its masks where it is present, nothing where it is absent; empty where that is not known."""
+    if y == 0:
+        return (NoFinding(),)
+    return tuple(MaskFile(m, masks.values) for m in find_masks(root / "image", pattern.replace("\\", "/")) if y == 1)
 
 
 def _below(file: Path, root: Path) -> str:
@@ -203,56 +315,6 @@ def _forgotten(columns: Sequence[str], split_column: str, patient: int | str) ->
         if found:
             said.append(f"The column {found[0]!r} is not used as such; {option}={found[0]!r} says what it is.")
     return said
-
-
-def _labels(group: list[dict[str, str]], column: str, separator: str, path: Path, file: Path) -> list[str]:
-    """The labels of one file, in the rows' order; several only where a separator was given."""
-    written = sorted({str(Path(*re.split(r"[\\/]+", row["_path"].strip()))).casefold() for row in group})
-    if len(written) > 1:
-        raise ValueError(f"{path}: {written[:3]} are one file, {str(file)!r}; correct the paths, or set image_pattern.")
-    if separator:
-        found = (part.strip() for row in group for part in row[column].split(separator))
-        return list(dict.fromkeys(part for part in found if part))
-    _refuse_contradictions(group, (column,), path, file)
-    return [group[0][column]]
-
-
-def _refuse_contradictions(group: list[dict[str, str]], columns: Sequence[str], path: Path, file: Path) -> None:
-    for column in filter(None, columns):
-        values = sorted({row[column].strip() for row in group})
-        if len(values) > 1:
-            raise ValueError(f"{path}: image {str(file)!r} has several {column!r}: {values}; keep one row, or one.")
-
-
-def _choose(
-    labels: dict[Path, list[str]], classes: list[str], one_vs_rest: str, column: str, path: Path
-) -> tuple[list[str], dict[Path, int], list[str]]:
-    """Class names, the class of each file that has exactly one, and notes on those that have several."""
-    found = sorted({label for of_file in labels.values() for label in of_file})
-    if one_vs_rest:
-        if one_vs_rest not in found:
-            raise ValueError(f"column {column!r} of {path} has no class {one_vs_rest!r}; {suggest(one_vs_rest, found)}")
-        if classes:
-            raise ValueError("one_vs_rest makes two classes of all labels: leave classes out.")
-        chosen = {file: int(one_vs_rest in of_file) for file, of_file in labels.items()}
-        return [f"not {one_vs_rest}", one_vs_rest], chosen, [f"Images without {one_vs_rest!r} are 'not {one_vs_rest}'."]
-    names = classes or found
-    for name in names:
-        if name not in found:
-            raise ValueError(f"column {column!r} of {path} has no class {name!r}; {suggest(name, found)}")
-    if len(names) < 2:
-        raise ValueError(f"column {column!r} of {path} has one value ({names}); a classifier needs at least 2.")
-    own = {file: [label for label in of_file if label in names] for file, of_file in labels.items()}
-    several = [file for file, of_file in own.items() if len(of_file) > 1]
-    notes = []
-    if several:
-        notes.append(
-            f"{len(several)} of {len(own)} images have several of the classes, such as {several[0].name} "
-            f"({', '.join(own[several[0]])}): a classifier of one class per image cannot be taught them, and they are "
-            "left out; one_vs_rest=LABEL keeps all images, as with and without that label."
-        )
-        warnings.warn(notes[0], stacklevel=5)
-    return names, {file: names.index(of_file[0]) for file, of_file in own.items() if len(of_file) == 1}, notes
 
 
 def _fill(pattern: str, row: dict[str, str], name: str, **extra: str) -> str:
