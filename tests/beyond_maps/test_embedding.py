@@ -7,8 +7,10 @@ from conftest import SIZE, make_flat
 import xaiutils as xai
 from xaiutils.attribution import ModelError, Network
 from xaiutils.backend import keras
+from xaiutils.beyond_maps import embedding
 from xaiutils.beyond_maps.embedding import similarity_model
 from xaiutils.graph.passes import activations_and_gradients
+from xaiutils.own_model.label_view import of_label
 
 SHAPES = ("flat softmax", "flat logits", "fused softmax", "one-unit sigmoid", "nested", "sequential", "vit")
 
@@ -121,3 +123,17 @@ def test_what_has_no_embedding_is_refused(models, images):
         similarity_model(model, np.eye(3, 6) * [[1], [0], [1]])
     with pytest.raises(ValueError, match="cosine, dot"):
         similarity_model(model, images, similarity="euclid")
+
+
+def test_a_wrapped_model_has_the_embedding_of_its_core(images):
+    """Of a user's own model, scaled outside, and of one label of it."""
+    several = xai.wrap(make_flat("sigmoid"), scaling="0-1", class_names=["a", "b", "c"])
+    expected = embeddings(several.core, images / 255)
+    for model in (several, of_label(several, "b")):
+        np.testing.assert_allclose(embedding.embeddings(model, images), expected, rtol=1e-4, atol=1e-6)
+        similar = similarity_model(model, images[:2])
+        assert xai.explain(similar, images, 1, "grad_cam").shape == images.shape[:3]
+        assert embedding.no_embedding(model) == ""
+    inputs = keras.Input((SIZE, SIZE, 3))
+    without = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(inputs))
+    assert "no Dense layer" in embedding.no_embedding(xai.wrap(without, scaling="0-1"))

@@ -9,6 +9,7 @@ from xaiutils.backend import keras, tf
 from xaiutils.graph.network import ModelError
 from xaiutils.graph.passes import batches
 from xaiutils.images import check_images
+from xaiutils.models.wrapped import WrappedModel
 
 SIMILARITIES = ("cosine", "dot")
 
@@ -76,6 +77,15 @@ def similarity_model(
     return keras.Model(model.inputs[0], outputs, name=f"{model.name}_similarity")
 
 
+def no_embedding(model: keras.Model) -> str:
+    """Why a model has no embedding that is found by itself, or ""."""
+    try:
+        _embedding(model, "")
+    except ModelError as error:
+        return str(error)
+    return ""
+
+
 def embeddings(model: keras.Model, images: np.ndarray, layer: str = "", batch_size: int = 32) -> np.ndarray:
     """Embeddings ``(n, width)`` float32 of images ``(n, height, width, C)`` in [0, 255], as `similarity_model` takes
     them from ``layer``. Raises as it does."""
@@ -89,7 +99,9 @@ def embeddings(model: keras.Model, images: np.ndarray, layer: str = "", batch_si
 
 def _embedding(model: keras.Model, layer: str) -> keras.KerasTensor:
     """The symbolic tensor ``(n, width)`` that the layer gives, or that the last Dense layer reads."""
-    if not isinstance(model, keras.Model) or len(getattr(model, "inputs", None) or ()) != 1:
+    if isinstance(model, WrappedModel):
+        return _within_core(model, layer)
+    if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
         raise ModelError(f"{type(model).__name__} is not a functional or built Sequential Keras model of one input.")
     names = [x.name for x in model.layers]
     dense = [x for x in model.layers if isinstance(x, keras.layers.Dense)]
@@ -107,3 +119,19 @@ def _embedding(model: keras.Model, layer: str) -> keras.KerasTensor:
     if len(shape) != 2 or shape[-1] is None:
         raise ModelError(f"at layer {chosen.name!r} there is no embedding (n, width), but the shape {shape}.")
     return tensor
+
+
+def _within_core(model: WrappedModel, layer: str) -> keras.KerasTensor:
+    """The embedding of a user's own model, of the images that it is wrapped for."""
+    tensors, seen = [model.outputs[0]], set()
+    embedding = _embedding(model.core, layer)
+    inner = keras.Model(model.core.inputs, embedding)
+    while tensors:
+        tensor = tensors.pop()
+        operation, node, _ = tensor._keras_history
+        read = operation._inbound_nodes[node].input_tensors
+        if operation is model.core:
+            return inner(read if len(read) > 1 else read[0])
+        tensors += [x for x in read if id(x) not in seen]
+        seen |= {id(x) for x in read}
+    raise ModelError(f"{model.name} does not call its core as a layer, so its embedding is not known.")

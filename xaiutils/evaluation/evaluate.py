@@ -12,7 +12,7 @@ from xaiutils.attribution import METHODS, MapWarning, explain, resolve
 from xaiutils.attribution.method import own_reading
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
-from xaiutils.evaluation.answers import returns_score
+from xaiutils.evaluation.answers import by_rows, returns_score
 from xaiutils.evaluation.metrics import METRICS
 from xaiutils.evaluation.metrics.metric import Case
 from xaiutils.evaluation.score_tables import NO_MODEL, RANDOM, TRAINED
@@ -42,7 +42,8 @@ def evaluate(
         model: the classifier that the maps explain; None is enough for metrics that need only masks.
         maps: finite float32 ``(n, height, width)`` from `xaiutils.explain`.
         metrics: names in `METRICS`; None: all that the data allow, except those that explain changed images.
-        targets: the classes that were explained, as given to `explain`; only metrics that run the model use them.
+        targets: the classes that were explained, as given to `explain`; only metrics that run the model use them. A
+            model that takes rows of further inputs of every case finds them in ``ds.inputs``.
         batch_size: images in one pass of the model.
         parameters: a metric's parameters by its name.
         method, method_parameters: what made the maps, as `explain` takes it: for the reading, and for metrics that
@@ -69,22 +70,28 @@ def evaluate(
     made = method_parameters.get("reading", "signed")  # of maps that were read before, no sign comes back
     check_classes(model, ds)
     chosen = _chosen(metrics, parameters, ds, model is not None, method, returns_score(model))
-    case, columns = Case(raw, model=model, batch_size=batch_size), []
-    if ds.masks is not None:
-        case = replace(case, masks=ds.masks)
-    for name, values in progress(list(chosen.items()), title="metrics"):
-        metric = METRICS[name]
-        read = metric.reading or reading
-        if metric.needs in ("model", "method") and not len(case.images):
-            _, images, classes = prepare(model, ds.images, targets, batch_size)
+    readings = {name: METRICS[name].reading or reading for name in chosen}
+    runs_model = any(METRICS[name].needs in ("model", "method") for name in chosen)
+    scores = {name: np.empty(len(ds)) for name in chosen}
+    for members in by_rows(model if runs_model else None, ds):
+        few = ds if len(members) == len(ds) else ds.select(members)
+        case = Case(raw[members], model=model, batch_size=batch_size)
+        if few.masks is not None:
+            case = replace(case, masks=few.masks)
+        if runs_model:
+            some = targets if targets is None or np.ndim(targets) == 0 else np.asarray(targets)[members]
+            _, images, classes = prepare(model, few.images, some, batch_size)
             case = replace(case, images=images, targets=classes)
-        if metric.needs == "method" and method is not None:
-            case = replace(case, explain=_method_again(case, method, method_parameters, read))
-        scores = metric.compute(replace(case, maps=read_maps(raw, read)), **values)
-        said = made if read == "signed" else read
-        found = {"image_id": ds.ids, "metric": name, "reading": said, "value": np.asarray(scores, np.float64)}
-        columns.append(pd.DataFrame(found))
-    return pd.concat(columns, ignore_index=True)
+        for name, values in progress(list(chosen.items()), title="metrics"):
+            metric, read = METRICS[name], readings[name]
+            if metric.needs == "method" and method is not None:
+                case = replace(case, explain=_method_again(case, method, method_parameters, read))
+            scores[name][members] = metric.compute(replace(case, maps=read_maps(raw[members], read)), **values)
+    columns = [
+        {"image_id": ds.ids, "metric": name, "reading": made if readings[name] == "signed" else readings[name],
+         "value": found} for name, found in scores.items()
+    ]  # fmt: skip
+    return pd.concat([pd.DataFrame(column) for column in columns], ignore_index=True)
 
 
 def _method_again(

@@ -72,15 +72,15 @@ def summarise_parts(
 ) -> pd.DataFrame:
     """`summarise` of all images and of subsets of them, to be read beside each other.
 
-    ``parts`` are columns that split the images, such as whether the model is right, or the class. The result has the
-    column ``part`` before those of `summarise` (which takes ``options``): "all", then "correct" and "not correct" for
-    a bool column of that name, and the values of any other.
+    ``parts`` are columns that split the images, such as whether the model is right, or the class; one that the table
+    lacks is left out. The result has the column ``part`` before those of `summarise` (which takes ``options``): "all",
+    then "correct" and "not correct" for a column of that name of True and False, and the values of any other.
     """
     by = [by] if isinstance(by, str) else list(by)
     found = [table.assign(part="all")]
-    for column in parts:
+    for column in (name for name in parts if name in table):
         values = table[column]
-        if values.dtype == bool:
+        if values.dropna().isin((True, False)).all():
             values = values.map({True: column, False: f"not {column}"})
         found += [group.assign(part=str(name)) for name, group in table.groupby(values, sort=False)]
     return summarise(pd.concat(found), ["part", *by], **options)

@@ -53,7 +53,12 @@ class Transform:
                     f"transform {self.name!r} is made against a model; give it: "
                     f"TRANSFORMS[{self.name!r}].apply(images, model=...)."
                 )
+            from xaiutils.graph.network import Network  # imports TensorFlow, which the list of transforms does not
+
             chosen |= {"model": model, "targets": targets, "batch_size": batch_size}
+            seen = check_images(images, channels=Network.of(model).channels)
+            changed = np.clip(self.change(seen, np.random.default_rng(seed), **chosen), 0, 255).astype(np.float32)
+            return np.repeat(changed, 3, axis=-1) if (changed.shape[-1], images.shape[-1]) == (1, 3) else changed
         changed = self.change(images, np.random.default_rng(seed), **chosen)
         return np.clip(changed, 0, 255).astype(np.float32)
 

@@ -14,6 +14,7 @@ import pandas as pd
 from xaiutils.attribution import explain_all
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset, balanced_indices
+from xaiutils.evaluation.answers import answers, explain_suited, left_out_in_words, returns_score
 from xaiutils.evaluation.evaluate import chance, check_classes, evaluate_all
 from xaiutils.evaluation.metrics import METRICS
 from xaiutils.evaluation.score_tables import CHANCE, NO_MODEL, RANDOM, TRAINED
@@ -33,11 +34,11 @@ class Measured:
 
     ``scores``: a row for each method, control (and chance), image, metric and reading: method, weights (see
     `xaiutils.evaluation.score_tables`), image_id, metric, reading, value; and of the image patient_id (its own id where
-    unknown), label (the class's name), correct (whether the model is right) and p (the model's probability of the
-    explained class). ``maps``: the methods' maps of the images, with their sign. ``shown``: the images that metrics
-    with masks were measured on, which are mosaics where the data has no masks, and the images themselves where none can
-    be made; ``shown_maps``: the methods' maps of these, with the controls that were needed. ``notes``: sentences on
-    what is otherwise than asked.
+    unknown), label (the class's name), correct (whether the model is right; not of a score) and p (the model's
+    probability of the explained class, or its score). ``maps``: the methods' maps of the images, with their sign.
+    ``shown``: the images that metrics with masks were measured on, which are mosaics where the data has no masks, and
+    the images themselves where none can be made; ``shown_maps``: the methods' maps of these, with the controls that
+    were needed. ``notes``: sentences on what is otherwise than asked.
     """
 
     scores: pd.DataFrame
@@ -64,7 +65,8 @@ def measure(
 
     Args:
         model, ds: the classifier, and the images that it is explained on.
-        methods, method_parameters: as `xaiutils.explain_all` takes them. An image is explained for the class that the
+        methods, method_parameters: as `xaiutils.explain_all` takes them; those that do not suit the model are left
+            out, and a note says why. An image is explained for the class that the
             model predicts, a mosaic for its own.
         metrics, metric_parameters: as `xaiutils.evaluate` takes them.
         pool: images that mosaics are made of where ``ds`` has no masks; None: ``ds``.
@@ -76,16 +78,19 @@ def measure(
     """
     ds.check_single_label("compare_maps")
     check_classes(model, ds)
-    methods, metrics = list(methods), list(metrics)
+    metrics, notes = _metrics_of(model, metrics)
+    parameters = {m: p for m, p in (metric_parameters or {}).items() if m in metrics}
+    targets = predict(model, ds.images, batch_size, inputs=ds.inputs).argmax(axis=1)
+    given = {m: p for m, p in (method_parameters or {}).items() if m in (methods := list(methods))}
+    maps, left_out = explain_suited(model, ds.images, targets, methods, batch_size, given, ds.inputs)
+    notes += [f"Methods, {left_out_in_words(left_out)}."] if left_out else []
+    own = {m: p for m, p in given.items() if m in maps}
     chosen = {needs: [m for m in metrics if METRICS[m].needs == needs] for needs in ("masks", "maps")}
     with_model = [m for m in metrics if METRICS[m].needs in ("model", "method")]
-    parameters = {m: p for m, p in (metric_parameters or {}).items() if m in metrics}
-    own = {m: p for m, p in (method_parameters or {}).items() if m in methods}
-    explained = _Explained(model, methods, own, batch_size, seed)
+    explained = _Explained(model, list(maps), own, batch_size, seed)
     how = {"parameters": parameters, "method_parameters": own, "reading": reading}
-    targets = predict(model, ds.images, batch_size).argmax(axis=1)
-    maps = explained.maps(ds, targets)
-    evidence, notes = _evidence(model, ds, pool, batch_size, seed) if chosen["masks"] else (None, [])
+    evidence, said = _evidence(model, ds, pool, batch_size, seed) if chosen["masks"] else (None, [])
+    notes += said
     tables, facts = [], [_facts(model, ds, targets, batch_size)]
     # Without masks the images need no controls, except for the few that the model is run on.
     of_images = {TRAINED: maps} if ds.masks is None else explained.beside(ds, maps, targets)
@@ -139,7 +144,8 @@ class _Explained:
     seed: int
 
     def maps(self, ds: ImageDataset, targets: np.ndarray) -> Maps:
-        return explain_all(self.model, ds.images, targets, self.methods, self.batch_size, self.parameters)
+        how = self.methods, self.batch_size, self.parameters
+        return explain_all(self.model, ds.images, targets, *how, inputs=ds.inputs)
 
     def beside(self, ds: ImageDataset, maps: Maps, targets: np.ndarray) -> dict[str, Maps]:
         """The maps with those of random weights and the controls, by the weights that they explain."""
@@ -148,7 +154,7 @@ class _Explained:
             grid = cam_grid(self.model)
         except ModelError:  # it has no class activation maps that an oracle could be as coarse as
             grid = (7, 7)
-        random = random_weight_maps(self.model, ds.images, *how)
+        random = random_weight_maps(self.model, ds.images, *how, inputs=ds.inputs)
         return {TRAINED: maps, RANDOM: random, NO_MODEL: control_maps(ds, self.seed, grid)}
 
 
@@ -169,13 +175,22 @@ def _evidence(
 
 
 def _facts(model: keras.Model, ds: ImageDataset, targets: np.ndarray, batch_size: int) -> pd.DataFrame:
-    p = predict(model, ds.images, batch_size, probabilities=True)
-    return pd.DataFrame(
-        {
-            "image_id": ds.ids,
-            "patient_id": ds.patients or ds.ids,
-            "label": np.asarray(ds.class_names)[ds.labels],
-            "correct": p.argmax(axis=1) == ds.labels,
-            "p": p[np.arange(len(ds)), targets],
-        }
-    )
+    p = answers(model, ds.images, batch_size, ds.inputs)
+    facts = {
+        "image_id": ds.ids,
+        "patient_id": ds.patients or ds.ids,
+        "label": np.asarray(ds.class_names)[ds.labels],
+        "correct": p.argmax(axis=1) == ds.labels,
+        "p": p[np.arange(len(ds)), targets],
+    }
+    if returns_score(model):
+        del facts["correct"]  # a score is neither right nor wrong
+    return pd.DataFrame(facts)
+
+
+def _metrics_of(model: keras.Model, metrics: Iterable[str]) -> tuple[list[str], list[str]]:
+    """The metrics that have a meaning for a model, and a note on those that have none."""
+    asked = list(metrics)
+    without = [name for name in asked if returns_score(model) and METRICS[name].of_probability]
+    said = f"The model returns a score, not a probability: {', '.join(without)} have no meaning and are left out."
+    return [name for name in asked if name not in without], [said] if without else []

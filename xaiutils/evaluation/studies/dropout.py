@@ -219,8 +219,9 @@ def mc_dropout(
 def _predictions(
     network: keras.Model, images: np.ndarray, classes: np.ndarray, ids: list[str], batch_size: int, number: int
 ) -> pd.DataFrame:
-    logits = predict(network, images, batch_size)
-    p, rows = Network.of(network).probabilities(logits).numpy(), np.arange(len(images))
+    logits, rows = predict(network, images, batch_size), np.arange(len(images))
+    inner = Network.of(network)
+    p = logits if inner.activation == "score" else inner.probabilities(logits).numpy()
     facts = {"pass": number, "image_id": ids, "target": classes}
     return pd.DataFrame({**facts, "p": p[rows, classes], "logit": logits[rows, classes]})
 

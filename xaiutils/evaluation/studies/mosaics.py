@@ -10,10 +10,12 @@ from PIL import Image
 
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
+from xaiutils.evaluation.answers import returns_score
 from xaiutils.evaluation.evaluate import check_classes
 from xaiutils.graph.network import Network
 from xaiutils.graph.passes import batches
 from xaiutils.graph.predict import predict
+from xaiutils.models.wrapped import facts_of
 
 CELLS = ("shrunk", "full")
 
@@ -100,6 +102,10 @@ def _check_mosaics(model, ds, n, k, cells) -> None:
         raise ValueError(f"cells={cells!r}; choose one of {', '.join(CELLS)}.")
     ds.check_single_label("grid_mosaics")
     check_classes(model, ds)
+    if returns_score(model):
+        raise ValueError("mosaics are of images of different classes, and this model returns a score.")
+    if (facts := facts_of(model)) is not None and facts.case_inputs:
+        raise ValueError(f"a mosaic of several cases has no row of {', '.join(facts.case_inputs)} of its own.")
     height, width = ds.pixels.shape[1:3]
     if k < 2 or n < 1 or (cells == "shrunk" and min(height, width) < 8 * k):
         raise ValueError(
@@ -112,9 +118,13 @@ def _check_mosaics(model, ds, n, k, cells) -> None:
 
 
 def _resized(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """uint8 ``(height, width, 3)``; what falls into a smaller pixel is averaged."""
+    """``(height, width, channels)``; what falls into a smaller pixel is averaged."""
     if pixels.shape[:2] == (height, width):
         return pixels
+    if pixels.shape[-1] != 3 or pixels.dtype != np.uint8:
+        parts = [Image.fromarray(one).resize((int(width), int(height)), Image.Resampling.BILINEAR)
+                 for one in np.ascontiguousarray(pixels.transpose(2, 0, 1))]  # fmt: skip
+        return np.stack([np.asarray(part) for part in parts], axis=-1)
     return np.asarray(Image.fromarray(pixels).resize((int(width), int(height)), Image.Resampling.BILINEAR))
 
 

@@ -7,8 +7,8 @@ import pandas as pd
 
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
+from xaiutils.evaluation.answers import answers, by_rows, returns_score
 from xaiutils.evaluation.evaluate import check_classes
-from xaiutils.graph.predict import predict
 from xaiutils.transforms import TRANSFORMS
 
 
@@ -18,16 +18,19 @@ def prediction_change(
     """How the prediction takes each change: a row for each transform (of `xaiutils.TRANSFORMS`) and image.
 
     Columns: transform, image_id, predicted (class before), after (class after), p_before and p_after (probability of
-    the class predicted before).
+    the class predicted before; of a model that returns a score, the scores).
     """
     check_classes(model, ds)
-    before = predict(model, ds.images, batch_size, probabilities=True)
+    before = answers(model, ds.images, batch_size, ds.inputs)
     classes, rows = before.argmax(axis=1), np.arange(len(ds))
-    names = np.asarray(ds.class_names)
+    names = np.asarray(["the score"] if returns_score(model) else ds.class_names)
     tables = []
     for name in transforms:
-        changed = TRANSFORMS[name].apply(ds.images, seed=seed, model=model, targets=classes, batch_size=batch_size)
-        after = predict(model, changed, batch_size, probabilities=True)
+        changed = np.empty(ds.pixels.shape, np.float32)
+        for few in by_rows(model, ds):
+            how = {"model": model, "targets": classes[few], "batch_size": batch_size, "seed": seed}
+            changed[few] = TRANSFORMS[name].apply(ds.images[few], **how)
+        after = answers(model, changed, batch_size, ds.inputs)
         columns = {
             "transform": name,
             "image_id": ds.ids,

@@ -9,6 +9,7 @@ import numpy as np
 
 from xaiutils.attribution import MapWarning, explain_all
 from xaiutils.backend import keras, tf
+from xaiutils.graph.case_inputs import case_rows, holding
 from xaiutils.graph.network import Network
 from xaiutils.graph.passes import enlarge
 from xaiutils.graph.predict import predict
@@ -83,6 +84,7 @@ def random_weight_maps(
     batch_size: int = 32,
     parameters: Mapping[str, Mapping[str, Any]] | None = None,
     seed: int = 0,
+    inputs: Mapping[str, Any] | None = None,
 ) -> dict[str, np.ndarray]:
     """The methods' maps of ``model`` with random weights (Adebayo et al. 2018, arXiv:1810.03292): what a method shows
     of any network of this architecture, and so of the image alone.
@@ -93,19 +95,22 @@ def random_weight_maps(
     EfficientNet-Lite0. Afterwards the model has its own weights again.
     """
     if targets is None:
-        targets = predict(model, images, batch_size).argmax(axis=1)
+        targets = predict(model, images, batch_size, inputs=inputs).argmax(axis=1)
     layers = [layer for group in stages(model, norms=True).values() for layer in group]
+    network = Network.of(model)
+    rows = {name: np.resize(r, (_N_NOISE, *r.shape[1:])) for name, r in case_rows(model, inputs, len(images)).items()}
     with random_weights(layers, seed):
-        _fit_norms(Network.of(model), _smooth_noise(images.shape[1:3], seed))
+        with holding(model, rows):
+            _fit_norms(network, _smooth_noise(images.shape[1:3], network.channels, seed))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", MapWarning)  # a model that has learned nothing may have empty maps
-            return explain_all(model, images, targets, methods, batch_size, parameters)
+            return explain_all(model, images, targets, methods, batch_size, parameters, inputs=inputs)
 
 
-def _smooth_noise(size: tuple[int, int], seed: int) -> np.ndarray:
-    """float32 ``(n, height, width, 3)`` in [0, 255]: 7 x 7 random colours, enlarged."""
-    colours = np.random.default_rng(seed).uniform(0, 255, (3 * _N_NOISE, 7, 7))
-    return enlarge(colours, *size).reshape(_N_NOISE, 3, *size).transpose(0, 2, 3, 1)
+def _smooth_noise(size: tuple[int, int], channels: int, seed: int) -> np.ndarray:
+    """float32 ``(n, height, width, channels)`` in [0, 255]: 7 x 7 random colours, enlarged."""
+    colours = np.random.default_rng(seed).uniform(0, 255, (channels * _N_NOISE, 7, 7))
+    return enlarge(colours, *size).reshape(_N_NOISE, channels, *size).transpose(0, 2, 3, 1)
 
 
 def _fit_norms(network: Network, images: np.ndarray) -> None:

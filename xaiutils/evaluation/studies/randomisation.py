@@ -15,6 +15,7 @@ from scipy import stats
 
 from xaiutils.attribution import explain_all, own_readings, resolve
 from xaiutils.backend import keras
+from xaiutils.evaluation.answers import answers
 from xaiutils.evaluation.map_similarity import similarity_table
 from xaiutils.evaluation.studies.random_weights import random_weights, stages
 from xaiutils.graph.predict import predict
@@ -66,7 +67,7 @@ def randomisation_test(
 @dataclass(frozen=True)
 class Stage:
     """Maps by method after a group of layers lost its weights: ``name`` and ``depth`` as in `randomisation_test`, and
-    ``p``, the mean probability of the explained class."""
+    ``p``, the mean probability of the explained class (of a score: the mean score)."""
 
     name: str
     depth: int
@@ -100,7 +101,7 @@ def randomised_maps(
     targets = np.broadcast_to(np.asarray(targets), len(images))
 
     def explained(name: str, depth: int) -> Stage:
-        p = predict(model, images, batch_size, probabilities=True)[np.arange(len(images)), targets].mean()
+        p = answers(model, images, batch_size)[np.arange(len(images)), targets].mean()
         return Stage(name, depth, explain_all(model, images, targets, methods, batch_size, parameters), float(p))
 
     yield explained("none", 0)
