@@ -15,12 +15,14 @@ import numpy as np
 from xaiutils.attribution import METHODS, explain
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
+from xaiutils.evaluation.answers import answers, returns_score, suited_methods
 from xaiutils.evaluation.evaluate import check_order
 from xaiutils.evaluation.map_similarity import spearman
 from xaiutils.evaluation.metrics.insertion_deletion import perturbation_curve
 from xaiutils.evaluation.metrics.metric import Case
+from xaiutils.graph.case_inputs import case_rows, holding
 from xaiutils.graph.network import Network
-from xaiutils.graph.predict import cam_grid, predict, prepare
+from xaiutils.graph.predict import cam_grid, prepare
 from xaiutils.map_reading import read_maps
 from xaiutils.models.wrapped import facts_of
 from xaiutils.registry import suggest
@@ -31,6 +33,7 @@ from xaiutils.widgets.scene import RANDOM_ORDER, ComputedMap, DeletionCurves, Sc
 from xaiutils.widgets.view_settings import MethodChoice, View, check_box
 
 DELETION_STEPS = 20
+_FIRST_METHODS = ("grad_cam", "vanilla_gradients", "occlusion")
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class _Request:
     view: View
     model: keras.Model
     original: np.ndarray  # float32 (1, height, width, C)
+    rows: Mapping[str, np.ndarray]  # of further inputs of the model
     model_key: tuple[Hashable, int]
     original_key: Hashable
     image_key: Hashable  # of the transformed image
@@ -72,6 +76,7 @@ class SceneComputer:
             raise ValueError("give at least one model and one data set.")
         self.models, self.datasets, self.batch_size = dict(models), dict(datasets), batch_size
         self._results = ResultCache()
+        self._unsuited: dict[Network, dict[str, str]] = {}
         self._answers: dict[tuple[str, str], tuple[Hashable, ImageDataset, list[np.ndarray]]] = {}
 
     def dataset(self, view: View) -> ImageDataset:
@@ -99,7 +104,14 @@ class SceneComputer:
 
     def is_score(self, model: str) -> bool:
         """Whether a model returns a score in its own units, and no probabilities."""
-        return Network.of(self.models[model]).activation == "score"
+        return returns_score(self.models[model])
+
+    def unsuited(self, model: str) -> dict[str, str]:
+        """Methods that do not suit a model, and why."""
+        network = Network.of(self.models[model])
+        if network not in self._unsuited:
+            self._unsuited[network] = suited_methods(self.models[model], METHODS)[1]
+        return self._unsuited[network]
 
     def class_names(self, view: View) -> tuple[str, ...]:
         """What the outputs of the view's model are called: the data's classes, or the score's name."""
@@ -108,6 +120,14 @@ class SceneComputer:
             return ds.class_names
         facts = facts_of(self.models[view.model])
         return (facts.class_names if facts is not None else None) or (ds.value_name or "score",)
+
+    def first_view(self, defaults: Mapping[str, Mapping[str, Any]]) -> View:
+        """The first image on the first model, by the first of some methods that suits it; ``defaults``: parameters by
+        method's name."""
+        model = next(iter(self.models))
+        unsuited = self.unsuited(model)
+        method = next((name for name in _FIRST_METHODS if name not in unsuited), _FIRST_METHODS[0])
+        return View(model, 0, maps=(MethodChoice(method, defaults.get(method, {})),))
 
     def check(self, view: View) -> View:
         """The view with all its parameters.
@@ -130,11 +150,12 @@ class SceneComputer:
         view = self.check(view)
         model, transform = self.model(view), TRANSFORMS[view.transform]
         original = self.dataset(view).pixels[view.image : view.image + 1].astype(np.float32)
-        model_key, original_key = _model_key(model), (original.shape, array_checksum(original))
+        rows = case_rows(model, _rows_at(self.dataset(view), slice(view.image, view.image + 1)), 1)
+        model_key, original_key = _model_key(model), (original.shape, array_checksum(original, *rows.values()))
         parameters = _text(view.transform_parameters)
         made_by = model_key if transform.needs_model else None
         image_key = original_key, view.transform, parameters, view.seed, made_by
-        return _Request(view, model, original, model_key, original_key, image_key)
+        return _Request(view, model, original, rows, model_key, original_key, image_key)
 
     def check_current(self, scene: Scene) -> None:
         """Raises ValueError where the model or the image is no longer what a scene was computed from."""
@@ -162,7 +183,12 @@ class SceneComputer:
         message in its `ComputedMap`, beside the maps of the others.
         """
         request = self._request(view)
-        view, ds = request.view, self.dataset(view)
+        with holding(request.model, dict(request.rows)):
+            return self._scene(request, strict)
+
+    def _scene(self, request: _Request, strict: bool) -> Scene:
+        view = request.view
+        ds = self.dataset(view)
         before = self._probabilities(request, request.original, "original", request.original_key)
         image = self._image(request)
         after = self._probabilities(request, image, view.transform, request.image_key)
@@ -202,7 +228,7 @@ class SceneComputer:
 
     def _probabilities(self, request: _Request, image: np.ndarray, transform: str, image_key: Hashable) -> np.ndarray:
         def make() -> np.ndarray:
-            found = predict(request.model, image, probabilities=True)[0]
+            found = answers(request.model, image)[0]
             if not np.isfinite(found).all():
                 what = f"image {request.view.image} ({transform})"
                 raise ValueError(f"{request.view.model} answers {what} with values that are NaN or infinite.")
@@ -272,9 +298,11 @@ class SceneComputer:
 
         def make() -> np.ndarray:
             model, size = self.model(scene.view), self.batch_size
-            _, images, targets = prepare(model, scene.image[None], scene.target, size)
+            rows = self._request(scene.view).rows
+            _, images, targets = prepare(model, scene.image[None], scene.target, size, rows)
             case = Case(values[None], model=model, images=images, targets=targets, batch_size=size)
-            fractions, curve = perturbation_curve(case, n_steps=DELETION_STEPS, fill="mean", insert=False)
+            with holding(model, dict(rows)):
+                fractions, curve = perturbation_curve(case, n_steps=DELETION_STEPS, fill="mean", insert=False)
             return np.stack([fractions, curve[0]]).astype(np.float64)
 
         return self._results.get(key, make)
@@ -291,9 +319,10 @@ class SceneComputer:
         """Have the model answer the next batch of images; returns how many it has answered."""
         parts, ds = self._answers_so_far(model, dataset), self.datasets[dataset]
         done = sum(map(len, parts))
-        images = ds.pixels[done : done + self.batch_size].astype(np.float32)
+        batch = slice(done, done + self.batch_size)
+        images = ds.pixels[batch].astype(np.float32)
         if len(images):
-            parts.append(predict(self.models[model], images, self.batch_size, probabilities=True))
+            parts.append(answers(self.models[model], images, self.batch_size, _rows_at(ds, batch)))
         return done + len(images)
 
     def _answers_so_far(self, model: str, dataset: str) -> list[np.ndarray]:
@@ -302,6 +331,11 @@ class SceneComputer:
         if known is None or known[0] != key or known[1] is not ds:
             known = self._answers[model, dataset] = key, ds, []
         return known[2]
+
+
+def _rows_at(ds: ImageDataset, at: slice) -> dict[str, np.ndarray] | None:
+    """Some images' rows of further inputs; None where the data have none."""
+    return {name: rows[at] for name, rows in ds.inputs.items()} if ds.inputs else None
 
 
 def _model_key(model: keras.Model) -> tuple[Hashable, int]:

@@ -25,7 +25,7 @@ from xaiutils.widgets.scene import Scene
 from xaiutils.widgets.scene_drawing import PRINT_DPI, SCREEN_WIDTH, Drawing, draw_deletion, draw_scene
 from xaiutils.widgets.status_line import StatusLine
 from xaiutils.widgets.view_controls import ViewControls
-from xaiutils.widgets.view_settings import MethodChoice, View
+from xaiutils.widgets.view_settings import View
 
 _KINDS = {"scene": "computing", "save": "saving", "deletion": "deletion curves", "answers": "asking the model"}
 _WIDEST = 1900  # pixels of a picture
@@ -38,7 +38,7 @@ class Explorer:
     Args:
         models: Keras classifiers by name.
         datasets: images of the models' size; several by name.
-        view: what to show first; by default Grad-CAM of the first image on the first model.
+        view: what to show first; by default Grad-CAM (where it suits) of the first image on the first model.
         folder: the run's folder: findings go to ``findings/`` in it, pictures for print to ``figures/``; None: nothing
             can be kept.
         batch_size: images in one pass.
@@ -81,7 +81,7 @@ class Explorer:
         self.region = RegionLayer(self._guarded(self.controls.set_region))
         self.cards = PinnedCards(self._show_view, self._guarded)
         self.panel = self._layout()
-        view = view or View(next(iter(models)), 0, maps=(MethodChoice("grad_cam", defaults.get("grad_cam", {})),))
+        view = view or self.computer.first_view(defaults)
         view = self._checked(view)
         self._show_controls(view)
         self._draw(self.view)  # the first picture is there when the cell ends

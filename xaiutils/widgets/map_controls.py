@@ -7,7 +7,7 @@ import ipywidgets as widgets
 
 from xaiutils.attribution import METHODS
 from xaiutils.text import html
-from xaiutils.widgets.parameter_controls import Guard, ParameterBox, Quiet, dropdown
+from xaiutils.widgets.parameter_controls import Guard, ParameterBox, Quiet, dropdown, options
 from xaiutils.widgets.view_settings import MethodChoice, taken_parameters
 
 
@@ -33,9 +33,8 @@ class MapControls:
         self._changed, self._quiet, self._defaults = changed, quiet, defaults
         self._layers: tuple[str, ...] = ()
         self._optional = number > 1
-        methods = {"": "none"} if self._optional else {}
-        methods |= {name: entry.title for name, entry in METHODS.items()}
-        self.method = dropdown(f"map {number}", methods, "attribution method", label_width="46px")
+        self._unsuited: Mapping[str, str] = {}
+        self.method = dropdown(f"map {number}", self._methods(), "attribution method", label_width="46px")
         self.library = dropdown("by", {}, "the library that computes it", label_width="46px")
         self.cost = widgets.HTML()
         self.parameters = ParameterBox(guard(lambda _: None if quiet.on else changed()))
@@ -56,9 +55,27 @@ class MapControls:
         """Show a choice without calling ``changed``."""
         with self._quiet:
             if choice is not None or self._optional:
-                self.method.value = "" if choice is None else choice.method
+                self._offer("" if choice is None else choice.method)
             choice = choice or MethodChoice(self.method.value)
             self._fill(choice.method, choice.parameters, choice.library)
+
+    def _methods(self, chosen: str = "") -> dict[str, str]:
+        """The methods that are offered, by name; one that is chosen stays, with the reason why it does not suit."""
+        titles = {name: entry.title for name, entry in METHODS.items() if name not in self._unsuited}
+        titles |= {chosen: f"{METHODS[chosen].title} (does not suit)"} if chosen in self._unsuited else {}
+        return ({"": "none"} if self._optional else {}) | titles
+
+    def offer_methods(self, unsuited: Mapping[str, str]) -> None:
+        """Offer the methods that suit the model; ``unsuited`` are the others, and why."""
+        if unsuited != self._unsuited:
+            self._unsuited = unsuited
+            with self._quiet:
+                self._offer(self.method.value)
+                self.cost.value = _about(self.method.value, unsuited) if self.method.value else ""
+
+    def _offer(self, chosen: str) -> None:
+        self.method.options = options(self._methods(chosen))
+        self.method.value = chosen
 
     def offer_layers(self, layers: tuple[str, ...]) -> None:
         """Suggest these names where a layer is asked for."""
@@ -73,7 +90,7 @@ class MapControls:
         self.library.layout.display = "" if len(libraries) > 1 else "none"
         self.parameters.show(METHODS[name].parameters if name else (), values, self._layers)
         self._enable()
-        self.cost.value = _about(name) if name else ""
+        self.cost.value = _about(name, self._unsuited) if name else ""
 
     def _enable(self) -> None:
         if self.method.value:
@@ -91,7 +108,12 @@ class MapControls:
             self._changed()
 
 
-def _about(method: str) -> str:
+def _about(method: str, unsuited: Mapping[str, str]) -> str:
     entry = METHODS[method]
     only = {"vit": " For transformers only.", "cnn": " For CNNs only."}.get("+".join(entry.suits), "")
-    return f'<div class="xai-cost">{html(f"Cost: {entry.cost}.{only} {entry.paper}")}</div>'
+    why = f" Does not suit this model: {unsuited[method]}" if method in unsuited else ""
+    said = f'<div class="xai-cost">{html(f"Cost: {entry.cost}.{only}{why} {entry.paper}")}'
+    if unsuited:
+        reasons = html("\n".join(f"{METHODS[name].title}: {reason}" for name, reason in unsuited.items()))
+        said += f'<br><span title="{reasons}">{len(unsuited)} methods do not suit this model and are left out</span>'
+    return f"{said}</div>"

@@ -90,6 +90,7 @@ class ViewControls:
         self.widgets["opacity"].disabled = view.style != "overlay"
         for one in self.maps:
             one.offer_layers(layers)
+            one.offer_methods(self._computer.unsuited(view.model))
 
     def set_region(self, box: list[float]) -> None:
         """The region by its corners as fractions of the image: left, top, right, bottom; empty for none."""
