@@ -11,16 +11,18 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 from xaiutils.backend import tf
 from xaiutils.batch.marker import LockedError, lock
-from xaiutils.batch.matrix import MatrixError, read_matrix
+from xaiutils.batch.matrix import Matrix, MatrixError, read_matrix
 from xaiutils.batch.plan import PACKAGE, Job, State, jobs, outcomes, survey, write_plan
-from xaiutils.batch.preflight import disk_needed, full_disk, megabytes, missing_data, unfit_models
+from xaiutils.batch.preflight import disk_needed, full_disk, megabytes, missing_data, unfit_models, unsuited
 from xaiutils.batch.report import write_report
+from xaiutils.evaluation.answers import left_out_in_words
 from xaiutils.workbook.run_all import runs_folder
 
 DONE, FAILED, INVALID, LOCKED, SIGNALLED = 0, 1, 2, 3, 128
@@ -80,6 +82,8 @@ def _batch(options: argparse.Namespace) -> int:
     matrix, problems = read_matrix(options.matrix)
     folder = options.runs.resolve() / matrix.name
     problems += missing_data(matrix) + unfit_models(matrix)
+    if not problems:
+        matrix = _without_unsuited(matrix)
     plan = jobs(matrix)
     if not plan and not problems:
         problems.append("nothing is left to run: exclude takes everything away.")
@@ -105,6 +109,15 @@ def _batch(options: argparse.Namespace) -> int:
             sweep(folder)
         finished = _finish(folder, plan, options)
         return status or finished
+
+
+def _without_unsuited(matrix: Matrix) -> Matrix:
+    """The matrix without the methods that do not suit a model of the user's own, which are named."""
+    left_out = unsuited(matrix)
+    for model, methods in left_out.items():
+        print(f"{model}: {left_out_in_words(methods)}")
+    more = [{"model": (model,), "method": tuple(methods)} for model, methods in left_out.items()]
+    return replace(matrix, exclude=(*matrix.exclude, *more))
 
 
 def _check_and_tell(folder: Path, plan: Sequence[Job], problems: list[str], options: argparse.Namespace) -> State:

@@ -9,6 +9,7 @@ from pathlib import Path
 from xaiutils.batch.matrix import Matrix
 from xaiutils.batch.plan import Job, State
 from xaiutils.datasets import DATASETS, load_dataset
+from xaiutils.evaluation.answers import suited_methods
 from xaiutils.models import build_model
 from xaiutils.workbook.own_models import fitting_size, own_model
 from xaiutils.workbook.parameters import PARAMETERS
@@ -55,6 +56,17 @@ def unfit_models(matrix: Matrix) -> list[str]:
             except ValueError as error:
                 problems.append(f"models/{model.name} with datasets/{dataset.name}: {error}")
     return problems
+
+
+def unsuited(matrix: Matrix) -> dict[str, dict[str, str]]:
+    """By own model, the methods that do not suit it, and why."""
+    found = {}
+    for model in (entry for entry in matrix.models if isinstance(entry.value, Mapping)):
+        own = own_model(model.value)
+        methods = {m.name: {"method": m.value} for m in matrix.methods}
+        if own is not None and methods:
+            found[model.name] = suited_methods(own.wrap(scaling="model"), list(methods), methods)[1]
+    return {name: left_out for name, left_out in found.items() if left_out}
 
 
 @cache

@@ -63,6 +63,8 @@ def own_model(entry: Any, options: Mapping[str, Any] | None = None) -> OwnModel 
     A path is taken from the current folder. ``options`` are those of ``model_options``, which the entry's own overlay.
     Raises ValueError for a mapping that is not as it should be, and for a path where nothing is.
     """
+    from xaiutils.models import MODELS
+
     if isinstance(entry, str) and not is_file(entry):
         return None
     entry = {"path": entry} if isinstance(entry, str) else entry
@@ -80,6 +82,8 @@ def own_model(entry: Any, options: Mapping[str, Any] | None = None) -> OwnModel 
     name = entry.get("name") or _name_of(path)
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ValueError(f"models: name={name!r} is not a folder name; use letters, digits, - and _.")
+    if name in MODELS:
+        raise ValueError(f"models: name={name!r} is that of a model of this package; give another.")
     return OwnModel(name, str(path.resolve()), chosen, entry.get("digest", ""))
 
 

@@ -10,7 +10,10 @@ import os
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +26,17 @@ from xaiutils.datasets import DATASETS, ImageDataset, load_dataset
 from xaiutils.datasets.prepared_splits import read_dataset, write_dataset
 from xaiutils.datasets.reading.tree import fingerprint
 from xaiutils.files import csv_text, replace_file, write_text
-from xaiutils.models import load_model
+from xaiutils.graph.case_inputs import case_rows, holding
+from xaiutils.models import VALUE_LAYER, load_model
 from xaiutils.models.wrapped import WrappedModel
+from xaiutils.own_model.label_view import of_label
+from xaiutils.own_model.wrap import wrap
 from xaiutils.workbook.environment import environment
 from xaiutils.workbook.map_files import read_maps, write_maps
-from xaiutils.workbook.own_models import KEPT, Kept, OwnModel, by_name, changed_file, kept_names, read_kept, write_kept
+from xaiutils.workbook.own_models import KEPT, OwnModel, by_name, kept_names, read_kept, write_kept
 from xaiutils.workbook.parameters import PARAMETERS, check
 from xaiutils.workbook.picture import FIGURE_DPI, Picture, shows_images
-from xaiutils.workbook.take_own import fit_to_data, take
+from xaiutils.workbook.take_own import fit_to_data, take, unchanged
 
 # What notebook 01 settles for all later notebooks of a run.
 SETTLED = ("dataset", "data_dir", "data_options", "image_size", "n_train", "n_val", "n_test", "seed", "positive_class",
@@ -90,6 +96,7 @@ class Run:
         self.notebook, self._writes = notebook, writes
         given, self._own = by_name(parameters)
         self._wrapped: dict[str, WrappedModel] = {}
+        self._held = ExitStack()
         self.folder, self._models = _folders(parameters)
         self._data = Path(os.environ.get("XAI_BATCH_DATA") or self.folder / "data")
         self._started, self._clock = datetime.now(UTC), time.monotonic()
@@ -137,7 +144,7 @@ class Run:
         ds = self._dataset(split)
         return ds if every_label or not ds.multi_label else ds.of_label(self.label)
 
-    @property
+    @cached_property
     def label(self) -> str:
         """Of a set of several labels the one that is explained: the parameter ``label``, else ``positive_class``, else
         the label of most positive test cases; empty for a set of classes."""
@@ -234,9 +241,9 @@ class Run:
         model = self._own_model(name) if self._is_own(name) else self._trained_model(name)
         if every_label or not self.label:
             return model
-        from xaiutils.own_model.label_view import of_label
-
-        return of_label(model, self.label, self._dataset("test").class_names)
+        if not isinstance(model, WrappedModel):
+            model = wrap(model, scaling="model", class_names=list(self._dataset("test").class_names))
+        return of_label(model, self.label)
 
     def _own_model(self, name: str) -> WrappedModel:
         if name not in self._wrapped:
@@ -244,35 +251,28 @@ class Run:
             if kept is None or (self.notebook == _TAKES and name in self._own):
                 self._wrapped[name] = self._take_own(self._own[name])
             else:
-                own = self._unchanged(kept)
-                self._wrapped[name] = fit_to_data(own, own.wrap(), self._dataset("val"), self._positive)
+                own = unchanged(kept, self._own.get(name), self.folder.name)
+                positive = self._data_parameters().get("positive_class", "")
+                self._wrapped[name] = fit_to_data(own, own.wrap(), self._dataset("val"), positive)
         return self._wrapped[name]
-
-    @property
-    def _positive(self) -> str:
-        return self._data_parameters().get("positive_class", "")
 
     def _take_own(self, own: OwnModel) -> WrappedModel:
         """Wrap a model for the data of this run, say what was found, and keep it."""
-        taken = take(own, self._dataset("val"), self._positive)
+        taken = take(own, self._dataset("val"), self._data_parameters().get("positive_class", ""))
         print(*taken.sentences, sep="\n")
         if self._writes:
             write_kept(self.model_folder(own.name), taken.kept, notes=taken.sentences)
-            caption = f"{own.name} by each scaling of its images, on validation images."
-            self.save_table(taken.readings, f"scaling_{own.name}", caption)
+            self.save_table(taken.readings, f"scaling_{own.name}", f"{own.name} by each scaling; validation images.")
         return taken.model
 
-    def _unchanged(self, kept: Kept) -> OwnModel:
-        """A kept model. Raises ValueError where its file, or what is asked of it, is no longer what was evaluated."""
-        own = self._own.get(kept.own.name, kept.own)
-        if own is not kept.own and (own.path, own.options) != (kept.own.path, kept.asked):
-            raise ValueError(
-                f"{own.name!r} of run {self.folder.name!r} is {kept.own.path} with {dict(kept.asked) or 'no options'}, "
-                f"not {own.path} with {dict(own.options) or 'none'}. Run 02_train_models again, or give another 'name'."
-            )
-        if said := changed_file(kept.own):
-            raise ValueError(f"{said} Run 02_train_models again.")
-        return kept.own
+    def hold_row(self, model: keras.Model, ds: ImageDataset) -> ImageDataset:
+        """``ds`` without further inputs, for what knows only images: a model that takes a row of every case holds, from
+        now on, that of the first case for all."""
+        rows = case_rows(model, ds.inputs, len(ds))
+        if rows:
+            self._held.enter_context(holding(model, {name: found[:1] for name, found in rows.items()}))
+            print(f"{', '.join(rows)}: held at the row of {ds.ids[0]} for all images of this notebook.")
+        return replace(ds, inputs=None)
 
     def _trained_model(self, name: str) -> keras.Model:
         path = self.model_folder(name) / "model.keras"
@@ -289,7 +289,11 @@ class Run:
                 f"{name!r} of run {self.folder.name!r} was trained with {', '.join(differ)}. Use the same parameters, "
                 "or train under another run_name."
             )
-        return load_model(path)
+        model = load_model(path)
+        if model.layers[-1].name != VALUE_LAYER:
+            return model
+        name = self._dataset("test").value_name or "value"
+        return wrap(model, scaling="model", head="regression", class_names=[name])
 
     # Results --------------------------------------------------------------------------------------------------------
 

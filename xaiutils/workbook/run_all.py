@@ -178,7 +178,8 @@ def runs_folder() -> Path:
 def check_data(parameters: Mapping[str, Any]) -> None:
     """List the images of a data set that is not downloaded, and print what there is to warn of, before anything starts.
 
-    Raises ValueError that says what is wrong with ``data_dir``, the options, or ``positive_class``.
+    Raises ValueError that says what is wrong with ``data_dir``, the options, ``positive_class``, or the class names of
+    own ``models``.
     """
     name = parameters.get("dataset", PARAMETERS["dataset"].default)
     entry = DATASETS[name]
@@ -195,6 +196,13 @@ def check_data(parameters: Mapping[str, Any]) -> None:
         raise ValueError(f"dataset={name!r}: {error}") from error
     for warning in said:
         print(f"warning: {warning.message}", file=sys.stderr)
+    for own in (entry for entry in parameters.get("models", []) if isinstance(entry, Mapping)):
+        names = own.get("class_names", listing.class_names)
+        if own.get("head") != "regression" and sorted(names) != sorted(listing.class_names):
+            raise ValueError(
+                f"{own['name']}: class_names are {', '.join(names)}, and the data's classes "
+                f"{', '.join(listing.class_names)}. Give the names as the data have them, in the model's order."
+            )
     print(f"{len(listing.records)} images of {len(listing.class_names)} classes in {place}", flush=True)
 
 
@@ -213,7 +221,8 @@ def run_notebooks(values: Mapping[str, Any], runs_dir: Path | None = None, steps
         runs_dir = runs_folder() if os.environ.get("XAI_RUNS") else Path(values.get("runs_dir") or runs_folder())
     known = kept_names(Path(runs_dir) / str(values.get("run_name", "default")) / "models")
     shared = prepare({"run_name": "default", **values, "runs_dir": str(Path(runs_dir).resolve())}, steps, known)
-    check_data({**shared[steps[0]], "positive_class": values.get("positive_class", "")})
+    models = next((given["models"] for given in shared.values() if "models" in given), [])
+    check_data({**shared[steps[0]], "positive_class": values.get("positive_class", ""), "models": models})
     folder = Path(runs_dir).resolve() / shared[steps[0]]["run_name"]
     folder.mkdir(parents=True, exist_ok=True)
     _forget(folder, steps)

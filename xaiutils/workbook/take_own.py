@@ -10,7 +10,7 @@ from xaiutils.models.wrapped import WrappedModel
 from xaiutils.own_model.class_order import in_order_of
 from xaiutils.own_model.measure_scaling import ScalingMeasurement, measure_scaling
 from xaiutils.own_model.scalings import SCALINGS
-from xaiutils.workbook.own_models import Kept, OwnModel, file_digest
+from xaiutils.workbook.own_models import Kept, OwnModel, changed_file, file_digest
 
 _GIVEN = "as given"  # a reading that has no name
 
@@ -97,3 +97,16 @@ def _check_images(own: OwnModel, model: WrappedModel, ds: ImageDataset) -> None:
             f"{own.name} takes {', '.join(missing)} of every case, and {there}. Load them with the data "
             "(data_options), or hold a value: inputs={name: value}."
         )
+
+
+def unchanged(kept: Kept, asked: OwnModel | None, run: str) -> OwnModel:
+    """A kept model. Raises ValueError where its file, or what is ``asked`` of it now, is not what was evaluated."""
+    own = kept.own
+    if asked is not None and (asked.path, asked.options) != (own.path, kept.asked):
+        raise ValueError(
+            f"{own.name!r} of run {run!r} is {own.path} with {dict(kept.asked) or 'no options'}, not {asked.path} with "
+            f"{dict(asked.options) or 'none'}. Run 02_train_models again, or give another 'name'."
+        )
+    if said := changed_file(own):
+        raise ValueError(f"{said} Run 02_train_models again.")
+    return own

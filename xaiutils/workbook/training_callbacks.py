@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from xaiutils.attribution import explain_all, resolve
 from xaiutils.backend import keras, tf
 from xaiutils.datasets import ImageDataset
+from xaiutils.datasets.image_dataset import strata
 from xaiutils.evaluation.metrics.localisation import RELEVANCE_MASS
 from xaiutils.evaluation.metrics.metric import Case
 from xaiutils.files import replace_file
@@ -31,7 +32,8 @@ class AttributionCallback(Callback):
     """Draws the maps of chosen images every few epochs, and measures how much of them lies outside the evidence.
 
     Args:
-        ds: the few images. Their labels are the classes that are explained.
+        ds: the few images. Their labels are the classes that are explained: of several the rarest that an image has,
+            of a measured value the value.
         folder: gets ``maps_epoch_0001.png`` and so on, and ``tensorboard/`` with the same pictures and the numbers of
             the history's row (``tensorboard --logdir FOLDER``).
         methods, parameters: of the maps, as `explain_all` takes them.
@@ -89,7 +91,9 @@ class AttributionCallback(Callback):
         if (epoch - 1) % self._every:
             return
         ds = self._ds
-        maps = explain_all(model, ds.images, ds.labels, list(self._methods), self._batch_size, self._parameters)
+        # A value is one unit, whose side 1 is what it says.
+        classes = np.minimum(strata(ds.labels), len(ds.class_names) - 1) if len(ds.class_names) > 1 else 1
+        maps = explain_all(model, ds.images, classes, list(self._methods), self._batch_size, self._parameters)
         for name, found in maps.items():
             if masks is None or not measured:
                 break
@@ -100,7 +104,7 @@ class AttributionCallback(Callback):
             ds.images,
             maps,
             self._signed,
-            [ds.class_names[label] for label in ds.labels],
+            ds.label_texts(),
             {name: name if name != method.name else method.title for name, method in self._methods.items()},
             self._masks,
             f"epoch {epoch}",
