@@ -16,6 +16,7 @@ _PUBLIC = {
     "signal_to_noise": "xaiutils.transforms",
     "build_model": "xaiutils.models",
     "MODELS": "xaiutils.models",
+    "describe": "xaiutils.own_model",
     "wrap": "xaiutils.own_model",
     "train": "xaiutils.training",
     "RECIPES": "xaiutils.training",

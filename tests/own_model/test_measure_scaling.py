@@ -172,3 +172,30 @@ def test_without_labels_or_batch_normalisation_the_answers_are_weak_evidence():
 def test_an_empty_sample_is_refused():
     with warnings.catch_warnings(), pytest.raises(ValueError, match="sample is empty"):
         measure_scaling(lambda n: brightness("0-1", 2), np.zeros((0, 8, 8, 3), np.uint8))
+
+
+def test_a_score_is_measured_by_its_error():
+    pixels = grey_images(40)
+    values = pixels[:, 0, 0, 0].astype(float)  # the model's answer is the brightness in grey values
+    core = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(1)])
+    core.layers[-1].set_weights([np.full((3, 1), 42.5), np.array([127.5])])
+    ds = dataset(pixels, np.zeros(40), names=("all",), values=values)
+    found = measure_scaling(lambda n: xai.wrap(core, scaling=n, head="regression"), ds)
+    assert found.chosen == "-1-1"
+    assert found.table.loc["-1-1", "value"] == pytest.approx(1, abs=1e-4)
+    assert "correlation 1.00" in found.sentences[0] or "correlation 1" in found.sentences[0]
+    assert not found.near_chance
+
+
+def test_each_case_brings_its_own_row():
+    pixels = grey_images(40)
+    image, row = keras.Input((8, 8, 3), name="image"), keras.Input((1,), name="row")
+    joined = keras.layers.Concatenate()([keras.layers.GlobalAveragePooling2D()(image), row])
+    dense = keras.layers.Dense(1, activation="sigmoid")
+    core = keras.Model([image, row], dense(joined))
+    dense.set_weights([np.array([[20.0], [20], [20], [60]]), np.array([-30.0])])  # bright in [0, 1], or the row's
+    rows = RNG.choice([-1.0, 1.0], 40)
+    bright = pixels[:, 0, 0, 0] / 255 > 0.5
+    ds = dataset(pixels, np.where(rows > 0, True, np.where(rows < 0, False, bright)), inputs={"row": rows[:, None]})
+    found = measure_scaling(lambda n: xai.wrap(core, scaling=n, inputs={"row": "case"}), ds)
+    assert found.table.loc["0-1", "value"] == 1

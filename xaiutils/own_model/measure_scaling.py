@@ -7,7 +7,6 @@ of the probabilities as they are in 45 % (an overconfident model loses by it). O
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -73,26 +72,25 @@ def measure_scaling(
     """
     if len(sample) == 0:
         raise ValueError("sample is empty: there is nothing to measure the scaling on.")
-    ds = None
+    ds, drawn = None, sample
     if isinstance(sample, ImageDataset):
-        ds = sample.select(stratified_indices(strata(sample.labels), n_images, seed))
+        drawn = ds = sample.select(stratified_indices(strata(sample.labels), n_images, seed))
     first = core_wrap("model")
     network = Network.of(first)
-    images = check_images(sample[:n_images] if ds is None else ds.images, channels=network.channels)
+    images = check_images(
+        drawn.images if isinstance(drawn, ImageDataset) else drawn[:n_images], channels=network.channels
+    )
     if names is None:
         names = [n for n in SCALINGS if network.channels == 3 or n not in _FOR_THREE_CHANNELS]
     models = {name: first if name == "model" else core_wrap(name) for name in names}
     truth, why = _truth(first, network, ds)
     if truth is None:
         return _without_labels(models, images, why)
-    logits = {name: predict(model, images, **_rows(ds)) for name, model in models.items()}
+    rows = None if ds is None else ds.inputs
+    logits = {name: predict(model, images, inputs=rows) for name, model in models.items()}
     readings = {name: _reading(z, truth, network.activation) for name, z in logits.items()}
     misfits = {name: batch_norm_misfit(model, images) for name, model in models.items()}
     return _with_labels(readings, misfits, truth)
-
-
-def _rows(ds: ImageDataset | None) -> dict[str, Any]:
-    return {} if ds is None or not ds.inputs else {"inputs": ds.inputs}
 
 
 @dataclass(frozen=True)
