@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import xaiutils as xai
+from xaiutils.attribution.completeness import completeness_gap
 from xaiutils.attribution.full_grad import full_grad_terms
 from xaiutils.backend import keras
 from xaiutils.graph.case_inputs import case_rows, groups, holding
@@ -87,6 +88,9 @@ def test_completeness_counts_the_held_inputs(cases):
     _, model, images, age, sex = cases
     rows = {"age": age, "sex": sex}
     at, black = (xai.predict(model, x, inputs=rows)[:, 1] for x in (images, np.zeros_like(images)))
+    gaps = completeness_gap(model, images, lambda z: 2 * z[:, 1], "deep_lift", inputs=rows)
+    np.testing.assert_allclose(gaps["total"], 2 * (at - black), rtol=1e-4, atol=1e-6)
+    assert gaps["relative_gap"].max() < 1e-3
     found = xai.explain(model, images, 1, "deep_lift", inputs=rows).sum(axis=(1, 2))
     np.testing.assert_allclose(found, at - black, rtol=1e-4, atol=1e-6)
     with holding(model, case_rows(model, of(rows, [1]), 1)):

@@ -171,7 +171,7 @@ def test_classes_by_name(images):
     with pytest.raises(ValueError, match=r"not known; give xai\.wrap"):
         xai.explain(make_flat(), images, "a")
     with pytest.raises(ValueError, match="expected a class index or name"):
-        xai.explain(model, images, ["a", 1, 2.5, "b", "b"])
+        xai.explain(model, images, [0.5, 1, 1, 1, 1])
 
 
 # Heads that are no classes --------------------------------------------------------------------------------------------

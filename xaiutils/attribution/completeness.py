@@ -8,10 +8,12 @@ import pandas as pd
 
 from xaiutils.attribution.explain import explain, resolve
 from xaiutils.attribution.full_grad import full_grad_terms
+from xaiutils.attribution.method import of_members
 from xaiutils.attribution.methods import METHODS
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
-from xaiutils.graph.predict import prepare
+from xaiutils.graph.predict import prepare, prepared
+from xaiutils.graph.targets import Targets
 from xaiutils.images import check_maps
 from xaiutils.registry import check_parameters
 
@@ -19,16 +21,17 @@ from xaiutils.registry import check_parameters
 def completeness_gap(
     model: keras.Model,
     images: np.ndarray,
-    targets: int | Iterable[int] | None = None,
+    targets: Targets = None,
     method: str = "integrated_gradients",
     maps: np.ndarray | None = None,
     batch_size: int = 32,
+    inputs: Mapping[str, Any] | None = None,
     **params: Any,
 ) -> pd.DataFrame:
     """How far maps are from completeness, for methods that declare a total (`xaiutils.attribution.Method.total`).
 
     Args:
-        model, images, targets, method, batch_size, params: as given to `xaiutils.explain`.
+        model, images, targets, method, batch_size, inputs, params: as given to `xaiutils.explain`.
         maps: what `xaiutils.explain` returned for them, float32 ``(n, height, width)``; None: computed here.
 
     Returns:
@@ -46,11 +49,16 @@ def completeness_gap(
     chosen = check_parameters(f"method {method!r}", declared.parameters, params)
     if chosen.get("reduction", "sum") != "sum":
         raise ValueError(f"reduction={chosen['reduction']!r}: only the sum over channels adds up to the score.")
-    network, images, classes = prepare(model, images, targets, batch_size)
+    cases = prepared(model, images, targets, batch_size, inputs)
+    images, classes = cases.images, cases.targets
     if maps is None:
-        maps = explain(model, images, classes, method, batch_size=batch_size, **params)
+        wanted = targets if callable(targets) else classes
+        maps = explain(model, images, wanted, method, batch_size=batch_size, inputs=inputs, **params)
     sums = check_maps(maps, images.shape[:3]).sum(axis=(1, 2), dtype=np.float64)
-    total = np.asarray(declared.total(network, images, classes, batch_size, **chosen), np.float64)
+    total = np.empty(len(images))
+    for members in cases.groups():
+        own = of_members(chosen, members, len(images))
+        total[members] = declared.total(cases.network, images[members], classes[members], batch_size, **own)
     return _gaps(classes, sums, total)
 
 

@@ -19,7 +19,7 @@ from xaiutils.graph.layers.batch_norm import convolution_with_norm, foldable_nor
 from xaiutils.graph.layers.step_kinds import held_steps, is_homogeneous, kind_of
 from xaiutils.graph.layers.table import ACTIVATION, AFFINE, BATCH_NORM, HELD, LINEAR, SELECT, linear_parts
 from xaiutils.graph.network import ModelError, Network, Step
-from xaiutils.graph.passes import batches, class_scores
+from xaiutils.graph.passes import NO_GRADIENT, batches, class_scores
 from xaiutils.graph.places import enlarged
 from xaiutils.registry import Parameter
 
@@ -118,12 +118,14 @@ def _decompose(
         scores = class_scores(network, network.forward(images, [], rule=rule)[0], targets, "logit")
         total = tf.reduce_sum(scores)
     of_input, *gradients = tape.gradient(total, [images, *(y for _, _, y, _ in found)])
+    if of_input is None:  # the biases behind the cut share out the score, and the image has no part
+        raise ModelError(NO_GRADIENT)
     shares = [
         (step, number, tf.cast(bias, tf.float32) * tf.cast(g, tf.float32))
         for (step, number, _, bias), g in zip(found, gradients, strict=True)
         if g is not None
     ]
-    return scores, tf.zeros_like(images) if of_input is None else images * of_input, shares
+    return scores, images * of_input, shares
 
 
 def _bias_rules(network: Network, biases: str) -> dict[Step, _BiasRule]:
