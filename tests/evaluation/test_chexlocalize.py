@@ -264,6 +264,9 @@ def test_simulated_reader_moves_each_mask():
     same = (reader.label_masks == ds.label_masks).all(axis=(2, 3))
     assert not same[there].all()
     np.testing.assert_array_equal(simulated_reader(ds, seed=3).label_masks, reader.label_masks)
+    own = human_scores(reader, reader)  # the point lies in what the reader drew
+    assert own["metric"].tolist().count("hit_rate") == there.sum()
+    assert (own["value"] == 1).all()
 
 
 def test_maps_of_each_label_on_its_cases():
@@ -286,5 +289,5 @@ def test_maps_of_each_label_on_its_cases():
     scores = localisation_scores(ds, random, weights=RANDOM)
     assert set(scores["weights"]) == {RANDOM}
     two = ImageDataset(noise, ds.labels[:, :2], LABELS[:2], ds.ids, label_masks=ds.label_masks[:, :2])
-    with pytest.raises(ValueError, match="3 classes and the data have 2"):
+    with pytest.raises(ValueError, match=r"answers with 3 labels \(Cardiomegaly, Edema\)"):
         label_wise_maps(model, two, ["grad_cam"])

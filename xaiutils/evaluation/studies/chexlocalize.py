@@ -18,11 +18,11 @@ from xaiutils.attribution.explain import own_readings
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
 from xaiutils.datasets.loaders.chexlocalize import POINTS
-from xaiutils.evaluation.evaluate import check_classes
 from xaiutils.evaluation.metrics.localisation import hit_rate
 from xaiutils.evaluation.score_tables import NO_MODEL, RANDOM, TRAINED
 from xaiutils.evaluation.studies.random_weights import random_weight_maps
 from xaiutils.evaluation.thresholds import binary_map, tune_level
+from xaiutils.models.wrapped import facts_of
 from xaiutils.registry import check_choice
 from xaiutils.statistics.summaries import UNIT
 
@@ -71,25 +71,39 @@ def label_wise_maps(
     """Maps of each label on its `finding_cases`: ``{label: {method: float32 (n, height, width)}}``, each method's by
     the reading that it declares.
 
-    The model answers with the labels of ``ds`` in their order. ``labels``: some of them (default: all).
-    ``weights``: "random" for the model with random weights (`random_weight_maps`). ``options`` are ``batch_size`` and,
-    of random weights, ``seed``. A label without any case has maps ``(0, height, width)``. Raises ValueError where the
-    model's outputs are not the labels.
+    ``labels``: some of those of ``ds`` (default: all). A wrapped model that knows its class names has an output of each
+    name, and may have more; any other answers with the labels of ``ds`` in their order. ``weights``: "random" for the
+    model with random weights (`random_weight_maps`). ``options`` are ``batch_size`` and, of random weights, ``seed``.
+    A label without any case has maps ``(0, height, width)``. Raises ValueError where the model's outputs are not the
+    labels.
     """
-    check_classes(model, ds)
+    labels = list(ds.class_names if labels is None else labels)
+    outputs = _outputs(model, ds, labels)
     check_choice("weights", weights, (TRAINED, RANDOM))
     methods = list(methods)
     found: dict[str, dict[str, np.ndarray]] = {}
-    for label in ds.class_names if labels is None else labels:
+    for label in labels:
         cases = finding_cases(ds, label, on)
         if not len(cases):
             found[label] = {name: np.zeros(cases.pixels.shape[:3], np.float32) for name in methods}
             continue
         how = {"parameters": own_readings(methods, parameters), **options}
         explain = random_weight_maps if weights == RANDOM else explain_all
-        targets = np.full(len(cases), ds.class_names.index(label))
+        targets = np.full(len(cases), outputs.index(label))
         found[label] = explain(model, cases.images, methods=methods, targets=targets, **how)
     return found
+
+
+def _outputs(model: keras.Model, ds: ImageDataset, labels: Sequence[str]) -> tuple[str, ...]:
+    """The names of the model's outputs; ValueError where they are not the labels."""
+    facts = facts_of(model)
+    names = ds.class_names if facts is None or facts.class_names is None else facts.class_names
+    if model.output_shape[-1] != len(names) or not set(labels) <= set(names):
+        raise ValueError(
+            f"the model answers with {model.output_shape[-1]} labels ({', '.join(names)}) and the data have "
+            f"{', '.join(labels)}: give the model's by xaiutils.wrap(model, class_names=[...])."
+        )
+    return names
 
 
 # From maps to segmentations ---------------------------------------------------------------------------------------
@@ -223,12 +237,14 @@ def human_scores(
 
 def simulated_reader(ds: ImageDataset, shift: float = 0.03, seed: int = 0) -> ImageDataset:
     """``ds`` as a second reader might have marked it: each mask is moved by a normal draw of ``shift`` times the
-    image's side, and grown or shrunk by up to two pixels. A stand-in where there is no second reading; nobody read.
+    image's side, and grown or shrunk by up to two pixels; the point is the one deepest in what is left. A stand-in
+    where there is no second reading; nobody read.
     """
     if ds.label_masks is None:
         raise ValueError("this set has no label_masks that a reader could be simulated from.")
     rng = np.random.default_rng(seed)
     drawn: np.ndarray = np.zeros(ds.label_masks.shape, bool)
+    points = np.full(drawn.shape[:2], "", dtype=object)
     for i, k in np.ndindex(*drawn.shape[:2]):
         offset, grown = rng.normal(0, shift * ds.image_size, 2), int(rng.integers(-2, 3))
         if not ds.label_masks[i, k].any():
@@ -237,7 +253,12 @@ def simulated_reader(ds: ImageDataset, shift: float = 0.03, seed: int = 0) -> Im
         change = ndimage.binary_dilation if grown > 0 else ndimage.binary_erosion
         changed = change(moved, _EIGHT, abs(grown)) if grown else moved
         drawn[i, k] = changed if changed.any() else moved
-    return replace(ds, label_masks=drawn, masks=np.asarray(drawn.any(axis=1)))
+        depth = ndimage.distance_transform_edt(np.pad(drawn[i, k], 1))[1:-1, 1:-1]
+        y, x = np.unravel_index(depth.argmax(), depth.shape)
+        points[i, k] = f"{(x + 0.5) / depth.shape[1]} {(y + 0.5) / depth.shape[0]}" if drawn[i, k].any() else ""
+    columns = {f"{POINTS}{label}": points[:, k] for k, label in enumerate(ds.class_names)}
+    marked = np.asarray(drawn.any(axis=1))
+    return replace(ds, label_masks=drawn, masks=marked, metadata=ds.metadata.assign(**columns))
 
 
 def _ious(found: np.ndarray, masks: np.ndarray, on: str) -> np.ndarray:
