@@ -25,7 +25,8 @@ from xaiutils.yaml_text import load_yaml
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
 
-ON_REQUEST = ("07_retraining_checks",)  # trains many models
+RETRAINS = "07_retraining_checks"  # many models, and never a user's own
+ON_REQUEST = (RETRAINS, "09_label_wise_localisation")  # these train models of their own
 
 
 def notebooks(folder: Path = NOTEBOOKS, on_request: bool = False) -> list[Path]:
@@ -139,7 +140,7 @@ def prepare(
     for name in checked:
         if name not in everywhere:
             raise ValueError(f"no notebook takes the parameter {name!r}; {suggest(name, sorted(everywhere))}")
-    trains_again = {step for step in steps if step.stem in ON_REQUEST and checked.get("model") in {*own, *known_models}}
+    trains_again = {step for step in steps if step.stem == RETRAINS and checked.get("model") in {*own, *known_models}}
     return {
         step: {k: v for k, v in checked.items() if k in declared[step] and not (k == "model" and step in trains_again)}
         for step in steps

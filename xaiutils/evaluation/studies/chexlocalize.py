@@ -7,19 +7,20 @@ beside those of a second reader. `xaiutils.evaluation.studies.chexlocalize_table
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import ndimage
 
-from xaiutils.attribution import METHODS, explain_all
+from xaiutils.attribution import explain_all
 from xaiutils.attribution.explain import own_readings
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
 from xaiutils.datasets.loaders.chexlocalize import POINTS
 from xaiutils.evaluation.metrics.localisation import hit_rate
-from xaiutils.evaluation.score_tables import NO_MODEL, RANDOM, TRAINED
+from xaiutils.evaluation.score_tables import NO_MODEL, RANDOM, TRAINED, is_control
 from xaiutils.evaluation.studies.random_weights import random_weight_maps
 from xaiutils.evaluation.thresholds import binary_map, tune_level
 from xaiutils.models.wrapped import facts_of
@@ -88,7 +89,7 @@ def label_wise_maps(
             found[label] = {name: np.zeros(cases.pixels.shape[:3], np.float32) for name in methods}
             continue
         how = {"parameters": own_readings(methods, parameters), **options}
-        explain = random_weight_maps if weights == RANDOM else explain_all
+        explain = random_weight_maps if weights == RANDOM else partial(explain_all, inputs=cases.inputs)
         targets = np.full(len(cases), outputs.index(label))
         found[label] = explain(model, cases.images, methods=methods, targets=targets, **how)
     return found
@@ -196,7 +197,7 @@ def localisation_scores(
             if probabilities is not None and cutoffs is not None:
                 pieces &= (np.asarray(probabilities[label]) >= cutoffs[label][method])[:, None, None]
             hits = [hit_rate(one, mask) if mask.any() else np.nan for one, mask in zip(found, masks, strict=True)]
-            kind = weights if method in METHODS else NO_MODEL
+            kind = NO_MODEL if is_control(method) else weights
             tables.append(_rows(cases, method, kind, label, {"iou": _ious(pieces, masks, on), "hit_rate": hits}))
     return pd.concat(tables, ignore_index=True)
 
