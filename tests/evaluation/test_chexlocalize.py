@@ -209,7 +209,7 @@ def test_cases_are_marked_positives_and_in_the_full_slice_known_negatives():
     assert finding_cases(ds, "a").ids == ["v", "w"]
     full = finding_cases(ds, "a", "full")
     assert full.ids == ["v", "w", "x"]
-    assert any("1 images with 'a' are left out: nobody marked" in note for note in full.notes)
+    assert any("1 image with 'a' left out: nobody marked" in note for note in full.notes)
     assert finding_cases(ds, "b").ids == []
     scores = localisation_scores(ds, {"b": {"grad_cam": np.zeros((0, 4, 4))}, "a": {"grad_cam": np.zeros((2, 4, 4))}})
     assert scores["label"].tolist() == ["a"] * 4
@@ -291,3 +291,24 @@ def test_maps_of_each_label_on_its_cases():
     two = ImageDataset(noise, ds.labels[:, :2], LABELS[:2], ds.ids, label_masks=ds.label_masks[:, :2])
     with pytest.raises(ValueError, match=r"answers with 3 labels \(Cardiomegaly, Edema\)"):
         label_wise_maps(model, two, ["grad_cam"])
+
+
+def test_a_wrapped_model_with_more_outputs_is_read_by_its_names():
+    """As a model of CheXpert's fourteen labels meets the ten of CheXlocalize."""
+    keras.utils.set_random_seed(1)
+    example = make_example(2)
+    ds = as_dataset(example)
+    noise = np.random.default_rng(0).integers(0, 255, ds.pixels.shape).astype(np.uint8)
+    ds = replace(ds, pixels=noise)
+    inputs = keras.Input((*ds.pixels.shape[1:3], 3))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3, activation="relu")(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(5, activation="sigmoid")(x))
+    names = ["Fracture", "Edema", "Pneumothorax", "No Finding", "Cardiomegaly"]
+    wrapped = xai.wrap(model, scaling="model", class_names=names)
+    maps = label_wise_maps(wrapped, ds, ["vanilla_gradients"], ["Edema", "Cardiomegaly"])
+    for label, output in (("Edema", 1), ("Cardiomegaly", 4)):
+        images = finding_cases(ds, label).images
+        expected = xai.explain(model, images, output, "vanilla_gradients", reading="magnitude")
+        np.testing.assert_allclose(maps[label]["vanilla_gradients"], expected, rtol=1e-4, atol=1e-9)
+    with pytest.raises(ValueError, match="answers with 5 labels"):
+        label_wise_maps(xai.wrap(model, scaling="model", class_names=[*names[:4], "Mass"]), ds, ["vanilla_gradients"])

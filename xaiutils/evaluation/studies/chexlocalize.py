@@ -26,6 +26,7 @@ from xaiutils.evaluation.thresholds import binary_map, tune_level
 from xaiutils.models.wrapped import facts_of
 from xaiutils.registry import check_choice
 from xaiutils.statistics.summaries import UNIT
+from xaiutils.text import counted
 
 SLICES = ("true_positive", "positive", "full")
 LEVELS = tuple(k / 10 for k in range(2, 9))  # 0.2 to 0.8: those that their code tries
@@ -55,7 +56,7 @@ def masked_cases(ds: ImageDataset, label: str, on: str = "true_positive") -> tup
     positive, marked = cases.labels == 1, (cases.evidence == "known") & cases.masks.any(axis=(1, 2))
     kept = np.flatnonzero(marked | (cases.evidence == "empty") if on == "full" else marked & positive)
     unmarked = int(positive.sum() - positive[kept].sum())
-    note = [f"{unmarked} images with {label!r} are left out: nobody marked where it is."] if unmarked else []
+    note = [f"{counted(unmarked, 'image')} with {label!r} left out: nobody marked where it is."] if unmarked else []
     return replace(cases.select(kept), notes=[*cases.notes, *note]), cases.masks[kept]
 
 
