@@ -135,6 +135,23 @@ def tokens(stored):
     return keras.Model(inputs, L.Dense(2, kernel_initializer=ends)(x))
 
 
+def rows_are_places():
+    """As a patch merging that multiplies matrices: all places of all images one below the other."""
+    inputs = keras.Input((H, W, 3))
+    rows = ops.reshape(conv(2)(L.Rescaling(1 / 255)(inputs)), (-1, 1))
+    return keras.Model(
+        inputs, head(L.ReLU()(ops.reshape(L.Dense(1, kernel_initializer="ones")(rows), (-1, 32, 24, 1))))
+    )
+
+
+def rows_are_windows():
+    inputs = keras.Input((H, W, 3))
+    x = ops.reshape(conv(2)(L.Rescaling(1 / 255)(inputs)), (-1, 4, 8, 3, 8, 1))
+    windows = conv(kernel_initializer="ones")(ops.reshape(ops.transpose(x, (0, 1, 3, 2, 4, 5)), (-1, 8, 8, 1)))
+    back = ops.transpose(ops.reshape(windows, (-1, 4, 3, 8, 8, 1)), (0, 1, 3, 2, 4, 5))
+    return keras.Model(inputs, head(ops.reshape(back, (-1, 32, 24, 1))))
+
+
 MODELS = {
     **{name: lambda change=change: behind(change) for name, change in CHANGES.items()},
     "channels first": channels_first,
@@ -143,6 +160,8 @@ MODELS = {
     "mirrored copy": mirrored_copy,
     "three crops": three_crops,
     "mixed fields": mixed_fields,
+    "rows are places": rows_are_places,
+    "rows are windows": rows_are_windows,
 }
 ALL = ("cam", "grad_cam", "grad_cam_plus_plus", "xgrad_cam", "layer_cam", "score_cam", "ablation_cam")
 ALL += ("relevance_cam", "xrelevance_cam", "layer_aggregate", "guided_grad_cam", "full_grad")
@@ -404,3 +423,13 @@ def test_attention_of_two_calls_has_no_common_rows():
     assert len(Network.of(model).cam_layers()) == 2
     with pytest.raises(ModelError, match="lie side by side"):
         xai.explain(model, IMAGE, 1, "attention_rollout")
+
+
+@pytest.mark.parametrize("make", [rows_are_places, rows_are_windows])
+def test_the_map_after_rows_that_are_no_images_has_its_grid(make):
+    """And not an earlier one: before a layer norm HiResCAM, say, is nothing but rounding."""
+    network = Network.of(make())
+    (path,) = network.cam_layers()
+    assert network.grid(path) == (32, 24)
+    (pooling,) = network.producers(network.steps_to_logits[-1])
+    assert path == network.producers(pooling)[0].path

@@ -97,11 +97,41 @@ def follow(graph: FlatGraph) -> dict[int, Layout | str]:
     ((height, width, _),) = graph.sizes([graph.input_key])
     places = np.arange(float(height))[:, None, None], np.arange(float(width))[None, :, None]
     found: dict[int, Layout | str] = {graph.input_key: Layout((*places, *places), (1.0, 1.0))}
+    whole: dict[int, int] = {}  # of tensors whose rows are no images, the last tensor before whose rows are
     for step in graph.steps_to_logits:
         inputs = [found.get(key, "") for key in step.reads]
         outputs = _outputs(graph, step, inputs, found)
+        if len(step.reads) == len(step.outputs) == 1 and isinstance(outputs[0], str):
+            source = whole.get(step.reads[0], step.reads[0])
+            layout, chain = found.get(source), _Chain(graph, source, step)
+            if isinstance(layout, Layout) and chain.keeps_rows() is False:
+                whole[step.outputs[0]] = source
+            elif isinstance(layout, Layout) and source != step.reads[0]:
+                outputs = _tried(graph, chain, [layout], outputs[0])
         found.update(zip(step.outputs, outputs, strict=True))
     return found
+
+
+class _Chain:
+    """Several steps as one, from a tensor with a row for each image to another: between them windows or places of all
+    images were put one below the other, as windowed attention does."""
+
+    def __init__(self, graph: FlatGraph, source: int, step: Step):
+        self.path, self.operation, self.outputs, self.reads = step.path, step.operation, step.outputs, [source]
+        self._graph = graph
+
+    def call(self, operation: Any, values: dict[int, Any]) -> list[Any]:
+        """As `Step.call`."""
+        return self._graph.run(values, list(self.outputs))
+
+    def keeps_rows(self) -> bool | None:
+        """Whether there are as many rows as images; None where that cannot be tried."""
+        ((*shape,),) = self._graph.sizes(self.reads)
+        try:
+            (y,) = self.call(self.operation, {self.reads[0]: tf.zeros((3, *shape))})
+            return bool(y.shape[0] == 3)
+        except (ValueError, TypeError, tf.errors.OpError):
+            return None
 
 
 def _outputs(
@@ -235,7 +265,7 @@ def _at(values: np.ndarray, axis: int, positions: np.ndarray) -> np.ndarray:
 # Whatever else ----------------------------------------------------------------------------------------------------
 
 
-def _tried(graph: FlatGraph, step: Step, inputs: list[Layout | str], lost: str) -> list[Layout | str]:
+def _tried(graph: FlatGraph, step: Any, inputs: list[Layout | str], lost: str) -> list[Layout | str]:
     """The layouts of an operation of which nothing is known but what it does."""
     results = []
     for number, layout in enumerate(inputs):
