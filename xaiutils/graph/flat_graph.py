@@ -75,7 +75,9 @@ class FlatGraph:
         self.steps: list[Step] = []
         self.shapes: dict[int, Shape] = {}
         self._nested: list[tuple[Any, Any]] = []  # nested models, and their graphs
-        self._function = weakref.ref(function)  # whoever keeps the graph must not keep the model alive
+        self._function: Callable[[], Any] = weakref.ref(
+            function
+        )  # whoever keeps the graph must not keep the model alive
         self._cache: dict[Any, Any] = {}
         self._ancestors: tuple[int, frozenset[Step]] | None = None
         self.input_key = self._new_key(function.inputs[0].shape)

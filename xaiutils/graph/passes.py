@@ -107,9 +107,10 @@ def check_gradient(network: Network) -> None:
     """ModelError where the image has no gradient of the logits; one black image is differentiated, once."""
 
     def look() -> str:
-        size = network.size_traced
+        height, width = (n or 1 for n in network.size_traced)
+        black = np.zeros((1, height, width, network.channels), np.float32)
         try:
-            input_gradients(network)(np.zeros((1, *size, network.channels), np.float32), np.zeros(1, np.int32))
+            input_gradients(network)(black, np.zeros(1, np.int32))
         except ModelError as error:
             return str(error)
         return ""

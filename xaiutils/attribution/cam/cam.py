@@ -47,9 +47,7 @@ def _coefficients(score: Score, n_units: int) -> np.ndarray:
 
 def _pooled_head(network: Network, layer: str) -> tuple[str, keras.layers.Dense]:
     """Path of the pooled layer, and the linear layer that follows."""
-    dense = network.steps_to_logits[-1]
-    if isinstance(dense.operation, Score):
-        (dense,) = network.producers(dense)
+    dense = next(step for step in reversed(network.steps_to_logits) if not isinstance(step.operation, Score))
     pooling = network.producers(dense)[0]
     while pooling is not None and type(pooling.operation) in _BETWEEN:
         (pooling,) = network.producers(pooling)
