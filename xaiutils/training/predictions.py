@@ -193,7 +193,8 @@ def clear_example(model: keras.Model, ds: ImageDataset, label: int | None = None
     """Position of the image of class ``label`` (-1: the last; None: the positive one, ``positive_class`` by name or see
     `xaiutils.class_names.positive_class`, of more than two the last) whose logit leads the others by most.
 
-    Images with evidence come first where there are masks; without any image of that class, the first image.
+    Images with evidence come first where there are masks; without any image of that class, the first image. Of a model
+    of one score, the image with the highest.
     """
     ds.check_single_label("clear_example")
     if label is None:
@@ -205,5 +206,7 @@ def clear_example(model: keras.Model, ds: ImageDataset, label: int | None = None
     if len(members) == 0:
         return 0
     logits = _predict_all(model, ds.select(members))
+    if logits.shape[1] == 1:  # a score
+        return int(members[logits[:, 0].argmax()])
     others = np.delete(logits, label, axis=1).max(axis=1)
     return int(members[(logits[:, label] - others).argmax()])

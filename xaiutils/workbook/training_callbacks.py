@@ -65,6 +65,7 @@ class AttributionCallback(Callback):
         masks = ds.masks if masks is None else np.asarray(masks, bool)
         if len(ds) == 0 or not methods:
             raise ValueError("ds and methods must have at least one entry.")
+        ds.check_single_label("a callback that explains")
         check_integer("every", every, 1)
         check_integer("patience", patience, 1)
         if masks is not None and masks.shape != ds.pixels.shape[:3]:
