@@ -213,3 +213,26 @@ def test_reports_that_do_not_fit_are_refused():
         regression_report(small("regression"), ImageDataset(TEST.pixels, TEST.labels, TEST.class_names, TEST.ids))
     with pytest.raises(ValueError, match="a quantity is one"):
         regression_report(model, TEST)
+
+
+def test_an_example_of_a_score_is_the_highest():
+    pixels = np.zeros((3, 16, 16, 3), np.uint8)
+    pixels[:, 0, 0, 0] = [50, 200, 100]
+    ds = ImageDataset(pixels, [0, 0, 0], ("light",), list("abc"), values=[1, 2, 3])
+    inputs = keras.Input((16, 16, 3))
+    y = keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")(keras.layers.Flatten()(inputs))
+    model = xai.wrap(keras.Model(inputs, y), "model", head="regression")
+    assert clear_example(model, ds) == 1
+    np.testing.assert_allclose(regression_report(model, ds).predictions.predicted, [50, 200, 100])
+
+
+def test_a_model_of_two_inputs_is_judged_with_each_cases_own_row():
+    inputs = keras.Input((16, 16, 3)), keras.Input((1,), name="age")
+    light = keras.layers.GlobalAveragePooling2D()(inputs[0])
+    both = keras.layers.Concatenate()([light, inputs[1]])
+    two = keras.Model(inputs, keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")(both))
+    ages = np.linspace(20, 80, len(TEST)).astype(np.float32)[:, None]
+    ds = ImageDataset(TEST.pixels, TEST.labels, TEST.class_names, TEST.ids, values=TEST.values, inputs={"age": ages})
+    model = xai.wrap(two, "model", head="regression", inputs={"age": "case"})
+    said = regression_report(model, ds).predictions.predicted
+    np.testing.assert_allclose(said, TEST.pixels.mean(axis=(1, 2)).sum(axis=1) + ages[:, 0], rtol=1e-5)
