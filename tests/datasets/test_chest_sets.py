@@ -10,6 +10,8 @@ from trees import mammogram, write_dicom
 
 import xaiutils as xai
 from xaiutils.datasets.loaders import chexlocalize, chexpert, nih_cxr14
+from xaiutils.evaluation.studies.chexlocalize import human_scores
+from xaiutils.evaluation.studies.chexlocalize_tables import finding_geometry
 
 HEIGHT, WIDTH = 40, 50
 
@@ -169,7 +171,10 @@ def make_chexlocalize(root):
         rows.append(chexpert_row(path, **labels))
     table(root / "CheXpert" / "test_labels.csv", rows)
     nothing = packed(np.zeros((HEIGHT, WIDTH), bool))
-    marked = {"Edema": packed(drawn(slice(10, 30), slice(10, 20))), "Airspace Opacity": packed(drawn(slice(30, 39), 5))}
+    marked = {
+        "Edema": packed(drawn(slice(10, 30), slice(10, 20))),
+        "Airspace Opacity": packed(drawn(slice(30, 39), slice(4, 8))),
+    }
     segments = {
         ids[0]: dict.fromkeys(["Atelectasis", "Pneumothorax"], nothing) | marked,
         ids[1]: {"Edema": marked["Edema"]},
@@ -221,6 +226,21 @@ def test_chexlocalize_human_benchmark(tmp_path):
     assert padded.metadata["points of Edema"][0] == "0.500000 0.500000; 0.250000 0.300000"
 
 
+def test_chexlocalize_from_its_files_to_the_human_row(tmp_path):
+    make_chexlocalize(tmp_path)
+    sets = [load("chexlocalize", tmp_path, "test", reader=r, keep_aspect=False) for r in ("ground_truth", "human")]
+    rows = human_scores(*sets)
+    assert set(rows["label"]) == {"Edema", "Lung Opacity"}  # what is present and marked
+    scores = rows.set_index(["label", "metric"])["value"]
+    assert scores["Edema", "iou"] == 9 / 10
+    assert scores["Edema", "hit_rate"] == 1  # the second of two points
+    assert np.isnan(scores["Lung Opacity", "iou"])  # not a true positive of this reader
+    assert scores["Lung Opacity", "hit_rate"] == 0  # no point is a miss
+    assert rows["patient_id"].tolist() == ["patient64741"] * 4
+    instances = finding_geometry(sets[0]).set_index("label")["instances"]
+    assert instances["Edema"] == 2  # outlines that overlap count apart
+
+
 def test_chexlocalize_refuses_and_names(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no split with both labels .*Stanford AIMI"):
         load("chexlocalize", tmp_path)
@@ -235,6 +255,14 @@ def test_chexlocalize_refuses_and_names(tmp_path):
         ds = load("chexlocalize", tmp_path)
     assert evidence_of(ds, first, "Edema") == "unknown"
     assert evidence_of(ds, first, "Lung Opacity") == "known"
+    content[first]["Edema"] = 5
+    path.write_text(json.dumps(content))
+    with pytest.warns(UserWarning, match="its annotation: "):
+        assert evidence_of(load("chexlocalize", tmp_path), first, "Edema") == "unknown"
+    points = tmp_path / "CheXlocalize" / "hb_salient_pt_test.json"
+    points.write_text(json.dumps({first: {"Edema": [["left", 1]]}}))
+    with pytest.raises(ValueError, match="hb_segmentations_test.*cannot be read"):
+        load("chexlocalize", tmp_path, reader="human")
     path.write_text("[1, 2]")
     with pytest.raises(ValueError, match="no annotation file of CheXlocalize"):
         load("chexlocalize", tmp_path)

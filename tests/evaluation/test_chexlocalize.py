@@ -209,7 +209,7 @@ def test_cases_are_marked_positives_and_in_the_full_slice_known_negatives():
     assert finding_cases(ds, "a").ids == ["v", "w"]
     full = finding_cases(ds, "a", "full")
     assert full.ids == ["v", "w", "x"]
-    assert any("1 image with 'a' left out: nobody marked" in note for note in full.notes)
+    assert any("1 image with 'a' left out: no mask" in note for note in full.notes)
     assert finding_cases(ds, "b").ids == []
     scores = localisation_scores(ds, {"b": {"grad_cam": np.zeros((0, 4, 4))}, "a": {"grad_cam": np.zeros((2, 4, 4))}})
     assert scores["label"].tolist() == ["a"] * 4

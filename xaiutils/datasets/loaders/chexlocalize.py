@@ -82,11 +82,12 @@ def load(
     odd: Counter[str] = Counter()
     for split in tables:
         marks, outlines, said = (_read(named[split]) if split in named else {} for named in (drawn, counted_in, points))
-        for row in rows[rows["split"] == split].to_dict("records"):
-            name = row["id"]
-            entry = marks.get(name, {})
-            evidence[name] = tuple(_of_label(entry, label, int(row[label]), reader, odd) for label in chosen)
-            facts[name] = _counts(outlines.get(name), chosen) | _points(said.get(name), entry, chosen, preparation)
+        with naming(drawn[split], f"its entries, or those of the files beside it ({prefix}_...), cannot be read"):
+            for row in rows[rows["split"] == split].to_dict("records"):
+                name = row["id"]
+                entry = marks.get(name, {})
+                evidence[name] = tuple(_of_label(entry, label, int(row[label]), reader, odd) for label in chosen)
+                facts[name] = _counts(outlines.get(name), chosen) | _points(said.get(name), entry, chosen, preparation)
     records, skipped, _ = list_records(rows, chosen, find_pictures(files), preparation, "all", evidence, facts)
     if not records:
         raise FileNotFoundError(f"none of {len(rows)} images in the tables of {data_dir} has a picture below it.")
@@ -168,7 +169,11 @@ def _points(
     said: Mapping[str, Any] | None, entry: Mapping[str, Any], labels: Sequence[str], how: Preparation
 ) -> dict[str, str]:
     """The reader's points of each label, in parts of the image as ``how`` lays it out; ``entry`` says its size."""
-    sizes = [entry["img_size"]] if "img_size" in entry else [m["size"] for m in entry.values() if "size" in m]
+    sizes = (
+        [entry["img_size"]]
+        if "img_size" in entry
+        else [m["size"] for m in entry.values() if isinstance(m, dict) and "size" in m]
+    )
     size = next(iter(sizes), None)
     if not said or size is None:
         return {}

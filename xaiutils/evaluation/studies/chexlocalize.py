@@ -41,8 +41,8 @@ def finding_cases(ds: ImageDataset, label: str, on: str = "true_positive") -> Im
     """The images on which ``label`` is judged, as a set of two classes ("no LABEL", "LABEL") with its masks.
 
     ``on`` is one of `SLICES`: "true_positive" and "positive" take those whose mask is known and marks something,
-    "full" those without the finding too (its absence known). A positive image whose evidence nobody marked is in none.
-    Raises ValueError where the set has no masks of labels.
+    "full" those without the finding too (its absence known). A positive image that nobody marked, or whose mask was
+    lost in resizing, is in none; a note counts them. Raises ValueError where the set has no masks of labels.
     """
     return masked_cases(ds, label, on)[0]
 
@@ -56,7 +56,11 @@ def masked_cases(ds: ImageDataset, label: str, on: str = "true_positive") -> tup
     positive, marked = cases.labels == 1, (cases.evidence == "known") & cases.masks.any(axis=(1, 2))
     kept = np.flatnonzero(marked | (cases.evidence == "empty") if on == "full" else marked & positive)
     unmarked = int(positive.sum() - positive[kept].sum())
-    note = [f"{counted(unmarked, 'image')} with {label!r} left out: nobody marked where it is."] if unmarked else []
+    note = (
+        [f"{counted(unmarked, 'image')} with {label!r} left out: no mask, or none left after resizing."]
+        if unmarked
+        else []
+    )
     return replace(cases.select(kept), notes=[*cases.notes, *note]), cases.masks[kept]
 
 
