@@ -86,7 +86,7 @@ def test_changes_are_computed_behind_the_panel(explorer, models, ds):
 
 
 def test_cheap_controls_run_no_model(explorer, monkeypatch):
-    for name in ("explain", "predict"):
+    for name in ("explain", "answers"):
         monkeypatch.setattr(compute_scene, name, lambda *a, **k: pytest.fail("a model was run"))
     seen = {bytes(explorer.picture.value)}
     c = explorer.controls.widgets
@@ -168,7 +168,8 @@ def test_layers_are_offered(explorer):
 
 
 def test_errors_are_shown_in_words_beside_what_works(explorer):
-    explorer.controls.maps[1].method.value = "raw_attention"  # the model has no attention
+    asked = MethodChoice("raw_attention")  # the model has no attention: a finding of another may ask for it
+    explorer.view = dataclasses.replace(explorer.view, maps=(*explorer.view.maps, asked))
     explorer.wait()
     assert explorer.status.startswith("error in map 2 (Raw attention): ")
     assert explorer.scene.maps[0].values is not None
@@ -416,7 +417,7 @@ def test_values_that_are_no_numbers_are_refused(explorer, monkeypatch):
     explorer.wait()
     assert "1 of the map's 1024 values are no numbers" in explorer.status
     assert explorer.scene.maps[0].values is None
-    monkeypatch.setattr(compute_scene, "predict", lambda *_a, **_k: np.full((1, 3), np.nan, np.float32))
+    monkeypatch.setattr(compute_scene, "answers", lambda *_a, **_k: np.full((1, 3), np.nan, np.float32))
     explorer.controls.widgets["image"].value = 2
     explorer.wait()
     assert explorer.status.startswith("error: cnn answers image 2 (original) with values that are NaN")
