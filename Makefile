@@ -9,7 +9,7 @@ SHELL := /bin/bash
 
 # Variables given on the command line become notebook parameters; those of the caller's environment do not. A name that
 # means nothing here is refused: make would ignore a mistyped DATASET and run the default.
-KNOWN := DATASET DATA_DIR MODEL NAME PARAMETERS SET PYTHON LOCK MATRIX BATCH RUN INCLUDE MUTATION FUZZ DIGEST
+KNOWN := DATASET DATA_DIR MODEL NAME PARAMETERS SET PYTHON LOCK MATRIX BATCH RUN INCLUDE MUTATION FUZZ DIGEST CONTRACT
 UNKNOWN := $(filter-out $(KNOWN) -% MAKE%,$(foreach v,$(.VARIABLES),$(if $(findstring command line,$(origin $v)),$v)))
 $(if $(strip $(UNKNOWN)),$(error unknown: $(UNKNOWN). Known: $(KNOWN); other notebook parameters go into SET='name=value ...' or PARAMETERS=file.yml))
 quoted = '$(subst ','\'',$(value $(1)))'
@@ -17,7 +17,7 @@ given = $(if $(findstring command line,$(origin $(1))),$(2)=$(call quoted,$(1)))
 RUN_PARAMETERS = $(call given,DATASET,dataset) $(call given,DATA_DIR,data_dir) $(call given,MODEL,models) $(call given,NAME,run_name) \
        $(SET) $(if $(PARAMETERS),--parameters $(call quoted,PARAMETERS))
 
-.PHONY: help setup run lab app batch pack test structure digest fuzz mutation notebooks bench lock clean
+.PHONY: help setup run lab app batch pack test structure digest fuzz mutation notebooks bench contract lock clean
 
 help:
 	@echo "make run        execute the notebooks but 07 and 09; results and report.html under runs/default"
@@ -35,6 +35,8 @@ help:
 	@echo "make structure  the package's size, and the rules that its modules keep"
 	@echo "make digest     whether a change alters results: make digest DIGEST='--write before.json', then '--compare before.json'"
 	@echo "make bench      speed against the thesis' libraries; the table goes to benchmarks/"
+	@echo "make contract   every method over some 60 foreign networks, some hours of one core; writes docs/compatibility.md"
+	@echo "                make contract CONTRACT='--networks \"*vit*\" --again'"
 	@echo "make notebooks  execute the notebooks and save them in place"
 	@echo "make lock       resolve the versions of requirements.lock anew"
 	@echo "make clean      remove the environment and caches (results under runs/ stay)"
@@ -94,6 +96,10 @@ notebooks: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/methods.py
+
+contract: $(READY)
+	$(BIN)/python -m pip install -qq --disable-pip-version-check $(if $(LOCK),-c $(LOCK)) -e '.[bench]'
+	$(BIN)/python benchmarks/contract.py $(CONTRACT)
 
 lock: $(READY)
 	$(BIN)/python -m pip install --quiet uv

@@ -44,7 +44,8 @@ def canonical(name):
 
 def imported_packages(folder):
     """{top-level package: a file that imports it} of everything under a folder that is not Python's or our own."""
-    ours = {"xaiutils", *(path.stem for part in ("xaiutils", "tests", "tools") for path in (ROOT / part).rglob("*.py"))}
+    parts = ("xaiutils", "tests", "tools", "benchmarks")
+    ours = {"xaiutils", "zoo", *(path.stem for part in parts for path in (ROOT / part).rglob("*.py"))}
     found = {}
     for path in (ROOT / folder).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
