@@ -45,6 +45,13 @@ def test_keras_2_files_answer_as_they_did_there(name):
     assert xai.explain(wrapped, kept["images"], 1, "vanilla_gradients").shape == (2, 12, 12)
 
 
+@pytest.mark.parametrize("name", ["older_lstm", "older_seq"])
+def test_files_of_keras_2_2_answer_as_they_did_there(name):
+    """The LSTM's gates are hard sigmoids, whose slope changed in Keras 3; the Sequential model has no input layer."""
+    kept = np.load(KERAS2 / f"{name}.npz")
+    np.testing.assert_allclose(xai.wrap(KERAS2 / f"{name}.h5")(kept["x"]), kept["y"], atol=1e-6)
+
+
 def test_what_keras_2_computed_otherwise_is_refused(tmp_path):
     path = tmp_path / "changed.h5"
     shutil.copy(KERAS2 / "old.h5", path)

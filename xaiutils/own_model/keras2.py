@@ -45,6 +45,7 @@ _GONE: dict[str, tuple[Any, ...] | None] = {
     "is_graph_network": None,
 }
 _OF_EVERY_LAYER = frozenset({"name", "dtype", "trainable", "autocast", "batch_shape", "batch_input_shape"})
+# Of weights that are read anyway, and of training.
 _TRAINING_ONLY = ("_initializer", "_regularizer", "_constraint")
 _OPERATIONS = ("TFOpLambda", "SlicingOpLambda")
 _MODELS = ("Functional", "Model", "Sequential")
@@ -136,6 +137,8 @@ def _converted(value: Any) -> Any:
     if value.get("class_name") in ("Policy", "PolicyV1"):
         return value["config"]["name"]
     value = {key: _converted(item) for key, item in value.items()}
+    if value.get("class_name") == "Sequential" and isinstance(value.get("config"), list):  # before Keras 2.2.3
+        value["config"] = {"name": "sequential", "layers": value["config"]}
     if isinstance(value.get("config"), dict) and "class_name" in value:
         value["config"] = _layer_config(value["class_name"], value["config"])
     return value
@@ -151,16 +154,36 @@ def _layer_config(name: str, config: dict[str, Any]) -> dict[str, Any]:
         for layer in config["layers"]:  # without these Keras reads it as an old one
             for key in ("module", "registered_name", "build_config"):
                 layer.pop(key, None)
-        return config if name == "Sequential" else _functional_config(config)
+        return _sequential_config(config) if name == "Sequential" else _functional_config(config)
     kind = getattr(keras.layers, name, None)
     if kind is None:
         return config
     for key in {"layer", "backward_layer"} & set(config):  # of Bidirectional and TimeDistributed: read as a new one
         config[key] = {"module": "keras.layers", "registered_name": None, **config[key]}
+    for key in {"activation", "recurrent_activation"} & set(config):
+        if config[key] == "hard_sigmoid":
+            config[key] = keras.saving.serialize_keras_object(old_hard_sigmoid)
     taken = set(inspect.signature(kind.__init__).parameters)
     if "kwargs" in taken:
         taken |= _OF_EVERY_LAYER
+    config = {key: item for key, item in config.items() if not key.endswith(_TRAINING_ONLY)}
     return {key: item for key, item in config.items() if key in taken or not _is_gone(key, item)}
+
+
+@keras.saving.register_keras_serializable("xaiutils")
+def old_hard_sigmoid(x: Any) -> Any:
+    """Keras 2's, of slope 0.2; that of Keras 3 has the slope 1/6. The gates of its older LSTMs have it by default."""
+    return keras.ops.clip(0.2 * x + 0.5, 0.0, 1.0)
+
+
+def _sequential_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Layers in a row, with the input that old files state in the first of them as a layer of its own."""
+    first = config["layers"][0]
+    shape = first["config"].pop("batch_input_shape", None) if first["class_name"] != "InputLayer" else None
+    if shape is not None:
+        entry = {"class_name": "InputLayer", "config": {"batch_shape": shape, "dtype": "float32", "name": "image"}}
+        config["layers"] = [entry, *config["layers"]]
+    return config
 
 
 def _layer_name(name: str) -> str:
@@ -169,7 +192,7 @@ def _layer_name(name: str) -> str:
 
 def _is_gone(key: str, value: Any) -> bool:
     """Whether an argument that a layer of Keras 3 does not take says nothing; Keras refuses any other."""
-    return key.endswith(_TRAINING_ONLY) or (key in _GONE and (_GONE[key] is None or value in (_GONE[key] or ())))
+    return key in _GONE and (_GONE[key] is None or value in (_GONE[key] or ()))
 
 
 def _functional_config(config: dict[str, Any]) -> dict[str, Any]:
