@@ -215,6 +215,11 @@ def foreign() -> dict[str, Foreign]:
     return {f"{one.source}: {one.name}": one for one in found}
 
 
+def planned() -> list[str]:
+    """The names of all, whether zeromodels is installed or not."""
+    return [f"{one.source}: {one.name}" for one in _apps() + _zero()]
+
+
 def draw_weights(model: keras.Model, seed: int = 0) -> None:
     """Weights under which no part is without effect: scales in [0.5, 1.5], biases and embeddings that are not 0, and
     for batch norms the statistics of noise, so that signals neither die out nor explode."""

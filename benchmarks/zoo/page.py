@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from xaiutils.files import write_text
+from zoo.foreign import planned
 from zoo.results import OUTCOMES, Results
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "compatibility.md"
@@ -43,7 +44,14 @@ def write_page(results: Results) -> None:
 def page_text(results: Results) -> str:
     """The page, in Markdown."""
     reasons = _numbered(results)
-    parts = [HEAD, _counts(results), _versions(results), "## Refused, and why\n", _reasons(results, reasons)]
+    parts = [
+        HEAD,
+        _counts(results),
+        _not_run(results),
+        _versions(results),
+        "## Refused, and why\n",
+        _reasons(results, reasons),
+    ]
     failed = _failed(results)
     parts += ["## Failed\n", failed] if failed else []
     parts.append("## Networks and methods\n\nMethods that fared alike everywhere share a column.\n")
@@ -69,6 +77,13 @@ def _counts(results: Results) -> str:
             if cells:
                 rows.append(f"| {source}, {title} | {n} | {len(cells)} | {numbers} |")
     return "\n".join(rows) + "\n"
+
+
+def _not_run(results: Results) -> str:
+    missing = [name for name in planned() if f"{name} | float32" not in results.cells]
+    half = [name for name in planned() if f"{name} | mixed_bfloat16" in results.cells]
+    rest = f"Networks that have not been run yet: {', '.join(missing)}. " if missing else ""
+    return f"{rest}In mixed bfloat16 {len(half)} of {len(planned())} foreign networks have been run.\n"
 
 
 def _versions(results: Results) -> str:
