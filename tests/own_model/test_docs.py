@@ -2,6 +2,7 @@
 
 import re
 import sys
+from importlib import import_module
 
 import keras
 import numpy as np
@@ -59,9 +60,7 @@ def with_lambda():
 
 def subclassed(folder):
     (folder / "my_code.py").write_text(OWN_CLASS)
-    from my_code import MyModel
-
-    model = MyModel()
+    model = import_module("my_code").MyModel()
     model(np.zeros((1, 64, 64, 3), np.float32))
     return model
 

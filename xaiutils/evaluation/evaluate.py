@@ -79,7 +79,7 @@ def evaluate(
         if few.masks is not None:
             case = replace(case, masks=few.masks)
         if runs_model:
-            some = targets if targets is None or np.ndim(targets) == 0 else np.asarray(targets)[members]
+            some = targets if targets is None or np.asarray(targets).ndim == 0 else np.asarray(targets)[members]
             _, images, classes = prepare(model, few.images, some, batch_size)
             case = replace(case, images=images, targets=classes)
         for name, values in progress(list(chosen.items()), title="metrics"):

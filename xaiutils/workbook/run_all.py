@@ -222,7 +222,7 @@ def run_notebooks(values: Mapping[str, Any], runs_dir: Path | None = None, steps
         runs_dir = runs_folder() if os.environ.get("XAI_RUNS") else Path(values.get("runs_dir") or runs_folder())
     known = kept_names(Path(runs_dir) / str(values.get("run_name", "default")) / "models")
     shared = prepare({"run_name": "default", **values, "runs_dir": str(Path(runs_dir).resolve())}, steps, known)
-    models = next((given["models"] for given in shared.values() if "models" in given), [])
+    models: Any = next((given["models"] for given in shared.values() if "models" in given), [])
     check_data({**shared[steps[0]], "positive_class": values.get("positive_class", ""), "models": models})
     folder = Path(runs_dir).resolve() / shared[steps[0]]["run_name"]
     folder.mkdir(parents=True, exist_ok=True)
