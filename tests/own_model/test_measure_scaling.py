@@ -8,6 +8,8 @@ import pytest
 
 import xaiutils as xai
 from xaiutils.datasets import ImageDataset
+from xaiutils.evaluation.evaluate import check_order
+from xaiutils.own_model.class_order import in_order_of
 from xaiutils.own_model.measure_scaling import batch_norm_misfit, measure_scaling
 from xaiutils.own_model.scalings import SCALINGS, scale
 
@@ -199,3 +201,20 @@ def test_each_case_brings_its_own_row():
     ds = dataset(pixels, np.where(rows > 0, True, np.where(rows < 0, False, bright)), inputs={"row": rows[:, None]})
     found = measure_scaling(lambda n: xai.wrap(core, scaling=n, inputs={"row": "case"}), ds)
     assert found.table.loc["0-1", "value"] == 1
+
+
+def test_one_unit_of_the_class_that_the_data_have_first():
+    """Labels read the other way round would choose a scaling that makes the model least sure."""
+    pixels = grey_images(60)
+    ds = dataset(pixels, pixels[:, 0, 0, 0] <= 127.5, names=("malignant", "normal"))
+    found = xai.wrap(brightness("0-1", 1, head="sigmoid"), sample=ds, positive_class="malignant")
+    assert found.facts.scaling == "0-1"
+    with pytest.raises(ValueError, match="one unit is the probability of 'malignant'"):
+        check_order(found, ds.class_names)
+    ordered = in_order_of(found, ds.class_names)
+    assert (xai.predict(ordered, ds.images).argmax(1) == ds.labels).all()
+
+
+def test_a_sample_of_another_kind_is_refused():
+    with pytest.raises(TypeError, match="sample is int; expected an ImageDataset"):
+        xai.wrap(brightness("0-1", 2), sample=3)

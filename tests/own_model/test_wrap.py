@@ -305,3 +305,43 @@ def test_rows_of_cases_come_with_the_call():
 def test_other_objects_are_refused():
     with pytest.raises(TypeError, match="model is int; expected a Keras model, or the path"):
         xai.wrap(3)
+
+
+@pytest.mark.parametrize(("units", "last"), [(2, "softmax"), (1, "sigmoid")])
+def test_a_head_that_the_graph_contradicts_is_refused_at_once(units, last):
+    """Another softmax of the probabilities would be explained."""
+    with pytest.raises(ValueError, match=f"head='logits' was given, but the model ends in a {last}"):
+        xai.wrap(classifier(units=units, last=last), head="logits")
+
+
+def test_what_is_assumed_of_one_unit_and_of_a_second_image_is_said():
+    assert "Give head='regression'" in xai.wrap(classifier(units=1, last=None), scaling="0-1").facts.notes[0]
+    assert xai.wrap(classifier(units=1, last=None), scaling="0-1", head="regression").facts.notes == ()
+    views = [keras.Input((16, 16, 3), name=name) for name in ("cc", "mlo")]
+    mine = keras.Model(views, layers.Dense(2)(layers.Concatenate()([layers.Flatten()(v) for v in views])))
+    assert "its input mlo" in xai.wrap(mine, scaling="0-1", inputs={"mlo": "case"}).facts.notes[0]
+
+
+def test_rows_of_integers_are_not_cut():
+    model = xai.wrap(several_inputs(), scaling="0-1", inputs={"clinical": [1, 2], "site": "case"})
+    rows = np.zeros((len(PIXELS), *model.held_inputs["site"].row_shape))
+    xai.predict(model, PIXELS, inputs={"site": rows})
+    with pytest.raises(ValueError, match="'site'.*takes integers"):
+        xai.predict(model, PIXELS, inputs={"site": rows + 0.5})
+    with pytest.raises(TypeError, match="inputs is list"):
+        xai.predict(model, PIXELS, inputs=[rows])
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"inputs": 3}, "inputs=3; expected values by the names"),
+        ({"output": ops.mean}, "one number for all images"),
+        ({"scaling": ("a", 1)}, "mean='a'; expected a number"),
+        ({"scaling": lambda x: x - ops.mean(x)}, "scales an image otherwise in another batch"),
+        ({"scaling": lambda x: ops.log(x - 300)}, "NaN or infinite"),
+    ],
+)
+def test_plausible_slips_are_refused_by_name(given, words):
+    with pytest.raises((ValueError, TypeError), match=words):
+        xai.wrap(classifier(units=2, last="softmax"), **given)

@@ -29,6 +29,8 @@ def case_rows(model: keras.Model, inputs: Mapping[str, Any] | None, n: int) -> R
     facts = facts_of(model)
     if facts is None or not facts.case_inputs or (inputs is None and model in _HELD):
         return {}
+    if inputs is not None and not isinstance(inputs, Mapping):
+        raise TypeError(f"inputs is {type(inputs).__name__}; expected rows by the names of inputs, {{name: rows}}.")
     found: Rows = {}
     for name in facts.case_inputs:
         if inputs is None or name not in inputs:
@@ -37,7 +39,10 @@ def case_rows(model: keras.Model, inputs: Mapping[str, Any] | None, n: int) -> R
                 f"the model takes a row of {name!r} for each case, which is missing: give inputs={{{name!r}: rows}}, "
                 f"rows ({n}, ...).{given}"
             )
-        found[name] = _checked(name, inputs[name], (n, *model.held_inputs[name].row_shape))
+        held = model.held_inputs[name]
+        found[name] = _checked(name, inputs[name], (n, *held.row_shape))
+        if keras.backend.is_int_dtype(held.row_dtype) and (found[name] != np.round(found[name])).any():
+            raise ValueError(f"inputs[{name!r}]: the model takes integers ({held.row_dtype}), and some are none.")
     return found
 
 

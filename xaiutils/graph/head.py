@@ -53,6 +53,7 @@ def find_head(graph: FlatGraph, output: int, told: str | None = None) -> Head:
     if told == "regression":
         return Head(output, "score")
     if told == "logits":
+        _check_logits(graph, output)
         return Head(output, "softmax")
     head = _read(graph, output)
     if told not in ("softmax", "sigmoid") or told == head.activation:
@@ -60,6 +61,16 @@ def find_head(graph: FlatGraph, output: int, told: str | None = None) -> Head:
     if head.bare:
         return replace(head, activation=told)
     raise ModelError(f"head={told!r} was given, but the model ends in a {head.activation}; give head=None.")
+
+
+def _check_logits(graph: FlatGraph, output: int) -> None:
+    """ModelError where a softmax or sigmoid stands last in the graph: another would be taken of its probabilities."""
+    try:
+        head = _read(graph, output)
+    except ModelError:  # an end that cannot be read is what the user says
+        return
+    if not head.bare and head.log is None:
+        raise ModelError(f"head='logits' was given, but the model ends in a {head.activation}; give head=None.")
 
 
 def _read(graph: FlatGraph, output: int) -> Head:

@@ -29,6 +29,7 @@ def in_order_of(model: WrappedModel, class_names: Sequence[str], positive_class:
             f"the model answers with {network.n_classes} classes and the data have {len(wanted)} "
             f"({', '.join(wanted[:5])}): they do not belong together."
         )
+    positive_class = positive_class or model.facts.positive_class or ""
     names = model.facts.class_names or wanted
     if model.facts.class_names is None and network.activation == "binary" and positive_class in wanted:
         names = (*(name for name in wanted if name != positive_class), positive_class)

@@ -18,6 +18,7 @@ from xaiutils.datasets.image_dataset import ImageDataset, strata, stratified_ind
 from xaiutils.graph.network import Network
 from xaiutils.graph.predict import predict
 from xaiutils.images import check_images
+from xaiutils.models.wrapped import facts_of
 from xaiutils.own_model.scalings import SCALINGS
 from xaiutils.statistics.delong import auc_influence
 from xaiutils.statistics.formatting import percent
@@ -70,6 +71,8 @@ def measure_scaling(
 
     Raises ValueError where there is no image, or what `xaiutils.predict` raises.
     """
+    if not isinstance(sample, ImageDataset | np.ndarray):
+        raise TypeError(f"sample is {type(sample).__name__}; expected an ImageDataset, or images (n, h, w, channels).")
     if len(sample) == 0:
         raise ValueError("sample is empty: there is nothing to measure the scaling on.")
     ds, drawn = None, sample
@@ -126,12 +129,15 @@ def _truth(model: keras.Model, network: Network, ds: ImageDataset | None) -> tup
 
 
 def class_order(model: keras.Model, n_classes: int, ds: ImageDataset) -> tuple[list[int] | None, str]:
-    """Which of the model's classes each class of ``ds`` is, by the names that the model was given, else by the order;
-    None where they do not fit, and why."""
-    names = getattr(getattr(model, "facts", None), "class_names", None)
+    """Which of the model's classes each class of ``ds`` is, by the names that the model was given, else by the order
+    (one unit is the probability of its positive class, where that was given); None where they do not fit, and why."""
+    facts = facts_of(model)
+    names = None if facts is None else facts.class_names
     if n_classes != len(ds.class_names):
         return None, f"the model has {n_classes} classes and the sample {len(ds.class_names)}"
     if names is None:
+        if facts is not None and model.output_shape[-1] == 1 and facts.positive_class in ds.class_names:
+            return [int(name == facts.positive_class) for name in ds.class_names], ""
         return list(range(n_classes)), ""
     if set(names) != set(ds.class_names):
         return None, f"the model's classes are {', '.join(names)}, and the sample's {', '.join(ds.class_names)}"

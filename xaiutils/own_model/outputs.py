@@ -102,6 +102,8 @@ def _scores(tensor: Any, what: str) -> keras.KerasTensor:
     if not isinstance(tensor, keras.KerasTensor):
         raise ValueError(f"{what} is {type(tensor).__name__}; expected a tensor (n, k).")
     shape = tuple(tensor.shape)
+    if not shape:
+        raise ValueError(f"{what} is one number for all images, and one row of scores (n, k) is needed for each.")
     inner = [n for n in shape[1:] if n != 1]
     if len(shape) == 2 and shape[1] is not None:
         return tensor
@@ -134,6 +136,9 @@ def with_head(images: keras.KerasTensor, scores: keras.KerasTensor, head: str | 
         if found.bare:
             scores = layers.Activation("sigmoid", name="cumulative", dtype="float32")(scores)
         return OrdinalProbabilities(name="ordinal", dtype="float32")(scores)
+    if head in ("softmax", "sigmoid", "logits"):
+        graph = FlatGraph(keras.Model(images, scores))
+        find_head(graph, graph.output_key, head)  # refuses what the graph contradicts
     if keras.backend.standardize_dtype(scores.dtype) != "float32":
         return layers.Activation("linear", name="in_float32", dtype="float32")(scores)
     return scores

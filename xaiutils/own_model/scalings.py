@@ -97,7 +97,10 @@ def _by_moments(images: keras.KerasTensor, mean: Any, std: Any) -> tuple[keras.K
     channels = images.shape[-1]
     values = []
     for name, given in (("mean", mean), ("std", std)):
-        array = np.asarray(given, np.float64)
+        try:
+            array = np.asarray(given, np.float64)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"scaling: {name}={given!r}; expected a number, or one for each channel.") from error
         if array.ndim > 1 or array.size not in (1, channels):
             raise ValueError(
                 f"scaling: {name} has {array.size} values, and the model takes {channels} channels; give one value, "
@@ -137,4 +140,19 @@ def _by_function(images: keras.KerasTensor, function: Callable[[Any], Any]) -> k
             f"scaling= is a function that makes {getattr(scaled, 'shape', type(scaled).__name__)} of images "
             f"{images.shape}; it must keep the shape."
         )
+    _check_each_image(keras.Model(images, scaled), images.shape)
     return scaled
+
+
+def _check_each_image(scaling: keras.Model, shape: tuple[int | None, ...]) -> None:
+    """ValueError where a function scales an image by the others of its batch: maps would depend on these."""
+    noise = np.random.default_rng(0).uniform(0, 255, (3, *(n or 32 for n in shape[1:]))).astype(np.float32)
+    noise[2] /= 4
+    together, alone = (np.asarray(ops.cast(scaling(x), "float32")) for x in (noise, noise[:1]))
+    if not np.isfinite(together).all():
+        raise ValueError("scaling= is a function that gives NaN or infinite values.")
+    if not np.allclose(together[:1], alone, rtol=1e-4, atol=1e-4 * np.abs(alone).max()):
+        raise ValueError(
+            "scaling= is a function that scales an image otherwise in another batch; each image's must be its own: "
+            "take means over the axes (1, 2, 3)."
+        )

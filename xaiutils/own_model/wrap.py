@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from xaiutils.backend import keras
 from xaiutils.class_names import check_class_names, positive_class
 from xaiutils.graph.flat_graph import FlatGraph, as_function
+from xaiutils.graph.head import find_head
 from xaiutils.models.wrapped import ModelFacts, WrappedModel
 from xaiutils.own_model.case_inputs import EVERY_CASE, InputSpec, held_input, image_among
 from xaiutils.own_model.load import load
@@ -122,6 +123,8 @@ def _measured(wrapped: WrappedModel, sample: "ImageDataset") -> WrappedModel:
 def _assemble(core: Any, source: str, options: _Options) -> WrappedModel:
     """The model of images around the user's own."""
     specs = _input_specs(core, options.image_size)
+    if not isinstance(options.inputs or {}, Mapping):
+        raise TypeError(f"inputs={options.inputs!r}; expected values by the names of inputs, {{name: value}}.")
     given = dict(options.inputs or {})
     spec = image_among(specs, given)
     shape, is_first = _image_shape(spec, options.channels_first)
@@ -148,7 +151,8 @@ def _assemble(core: Any, source: str, options: _Options) -> WrappedModel:
         case_inputs=tuple(name for name, value in given.items() if isinstance(value, str) and value == EVERY_CASE),
     )
     wrapped = WrappedModel(images, scores, core=core, facts=facts, name=f"wrapped_{core.name}")
-    wrapped.facts = replace(facts, notes=_notes(wrapped, options.scaling))
+    pictures = [s.name for s in specs if s is not spec and len(s.shape) == 4]
+    wrapped.facts = replace(facts, notes=(*_notes(wrapped, options), *_of_pictures(pictures)))
 
     def remake(**changes: Any) -> WrappedModel:
         return _assemble(core, source, replace(options, **changes))
@@ -257,8 +261,30 @@ def _checked_names(options: _Options, units: int) -> tuple[str, ...] | None:
     return tuple(names)
 
 
-def _notes(wrapped: WrappedModel, scaling: Scaling | None) -> tuple[str, ...]:
-    """What a user should know of the scaling: that it was assumed, or that the model scales too."""
+def _of_pictures(names: list[str]) -> tuple[str, ...]:
+    if not names:
+        return ()
+    return (f"its input {' and '.join(names)} has the shape of an image, and is held as it is given: scaling= is for "
+            "the explained image alone, so scale it as in training.",)  # fmt: skip
+
+
+def _notes(wrapped: WrappedModel, options: _Options) -> tuple[str, ...]:
+    """What a user should know of the scaling: that it was assumed, or that the model scales too; and of a head that was
+    assumed."""
+    return (*_of_scaling(wrapped, options.scaling), *_of_head(wrapped, options.head))
+
+
+def _of_head(wrapped: WrappedModel, head: str | None) -> tuple[str, ...]:
+    if head is not None or wrapped.output_shape[-1] != 1:
+        return ()
+    graph = FlatGraph(wrapped)
+    if not find_head(graph, graph.output_key).bare:
+        return ()
+    return ("its one unit has no sigmoid: it is taken for the logit of one. Give head='regression' if it is a measured "
+            "quantity.",)  # fmt: skip
+
+
+def _of_scaling(wrapped: WrappedModel, scaling: Scaling | None) -> tuple[str, ...]:
     own = _own_scaling(wrapped)
     if scaling is None:
         found = f"its layer {own} does so" if own else "no Rescaling or Normalization stands first in it"

@@ -32,6 +32,8 @@ def take(own: OwnModel, ds: ImageDataset, positive_class: str = "") -> Taken:
     """
     plain = own.wrap(scaling="model")
     _check_images(own, plain, ds)
+    if positive_class and plain.facts.class_names is None and plain.facts.positive_class is None:
+        plain = plain.with_options(positive_class=positive_class)  # the labels are read as `in_order_of` does below
     given = own.options.get("scaling")
     named = given if isinstance(given, str) else None if given is None else _GIVEN
     names = [name for name in SCALINGS if plain.facts.channels == 3 or name not in ("imagenet", "caffe")]
