@@ -11,6 +11,7 @@ from xaiutils.backend import keras
 from xaiutils.workbook.own_models import file_digest, own_model
 from xaiutils.workbook.parameters import check
 from xaiutils.workbook.run_all import NOTEBOOKS, notebooks, prepare, read_arguments, run_notebooks
+from xaiutils.workbook.take_own import sample_of
 
 STEPS = notebooks(NOTEBOOKS)
 DATA = {
@@ -99,6 +100,18 @@ def test_each_notebook_is_given_the_file_or_its_name(file, capsys):
     assert "image_size=32, as mine takes it" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"image_size=64, but mine takes 32 x 32 pixels. Give image_size=32"):
         prepare({"models": [str(file)], "image_size": 64}, STEPS)
+
+
+@pytest.mark.parametrize(("n_val", "n_train", "chosen"), [(6, 42, "train"), (64, 500, "val"), (40, 20, "val")])
+def test_a_scaling_is_measured_on_more_than_a_few_images(n_val, n_train, chosen):
+    """Of 6 validation images a model of x / 255 was right on all by raw pixels, and read so from then on."""
+    ones = {s: dataset(n, s) for s, n in (("val", n_val), ("train", n_train))}
+    assert sample_of(ones["val"], ones["train"]) is ones[chosen]
+
+
+def dataset(n, split):
+    pixels, ids = np.zeros((n, 4, 4, 3), np.uint8), [f"{split}{i}" for i in range(n)]
+    return xai.ImageDataset(pixels, np.arange(n) % 2, ("no", "yes"), ids=ids, split=split)
 
 
 @pytest.fixture

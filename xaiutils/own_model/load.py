@@ -73,7 +73,8 @@ def _kind(path: Path) -> str:
         if (path / "config.json").is_file() and (path / "model.weights.h5").is_file():
             return "Keras"
         raise ValueError(f"the folder {path} holds no model (no saved_model.pb, no config.json); give a model's file.")
-    start = path.open("rb").read(8)
+    with path.open("rb") as file:
+        start = file.read(8)
     if start.startswith(b"PK"):
         return _kind_of_zip(path)
     if start == b"\x89HDF\r\n\x1a\n":

@@ -154,7 +154,7 @@ def check(values: Mapping[str, Any], known_models: Collection[str] = ()) -> dict
     except ValueError as error:
         problems.append(str(error))
     if problems:
-        raise ValueError("the parameters are not valid:\n- " + "\n- ".join(problems))
+        raise ValueError("the parameters are not valid:\n- " + "\n- ".join(dict.fromkeys(problems)))
     return checked
 
 

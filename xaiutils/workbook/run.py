@@ -36,7 +36,7 @@ from xaiutils.workbook.map_files import read_maps, write_maps
 from xaiutils.workbook.own_models import KEPT, OwnModel, by_name, kept_names, read_kept, write_kept
 from xaiutils.workbook.parameters import PARAMETERS, check
 from xaiutils.workbook.picture import FIGURE_DPI, Picture, shows_images
-from xaiutils.workbook.take_own import fit_to_data, take, unchanged
+from xaiutils.workbook.take_own import fit_to_data, sample_of, take, unchanged
 
 # What notebook 01 settles for all later notebooks of a run.
 SETTLED = ("dataset", "data_dir", "data_options", "image_size", "n_train", "n_val", "n_test", "seed", "positive_class",
@@ -258,11 +258,12 @@ class Run:
 
     def _take_own(self, own: OwnModel) -> WrappedModel:
         """Wrap a model for the data of this run, say what was found, and keep it."""
-        taken = take(own, self._dataset("val"), self._data_parameters().get("positive_class", ""))
+        sample = sample_of(self._dataset("val"), self._dataset("train"))
+        taken = take(own, sample, self._data_parameters().get("positive_class", ""))
         print(*taken.sentences, sep="\n")
         if self._writes:
             write_kept(self.model_folder(own.name), taken.kept, notes=taken.sentences)
-            self.save_table(taken.readings, f"scaling_{own.name}", f"{own.name} by each scaling; validation images.")
+            self.save_table(taken.readings, f"scaling_{own.name}", f"{own.name} by each scaling, {sample.split} split.")
         return taken.model
 
     def hold_row(self, model: keras.Model, ds: ImageDataset) -> ImageDataset:
@@ -281,8 +282,7 @@ class Run:
                 f"run {self.folder.name!r} has no trained {name!r} (it has: {', '.join(self.trained) or 'none'}). Run "
                 f"02_train_models first with run_name={self.folder.name!r} and {name!r} in its models."
             )
-        before = _stamp(self.model_folder(name))
-        now = self._data_facts()
+        before, now = _stamp(self.model_folder(name)), self._data_facts()
         differ = [f"{k}={before.get(k)!r} (now {now[k]!r})" for k in now if before.get(k) != now[k]]
         if differ:
             raise ValueError(

@@ -18,7 +18,7 @@ from xaiutils.class_names import positive_class
 from xaiutils.datasets import DATASETS
 from xaiutils.registry import suggest
 from xaiutils.workbook.execute import NotebookError, execute
-from xaiutils.workbook.own_models import OwnModel, by_name, fitting_size, kept_names
+from xaiutils.workbook.own_models import KEPT, OwnModel, by_name, fitting_size, kept_names
 from xaiutils.workbook.parameters import PARAMETERS, check, text_names
 from xaiutils.yaml_text import load_yaml
 
@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
 
 RETRAINS = "07_retraining_checks"  # many models, and never a user's own
+EVALUATES = "02_train_models"  # says how own models are read
 ON_REQUEST = (RETRAINS, "09_label_wise_localisation")  # these train models of their own
 
 
@@ -239,6 +240,10 @@ def run_notebooks(values: Mapping[str, Any], runs_dir: Path | None = None, steps
                 write_report(folder)
             raise
         print(f"{time.monotonic() - start:.0f} s", flush=True)
+        if step.stem == EVALUATES:
+            for name in by_name({"models": models})[1]:
+                notes = json.loads((folder / "models" / name / KEPT).read_text(encoding="utf-8"))["notes"]
+                print(f"{name}:", *notes[1:], sep="\n  ", flush=True)
     report = write_report(folder)
     print(f"done in {time.monotonic() - begun:.0f} s: {report}")
     return folder

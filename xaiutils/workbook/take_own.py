@@ -8,7 +8,7 @@ import pandas as pd
 from xaiutils.datasets import ImageDataset
 from xaiutils.models.wrapped import WrappedModel
 from xaiutils.own_model.class_order import in_order_of
-from xaiutils.own_model.measure_scaling import ScalingMeasurement, measure_scaling
+from xaiutils.own_model.measure_scaling import IMAGES, ScalingMeasurement, measure_scaling
 from xaiutils.own_model.scalings import SCALINGS
 from xaiutils.workbook.own_models import Kept, OwnModel, changed_file, file_digest
 
@@ -23,6 +23,12 @@ class Taken:
     kept: Kept
     readings: pd.DataFrame
     sentences: list[str]
+
+
+def sample_of(val: ImageDataset, train: ImageDataset) -> ImageDataset:
+    """The images by which a scaling is measured: of validation, or of training where those are too few and these more:
+    on six images a wrong reading was the best by chance."""
+    return max(val, train, key=lambda ds: min(len(ds), IMAGES))
 
 
 def take(own: OwnModel, ds: ImageDataset, positive_class: str = "") -> Taken:
