@@ -266,8 +266,8 @@ def check_order(model: keras.Model | None, names: Sequence[str]) -> None:
     """Raise ValueError where the model's own class names (`xaiutils.wrap`) are not the data's, in their order, or where
     one unit is the probability of the positive class, and the data have that first."""
     facts = facts_of(model)
-    is_unit = facts is not None and facts.class_names is None and model.output_shape[-1] == 1
-    if is_unit and facts.positive_class == names[0]:
+    positive = None if facts is None or facts.class_names is not None else facts.positive_class
+    if positive == names[0] and getattr(model, "output_shape", (0,))[-1] == 1:
         raise ValueError(
             f"the model's one unit is the probability of {names[0]!r} (positive_class), which the data have first: "
             "labels would name the wrong side. xaiutils.own_model.class_order.in_order_of(model, ds.class_names) "
