@@ -8,7 +8,7 @@ import pytest
 import xaiutils as xai
 from xaiutils import workbook
 from xaiutils.backend import keras
-from xaiutils.workbook.own_models import file_digest, own_model
+from xaiutils.workbook.own_models import by_name, file_digest, own_model
 from xaiutils.workbook.parameters import check
 from xaiutils.workbook.run_all import NOTEBOOKS, notebooks, prepare, read_arguments, run_notebooks
 from xaiutils.workbook.take_own import sample_of
@@ -93,10 +93,10 @@ def test_options_of_the_command_line(file):
 def test_each_notebook_is_given_the_file_or_its_name(file, capsys):
     shared = prepare({"models": [str(file)], "model_options": {"scaling": "0-1"}, "dataset": "digits"}, STEPS)
     entry = {"name": "mine", "path": str(file), "scaling": "0-1"}
-    by_name = {step.stem[:2]: values for step, values in shared.items()}
-    assert by_name["02"]["models"] == by_name["05"]["models"] == [entry]
-    assert by_name["06"]["model"] == "mine"
-    assert by_name["01"]["image_size"] == 32, "left at its default, it is what the model takes"
+    of_step = {step.stem[:2]: values for step, values in shared.items()}
+    assert of_step["02"]["models"] == of_step["05"]["models"] == [entry]
+    assert of_step["06"]["model"] == "mine"
+    assert of_step["01"]["image_size"] == 32, "left at its default, it is what the model takes"
     assert "image_size=32, as mine takes it" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"image_size=64, but mine takes 32 x 32 pixels. Give image_size=32"):
         prepare({"models": [str(file)], "image_size": 64}, STEPS)
@@ -166,3 +166,13 @@ def test_a_model_that_does_not_fit_the_data_is_refused(tmp_path, run_with):
     few = save(tmp_path / "few.keras", units=3)
     with pytest.raises(ValueError, match="few: the model answers with 3 classes and the data have 10"):
         run_with("02_train_models", models=[str(few)]).model("few")
+
+
+def test_two_files_of_one_name_are_refused(tmp_path):
+    """The second would stand for both."""
+    paths = [tmp_path / folder / "mine.keras" for folder in ("a", "b")]
+    for path in paths:
+        path.parent.mkdir()
+        path.touch()
+    with pytest.raises(ValueError, match="are both called 'mine'"):
+        by_name({"models": [str(path) for path in paths]})

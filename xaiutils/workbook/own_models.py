@@ -125,6 +125,9 @@ def by_name(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, OwnMod
             found = own_model(entry, options)
             names.append(entry if found is None else found.name)
             if found is not None:
+                if (other := own.setdefault(found.name, found)).path != found.path:
+                    raise ValueError(f"{key}: {other.path} and {found.path} are both called {found.name!r}; "
+                                     "give one of them another 'name'.")  # fmt: skip
                 own[found.name] = found
         if names:
             given[key] = names if key == "models" else names[0]
