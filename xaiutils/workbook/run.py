@@ -263,7 +263,7 @@ class Run:
         print(*taken.sentences, sep="\n")
         if self._writes:
             write_kept(self.model_folder(own.name), taken.kept, notes=taken.sentences)
-            self.save_table(taken.readings, f"scaling_{own.name}", f"{own.name} by each scaling, {sample.split} split.")
+            self.save_table(taken.readings, f"scaling_{own.name}", " ".join(taken.sentences[1:]))
         return taken.model
 
     def hold_row(self, model: keras.Model, ds: ImageDataset) -> ImageDataset:
