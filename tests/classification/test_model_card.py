@@ -1,15 +1,17 @@
 """The model card: everything that the run knows is on it, and what it does not know is said."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 import pytest
 from simulated_predictions import THESIS, TWO, as_confusion, simulated
 
+from xaiutils.backend import keras
 from xaiutils.classification import Predictions, assess, compare_models, model_card
 from xaiutils.datasets import DATASETS, ImageDataset
+from xaiutils.own_model.wrap import wrap
 
 
 @dataclass(frozen=True)
@@ -142,3 +144,27 @@ def test_many_classes_have_a_card():
     assert "Operating points and net benefit: no class was named as the positive one." in text
     assert "| epochs | 5 |" in text
     assert "probability of the top class" in text
+
+
+def test_an_own_model_is_described_by_its_facts(tmp_path):
+    """One that was trained elsewhere: nothing of this package's own models may be said of it."""
+    image, age = keras.Input((8, 8, 1)), keras.Input((2,), name="age")
+    joined = keras.layers.concatenate([keras.layers.Flatten()(image), age])
+    keras.Model([image, age], keras.layers.Dense(1, "sigmoid")(joined)).save(tmp_path / "mine.keras")
+    model = wrap(tmp_path / "mine.keras", scaling="0-1", inputs={"age": "case"}, class_names=TWO)
+    report = assess(simulated(60, names=TWO))
+    text = model_card(report, {"test": data(20, "test")}, own=model)
+    assert "8 x 8 pixels in one channel, values 0 to 255; scaled by '0-1' before the model (as was given)." in text
+    assert "Further inputs, of every case its own: age." in text
+    assert f"Head: one sigmoid unit; outputs {TWO[0]}, {TWO[1]}." in text
+    assert "Source: the user's own, mine.keras." in text
+    assert "Trained elsewhere" in text
+    assert "Hardware and software of the evaluation: not" in text
+    assert str(tmp_path) not in text
+    assert "three channels" not in text
+    assert "scales them itself" not in text
+
+    model.facts = replace(model.facts, scaling="model", scaling_from="measured", channels=5, head="sigmoid")
+    text = model_card(report, {"test": data(20, "test")}, own=model)
+    assert "in 5 channels, values 0 to 255; the model scales them itself (measured: of all scalings it fits" in text
+    assert "one sigmoid unit (head='sigmoid' was given)" in text

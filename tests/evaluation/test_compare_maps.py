@@ -12,6 +12,8 @@ from xaiutils.evaluation.score_tables import CONTROLS, is_control
 from xaiutils.evaluation.studies.compare_maps import measure
 from xaiutils.evaluation.studies.controls import control_maps
 from xaiutils.evaluation.studies.random_weights import random_weight_maps, random_weights
+from xaiutils.graph.network import ModelError
+from xaiutils.own_model.wrap import wrap
 
 METHODS = ["vanilla_gradients", "coarse"]
 HOW = {"coarse": {"method": "occlusion", "patch_size": 16}}
@@ -57,6 +59,18 @@ def test_maps_of_random_weights(images, make):
     again = random_weight_maps(model, images[2:4], METHODS, xai.predict(model, images).argmax(1)[2:4], 1, HOW, seed=1)
     for name, found in again.items():
         np.testing.assert_allclose(found, maps[name][2:4], atol=1e-5)
+
+
+def test_without_known_weights_the_controls_of_random_weights_are_left_out_and_named(ds, tmp_path):
+    """Of a SavedModel: what can be measured is, and no study stops in an IndexError."""
+    make_flat().export(str(tmp_path / "saved"), verbose=False)
+    model = wrap(tmp_path / "saved", scaling="model")
+    with pytest.raises(ModelError, match="no layer with weights is known"):
+        random_weight_maps(model, ds.images, METHODS, parameters=HOW)
+    found = measure(model, ds, [*METHODS, "grad_cam"], ["relevance_mass"], method_parameters=HOW)
+    assert set(found.maps) == set(METHODS)
+    assert set(found.scores["weights"]) == {"trained", "none"}
+    assert any("random weights (no layer with weights is known" in note for note in found.notes)
 
 
 def test_a_deep_network_of_random_weights_still_answers(images):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,18 @@ import pandas as pd
 
 from xaiutils.classification.report import Report
 from xaiutils.datasets import DATASETS, ImageDataset
+from xaiutils.graph.network import Network
+from xaiutils.models.wrapped import WrappedModel
 from xaiutils.statistics.formatting import p_value, plural
 from xaiutils.templates import Markdown, markdown_table, render, three_decimals
+
+_CHANNELS = {1: "one channel", 3: "three channels"}
+_FROM = {
+    "given": "as was given",
+    "measured": "measured: of all scalings it fits labelled images best",
+    "assumed": "assumed, since nothing was given",
+}
+_HEADS = {"softmax": "softmax", "sigmoid": "independent sigmoids", "binary": "one sigmoid unit"}
 
 
 def model_card(
@@ -20,6 +31,7 @@ def model_card(
     architecture: str = "",
     paper: str = "",
     n_weights: int | None = None,
+    own: WrappedModel | None = None,
     weights: str = "",
     weights_licence: str = "",
     recipe: Any = None,
@@ -36,6 +48,8 @@ def model_card(
         splits: the data by split ("train", "val", "test"), for counts, licence and citation.
         architecture, paper: name of the architecture, and where it was published.
         n_weights: how many numbers the model has.
+        own: a user's own model, as `xaiutils.wrap` returns it: its file's name, channels, scaling and head are listed,
+            and that it was trained elsewhere.
         weights, weights_licence: where its weights came from before training ("random": nowhere), and their licence.
         recipe: a dataclass or mapping; every field is listed.
         history: as `xaiutils.train` returns it.
@@ -54,6 +68,7 @@ def model_card(
         architecture=architecture,
         paper=paper,
         n_weights=n_weights,
+        own=None if own is None else _own(own),
         weights=weights,
         weights_licence=weights_licence,
         image_size=first.image_size,
@@ -78,6 +93,21 @@ def kept_epoch(history: pd.DataFrame) -> int:
         marked = history["epoch"][history["kept"].astype(bool)]
         return int(marked.iloc[0]) if len(marked) else 0
     return int(history.attrs.get("kept_epoch") or history["epoch"][history["val_loss"].idxmin()])
+
+
+def _own(model: WrappedModel) -> dict[str, Any]:
+    """What is known of a user's own model; of its file the name alone, since folders may name people."""
+    facts = model.facts
+    given = "" if facts.head is None else f" (head={facts.head!r} was given)"
+    by = "the model scales them itself" if facts.scaling == "model" else f"scaled by {facts.scaling!r} before the model"
+    return {
+        "source": Path(facts.source).name,
+        "channels": _CHANNELS.get(facts.channels, f"{facts.channels} channels"),
+        "scaling": f"{by} ({_FROM[facts.scaling_from]})",
+        "head": _HEADS.get(Network.of(model).activation, "a score") + given,
+        "outputs": ", ".join(facts.class_names or ()),
+        "case_inputs": ", ".join(facts.case_inputs),
+    }
 
 
 def _splits(splits: Mapping[str, ImageDataset]) -> pd.DataFrame:

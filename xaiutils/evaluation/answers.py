@@ -1,6 +1,6 @@
 """What a model answers, whatever its head and further inputs, and the maps of those methods that suit it."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -90,6 +90,16 @@ def suited_transforms(
         except ModelError as error:
             left_out[name] = str(error)
     return [name for name in names if name not in left_out], left_out
+
+
+def where_suited(what: str, compute: Callable[[], Any]) -> Any:
+    """What ``compute`` returns; None where it does not suit the model, and a printed sentence says ``what`` is left out
+    and why."""
+    try:
+        return compute()
+    except ModelError as error:
+        print(f"{what} left out: {error}")
+        return None
 
 
 def left_out_in_words(left_out: Mapping[str, str]) -> str:

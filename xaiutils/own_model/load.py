@@ -159,7 +159,8 @@ def _said(path: Path, error: Exception, trusted: bool) -> str:
         name = unknown.group(1).split(">")[-1]
         return (
             f"{path} names {name}, which is code of its author's and not in the file. Give it as custom_objects="
-            f"{{{name!r}: {name}}}, or load the model where {name} is defined, and wrap the model."
+            f"{{{name!r}: {name}}}, or load the model where {name} is defined, and wrap the model; for "
+            "the notebooks, which do not import it, docs/your_model.md saves the functional model of its call."
         )
     lambdas = " Code of a Lambda layer loads in the Python version alone that wrote it." if trusted else ""
     return f"{path} cannot be read by Keras {keras.__version__}: {type(error).__name__}: {text[:400]}{lambdas}"

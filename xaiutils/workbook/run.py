@@ -253,7 +253,10 @@ class Run:
             else:
                 own = unchanged(kept, self._own.get(name), self.folder.name)
                 positive = self._data_parameters().get("positive_class", "")
-                self._wrapped[name] = fit_to_data(own, own.wrap(), self._dataset("val"), positive)
+                model = fit_to_data(own, own.wrap(), self._dataset("val"), positive)
+                if "scaling" not in kept.asked:
+                    model.facts = replace(model.facts, scaling_from="measured")
+                self._wrapped[name] = model
         return self._wrapped[name]
 
     def _take_own(self, own: OwnModel) -> WrappedModel:

@@ -1,7 +1,7 @@
 """A user's own model taken into a run: wrapped, its scaling measured on the run's images, its outputs matched to the
 data's classes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
@@ -51,6 +51,8 @@ def take(own: OwnModel, ds: ImageDataset, positive_class: str = "") -> Taken:
     found = measure_scaling(read, ds, names)
     settled = OwnModel(own.name, own.path, {**own.options, "scaling": given or found.chosen}, file_digest(own.path))
     model = fit_to_data(own, read(named or found.chosen), ds, positive_class)
+    if named is None:
+        model.facts = replace(model.facts, scaling_from="measured")
     said = [
         f"{own.name}: {own.path}, evaluated as it is and not trained here. Nobody here knows which images it was "
         "trained on: if the test images are among them, all that follows is too good.",

@@ -111,6 +111,7 @@ def measure(
         if ds.masks is None:
             few_maps = explained.beside(few_ds, few_maps[TRAINED], targets[few])
         tables += _scored(model, few_ds, few_maps, with_model, targets=targets[few], batch_size=batch_size, **how)
+    notes += [f"Controls, {left_out_in_words(explained.left_out)}."] if explained.left_out else []
     if not tables:
         raise ValueError(f"no metric could be measured. {' '.join(notes)}")
     scores = pd.concat(tables, ignore_index=True)[COLUMNS]
@@ -142,6 +143,7 @@ class _Explained:
     parameters: dict[str, Mapping[str, Any]]
     batch_size: int
     seed: int
+    left_out: dict[str, str] = field(default_factory=dict)
 
     def maps(self, ds: ImageDataset, targets: np.ndarray) -> Maps:
         how = self.methods, self.batch_size, self.parameters
@@ -154,8 +156,12 @@ class _Explained:
             grid = cam_grid(self.model)
         except ModelError:  # it has no class activation maps that an oracle could be as coarse as
             grid = (7, 7)
-        random = random_weight_maps(self.model, ds.images, *how, inputs=ds.inputs)
-        return {TRAINED: maps, RANDOM: random, NO_MODEL: control_maps(ds, self.seed, grid)}
+        try:
+            random = {RANDOM: random_weight_maps(self.model, ds.images, *how, inputs=ds.inputs)}
+        except ModelError as error:  # its weights are not known
+            random = {}
+            self.left_out["random weights"] = str(error)
+        return {TRAINED: maps, **random, NO_MODEL: control_maps(ds, self.seed, grid)}
 
 
 def _evidence(

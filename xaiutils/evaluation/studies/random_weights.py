@@ -10,7 +10,7 @@ import numpy as np
 from xaiutils.attribution import MapWarning, explain_all
 from xaiutils.backend import keras, tf
 from xaiutils.graph.case_inputs import case_rows, holding
-from xaiutils.graph.network import Network
+from xaiutils.graph.network import ModelError, Network
 from xaiutils.graph.passes import enlarge
 from xaiutils.graph.predict import predict
 
@@ -20,7 +20,7 @@ _NORMS = (keras.layers.BatchNormalization, keras.layers.LayerNormalization)
 
 def stages(model: keras.Model, n: int = 6, norms: bool = False) -> dict[str, list[keras.layers.Layer]]:
     """Layers with weights in at most ``n`` groups from the logits down to the image, by the name of the first layer
-    in each.
+    in each. Raises ModelError where the graph has no such layer (a SavedModel).
 
     The last layer is a group of its own; the others are cut into groups of about as many layers each. ``norms``:
     batch and layer normalisation belong to the groups too (the XRelevance-CAM thesis leaves them out).
@@ -29,6 +29,8 @@ def stages(model: keras.Model, n: int = 6, norms: bool = False) -> dict[str, lis
         raise ValueError(f"n={n}; expected at least 2 groups of layers.")
     found = [step.operation for step in Network.of(model).steps if getattr(step.operation, "weights", None)]
     layers = [x for x in dict.fromkeys(found) if norms or not isinstance(x, _NORMS)][::-1]
+    if not layers:
+        raise ModelError("no layer with weights is known in the model, as of a SavedModel: none can be drawn anew.")
     parts = np.array_split(np.arange(1, len(layers)), min(n - 1, len(layers) - 1)) if len(layers) > 1 else []
     groups = [[layers[0]], *([layers[i] for i in part] for part in parts)]
     return {group[0].name: group for group in groups}
