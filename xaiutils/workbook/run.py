@@ -36,7 +36,7 @@ from xaiutils.workbook.map_files import read_maps, write_maps
 from xaiutils.workbook.own_models import KEPT, OwnModel, by_name, kept_names, read_kept, write_kept
 from xaiutils.workbook.parameters import PARAMETERS, check
 from xaiutils.workbook.picture import FIGURE_DPI, Picture, shows_images
-from xaiutils.workbook.take_own import fit_to_data, sample_of, take, unchanged
+from xaiutils.workbook.take_own import again, sample_of, take, unchanged
 
 # What notebook 01 settles for all later notebooks of a run.
 SETTLED = ("dataset", "data_dir", "data_options", "image_size", "n_train", "n_val", "n_test", "seed", "positive_class",
@@ -253,10 +253,7 @@ class Run:
             else:
                 own = unchanged(kept, self._own.get(name), self.folder.name)
                 positive = self._data_parameters().get("positive_class", "")
-                model = fit_to_data(own, own.wrap(), self._dataset("val"), positive)
-                if "scaling" not in kept.asked:
-                    model.facts = replace(model.facts, scaling_from="measured")
-                self._wrapped[name] = model
+                self._wrapped[name] = again(kept, own, self._dataset("val"), positive)
         return self._wrapped[name]
 
     def _take_own(self, own: OwnModel) -> WrappedModel:

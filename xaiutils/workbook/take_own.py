@@ -92,6 +92,14 @@ def fit_to_data(own: OwnModel, model: WrappedModel, ds: ImageDataset, positive_c
         raise ValueError(f"{own.name}: {error}") from error
 
 
+def again(kept: Kept, own: OwnModel, ds: ImageDataset, positive_class: str = "") -> WrappedModel:
+    """The model as `take` returned it, from what was kept of it. Raises ValueError as `fit_to_data` does."""
+    model = fit_to_data(own, own.wrap(), ds, positive_class)
+    if "scaling" not in kept.asked:
+        model.facts = replace(model.facts, scaling_from="measured")
+    return model
+
+
 def _check_images(own: OwnModel, model: WrappedModel, ds: ImageDataset) -> None:
     """Raise ValueError where the images, or what goes with them, are not what the model takes."""
     size, found = model.input_shape[1:3], ds.pixels.shape[1:3]
