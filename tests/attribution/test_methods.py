@@ -95,6 +95,7 @@ def test_declared_parameters_are_checked(models, images, method):
     for parameter in xai.METHODS[method].parameters:
         assert parameter.check(parameter.default) == parameter.default
         wrong = "no such choice" if parameter.choices else -5 if parameter.kind in (int, float) else 3
+        wrong = np.zeros((2, 2)) if parameter.kind is np.ndarray else wrong  # neither a colour nor an image
         with pytest.raises((TypeError, ValueError), match=parameter.name):
             quick(models["flat softmax"], images, method, **{parameter.name: wrong})
 
@@ -183,7 +184,7 @@ def test_bad_input_is_refused_in_words(models, images):
     with pytest.raises(ValueError, match="32 x 32"):
         xai.explain(model, images[:, :20])
     with pytest.raises(ValueError, match=r"expected \(n, height, width, 3\)"):
-        xai.explain(model, images[..., :1])
+        xai.explain(model, images[..., :2])
     with pytest.raises(ValueError, match="expected raw pixels"):
         xai.explain(model, images / 255)
     with pytest.raises(ValueError, match="expected raw pixels"):

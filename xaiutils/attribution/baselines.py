@@ -51,7 +51,7 @@ def chosen_baselines(images: np.ndarray, baseline: str, baseline_image: np.ndarr
 
 def reference_images(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """The parameter ``name`` as checked images ``(k, height, width, C)`` of the given (height, width, C), or
-    as colours ``(k, 1, 1, C)``: a colour (C,) and one image become a batch of one."""
+    as colours ``(k, 1, 1, C)``: a number (a grey), a colour (C,) and one image become a batch of one."""
     batch = array.reshape(1, 1, 1, -1) if array.ndim < 2 else array[None] if array.ndim == 3 else array
     height, width, channels = shape
     if batch.ndim != 4 or batch.shape[1:3] not in ((height, width), (1, 1)):
