@@ -183,7 +183,7 @@ def test_bad_input_is_refused_in_words(models, images):
         xai.explain(model, np.where(np.arange(5)[:, None, None, None] == 1, np.nan, images))
     with pytest.raises(ValueError, match="32 x 32"):
         xai.explain(model, images[:, :20])
-    with pytest.raises(ValueError, match=r"expected \(n, height, width, 3\)"):
+    with pytest.raises(ValueError, match="have 2 channels.*takes 3"):
         xai.explain(model, images[..., :2])
     with pytest.raises(ValueError, match="expected raw pixels"):
         xai.explain(model, images / 255)

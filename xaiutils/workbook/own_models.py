@@ -114,7 +114,8 @@ def by_name(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, OwnMod
     ``model_options`` goes into the own models. Raises ValueError as `own_model` does.
     """
     given = dict(values)
-    options, own = given.pop("model_options", {}), {}
+    options = given.pop("model_options", {})
+    own: dict[str, OwnModel] = {}
     unknown = [key for key in options if key not in OPTIONS]
     if unknown:
         raise ValueError(f"model_options: unknown option {unknown[0]!r}; {suggest(unknown[0], list(OPTIONS))}")
