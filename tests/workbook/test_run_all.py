@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 
+import keras
 import nbformat
 import numpy as np
 import pandas as pd
@@ -124,12 +125,16 @@ def test_the_command_line_says_what_is_wrong(capsys, tmp_path):
     assert "image_size = 224" in capsys.readouterr().out
 
 
-def test_the_commands_of_the_guides_are_read_as_meant(tmp_path):
+def test_the_commands_of_the_guides_are_read_as_meant(tmp_path, monkeypatch):
     """Every ``make run ...`` of the guides, through make and the shell, as far as the notebooks' parameters."""
     text = (ROOT / "README.md").read_text() + (ROOT / "data" / "README.md").read_text()
     commands = [line.split("#")[0].strip() for line in text.splitlines() if line.startswith("make run")]
     assert len(commands) >= 5
     (tmp_path / "mine.yml").write_text("dataset: folder\ndata_dir: images\n")
+    (tmp_path / "path").mkdir()
+    pixels = keras.Input((32, 32, 3))
+    keras.Model(pixels, keras.layers.Dense(2)(keras.layers.Flatten()(pixels))).save(tmp_path / "path" / "mine.keras")
+    monkeypatch.chdir(tmp_path)  # a model's path is that of the caller
     for command in commands:
         made = subprocess.run(f"{command} -n", shell=True, cwd=ROOT, capture_output=True, text=True, check=True).stdout
         (call,) = [line for line in made.splitlines() if "xaiutils.workbook.run_all" in line]
