@@ -168,9 +168,13 @@ def test_jupyterlab(lab, run, open_page):
     page.redrawn(lambda: page.page.get_by_role("button", name="Clear region").click())
     settles(page.page.locator("td.region_positive").count, 0)
 
-    # Errors in words; the other map stays.
-    page.redrawn(lambda: page.choose("map 2", "Raw attention"), state="error")
-    assert "error in map 2 (Raw attention)" in page.status
+    # A method that the other model cannot have is offered where it suits, and an error in words where it does not; the
+    # other map stays.
+    assert "Raw attention" not in page.page.get_by_label("map 2", exact=True).inner_text()
+    page.redrawn(lambda: page.choose("model", "vit_mini16"))
+    page.redrawn(lambda: page.choose("map 2", "Raw attention"))
+    page.redrawn(lambda: page.choose("model", "efficientnet_lite0"), state="error")
+    assert "error in map 2 (Raw attention" in page.status
     page.redrawn(lambda: page.choose("model", "vit_mini16"))
     page.page.get_by_label("grid of patches").focus()
     page.redrawn(lambda: keys.press("Space"))

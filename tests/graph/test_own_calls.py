@@ -1,6 +1,7 @@
 """Models with a call of their own, and SavedModels: retraced where possible, else one step."""
 
 import gc
+import re
 import weakref
 
 import numpy as np
@@ -67,8 +68,12 @@ def test_a_model_of_models_is_opened(images):
     model = built(Own)
     calls = [len(layer._inbound_nodes) for layer in model._flatten_layers()]
     network = Network.of(model)
-    assert network.cam_layer() == "multiply"
-    assert [step.path for step in network.steps][1:4] == ["block/conv2d", "block/batch_normalization", "block/relu"]
+    assert re.fullmatch(r"multiply(_\d+)?", network.cam_layer())  # Keras counts the names of a process
+    assert [re.sub(r"_\d+", "", step.path) for step in network.steps][1:4] == [
+        "block/conv2d",
+        "block/batch_normalization",
+        "block/relu",
+    ]
     np.testing.assert_allclose(xai.predict(model, images, probabilities=True), model(images), atol=1e-6)
     for method in ("grad_cam", "lrp", "deep_lift", "guided_backprop", "integrated_gradients", "full_grad"):
         assert xai.explain(model, images[:1], method=method).any()
@@ -98,7 +103,7 @@ def test_what_cannot_be_opened_is_one_step(images):
     with pytest.raises(ModelError, match="use a gradient method or occlusion"):
         xai.explain(model, images)
     for method in ("lrp", "deep_lift"):
-        with pytest.raises(ModelError, match="has no rule for 'of_tensor_flow'.*integrated_gradients"):
+        with pytest.raises(ModelError, match="has no rule for 'of_tensor_flow.*'.*integrated_gradients"):
             xai.explain(model, images, method=method)
 
 

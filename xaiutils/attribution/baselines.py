@@ -54,7 +54,8 @@ def reference_images(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np
     as colours ``(k, 1, 1, C)``: a number (a grey), a colour (C,) and one image become a batch of one."""
     batch = array.reshape(1, 1, 1, -1) if array.ndim < 2 else array[None] if array.ndim == 3 else array
     height, width, channels = shape
-    if batch.ndim != 4 or batch.shape[1:3] not in ((height, width), (1, 1)):
+    fits = batch.ndim == 4 and batch.shape[1:3] in ((height, width), (1, 1)) and batch.shape[-1] in (1, 3, channels)
+    if not fits:
         raise ValueError(
             f"{name} has shape {array.shape}; expected a colour ({channels},), an image {tuple(shape)} or "
             f"a batch (n, {height}, {width}, {channels})."
