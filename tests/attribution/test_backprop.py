@@ -139,6 +139,13 @@ def test_reveal_cancel_shares_a_minimum():
     np.testing.assert_allclose(lift(model, pixel(200, 80), "reveal_cancel")[0], [40, 40], rtol=1e-5)
 
 
+def test_a_small_difference_is_no_rounding():
+    """silu(x1 - x2 + 3) at (2, 2 - 2^-16) against 0: D silu is some seventy units in the last place."""
+    model = one_hidden_layer([[1, 0], [-1, 0]], [3, 0], [[1, 0], [0, 0]], "silu")
+    slope = (silu(3 + 2**-16) - silu(3)) * 2**16
+    np.testing.assert_allclose(lift(model, pixel(2, 2 - 2**-16), "rescale")[0], [2 * slope, -2 * slope], rtol=3e-5)
+
+
 def silu(z):
     return z / (1 + np.exp(-z))
 

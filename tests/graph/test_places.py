@@ -182,7 +182,7 @@ def test_a_map_peaks_at_the_blob(name):
 @pytest.mark.parametrize("name", ["cropping", "rot90", "mirrored copy"])
 def test_every_method_peaks_at_the_blob(name, method):
     if (name, method) == ("mirrored copy", "cam"):
-        with pytest.raises(ModelError, match="global average pooling and one linear layer"):
+        with pytest.raises(ModelError, match="global average pooling and one Dense layer"):
             xai.explain(MODELS[name](), IMAGE, 1, method)
     else:
         check_peak(MODELS[name](), method)

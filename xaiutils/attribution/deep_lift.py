@@ -54,7 +54,7 @@ def deep_lift(
     baseline:
 
     - Linear operations (dense, convolution, batch norm, average pooling, addition, ...): the gradient.
-    - ``rule="rescale"``: elementwise activations have m = Dy / Dz, and their derivative where abs(Dz) < 1e-6.
+    - ``rule="rescale"``: elementwise activations have m = Dy / Dz, and their derivative where Dy is but rounding.
     - ``rule="reveal_cancel"``: where the activation follows a linear layer (or a batch norm folded into it), Dz is the
       sum Dz+ of that layer's positive contributions w_i Dx_i and Dz- of its negative ones. Each gets its own
       multiplier Dy+ / Dz+ and Dy- / Dz-, where Dy+ is the mean effect of adding Dz+ before and after Dz-, and Dy- the
@@ -202,7 +202,18 @@ class _DeepLift:
         if self._reveal and source is not None:
             return _reveal_cancel(function, z, z0, *source)
         y = function(z)
-        return relay([z], [y], lambda m: [_through(m, y - function(z0), z - z0, function, z)])[0]
+        return relay([z], [y], lambda m: [_rescaled(m, y, function(z0), z, z0, function)])[0]
+
+
+def _rescaled(m: Any, y: Any, y0: Any, z: Any, z0: Any, function: Callable) -> Any:
+    """m times Dy / Dz. Where Dz is small Dy is rounded off, so the derivative's mean is taken (Gauss' two points) where
+    it agrees with the quotient to that rounding, as it does unless a kink lies between."""
+    by = z - z0
+    quotient = _through(m, y - y0, by, function, z)
+    middle, off = (z + z0) / 2, by / np.sqrt(12)
+    mean = (back(function, [middle - off], m)[0] + back(function, [middle + off], m)[0]) / 2
+    rounding = 4 * np.finfo(np.float32).eps * tf.abs(m) * (tf.abs(y) + tf.abs(y0))
+    return tf.where(tf.abs((quotient - mean) * by) <= rounding, mean, quotient)
 
 
 def _through(m: Any, difference: Any, by: Any, function: Callable, z: Any) -> Any:

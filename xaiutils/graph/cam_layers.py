@@ -190,8 +190,8 @@ def _refuse(graph: FlatGraph, cut: list[Step], around: list[Step]) -> None:
             f"{', or layer=, one of ' + ', '.join(maps[-12:]) if maps else ''}."
         )
     raise ModelError(
-        "the model has no layer with a feature map (n, h, w, channels) that its score goes through: class activation "
-        "maps have no meaning for it; use a gradient method or occlusion."
+        "the model shows no layer with a feature map (n, h, w, channels) that its score goes through (a SavedModel "
+        "shows none of its layers), and class activation maps need one; use a gradient method or occlusion."
     )
 
 

@@ -39,7 +39,11 @@ def channel_drops(
     channels: np.ndarray | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """The target's logits S ``(n,)``, the activation A of layer ``path``, and S - S_k ``(n, k)`` for each of
-    ``channels`` (by default all), S_k the logit with that channel set to 0."""
+    ``channels`` (by default all), S_k the logit with that channel set to 0.
+
+    S is taken anew with each batch of channels: from another batch it would be rounded otherwise, all drops would be
+    off by the same amount, and a map, their sum over hundreds of channels, by hundreds of it.
+    """
     start, ablate = ablation(network, path)
     copies = batch_size * network.batch_factor_after(path)
     scores, A, *state = start(images, tf.constant(targets))
@@ -49,7 +53,7 @@ def channel_drops(
         one = [tensor[member : member + 1] for tensor in state]
         for batch in batches(len(channels), copies, "removing channels"):
             found.append(ablate(target, channels[batch], *one))
-    return scores, A, scores[:, None] - tf.reshape(tf.concat(found, axis=0), (len(targets), len(channels)))
+    return scores, A, tf.reshape(tf.concat(found, axis=0), (len(targets), len(channels)))
 
 
 def ablation(network: Network, path: str) -> tuple[Callable, Callable]:
@@ -57,8 +61,8 @@ def ablation(network: Network, path: str) -> tuple[Callable, Callable]:
 
     ``start(images, targets)`` returns the target's logits, the layer's ``A``, and what the layers after ``path`` read:
     the layer's raw output and the tensors that lead around it (a transformer's residual stream).
-    ``ablate(target, channels, *state)`` returns one image's logits without each of ``channels``; ``state`` is of this
-    image alone, so that no copy of it is made except the changed one.
+    ``ablate(target, channels, *state)`` returns what one image's logit loses without each of ``channels``; ``state`` is
+    of this image alone, so that no copy of it is made except the changed one.
     """
     keys, field = network.cut(path), network.field(path)
 
@@ -72,11 +76,13 @@ def ablation(network: Network, path: str) -> tuple[Callable, Callable]:
         @tf.function(reduce_retracing=True, autograph=False)
         def ablate(target, channels, whole, *others):
             depth = field.shape[field.channels]
+            channels = tf.concat([[-1], channels], axis=0)  # none is off in the first copy
             off = tf.one_hot(channels, depth, on_value=True, off_value=False, dtype=tf.bool)
             off = tf.reshape(off, [-1, *(depth if a == field.channels else 1 for a in range(len(field.shape)))])
             without = tf.where(off & field.mask, tf.zeros([], whole.dtype), whole)
             copies = [tf.repeat(tensor, tf.shape(channels)[0], axis=0) for tensor in others]
-            return network.from_cut(keys, [without, *copies])[:, target]
+            scores = network.from_cut(keys, [without, *copies])[:, target]
+            return scores[0] - scores[1:]
 
         return start, ablate
 

@@ -1,5 +1,7 @@
 """CAM, the first class activation map: the weights of the linear layer that reads the pooled channels."""
 
+from typing import Any
+
 import numpy as np
 
 from xaiutils.attribution.cam.weighted_sum import maps_of_weights
@@ -7,6 +9,7 @@ from xaiutils.attribution.method import LAYER, Method
 from xaiutils.backend import keras, tf
 from xaiutils.graph.network import ModelError, Network
 from xaiutils.graph.passes import activation
+from xaiutils.graph.place_tracing import why_no_field
 from xaiutils.graph.score import Score
 
 _POOLINGS = (keras.layers.GlobalAveragePooling2D, keras.layers.GlobalAveragePooling1D)
@@ -51,14 +54,24 @@ def _pooled_head(network: Network, layer: str) -> tuple[str, keras.layers.Dense]
     pooling = network.producers(dense)[0]
     while pooling is not None and type(pooling.operation) in _BETWEEN:
         (pooling,) = network.producers(pooling)
-    pooled = None
-    if type(dense.operation) is keras.layers.Dense and pooling is not None and type(pooling.operation) in _POOLINGS:
-        (pooled,) = network.producers(pooling)
+    pooled, axes, field = None, set[int](), None
+    if type(dense.operation) is keras.layers.Dense and pooling is not None:
+        axes = _averaged(pooling.operation, len(network.shapes[pooling.reads[0]]))
+        pooled = network.producers(pooling)[0]
+        field = None if pooled is None else network.field_of(pooled)
     linear = network.is_head(dense) or getattr(dense.operation, "activation", None) is keras.activations.linear
-    if pooled is None or network.field_of(pooled) is None or not linear:
+    over_places = field is None or axes == {1 + a for a in range(len(field.shape)) if a != field.channels}
+    if pooled is None or not axes or not over_places or not linear:
         raise ModelError(
-            "CAM is made for models that end in global average pooling and one linear layer, which this one does not; "
-            "use grad_cam, its generalisation to any head, or hirescam."
+            "CAM is made for models whose layers end in global average pooling and one Dense layer, and this one's do "
+            "not; use grad_cam, its generalisation to any head, or hirescam."
+        )
+    if field is None:
+        places = " x ".join(map(str, network.sizes(pooled.outputs)[0][:-1]))
+        lost = why_no_field(network, pooled) or f"it is {places}, too small for these images or mixed over places"
+        raise ModelError(
+            f"CAM reads what is pooled last, the output of {pooled.path!r}, which is no map of the image: {lost}. Use "
+            "grad_cam, which reads an earlier layer."
         )
     if layer and network.cam_layer(layer) != pooled.path:
         raise ModelError(
@@ -66,6 +79,16 @@ def _pooled_head(network: Network, layer: str) -> tuple[str, keras.layers.Dense]
             "hirescam for other layers."
         )
     return pooled.path, dense.operation
+
+
+def _averaged(operation: Any, rank: int) -> set[int]:
+    """The axes over which a layer of global average pooling, or keras.ops.mean, takes the mean; none of others."""
+    if type(operation) in _POOLINGS:
+        first = int(operation.data_format == "channels_first")
+        return set(range(1 + first, rank - 1 + first))
+    if type(operation).__name__ == "Mean" and not isinstance(operation, keras.Layer) and operation.axis is not None:
+        return set() if operation.keepdims else {int(axis) % rank for axis in np.atleast_1d(operation.axis)}
+    return set()
 
 
 CAM = Method(

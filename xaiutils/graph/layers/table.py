@@ -210,8 +210,25 @@ def has_learned_weights(operation: Any) -> bool:
 
 def no_rule(method: str, step: Step, why: str = "") -> ModelError:
     """The error for a step that a method cannot pass."""
+    kind = type(step.operation).__name__
+    if getattr(step.operation, "data_format", None) == "channels_first":
+        instead = "Its channels come first: make it with data_format='channels_last', which has the same weights"
+    elif getattr(step.operation, "quantization_mode", None):
+        instead = f"Its weights are {step.operation.quantization_mode}: take the model from before it was quantised"
+    else:
+        instead = _INSTEAD.get(
+            kind,
+            "Rebuild it from known layers (Dense, Conv, BatchNormalization, Activation, "
+            "pooling, Add, Multiply, MultiHeadAttention, ...)",
+        )
     return ModelError(
-        f"{method} has no rule for {step.path!r} ({type(step.operation).__name__}){why}. Rebuild it from known layers "
-        "(Dense, Conv, BatchNormalization, Activation, pooling, Add, Multiply, MultiHeadAttention, ...), or use a "
-        "method on gradients, such as integrated_gradients."
+        f"{method} has no rule for {step.path!r} ({kind}){why}. {instead}, or use a method on gradients, such as "
+        "integrated_gradients."
     )
+
+
+_INSTEAD = {
+    "TFSMLayer": "A SavedModel shows none of its layers: load the Keras model that it was exported from",
+    "OrdinalProbabilities": "Classes of an ordinal head are differences of probabilities: explain one threshold "
+    "instead, by xaiutils.wrap(model, output=lambda y: y[:, k : k + 1]) without head=",
+}
