@@ -5,7 +5,8 @@ import numpy as np
 from xaiutils.attribution.baselines import reference_images
 from xaiutils.attribution.method import SEED, SHARES, Method
 from xaiutils.graph.network import Network
-from xaiutils.graph.passes import input_gradients, logits, moved_copies, reduce_channels, target_scores
+from xaiutils.graph.passes import logits, reduce_channels, target_scores
+from xaiutils.graph.paths import Points, gradient_sums
 from xaiutils.registry import Parameter
 
 GREY_LEVELS = 16  # of the default background
@@ -36,20 +37,14 @@ def expected_gradients(
     reference that depends neither on other data nor on the other images of the batch.
     """
     references = _background(background, images.shape[1:])
-    chosen, points = _draws(n_samples, len(references), alphas, seed)
-    gradients = input_gradients(network)
+    chosen, alpha = _draws(n_samples, len(references), alphas, seed)
 
-    def place(members: np.ndarray, point: int) -> np.ndarray:
-        reference = references[chosen[point]]
-        return reference + points[point] * (images[members] - reference)
+    def fields(at: slice, _: slice) -> np.ndarray:
+        return references[chosen[at], None]
 
-    total = np.zeros(images.shape, np.float64)
-    for placed, members, rows in moved_copies(len(images), n_samples, place, batch_size, "expected gradients"):
-        found = gradients(placed, targets[members])
-        for point, at in rows:
-            difference = images[members[at]] - references[chosen[point]]
-            total[members[at]] += difference * found[at]
-    return reduce_channels(total / n_samples, reduction).astype(np.float32)
+    points = Points(np.full(n_samples, 1 / n_samples), alpha[:, None], fields, along=True)
+    (shares,) = gradient_sums(network, images, targets, points, batch_size, "expected gradients")
+    return reduce_channels(shares, reduction).astype(np.float32)
 
 
 def _total(

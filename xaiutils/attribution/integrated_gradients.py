@@ -5,7 +5,8 @@ import numpy as np
 from xaiutils.attribution.baselines import BASELINE, BASELINE_IMAGE, chosen_baselines, score_above_baseline
 from xaiutils.attribution.method import SHARES, Method
 from xaiutils.graph.network import Network
-from xaiutils.graph.passes import averaged_gradients, reduce_channels
+from xaiutils.graph.passes import reduce_channels
+from xaiutils.graph.paths import Points, gradient_sums
 from xaiutils.registry import Parameter
 
 _ENDS = ("black", "white")
@@ -31,26 +32,14 @@ def integrated_gradients(
     or one for each image (n, height, width, C), all in [0, 255], is used instead of ``baseline``.
     """
     start = chosen_baselines(images, baseline, baseline_image)
-    return reduce_channels(_along_path(network, images, targets, batch_size, start, n_steps, quadrature), reduction)
-
-
-def _along_path(
-    network: Network,
-    images: np.ndarray,
-    targets: np.ndarray,
-    batch_size: int,
-    start: np.ndarray,
-    n_steps: int,
-    quadrature: str,
-) -> np.ndarray:
-    """Integrated gradients of each channel, ``(n, height, width, C)``."""
     alphas, weights = quadrature_rule(quadrature, n_steps)
 
-    def place(members: np.ndarray, point: int) -> np.ndarray:
-        return start[members] + np.float32(alphas[point]) * (images[members] - start[members])
+    def fields(_: slice, members: slice) -> np.ndarray:
+        return start[None, members]
 
-    mean = averaged_gradients(network, images, targets, weights, place, batch_size, "integrated gradients")
-    return (images - start) * mean
+    points = Points(weights, alphas.astype(np.float32)[:, None], fields, along=True)
+    (shares,) = gradient_sums(network, images, targets, points, batch_size, "integrated gradients")
+    return reduce_channels(shares, reduction).astype(np.float32)
 
 
 def integrated_gradients_bw(
@@ -67,11 +56,15 @@ def integrated_gradients_bw(
 
     Summed over channels, the maps sum to S(x) - (S(black) + S(white)) / 2. ``n_steps`` is for each of the two paths.
     """
-    black, white = (
-        _along_path(network, images, targets, batch_size, chosen_baselines(images, end, None), n_steps, quadrature)
-        for end in _ENDS
-    )
-    return reduce_channels((black + white) / 2, reduction)
+    alphas, weights = (np.tile(x, 2) for x in quadrature_rule(quadrature, n_steps))
+    ends = np.repeat(np.array([0, 255], np.float32), n_steps)[:, None, None, None, None]
+
+    def fields(at: slice, _: slice) -> np.ndarray:
+        return np.repeat(ends[at], images.shape[-1], axis=-1)
+
+    points = Points(weights / 2, alphas.astype(np.float32)[:, None], fields, along=True)
+    (shares,) = gradient_sums(network, images, targets, points, batch_size, "integrated gradients")
+    return reduce_channels(shares, reduction).astype(np.float32)
 
 
 def _bw_total(network: Network, images: np.ndarray, targets: np.ndarray, batch_size: int, **_: object) -> np.ndarray:

@@ -10,8 +10,10 @@ give them. So the mean keeps the sign of a signed base, and Smooth Grad-CAM++ is
 ``base_reading`` reads the gradients, or maps, of each copy first: the mean of magnitudes does not cancel.
 """
 
-import functools
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,8 @@ from xaiutils.attribution.method import (
     base_is_signed,
 )
 from xaiutils.graph.network import Network
-from xaiutils.graph.passes import input_gradients, moved_copies, reduce_channels
+from xaiutils.graph.passes import batches, reduce_channels
+from xaiutils.graph.paths import Points, gradient_sums
 from xaiutils.map_reading import read_maps
 from xaiutils.registry import Parameter, check_parameters
 
@@ -40,7 +43,7 @@ def smoothgrad(
     network: Network, images: np.ndarray, targets: np.ndarray, batch_size: int, **options: Any
 ) -> np.ndarray:
     """Mean gradient over noisy copies (Smilkov et al. 2017, arXiv:1706.03825), or mean map of another base."""
-    mean, _ = _moments(network, images, targets, batch_size, options)
+    mean, _ = _moments(network, images, targets, batch_size, options, squares=False)
     return _as_maps(mean, options)
 
 
@@ -49,8 +52,8 @@ def smoothgrad_squared(
 ) -> np.ndarray:
     """Mean of the squared gradients over noisy copies (Hooker et al. 2019, arXiv:1806.10758), or of another base's
     squared maps."""
-    mean, variance = _moments(network, images, targets, batch_size, options)
-    return _as_maps(mean**2 + variance, options)
+    _, square = _moments(network, images, targets, batch_size, options)
+    return _as_maps(square, options)
 
 
 def vargrad(network: Network, images: np.ndarray, targets: np.ndarray, batch_size: int, **options: Any) -> np.ndarray:
@@ -59,36 +62,72 @@ def vargrad(network: Network, images: np.ndarray, targets: np.ndarray, batch_siz
     The sum of squares is divided by n_samples, not n_samples - 1, so that smoothgrad_squared is the squared mean plus
     the variance; the order of pixels is the same either way.
     """
-    _, variance = _moments(network, images, targets, batch_size, options)
-    return _as_maps(variance, options)
+    mean, square = _moments(network, images, targets, batch_size, options)
+    return _as_maps(np.maximum(square - mean**2, 0), options)
 
 
 def _moments(
-    network: Network, images: np.ndarray, targets: np.ndarray, batch_size: int, options: Mapping[str, Any]
+    network: Network,
+    images: np.ndarray,
+    targets: np.ndarray,
+    batch_size: int,
+    options: Mapping[str, Any],
+    squares: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance over the copies, float64: of the plain base's gradients by channel, or of another base's maps.
-    ``options`` are the parameters that the methods declare."""
-    n_samples = options["n_samples"]
+    """Mean and mean square over the copies, float64: of the plain base's gradients by channel, or of another base's
+    maps. Float32 values have no digits that their float64 sums could lose. ``options`` are the parameters that the
+    methods declare; without ``squares`` the second is the first."""
+    n, count, reading = len(images), options["n_samples"], options["base_reading"]
     compute = _base(network, images, options["base"], options["base_parameters"], batch_size, options["reduction"])
-    sigma = np.float32(options["noise"]) * np.ptp(images, axis=(1, 2, 3), keepdims=True)
+    sigma = np.float32(options["noise"]) * np.ptp(images, axis=(1, 2, 3))
+    with _unit_noise(images.shape[1:], options["seed"], count) as noise:
+        if compute is None:
+            scales = np.broadcast_to(sigma, (count, n))
+            weights = np.full(count, 1 / count)
+            points = Points(weights, scales, lambda at, _: noise(at)[:, None], False, reading, squares)
+            sums = gradient_sums(network, images, targets, points, batch_size, "noisy copies")
+            return sums[0], sums[-1]
+        mean = np.zeros(images.shape[:3])
+        square = np.zeros_like(mean)
+        for batch in batches(n * count, batch_size, "noisy copies"):
+            draws, members = np.divmod(np.arange(batch.start, batch.stop), n)
+            unit = noise(slice(draws[0], draws[-1] + 1))[draws - draws[0]]
+            copies = images[members] + sigma[members, None, None, None] * unit
+            found = read_maps(compute(copies, targets[members], members), reading).astype(np.float64) / count
+            np.add.at(mean, members, found)
+            np.add.at(square, members, found**2 * count)
+    return mean, square
 
-    @functools.lru_cache(maxsize=1)  # samples come in order
-    def unit_noise(point: int) -> np.ndarray:
-        return np.random.default_rng([options["seed"], point]).standard_normal(images.shape[1:], np.float32)
 
-    def place(members: np.ndarray, point: int) -> np.ndarray:
-        return images[members] + sigma[members] * unit_noise(point)
+@contextmanager
+def _unit_noise(shape: tuple[int, ...], seed: int, count: int) -> Iterator[Callable[[slice], np.ndarray]]:
+    """Function (slice of the copies) -> their standard normal noise, float32 ``(copies, *shape)``.
 
-    mean = np.zeros(images.shape if options["base"] == _PLAIN else images.shape[:3], np.float64)
-    squares = np.zeros_like(mean)  # sum of squared distances from the mean, updated as Welford 1962
-    for placed, members, rows in moved_copies(len(images), n_samples, place, batch_size, "noisy copies"):
-        found = read_maps(compute(placed, targets[members], members), options["base_reading"])
-        for point, at in rows:
-            which = members[at]
-            step = found[at] - mean[which]
-            mean[which] += step / (point + 1)
-            squares[which] += step * (found[at] - mean[which])
-    return mean, squares / n_samples
+    As many copies that follow are drawn in other threads meanwhile, so that a pass does not wait for its noise.
+    """
+    coming: dict[tuple[int, int], tuple[np.ndarray, list[Future]]] = {}
+
+    def draw(copy: int, into: np.ndarray) -> None:
+        np.random.default_rng([seed, copy]).standard_normal(dtype=np.float32, out=into)
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+
+        def begin(start: int, stop: int) -> tuple[np.ndarray, list[Future]]:
+            made = np.empty((stop - start, *shape), np.float32)
+            return made, [pool.submit(draw, start + k, row) for k, row in enumerate(made)]
+
+        def noise(at: slice) -> np.ndarray:
+            wanted = at.start, at.stop
+            made, drawn = coming[wanted] if wanted in coming else begin(*wanted)
+            following = at.stop, min(2 * at.stop - at.start, count)
+            coming.clear()
+            if following[0] < following[1]:
+                coming[following] = begin(*following)
+            for job in drawn:
+                job.result()
+            return made
+
+        yield noise
 
 
 def _as_maps(statistic: np.ndarray, options: Mapping[str, Any]) -> np.ndarray:
@@ -98,8 +137,8 @@ def _as_maps(statistic: np.ndarray, options: Mapping[str, Any]) -> np.ndarray:
 
 def _base(
     network: Network, images: np.ndarray, base: str, given: Mapping[str, Any], batch_size: int, reduction: str
-) -> Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
-    """Function (copies, targets, indices of their images) -> what is smoothed: gradients by channel, or maps."""
+) -> Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray] | None:
+    """Function (copies, targets, indices of their images) -> maps that are smoothed; None for the plain gradient."""
     method = METHODS[base]
     if base in _NAMES:
         raise ValueError(f"base={base!r} is itself a mean over noisy copies; give the method that it smooths.")
@@ -109,8 +148,7 @@ def _base(
     if base == _PLAIN:
         if given:
             raise ValueError(f"base_parameters={dict(given)!r}: {base} has none here; give reduction itself.")
-        gradients = input_gradients(network)
-        return lambda copies, targets, _: gradients(copies, targets)
+        return None
     if reduction != REDUCTION.default:
         raise ValueError(f"reduction={reduction!r} is for the plain gradient's channels; {base} gives maps without.")
     chosen = check_parameters(f"base_parameters of {base!r}", method.parameters, given)

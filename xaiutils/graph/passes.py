@@ -16,7 +16,7 @@ from xaiutils.graph.places import Place, enlarged, extended
 from xaiutils.progress import progress
 
 NO_GRADIENT = "the model cuts the gradient to its input (does it cast to integers?); use occlusion, rise or lime."
-_TARGETS = tf.TensorSpec([None], tf.int32)
+TARGETS = tf.TensorSpec([None], tf.int32)
 
 
 def batches(n: int, batch_size: int, title: str) -> Iterator[slice]:
@@ -75,32 +75,30 @@ def input_gradients(network: Network) -> Callable[[np.ndarray, np.ndarray], np.n
     """Function (images, targets) -> gradient of each target logit by its image, ``(n, height, width, C)``."""
 
     def build():
-        connected = []
-
-        @tf.function(input_signature=[network.image_spec, _TARGETS], autograph=False)
+        @tf.function(input_signature=[network.image_spec, TARGETS], autograph=False)
         def gradients(images, targets):
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch(images)
-                # Images do not mix, so the gradient of the sum holds each image's own gradient.
-                total = tf.reduce_sum(class_scores(network, folded_logits(network, images), targets, "logit"))
-            found = tape.gradient(total, images)
-            connected.append(found is not None)  # while it is traced
-            return tf.zeros_like(images) if found is None else found
+            return input_gradient(network, images, targets)
 
-        def run(images, targets):
-            try:
-                found = gradients(images, targets)
-            except LookupError as error:
-                raise ModelError(
-                    f"TensorFlow has no gradient of an operation in the model ({error}); use occlusion, rise or lime."
-                ) from error
-            if not connected[-1]:
-                raise ModelError(NO_GRADIENT)
-            return found.numpy()
-
-        return run
+        return lambda images, targets: gradients(images, targets).numpy()
 
     return network.compiled("input gradients", build)
+
+
+def input_gradient(network: Network, images: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+    """Gradient of each target logit by its image, a tensor of the images' shape; ModelError where there is none."""
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(images)
+        # Images do not mix, so the gradient of the sum holds each image's own gradient.
+        total = tf.reduce_sum(class_scores(network, folded_logits(network, images), targets, "logit"))
+    try:
+        found = tape.gradient(total, images)
+    except LookupError as error:
+        raise ModelError(
+            f"TensorFlow has no gradient of an operation in the model ({error}); use occlusion, rise or lime."
+        ) from error
+    if found is None:
+        raise ModelError(NO_GRADIENT)
+    return found
 
 
 def check_gradient(network: Network) -> None:
@@ -120,46 +118,6 @@ def check_gradient(network: Network) -> None:
         raise ModelError(reason)
 
 
-def averaged_gradients(
-    network: Network,
-    images: np.ndarray,
-    targets: np.ndarray,
-    weights: np.ndarray,
-    place: Callable[[np.ndarray, int], np.ndarray],
-    batch_size: int,
-    title: str,
-) -> np.ndarray:
-    """Weighted sum over points of the gradients at moved images, ``(n, height, width, C)`` float32.
-
-    ``place(members, point)`` returns the images ``members`` (indices) as they are at a point (a step of a path, a
-    noisy copy). All (point, image) pairs form one stream that is cut into batches, so neither many points of one
-    image nor one point of many images wastes a pass, and memory depends on ``batch_size`` alone.
-    """
-    gradients = input_gradients(network)
-    total = np.zeros(images.shape, np.float64)
-    for placed, members, rows in moved_copies(len(images), len(weights), place, batch_size, title):
-        result = gradients(placed, targets[members])
-        for point, at in rows:
-            total[members[at]] += weights[point] * result[at]
-    return total.astype(np.float32)
-
-
-def moved_copies(
-    n: int, n_points: int, place: Callable[[np.ndarray, int], np.ndarray], batch_size: int, title: str
-) -> Iterator[tuple[np.ndarray, np.ndarray, list[tuple[int, np.ndarray]]]]:
-    """The copies of n images at each of ``n_points`` points (steps of a path, draws of noise) as one stream of batches.
-
-    ``place(members, point)`` is as in `averaged_gradients`. Yields the copies ``(batch, height, width, C)`` float32,
-    their images' indices ``(batch,)``, and for each point, in order, its number and the rows of the batch that are at
-    it; within one point every image occurs at most once.
-    """
-    for batch in batches(n * n_points, batch_size, title):
-        points, members = np.divmod(np.arange(batch.start, batch.stop), n)
-        rows = [(int(point), np.flatnonzero(points == point)) for point in np.unique(points)]
-        placed = np.concatenate([place(members[at], point) for point, at in rows])
-        yield placed.astype(np.float32, copy=False), members, rows
-
-
 def activations_and_gradients(
     network: Network, layers: Sequence[str]
 ) -> Callable[[np.ndarray, np.ndarray], list[tuple[tf.Tensor, tf.Tensor]]]:
@@ -169,7 +127,7 @@ def activations_and_gradients(
     """
 
     def build():
-        @tf.function(input_signature=[network.image_spec, _TARGETS], autograph=False)
+        @tf.function(input_signature=[network.image_spec, TARGETS], autograph=False)
         def run(images, targets):
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 scores, activations = forward(network, images, layers, tape.watch)
@@ -242,7 +200,7 @@ def _mixing(
         image = network.image_spec
         mask_spec = tf.TensorSpec([None, *((None, None) if at is None else grid)], tf.float32)
 
-        @tf.function(input_signature=[image, image, _TARGETS, _TARGETS, mask_spec], autograph=False)
+        @tf.function(input_signature=[image, image, TARGETS, TARGETS, mask_spec], autograph=False)
         def run(image, fill, target, member, mask):
             if at is None:
                 mask, inside = tf.image.resize(mask[..., None], tf.shape(image)[1:3])[..., 0], np.ones((), np.float32)
@@ -272,7 +230,7 @@ def scores_of(
     """Score ``(len(targets),)`` float32 of a stream of images, of which ``make(batch)`` makes a slice at a time."""
 
     def build():
-        @tf.function(input_signature=[network.image_spec, _TARGETS], autograph=False)
+        @tf.function(input_signature=[network.image_spec, TARGETS], autograph=False)
         def run(batch, target):
             return class_scores(network, folded_logits(network, batch), target, score)
 
