@@ -11,7 +11,9 @@ from xaiutils.attribution.map_warnings import warn_if_empty, warn_if_incomplete
 from xaiutils.attribution.method import Method, of_members, own_reading
 from xaiutils.attribution.methods import METHODS
 from xaiutils.backend import keras
+from xaiutils.graph.memory import fitting
 from xaiutils.graph.network import Network
+from xaiutils.graph.precision import computing_in
 from xaiutils.graph.predict import Prepared, prepared
 from xaiutils.graph.targets import Targets
 from xaiutils.map_reading import check_reading, read_maps
@@ -24,7 +26,7 @@ def explain(
     targets: Targets = None,
     method: str = "grad_cam",
     library: str = "xaiutils",
-    batch_size: int = 32,
+    batch_size: int | str = "auto",
     reading: str = "signed",
     inputs: Mapping[str, Any] | None = None,
     **params: Any,
@@ -45,7 +47,8 @@ def explain(
         library: "xaiutils", or a library that computes the method too (see ``METHODS[method].libraries``). Libraries
             are given the logits and return raw values; `xaiutils.attribution.libraries.ADAPTERS` says where
             they deviate from the published formula.
-        batch_size: images in one pass; memory depends on it, results do not.
+        batch_size: images in one pass; memory depends on it, results do not. "auto": as many as memory is free for, at
+            most 32 on a CPU and 256 on a GPU. Where memory runs out, half as many are tried, and a warning says it.
         reading: "signed", the values as they are; "positive", max(map, 0); or "magnitude", abs(map). By which of them
             a method is compared with others, `Method.own_reading` says.
         inputs: rows ``(n, ...)`` of the inputs of which each case brings its own, by their names.
@@ -76,9 +79,7 @@ def explain(
         )
         if adapter is not None:
             return {method: adapter.compute(network, few, wanted, **given)}
-        maps = declared.compute(network, few, wanted, batch_size, **given)
-        warn_if_incomplete(network, declared, few, wanted, batch_size, given, maps)
-        return {method: maps}
+        return {method: _checked_maps(network, declared, few, wanted, cases.batch_size, given)}
 
     return read_maps(_finite(_of_groups(cases, compute)[method], method, cases.images), reading)
 
@@ -107,7 +108,7 @@ def explain_all(
     images: np.ndarray,
     targets: Targets = None,
     methods: Iterable[str] = ("grad_cam",),
-    batch_size: int = 32,
+    batch_size: int | str = "auto",
     parameters: Mapping[str, Mapping] | None = None,
     reading: str = "signed",
     inputs: Mapping[str, Any] | None = None,
@@ -128,7 +129,8 @@ def explain_all(
         for name, (method, own) in chosen.items():
             own = _of_score(cases.network, (parameters or {}).get(name, {}), own)
             given[name] = method, of_members(own, members, len(cases.images))
-        return _maps_of_all(cases.network, cases.images[members], cases.targets[members], batch_size, given)
+        few, wanted = cases.images[members], cases.targets[members]
+        return _maps_of_all(cases.network, few, wanted, cases.batch_size, given)
 
     maps = _of_groups(cases, compute)
     return {name: read_maps(_finite(maps[name], name, cases.images), readings[name]) for name in chosen}
@@ -146,14 +148,33 @@ def _maps_of_all(
     shared: dict[tuple, list[str]] = {}
     for name, (method, given) in chosen.items():
         if method.weights is None:
-            maps[name] = method.compute(network, images, targets, batch_size, **given)
-            warn_if_incomplete(network, method, images, targets, batch_size, given, maps[name])
+            maps[name] = _checked_maps(network, method, images, targets, batch_size, given)
         else:
             shared.setdefault((method.signals, *network.cam_layers(given["layer"])), []).append(name)
     for (signals, *layers), names in shared.items():
         combines = [combination(*chosen[name]) for name in names]
-        found = maps_of_one_pass(network, images, targets, batch_size, layers, signals, combines)
+        precise = "float32" if any(chosen[name][0].own_precision == "float32" for name in names) else "tf32"
+
+        def of_pass(size: int, how: tuple = (layers, signals, combines)) -> np.ndarray:
+            return maps_of_one_pass(network, images, targets, size, *how)
+
+        with computing_in(precise):
+            found = fitting(network, batch_size, of_pass)
         maps.update(zip(names, found, strict=True))
+    return maps
+
+
+def _checked_maps(
+    network: Network,
+    method: Method,
+    images: np.ndarray,
+    targets: np.ndarray,
+    batch_size: int,
+    given: Mapping[str, Any],
+) -> np.ndarray:
+    """A method's maps, of as many images at once as memory holds."""
+    maps = fitting(network, batch_size, lambda size: method.maps(network, images, targets, size, **given))
+    warn_if_incomplete(network, method, images, targets, batch_size, given, maps)
     return maps
 
 

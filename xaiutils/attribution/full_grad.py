@@ -232,6 +232,7 @@ FULL_GRAD = Method(
     name="full_grad",
     title="FullGrad",
     family="gradients",
+    precision="float32",
     paper="Srinivas & Fleuret 2019, arXiv:1905.00780",
     signed=False,
     cost="1 gradient",

@@ -10,6 +10,7 @@ from xaiutils.graph.layers.attention import attention_steps
 from xaiutils.graph.layers.step_kinds import kinds
 from xaiutils.graph.network import Network
 from xaiutils.graph.passes import check_gradient
+from xaiutils.graph.precision import computing_in
 from xaiutils.map_reading import READINGS
 from xaiutils.registry import Parameter, Registry
 
@@ -53,6 +54,11 @@ class Method:
 
     ``needs`` is what it needs of a network, a key of `NEEDS`; ``check(network)``, where that does not say all, raises
     ModelError as ``compute`` does at the default parameters, without an image: `check_network`.
+
+    ``precision`` is the least that it needs, empty: as `FAMILY_PRECISIONS` has it. "half": it follows a model that
+    computes in half precision; "tf32": gradients, which bear the ten bits that GPUs multiply float32 with; "float32":
+    its values add up to the score, or it divides by small differences, so that nothing is rounded to less. `maps`
+    computes in it.
     """
 
     name: str
@@ -75,6 +81,19 @@ class Method:
     shift_invariant_by: Callable[[Mapping[str, Any]], bool] | None = None
     needs: str = "gradient"
     check: Callable[[Network], object] | None = None
+    precision: str = ""
+
+    def maps(
+        self, network: Network, images: np.ndarray, targets: np.ndarray, batch_size: int, **parameters: Any
+    ) -> np.ndarray:
+        """``compute``, in the precision that the method needs."""
+        with computing_in(self.own_precision):
+            return self.compute(network, images, targets, batch_size, **parameters)
+
+    @property
+    def own_precision(self) -> str:
+        """The precision that the method needs, one of `xaiutils.graph.precision.PRECISIONS`."""
+        return self.precision or FAMILY_PRECISIONS[self.family]
 
     def is_signed(self, parameters: Mapping[str, Any]) -> bool:
         """Whether maps made with these parameters (defaults where not given) have values of both signs."""
@@ -173,6 +192,16 @@ FAMILY_READINGS = {
     "relevance": "positive",
     "attention": "positive",
     "regions": "positive",
+}
+
+FAMILY_PRECISIONS = {
+    "gradients": "tf32",
+    "backprop": "float32",
+    "perturbation": "half",
+    "cam": "half",
+    "relevance": "float32",
+    "attention": "tf32",
+    "regions": "tf32",
 }
 
 SCORES = ("logit", "probability")  # of the target, for methods that hide pixels

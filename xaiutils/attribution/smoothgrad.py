@@ -159,7 +159,7 @@ def _base(
 
     def maps(copies: np.ndarray, targets: np.ndarray, members: np.ndarray) -> np.ndarray:
         own = {k: v[members] if len(v) > 1 else v for k, v in per_image.items()}
-        return method.compute(network, copies, targets, batch_size, **chosen, **own)
+        return method.maps(network, copies, targets, batch_size, **chosen, **own)
 
     return maps
 

@@ -72,6 +72,7 @@ TRANSFORMER_ATTRIBUTION = Method(
     name="transformer_attribution",
     title="Transformer attribution",
     family="attention",
+    precision="float32",
     paper="Chefer, Gur & Wolf 2021, arXiv:2103.15679 (generic) and arXiv:2012.09838 (relevance)",
     signed=False,
     cost="1 gradient (relevance: about 4)",

@@ -78,7 +78,7 @@ def xrai(
         raise ValueError("base='xrai': XRAI ranks regions by another method's map; choose a gradient method.")
     method = METHODS[base]
     chosen = check_parameters(f"method {base!r}", method.parameters, base_parameters)
-    maps = read_maps(method.compute(network, images, targets, batch_size, **chosen), base_reading)
+    maps = read_maps(method.maps(network, images, targets, batch_size, **chosen), base_reading)
     found = np.empty(images.shape[:3], np.float32)
     for i in progress(range(len(images)), title="XRAI"):
         found[i] = XRAI().GetMask(

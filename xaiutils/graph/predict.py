@@ -8,6 +8,7 @@ import numpy as np
 
 from xaiutils.backend import keras
 from xaiutils.graph.case_inputs import Rows, case_rows, groups, holding
+from xaiutils.graph.memory import AUTO, chosen_batch_size, fitting
 from xaiutils.graph.network import Network
 from xaiutils.graph.passes import logits
 from xaiutils.graph.targets import Targets, chosen_network, class_targets
@@ -18,7 +19,7 @@ from xaiutils.registry import check_integer
 def predict(
     model: keras.Model,
     images: np.ndarray,
-    batch_size: int = 32,
+    batch_size: int | str = "auto",
     probabilities: bool = False,
     inputs: Mapping[str, Any] | None = None,
 ) -> np.ndarray:
@@ -28,7 +29,7 @@ def predict(
     (1 - p, p). A score has no probabilities (ModelError).
     """
     network = Network.of(model)
-    check_batch_size(batch_size)
+    batch_size = chosen_batch_size(network, batch_size)
     images = check_images(images, _fixed_size(network), network.channels)
     found = _logits(model, network, images, batch_size, case_rows(model, inputs, len(images)))
     return network.probabilities(found).numpy() if probabilities else found
@@ -43,6 +44,7 @@ class Prepared:
     images: np.ndarray
     targets: np.ndarray
     rows: Rows
+    batch_size: int
 
     def groups(self) -> Iterator[np.ndarray]:
         """The indices of cases of equal rows, which the model holds until the next are asked for."""
@@ -55,20 +57,22 @@ def prepared(
     model: keras.Model,
     images: np.ndarray,
     targets: Targets,
-    batch_size: int,
+    batch_size: int | str,
     inputs: Mapping[str, Any] | None = None,
 ) -> Prepared:
     """The arguments of `xaiutils.attribution.explain`, checked. ``targets`` may be a function of the logits."""
     network = chosen_network(model, targets)
-    check_batch_size(batch_size)
+    if batch_size != AUTO:
+        check_batch_size(batch_size)
     images = check_images(images, _fixed_size(network), network.channels)
     network.trace_shapes(images.shape[1:3])
+    batch_size = chosen_batch_size(network, batch_size)
     rows = case_rows(model, inputs, len(images))
     if targets is None:
         classes = _logits(model, network, images, batch_size, rows).argmax(axis=1).astype(np.int32)
     else:
         classes = class_targets(model, network, targets, len(images))
-    return Prepared(model, network, images, classes, rows)
+    return Prepared(model, network, images, classes, rows, batch_size)
 
 
 def prepare(
@@ -85,14 +89,14 @@ def prepare(
     """
     if callable(targets):
         raise TypeError("targets= is a function, which this call does not take: xai.explain and xai.explain_all do.")
-    found = prepared(model, images, targets, batch_size, inputs)
+    found = prepared(model, images, targets, check_batch_size(batch_size), inputs)
     return found.network, found.images, found.targets
 
 
 def _logits(model: keras.Model, network: Network, images: np.ndarray, batch_size: int, rows: Rows) -> np.ndarray:
     """Logits of images with each case's row."""
     if not rows:
-        return logits(network, images, batch_size)
+        return fitting(network, batch_size, lambda size: logits(network, images, size))
     found = []
     for start in range(0, len(images), batch_size):
         batch = slice(start, start + batch_size)
@@ -107,7 +111,7 @@ def cam_grid(model: keras.Model, layer: str = "") -> tuple[int, int]:
     return network.field(network.cam_layer(layer)).grid
 
 
-def check_batch_size(batch_size: int) -> int:
+def check_batch_size(batch_size: int | str) -> int:
     """``batch_size`` as an int; ValueError unless it is a positive integer."""
     return check_integer("batch_size", batch_size, 1)
 

@@ -66,7 +66,7 @@ def layer_aggregate(
         given = network, images, targets, batch_size, paths, method.signals, [combination(method, options)]
         maps = (found for (found,) in maps_by_layer(*given))
     else:
-        maps = (method.compute(network, images, targets, batch_size, layer=path, **options) for path in paths)
+        maps = (method.maps(network, images, targets, batch_size, layer=path, **options) for path in paths)
     # Branches side by side make one map together, as in every CAM.
     beside = [] if layers or attention_steps(network) else network.cam_layers()
     if len(beside) > 1:
