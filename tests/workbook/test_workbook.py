@@ -207,6 +207,23 @@ def test_later_notebooks_take_the_data_that_the_first_one_settled(parameters, tm
     assert workbook.start("01_x", parameters).parameters["n_test"] == 4
 
 
+def test_variables_that_a_notebook_makes_are_no_parameters_of_its_next_start(parameters, tmp_path):
+    """All cells run again in one kernel: a variable named as what notebook 01 settled would settle it anew."""
+    place = {name: parameters[name] for name in ("run_name", "runs_dir")}
+    workbook.start("01_x", parameters)
+    run = workbook.start("04_x", place)
+    made = {"dataset": "phantom", "seed": 0, "n_test": 4, "metrics": np.zeros(3), "run": run}
+    settled = tmp_path / "r" / "data" / "settled.json"
+    before = settled.read_text()
+    again = workbook.start("04_x", {**place, **made})
+    assert settled.read_text() == before
+    assert again.given == run.given
+    assert again.dataset("test").ids == run.dataset("test").ids
+    workbook.start("01_x", {**parameters, "n_test": 3})  # in another kernel, in between
+    assert workbook.start("04_x", {**place, **made}).parameters["n_test"] == 3
+    assert workbook.start("04_x", {**place, **made, "n_test": 2}).parameters["n_test"] == 2, "given since, and meant"
+
+
 def test_models_left_empty_are_those_that_were_trained(parameters):
     vit, cnn = "vit_mini16", "efficientnet_lite0"
     place = {name: parameters[name] for name in ("run_name", "runs_dir")}

@@ -12,14 +12,15 @@ from xaiutils.workbook.environment import environment
 
 if TYPE_CHECKING:
     from xaiutils.workbook.map_files import read_maps
+    from xaiutils.workbook.notebook_start import start
     from xaiutils.workbook.picture import Picture
-    from xaiutils.workbook.run import Run, start
+    from xaiutils.workbook.run import Run
 
 _PUBLIC = {
     "Picture": "xaiutils.workbook.picture",
     "Run": "xaiutils.workbook.run",
     "read_maps": "xaiutils.workbook.map_files",
-    "start": "xaiutils.workbook.run",
+    "start": "xaiutils.workbook.notebook_start",
 }
 __all__ = ["Picture", "Run", "environment", "progress", "read_maps", "start"]
 

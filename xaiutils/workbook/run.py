@@ -1,4 +1,4 @@
-"""A notebook's start and its results: parameters checked, seeds set, and a run folder that keeps what was found.
+"""A notebook's run: its folder, which keeps the data, the models and what was found.
 
 ``runs/<run_name>/`` holds ``data/`` (prepared splits), ``models/<name>/``, ``figures/``, ``tables/``, ``maps/`` and
 ``record/<notebook>.json`` (parameters, versions, hardware, times, and what the notebook saved, in order).
@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -33,8 +32,8 @@ from xaiutils.own_model.label_view import of_label
 from xaiutils.own_model.wrap import wrap
 from xaiutils.workbook.environment import environment
 from xaiutils.workbook.map_files import read_maps, write_maps
-from xaiutils.workbook.own_models import KEPT, OwnModel, by_name, kept_names, read_kept, write_kept
-from xaiutils.workbook.parameters import PARAMETERS, check
+from xaiutils.workbook.own_models import KEPT, OwnModel, by_name, read_kept, write_kept
+from xaiutils.workbook.parameters import PARAMETERS
 from xaiutils.workbook.picture import FIGURE_DPI, Picture, shows_images
 from xaiutils.workbook.take_own import again, sample_of, take, unchanged
 
@@ -46,58 +45,23 @@ _NOTEBOOKS_OWN = {"methods", "method_parameters", "transforms", "model", "models
 _TAKES = "02_train_models"  # the notebook that takes a user's own models into a run, again each time
 
 
-def start(notebook: str, namespace: Mapping[str, Any]) -> "Run":
-    """Begin a notebook: check its parameters, seed everything, open its run folder.
-
-    Args:
-        notebook: the notebook's name, such as "02_train_models".
-        namespace: ``globals()``. Every parameter of `xaiutils.workbook.parameters` found there is checked. At the
-            first start in a kernel any other variable is taken for a mistyped parameter and refused: papermill itself
-            sets a variable that the notebook never reads, and goes on.
-
-    Raises:
-        ValueError: lists everything that is wrong, with what is allowed.
-        FileNotFoundError: notebook 01 has not settled the data of this run.
-    """
-    given = {k: v for k, v in namespace.items() if k in PARAMETERS}
-    if not any(isinstance(v, Run) for v in namespace.values()):
-        given |= {k: v for k, v in namespace.items() if _looks_like_parameter(k, v)}
-    run = Run(notebook, check(given, kept_names(_folders(given)[1])))
-    keras.utils.set_random_seed(run.parameters.get("seed", 0))
-    pd.set_option("display.html.use_mathjax", False)  # dollars in names of the data are no mathematics
-    warnings.showwarning = _print_warning
-    return run
-
-
-def _print_warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
-    """Warnings belong to what a notebook tells: among its output, without the place in our code that gave them."""
-    print(f"Note: {message}")
-
-
-_NOT_PARAMETERS = {"In", "Out", "exit", "quit", "get_ipython", "open", "papermill"}
-
-
-def _looks_like_parameter(name: str, value: Any) -> bool:
-    plain = isinstance(value, bool | int | float | str | list | tuple | dict) or value is None
-    return plain and not name.startswith("_") and name not in _NOT_PARAMETERS
-
-
 class Run:
     """One notebook's view of a run folder.
 
     ``folder`` is the run's folder. ``parameters`` are the notebook's checked ones, and what it does not say itself as
     the run has it: the data set as notebook 01 settled it (`SETTLED`); for ``models`` or ``model`` left empty, those
     of notebook 02; of a user's own models the names. A notebook that has the parameter ``dataset`` settles the data for
-    those after it; before it any other one is refused by FileNotFoundError, and leaves no folder. With ``writes=False``
-    the run is read, and nothing of it is changed.
+    those after it; before it any other one is refused by FileNotFoundError, and leaves no folder. ``given``: the names
+    of what the notebook says itself. With ``writes=False`` the run is read, and nothing of it is changed.
     """
 
     def __init__(self, notebook: str, parameters: Mapping[str, Any], writes: bool = True) -> None:
         self.notebook, self._writes = notebook, writes
         given, self._own = by_name(parameters)
+        self.given = frozenset(given)
         self._wrapped: dict[str, WrappedModel] = {}
         self._held = ExitStack()
-        self.folder, self._models = _folders(parameters)
+        self.folder, self._models = folders(parameters)
         self._data = Path(os.environ.get("XAI_BATCH_DATA") or self.folder / "data")
         self._started, self._clock = datetime.now(UTC), time.monotonic()
         self._items: list[dict[str, Any]] = []
@@ -384,7 +348,7 @@ def _stamp(folder: Path) -> dict[str, Any]:
     return {} if path is None else json.loads(path.read_text(encoding="utf-8"))
 
 
-def _folders(parameters: Mapping[str, Any]) -> tuple[Path, Path]:
+def folders(parameters: Mapping[str, Any]) -> tuple[Path, Path]:
     """The run's folder, and that of its models: in a batch, notebooks with folders of their own share what was prepared
     and trained for all of them."""
     root = os.environ.get("XAI_RUNS") or parameters.get("runs_dir", "../runs")
