@@ -90,8 +90,9 @@ def _versions(results: Results) -> str:
     said = ", ".join(f"{name} {version}" for name, version in results.versions.items())
     codes = Counter(cell["code"] for of_method in results.cells.values() for cell in of_method.values())
     compiled = sum("compiled" in cell for of_method in results.cells.values() for cell in of_method.values())
-    several = "" if len(codes) < 2 else f" Cells were run as the code grew, under {len(codes)} states of it."
-    return f"{said}. Compiled: {compiled} cells.{several}\n"
+    counts = ", ".join(str(count) for _, count in codes.most_common())
+    several = f" Cells were run as the code grew, under {len(codes)} states of it ({counts} cells)."
+    return f"{said}. Compiled: {compiled} cells.{several if len(codes) > 1 else ''}\n"
 
 
 def _source(key: str) -> str:

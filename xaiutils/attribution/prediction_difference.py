@@ -213,7 +213,7 @@ PREDICTION_DIFFERENCE = Method(
     cost="n_samples forwards for each window, + 1",
     compute=prediction_difference,
     needs="nothing",
-    check=lambda network: network.check_probabilities(),
+    check=lambda network: network.check_probabilities("this method compares nothing else, so use occlusion"),
     parameters=(
         Parameter("patch_size", int, 10, "side of the window in pixels; the paper: 5 to 20", 1, 20),
         Parameter("padding", int, 2, "pixels around the window that it is drawn given", 0, _MOST_PADDING),

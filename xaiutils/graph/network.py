@@ -186,12 +186,14 @@ class Network(FlatGraph):
         self.check_probabilities()
         return tf.nn.softmax(logits) if self.activation == "softmax" else tf.nn.sigmoid(logits)
 
-    def check_probabilities(self) -> None:
-        """ModelError where the logits are no logits but a score."""
+    def check_probabilities(
+        self, instead: str = "use the score itself (score='logit', weighting='softmax', probabilities=False)"
+    ) -> None:
+        """ModelError where the logits are no logits but a score, with what to do ``instead``."""
         if self.activation == "score":
             raise ModelError(
                 "a score in its own units (a regression's output, or targets= given as a function) has no probability, "
-                "which was asked for; use the score itself (score='logit', weighting='softmax', probabilities=False)."
+                f"which was asked for; {instead}."
             )
 
     @property
