@@ -26,6 +26,7 @@ _PUBLIC = {
     "predict": "xaiutils.graph.predict",
     "evaluate": "xaiutils.evaluation",
     "METRICS": "xaiutils.evaluation",
+    "evidence_use": "xaiutils.evaluation.studies.evidence_use",
 }
 _MODULES = {
     "workbook": "xaiutils.workbook",

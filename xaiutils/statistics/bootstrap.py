@@ -48,6 +48,21 @@ def bootstrap_means(values: np.ndarray, units: np.ndarray, n_resamples: int, see
     return (drawn @ sums) / (drawn @ np.bincount(number))[:, None]
 
 
+def bootstrap_medians(values: np.ndarray, units: np.ndarray, n_resamples: int, seed: int) -> np.ndarray:
+    """Medians of the columns of ``values`` ``(n, k)`` in each replicate, as `bootstrap_means` has their means."""
+    _, number = np.unique(units, return_inverse=True)
+    found = []
+    for weights in replicates(number, n_resamples, seed):
+        medians = []
+        for column in values.T:
+            order = np.argsort(column, kind="stable")
+            total = np.cumsum(weights[order], axis=0)
+            middle = [(2 * total >= total[-1]).argmax(axis=0), (2 * total > total[-1]).argmax(axis=0)]
+            medians.append(column[order][middle].mean(axis=0))
+        found.append(np.stack(medians, axis=1))
+    return np.concatenate(found)
+
+
 def percentiles(samples: np.ndarray, confidence: float) -> np.ndarray:
     """The ends of the percentile interval of ``samples`` ``(n_resamples, ...)``, without their NaNs: ``(2, ...)``."""
     return np.nanquantile(samples, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
