@@ -255,6 +255,8 @@ def test_results_are_written_and_recorded(parameters):
     figure.subplots().plot([1, 2])
     picture = run.save_figure(figure, "line", "A line.")
     assert set(picture._repr_mimebundle_()) == {"image/png", "text/plain"}
+    drawn = workbook.Picture(figure)  # at the resolution that is shown
+    assert (picture.width, picture.height) == pytest.approx((drawn.width, drawn.height), abs=2)
     table = pd.DataFrame({"value": range(200)})
     assert run.save_table(table, "numbers", "Numbers.") is table
     maps = {"m": np.random.default_rng(0).normal(size=(3, 8, 8)).astype(np.float32) * 1e-6, "zero": np.zeros((3, 8, 8))}

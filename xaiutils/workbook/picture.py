@@ -1,6 +1,7 @@
 """Figures as notebooks show them, small enough to commit."""
 
 import io
+from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -12,12 +13,18 @@ _PNG_LIMIT = 120_000  # bytes: pictures over it are shown as JPEG, so that noteb
 
 
 class Picture:
-    """A figure as a notebook shows it: a small PNG, or a JPEG where the PNG would be large."""
+    """A figure, or its PNG file at the resolution that is saved, as a notebook shows it: a small PNG, or a JPEG where
+    the PNG would be large."""
 
-    def __init__(self, figure: Figure) -> None:
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=FIGURE_DPI["shown"], bbox_inches="tight")
-        picture = Image.open(buffer).convert("RGB")
+    def __init__(self, figure: Figure | Path) -> None:
+        if isinstance(figure, Path):  # made smaller: to draw it again would take ten times as long
+            with Image.open(figure) as saved:
+                shown = [max(1, round(side * FIGURE_DPI["shown"] / FIGURE_DPI["saved"])) for side in saved.size]
+                picture = saved.convert("RGB").resize((shown[0], shown[1]), Image.Resampling.LANCZOS)
+        else:
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format="png", dpi=FIGURE_DPI["shown"], bbox_inches="tight")
+            picture = Image.open(buffer).convert("RGB")
         self.width, self.height = picture.size
         small, photo = io.BytesIO(), io.BytesIO()
         picture.quantize(256, dither=Image.Dither.NONE).save(small, "png", optimize=True)

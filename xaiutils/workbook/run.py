@@ -267,7 +267,7 @@ class Run:
         path = self.folder / "figures" / f"{name}.png"
         replace_file(path, lambda temporary: figure.savefig(temporary, dpi=FIGURE_DPI["saved"], bbox_inches="tight"))
         self._add("figure", path, caption, pictures=shows_images(figure))
-        return Picture(figure)
+        return Picture(path)
 
     def save_table(self, table: pd.DataFrame, name: str, caption: str, index: bool = False) -> pd.DataFrame:
         """Write ``tables/<name>.csv`` and return the table. Long tables are written as Parquet too. ValueError for a
