@@ -148,7 +148,8 @@ def test_neither_the_model_nor_the_function_is_kept(images):
     assert model() is None
 
 
-def test_a_function_is_traced_once(models, images):
+def test_a_function_is_traced_once(models, images, monkeypatch):
+    monkeypatch.setenv("XAI_COMPILE", "first")
     traces = []
 
     def score(z):

@@ -26,6 +26,7 @@ from xaiutils.graph.cam_layers import ancestors, cuts
 from xaiutils.graph.layers.attention import attention_steps
 from xaiutils.graph.network import ModelError, Network, Rule, Step
 from xaiutils.graph.passes import batches, enlarge
+from xaiutils.graph.tiers import tiered
 from xaiutils.registry import Parameter
 
 FUSIONS = {"mean": tf.reduce_mean, "max": tf.reduce_max, "min": tf.reduce_min}
@@ -248,12 +249,10 @@ def token_maps(
     ``key``, which begins with the method's title."""
 
     def build() -> Callable:
-        # Without autograph, which would hide a ModelError in its own; as Keras runs its models.
-        @tf.function(input_signature=[network.image_spec, tf.TensorSpec([None], tf.int32)], autograph=False)
         def run(batch, chosen):
             return network.to_grid(step.path, relevance(batch, chosen)[..., None])[..., 0]
 
-        return run
+        return tiered(network, run, [network.image_spec, tf.TensorSpec([None], tf.int32)])
 
     run = network.compiled((*key, step.path, network.field(step.path).stored), build)
     small = [run(images[b], targets[b]).numpy() for b in batches(len(images), batch_size, key[0])]

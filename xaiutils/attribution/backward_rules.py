@@ -14,6 +14,7 @@ import numpy as np
 from xaiutils.backend import tf
 from xaiutils.graph.network import ModelError, Network, Rule
 from xaiutils.graph.passes import NO_GRADIENT
+from xaiutils.graph.tiers import tiered
 
 
 def narrow(compute: Callable[[list[Any]], list[Any]]) -> Callable[[list[Any]], list[Any]]:
@@ -50,7 +51,6 @@ def input_signal(
     """
 
     def build():
-        @tf.function(input_signature=[network.image_spec, TARGETS], autograph=False)
         def run(images, targets):
             with network.in_float32():
                 with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -61,7 +61,8 @@ def input_signal(
                 raise ModelError(NO_GRADIENT)
             return found
 
-        return lambda images, targets: run(images, targets).numpy()
+        compiled = tiered(network, run, [network.image_spec, TARGETS])
+        return lambda images, targets: compiled(images, targets).numpy()
 
     return network.compiled(key, build)
 

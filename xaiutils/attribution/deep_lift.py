@@ -33,6 +33,7 @@ from xaiutils.graph.layers.table import (
 )
 from xaiutils.graph.network import ModelError, Network, Step
 from xaiutils.graph.passes import NO_GRADIENT, batches, reduce_channels
+from xaiutils.graph.tiers import tiered
 from xaiutils.registry import Parameter
 
 
@@ -87,7 +88,6 @@ def _multipliers(network: Network, rule: str) -> Callable[[np.ndarray, np.ndarra
     def build():
         known = kinds(network, "deep_lift")
 
-        @tf.function(input_signature=[network.image_spec, network.image_spec, TARGETS], autograph=False)
         def run(images, baselines, targets):
             with network.in_float32():
                 reference = _Reference(network, known)
@@ -103,7 +103,8 @@ def _multipliers(network: Network, rule: str) -> Callable[[np.ndarray, np.ndarra
                 raise ModelError(NO_GRADIENT)
             return found
 
-        return lambda *arguments: run(*arguments).numpy()
+        compiled = tiered(network, run, [network.image_spec, network.image_spec, TARGETS])
+        return lambda *arguments: compiled(*arguments).numpy()
 
     return network.compiled(("deep_lift", rule), build)
 

@@ -21,6 +21,7 @@ from xaiutils.graph.layers.table import ACTIVATION, AFFINE, BATCH_NORM, HELD, LI
 from xaiutils.graph.network import ModelError, Network, Step
 from xaiutils.graph.passes import NO_GRADIENT, batches, class_scores
 from xaiutils.graph.places import enlarged
+from xaiutils.graph.tiers import tiered
 from xaiutils.registry import Parameter
 
 # How a step is computed: (step, inputs, compute) -> its outputs, and the bias of each, of a shape that broadcasts to
@@ -42,7 +43,6 @@ def full_grad(network: Network, images: np.ndarray, targets: np.ndarray, batch_s
     def build():
         rules = _bias_rules(network, biases)
 
-        @tf.function(input_signature=[network.image_spec, tf.TensorSpec([None], tf.int32)], autograph=False)
         def run(batch, target):
             _, of_input, found = _decompose(network, batch, target, rules)
             by_place: dict[tuple, tf.Tensor] = {}
@@ -54,7 +54,7 @@ def full_grad(network: Network, images: np.ndarray, targets: np.ndarray, batch_s
             parts = [enlarged(part, images.shape[1:3], place) for (_, place), part in by_place.items()]
             return tf.add_n([_psi(of_input), *parts])
 
-        return run
+        return tiered(network, run, [network.image_spec, tf.TensorSpec([None], tf.int32)])
 
     run = network.compiled(("full grad", biases, images.shape[1:3]), build)
     return np.concatenate([run(images[b], targets[b]).numpy() for b in batches(len(images), batch_size, "FullGrad")])
@@ -69,7 +69,6 @@ def full_grad_terms(
         names: list[str] = []
         rules = _bias_rules(network, "all")
 
-        @tf.function(input_signature=[network.image_spec, tf.TensorSpec([None], tf.int32)], autograph=False)
         def run(batch, target):
             scores, of_input, found = _decompose(network, batch, target, rules)
             names[:] = ["input", *(step.path + (f" ({output})" if output else "") for step, output, _ in found)]
@@ -77,7 +76,7 @@ def full_grad_terms(
             flat = [tf.reshape(share, (tf.shape(batch)[0], -1)) for share in shares]  # rows may be windows of images
             return scores, tf.stack([tf.reduce_sum(share, axis=1) for share in flat])
 
-        return run, names
+        return tiered(network, run, [network.image_spec, tf.TensorSpec([None], tf.int32)]), names
 
     run, names = network.compiled(("full grad terms", images.shape[1:3]), build)
     parts = [run(images[b], targets[b]) for b in batches(len(images), batch_size, "FullGrad")]

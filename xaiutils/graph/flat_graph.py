@@ -7,13 +7,14 @@ symbolically, and the user's model is left as it was. A gradient tape sees every
 import functools
 import inspect
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from xaiutils.backend import keras, tf
-from xaiutils.graph.own_calls import retraced
+from xaiutils.graph.own_calls import OpaqueModel, retraced
 from xaiutils.registry import suggest
 
 Functional = keras.src.models.Functional  # Keras does not export the class, only the factory keras.Model
@@ -73,6 +74,7 @@ class FlatGraph:
 
     def __init__(self, function: Any):
         self.steps: list[Step] = []
+        self._calls: Counter[str] = Counter()  # of each layer, by its path
         self.shapes: dict[int, Shape] = {}
         self._nested: list[tuple[Any, Any]] = []  # nested models, and their graphs
         self._function: Callable[[], Any] = weakref.ref(
@@ -117,8 +119,9 @@ class FlatGraph:
 
     def _unique(self, path: str) -> str:
         """A layer that is called several times has a path for each call: "act", "act#2", ..."""
-        taken = sum(step.path.split("#")[0] == path for step in self.steps)
-        return f"{path}#{taken + 1}" if taken else path
+        path = path.split("#")[0]
+        self._calls[path] += 1
+        return f"{path}#{self._calls[path]}" if self._calls[path] > 1 else path
 
     def append(self, name: str, operation: Callable[..., Any], reads: Sequence[int], shape: Shape) -> int:
         """Add a step that calls ``operation`` on the tensors ``reads``; the key of its one output."""
@@ -187,6 +190,11 @@ class FlatGraph:
     def is_head(self, step: Step) -> bool:
         """Whether a softmax or sigmoid is fused into this step, which computes the logits without it."""
         return self._without_activation is not None and self._head_key in step.outputs
+
+    @property
+    def is_opaque(self) -> bool:
+        """Whether a model with a call of its own, of which nothing is known inside, is among the steps."""
+        return any(isinstance(step.operation, OpaqueModel) for step in self.steps)
 
     @property
     def size_traced(self) -> tuple[int | None, int | None]:

@@ -83,7 +83,7 @@ class Network(FlatGraph):
         score."""
         twin = copy.copy(self)
         twin.steps, twin.shapes, twin._producer = list(self.steps), dict(self.shapes), dict(self._producer)
-        twin._cache, twin._ancestors = {}, None
+        twin._cache, twin._ancestors, twin._calls = {}, None, self._calls.copy()
         twin.logits_key = twin.append(name, operation, [self.logits_key], (None, 1))
         twin.activation, twin.n_classes = "score", 1
         return twin
@@ -92,7 +92,7 @@ class Network(FlatGraph):
         """One look at real numbers: what was found must give what the model gives. The shapes are from then on those
         of the tensors that it made, for a layer may declare others: at rest keras.layers.RandomCrop crops nothing."""
         size = [n or 96 for n in self.image_size]
-        noise = tf.constant(np.random.default_rng(0).uniform(0, 255, (2, *size, self.channels)).astype(np.float32))
+        noise = tf.constant(np.random.default_rng(0).uniform(0, 255, (1, *size, self.channels)).astype(np.float32))
         (output,) = keras.tree.flatten(model(noise, training=False))
         expected = keras.ops.convert_to_numpy(output).astype(np.float64)
         shapes: dict[int, tuple[int | None, ...]] = {}

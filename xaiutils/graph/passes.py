@@ -1,4 +1,4 @@
-"""The passes that all methods are made of: graph-compiled once for each model, batched, bounded in memory.
+"""The passes that all methods are made of: compiled once for each model (`tiers`), batched, bounded in memory.
 
 Without autograph, which would double the seconds that tracing takes: Keras builds its graphs without it too.
 
@@ -13,6 +13,7 @@ from xaiutils.backend import tf
 from xaiutils.graph.layers.batch_norm import folding
 from xaiutils.graph.network import ModelError, Network
 from xaiutils.graph.places import Place, enlarged, extended
+from xaiutils.graph.tiers import coming, tiered
 from xaiutils.progress import progress
 
 NO_GRADIENT = "the model cuts the gradient to its input (does it cast to integers?); use occlusion, rise or lime."
@@ -20,16 +21,17 @@ TARGETS = tf.TensorSpec([None], tf.int32)
 
 
 def batches(n: int, batch_size: int, title: str) -> Iterator[slice]:
-    """Consecutive slices of ``range(n)``, with progress."""
-    starts = range(0, n, batch_size)
-    return (slice(start, min(start + batch_size, n)) for start in progress(starts, title=title))
+    """Consecutive slices of ``range(n)``, with progress; compiled passes hear how many images are `coming`."""
+    for start in progress(range(0, n, batch_size), title=title):
+        with coming(n - start):
+            yield slice(start, min(start + batch_size, n))
 
 
 def logits(network: Network, images: np.ndarray, batch_size: int) -> np.ndarray:
     """Logits ``(n, classes)`` float32."""
 
     def build():
-        return tf.function(lambda x: folded_logits(network, x), input_signature=[network.image_spec], autograph=False)
+        return tiered(network, lambda x: folded_logits(network, x), [network.image_spec])
 
     run = network.compiled("logits", build)
     return np.concatenate([run(images[b]).numpy() for b in batches(len(images), batch_size, "predicting")])
@@ -75,11 +77,11 @@ def input_gradients(network: Network) -> Callable[[np.ndarray, np.ndarray], np.n
     """Function (images, targets) -> gradient of each target logit by its image, ``(n, height, width, C)``."""
 
     def build():
-        @tf.function(input_signature=[network.image_spec, TARGETS], autograph=False)
         def gradients(images, targets):
             return input_gradient(network, images, targets)
 
-        return lambda images, targets: gradients(images, targets).numpy()
+        compiled = tiered(network, gradients, [network.image_spec, TARGETS])
+        return lambda images, targets: compiled(images, targets).numpy()
 
     return network.compiled("input gradients", build)
 
@@ -127,7 +129,6 @@ def activations_and_gradients(
     """
 
     def build():
-        @tf.function(input_signature=[network.image_spec, TARGETS], autograph=False)
         def run(images, targets):
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 scores, activations = forward(network, images, layers, tape.watch)
@@ -135,7 +136,7 @@ def activations_and_gradients(
             pairs = zip(layers, activations, tape.gradient(total, activations), strict=True)
             return [tuple(tf.cast(network.to_grid(layer, x), tf.float32) for x in pair) for layer, *pair in pairs]
 
-        return run
+        return tiered(network, run, [network.image_spec, TARGETS])
 
     stored = tuple(network.field(layer).stored for layer in layers)
     return network.compiled(("activations and gradients", tuple(layers), stored), build)
@@ -145,11 +146,10 @@ def activation(network: Network, layer: str, images: np.ndarray, batch_size: int
     """A layer's activation ``(n, rows, columns, channels)`` float32."""
 
     def build():
-        @tf.function(input_signature=[network.image_spec], autograph=False)
         def run(batch):
             return tf.cast(network.to_grid(layer, forward(network, batch, [layer])[1][0]), tf.float32)
 
-        return run
+        return tiered(network, run, [network.image_spec])
 
     run = network.compiled(("activation", layer, network.field(layer).stored), build)
     return np.concatenate([run(images[b]).numpy() for b in batches(len(images), batch_size, "activations")])
@@ -200,7 +200,6 @@ def _mixing(
         image = network.image_spec
         mask_spec = tf.TensorSpec([None, *((None, None) if at is None else grid)], tf.float32)
 
-        @tf.function(input_signature=[image, image, TARGETS, TARGETS, mask_spec], autograph=False)
         def run(image, fill, target, member, mask):
             if at is None:
                 mask, inside = tf.image.resize(mask[..., None], tf.shape(image)[1:3])[..., 0], np.ones((), np.float32)
@@ -213,7 +212,7 @@ def _mixing(
             mixed = tf.gather(fill, member) + mask * tf.gather(image - fill, member)
             return class_scores(network, folded_logits(network, mixed), tf.gather(target, member), score)
 
-        return run
+        return tiered(network, run, [image, image, TARGETS, TARGETS, mask_spec])
 
     key = ("masked scores", score, scale) if at is None else ("masked scores", score, scale, at, *grid, *size)
     return network.compiled(key, build)
@@ -230,11 +229,10 @@ def scores_of(
     """Score ``(len(targets),)`` float32 of a stream of images, of which ``make(batch)`` makes a slice at a time."""
 
     def build():
-        @tf.function(input_signature=[network.image_spec, TARGETS], autograph=False)
         def run(batch, target):
             return class_scores(network, folded_logits(network, batch), target, score)
 
-        return run
+        return tiered(network, run, [network.image_spec, TARGETS])
 
     run = network.compiled(("scores", score), build)
     found = [

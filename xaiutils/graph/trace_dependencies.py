@@ -43,6 +43,7 @@ class TraceDependencies:
     def __init__(self, operations: Iterable[Any]):
         self._operations = list(operations)
         self._moving: _Moving = {}
+        self._seen: list[tuple[Any, tuple[Any, ...]]] = []
         self._remember()
 
     def changed(self) -> bool:
@@ -61,12 +62,15 @@ class TraceDependencies:
             moved = {k for k, fact in now if k not in before or before[k] != fact}
             if moved or len(now) != len(before):
                 self._moving[id(holder)] = holder, None if isinstance(holder, list | set | np.ndarray) else moved
-        self._remember()
+        if self._moving:
+            self._remember()
+        else:  # bookkeeping alone may have changed
+            self._seen = [(holder, tuple(_values(holder))) for holder, _ in self._seen]
 
     def _remember(self) -> None:
         self._settings = _settings()
         self._seen = [(holder, tuple(_values(holder))) for holder in self._holders()]
-        self._known = self._facts()
+        self._known: list[Any] = self._facts()
 
     def _holders(self) -> list[Any]:
         """Everything that can change in place: attributes, containers, closures, small arrays."""
@@ -153,6 +157,7 @@ def _items(holder: Any) -> Iterator[tuple[Any, Any]]:
         yield from enumerate(_values(holder))
 
 
+@functools.cache
 def _counts(name: Any) -> bool:
     return not (
         isinstance(name, str) and (name in _BOOKKEEPING or name.endswith(_LEARNING_ONLY) or name.startswith("_self_"))
@@ -189,8 +194,6 @@ class _Identity:
 def _collect(value: Any, found: dict[int, Any], moving: _Moving, depth: int = 0) -> None:
     """Add all that ``value`` holds and that can change in place."""
     if isinstance(value, _SCALARS) or depth > 6:
-        return
-    if isinstance(value, keras.Variable) or keras.ops.is_tensor(value):
         return
     if isinstance(value, functools.partial):
         value = (value.func, value.args, value.keywords)

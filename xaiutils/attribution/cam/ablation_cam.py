@@ -9,6 +9,7 @@ from xaiutils.attribution.method import LAYER, Method
 from xaiutils.backend import tf
 from xaiutils.graph.network import Network
 from xaiutils.graph.passes import batches, class_scores
+from xaiutils.graph.tiers import tiered
 from xaiutils.registry import Parameter
 
 
@@ -67,7 +68,6 @@ def ablation(network: Network, path: str) -> tuple[Callable, Callable]:
     keys, field = network.cut(path), network.field(path)
 
     def build():
-        @tf.function(input_signature=[network.image_spec, tf.TensorSpec([None], tf.int32)], autograph=False)
         def start(images, targets):
             scores, state = network.up_to_cut(images, keys)
             scores = class_scores(network, scores, targets, "logit")
@@ -84,7 +84,7 @@ def ablation(network: Network, path: str) -> tuple[Callable, Callable]:
             scores = network.from_cut(keys, [without, *copies])[:, target]
             return scores[0] - scores[1:]
 
-        return start, ablate
+        return tiered(network, start, [network.image_spec, tf.TensorSpec([None], tf.int32)]), ablate
 
     return network.compiled(("ablation", path, field.stored), build)
 

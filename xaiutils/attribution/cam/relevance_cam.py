@@ -19,6 +19,7 @@ from xaiutils.attribution.relevance.seeds import at_logits
 from xaiutils.backend import tf
 from xaiutils.graph.layers.step_kinds import kinds
 from xaiutils.graph.network import ModelError, Network
+from xaiutils.graph.tiers import tiered
 
 
 def relevance_cam_weights(A: tf.Tensor, R: tf.Tensor) -> tf.Tensor:
@@ -61,7 +62,6 @@ def activations_and_relevance(network: Network, layers: Sequence[str]) -> Signal
         settings = Settings(bias=False)
         kept = {network.step(path) for path in layers}
 
-        @tf.function(input_signature=[network.image_spec, TARGETS], autograph=False)
         def run(images, targets):
             with network.in_float32():
                 rule = _FromNumbers(network, known, images, "z_plus", "", settings, kept)
@@ -76,7 +76,7 @@ def activations_and_relevance(network: Network, layers: Sequence[str]) -> Signal
             pairs = zip(layers, activations, found, strict=True)
             return [(network.to_grid(path, A), network.to_grid(path, R)) for path, A, R in pairs]
 
-        return run
+        return tiered(network, run, [network.image_spec, TARGETS])
 
     stored = tuple(network.field(path).stored for path in layers)
     return network.compiled(("activations and relevance", tuple(layers), stored), build)
