@@ -234,6 +234,17 @@ class ImageDataset:
             notes=notes,
         )
 
+    def corner(self, height: int, width: int) -> "ImageDataset":
+        """The upper left part of all images and masks, in pixels: mammograms that were squeezed into squares, without
+        the empty side away from the chest wall."""
+        part = np.s_[..., :height, :width]
+        return replace(
+            self,
+            pixels=self.pixels[:, :height, :width],
+            masks=None if self.masks is None else self.masks[part],
+            label_masks=None if self.label_masks is None else self.label_masks[part],
+        )
+
     def take(self, n: int) -> "ImageDataset":
         """The first ``n`` images."""
         return self.select(np.arange(min(n, len(self))))

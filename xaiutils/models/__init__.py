@@ -11,13 +11,14 @@ from xaiutils.backend import keras
 from xaiutils.models import applications, augreg, dinov2, vit
 from xaiutils.models.efficientnet_lite0 import efficientnet_lite0_backbone, load_imagenet_weights
 from xaiutils.models.scaling import with_z_norm
+from xaiutils.models.where_and_what import POOLINGS, start_as_sum, where_and_what
 from xaiutils.registry import Registry, check_choice, check_integer
 
 layers = keras.layers
 
 __all__ = ["HEADS", "MODELS", "OUTPUTS", "VALUE_LAYER", "ModelEntry", "build_model", "load_model"]
 
-HEADS = ("linear", "thesis", "imagenet")
+HEADS = ("linear", "thesis", "imagenet", "where_and_what")
 SCALINGS = ("family", "z_norm")
 OUTPUTS = ("softmax", "sigmoid", "regression")
 VALUE_LAYER = "value"  # the last of a regression model: from standardised values to their own units
@@ -30,7 +31,7 @@ class ModelEntry:
     Attributes:
         family: "cnn" or "vit".
         pretrained: where weights come from, in words.
-        backbone: image size to input tensor and feature map, or tokens.
+        backbone: image size to input tensor and feature map, or tokens: (height, width) of a CNN, the side of a ViT.
         load_weights: copies ImageNet's weights into a model, its 1000 classes too if the second argument is True; None
             where there are none to download.
         load_file: the same from a file in the family's own format, in place of one that `build_model`'s models saved.
@@ -42,7 +43,7 @@ class ModelEntry:
     family: str
     paper: str
     pretrained: str
-    backbone: Callable[[int], tuple[keras.KerasTensor, keras.KerasTensor]]
+    backbone: Callable[[Any], tuple[keras.KerasTensor, keras.KerasTensor]]
     load_weights: Callable[[keras.Model, bool], None] | None = None
     load_file: Callable[[keras.Model, Path, bool], None] | None = None
     imagenet_head: Callable[[keras.KerasTensor], keras.KerasTensor] | None = None
@@ -119,12 +120,13 @@ for _name, _config in vit.CONFIGS.items():
 def build_model(
     name: str,
     n_classes: int = 2,
-    image_size: int = 224,
+    image_size: int | tuple[int, int] = 224,
     weights: str | Path | None = None,
     head: str = "linear",
     seed: int = 0,
     scaling: str = "family",
     outputs: str = "softmax",
+    pooling: str = "attention",
 ) -> keras.Model:
     """Build an image classifier: a flat functional model that ends in layers ``logits`` and ``probabilities`` (of a
     quantity ``value``).
@@ -133,7 +135,8 @@ def build_model(
         name: see `MODELS`.
         n_classes: number of classes, at least 2 (``head="imagenet"`` always has 1000), or of labels (of a quantity
             there is one output).
-        image_size: height and width of the input in pixels; at least 32, and for a ViT a multiple of its patch size.
+        image_size: height and width of the input in pixels, or of a CNN (height, width); each at least 32, and for a
+            ViT a multiple of its patch size.
         weights: None (random, from ``seed``), "imagenet" (the backbone's; the classes' too with ``head="imagenet"``),
             or a path: a ``.weights.h5`` or ``.keras`` file of the same model, or a backbone in the family's own
             format: Google's ``.npz`` (`augreg`), DINOv2's ``.npz`` (`dinov2`), ``..._notop.h5`` of
@@ -141,16 +144,19 @@ def build_model(
         head: "linear": global average pooling (ViT: class token), then the logits. "thesis": EfficientNet with
             global max pooling, or ViT with its class token; dropout 0.2, a GELU layer of 256 units, then the logits
             (the thesis gives the widths in a figure only; 256 is ours). "imagenet": as the original network, with its
-            1000 classes.
+            1000 classes. "where_and_what" (of CNNs): a map of where the evidence lies weighs maps of what it speaks
+            for, see `where_and_what`; recipes "where_and_what..." train it, from boxes or masks too.
         seed: of the random initial weights.
         scaling: "family": of the pixels as the family's weights were trained with. "z_norm": before that each channel
             of each image is set to ImageNet's mean and deviation, so that the network sees its z-scores, see
             `scaling.ZNorm`; for the attention study, whose weights were trained so.
         outputs: "softmax": one class for each image. "sigmoid": several labels at once, each by itself. "regression": a
             quantity in its own units, to be explained as ``xaiutils.wrap(model, "model", head="regression")``.
+        pooling: of ``head="where_and_what"``: "attention", "top_k" (of the places where the map of where is largest) or
+            "mean" (over all places alike).
 
     Returns:
-        A model from float32 images ``(n, image_size, image_size, 3)`` in [0, 255] to probabilities
+        A model from float32 images ``(n, height, width, 3)`` in [0, 255] to probabilities
         ``(n, n_classes)``, or values ``(n, 1)``. Layer ``features`` is the pooled vector that the head starts from.
 
     Raises:
@@ -159,14 +165,21 @@ def build_model(
         OSError: weights that cannot be downloaded.
     """
     entry = MODELS[name]
-    _check_arguments(entry, n_classes, image_size, weights, head)
+    size: Any = tuple(image_size) if isinstance(image_size, tuple | list) else (image_size, image_size)
+    _check_arguments(entry, n_classes, size, weights, head)
     check_choice("outputs", outputs, OUTPUTS)
+    check_choice("pooling", pooling, POOLINGS)
+    if pooling != "attention" and head != "where_and_what":
+        raise ValueError(f"pooling={pooling!r} is for head='where_and_what', not for {head!r}.")
     if head == "imagenet" and outputs != "softmax":
         raise ValueError(f"outputs={outputs!r}: the ImageNet head names one of 1000 classes; give head='linear'.")
     check_choice("scaling", scaling, SCALINGS)
     keras.utils.set_random_seed(seed)
-    inputs, features = entry.backbone(image_size)
-    if head == "imagenet" and entry.imagenet_head is not None:
+    inputs, features = entry.backbone(size if entry.family == "cnn" else size[0])
+    units = 1000 if head == "imagenet" else 1 if outputs == "regression" else n_classes
+    if head == "where_and_what":
+        x = where_and_what(inputs, features, units, pooling)
+    elif head == "imagenet" and entry.imagenet_head is not None:
         x = entry.imagenet_head(features)
     elif entry.family == "vit":
         x = vit.TakeClassToken(name="features")(features)
@@ -176,7 +189,6 @@ def build_model(
     if head == "thesis":
         x = layers.Dropout(0.2, name="head_dropout")(x)
         x = layers.Dense(256, activation="gelu", name="head_dense")(x)
-    units = 1000 if head == "imagenet" else 1 if outputs == "regression" else n_classes
     logits = layers.Dense(units, name="logits")(x)
     if outputs == "regression":  # what training standardised by; one layer more of which every method knows the rule
         last = layers.Dense(1, kernel_initializer="ones", name=VALUE_LAYER, trainable=False)(logits)
@@ -185,6 +197,8 @@ def build_model(
     else:
         last = layers.Softmax(name="probabilities")(logits)
     model = keras.Model(inputs, last, name=name)
+    if head == "where_and_what":
+        start_as_sum(model)
     if weights == "imagenet" and entry.load_weights is not None:
         entry.load_weights(model, head == "imagenet")
     elif weights is not None:
@@ -197,12 +211,21 @@ def load_model(path: str | Path) -> keras.Model:
     return keras.models.load_model(path)
 
 
-def _check_arguments(entry: ModelEntry, n_classes: Any, image_size: Any, weights: object, head: str) -> None:
+def _check_arguments(entry: ModelEntry, n_classes: Any, size: tuple[Any, ...], weights: object, head: str) -> None:
     check_choice("head", head, HEADS)
     check_integer("n_classes", n_classes, 2, note=" (one logit for each class)")
-    check_integer("image_size", image_size, 28)
-    if entry.family == "cnn" and image_size < 32:
+    for side in size:
+        check_integer("image_size", side, 28)
+    image_size = size[0] if len(set(size)) == 1 else size
+    if len(size) != 2 or (entry.family == "vit" and size[0] != size[1]):
+        raise ValueError(f"image_size={image_size}; expected one number, or of a CNN (height, width).")
+    if entry.family == "cnn" and min(size) < 32:
         raise ValueError(f"image_size={image_size}; {entry.name} halves it five times and needs at least 32 pixels.")
+    if head == "where_and_what" and (entry.family != "cnn" or min(size) < 64):
+        raise ValueError(
+            f"head='where_and_what' reads feature maps of strides 16 and 32: it needs a CNN and images of at least 64 "
+            f"pixels, got {entry.name} and {image_size}."
+        )
     if weights == "imagenet" and entry.load_weights is None:
         other = "give the path of a file as weights=" if entry.load_file else "use weights=None and train it"
         raise ValueError(

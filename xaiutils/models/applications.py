@@ -67,9 +67,11 @@ APPLICATIONS = {
 }
 
 
-def application_backbone(application: Application, image_size: int) -> tuple[keras.KerasTensor, keras.KerasTensor]:
+def application_backbone(
+    application: Application, size: tuple[int, int]
+) -> tuple[keras.KerasTensor, keras.KerasTensor]:
     """Input tensor (images in [0, 255]) and the last feature map ``(n, rows, columns, channels)``."""
-    inputs = keras.Input((image_size, image_size, 3), name="images")
+    inputs = keras.Input((*size, 3), name="images")
     scaled = application.scale(inputs)
     network = getattr(keras.applications, application.class_name)
     return inputs, network(include_top=False, weights=None, input_tensor=scaled).output
@@ -85,13 +87,14 @@ def vgg16_head(features: keras.KerasTensor) -> keras.KerasTensor:
 
 def load_imagenet(application: Application, model: keras.Model, with_head: bool) -> None:
     """Copy ImageNet's weights (Keras downloads them at the first use), and check that the features are the same."""
-    size = model.input_shape[1]
+    size = model.input_shape[1:3]
     source = _source(application, size, "imagenet", with_head)
     _copy(source, model)
-    if with_head and size != source.input_shape[1]:
+    if with_head and size != source.input_shape[1:3]:
         return
-    noise = np.random.default_rng(0).uniform(0, 255, (1, size, size, 3)).astype(np.float32)
-    ours = keras.Model(model.input, model.output if with_head else model.get_layer("features").input)(noise)
+    noise = np.random.default_rng(0).uniform(0, 255, (1, *size, 3)).astype(np.float32)
+    top = model.output if with_head else model.get_layer(source.layers[-1].name).output
+    ours = keras.Model(model.input, top)(noise)
     theirs = source(application.module.preprocess_input(noise.copy()))
     if not np.allclose(ours, theirs, rtol=1e-2, atol=1e-3 * float(np.abs(theirs).max())):
         raise RuntimeError(f"{model.name}: the copied ImageNet weights do not give Keras' own output.")
@@ -103,7 +106,7 @@ def load_application_file(application: Application, model: keras.Model, path: Pa
     backbone would be read."""
     if not with_head and _has_classes(path):
         raise ValueError("the file holds a whole classifier")
-    _copy(_source(application, model.input_shape[1], str(path), with_head), model)
+    _copy(_source(application, model.input_shape[1:3], str(path), with_head), model)
 
 
 def _has_classes(path: Path) -> bool:
@@ -113,9 +116,9 @@ def _has_classes(path: Path) -> bool:
         return any(re.fullmatch(r"dense(_\d+)?", name) for name in file.get("layers", ()))
 
 
-def _source(application: Application, size: int, weights: str, with_head: bool) -> keras.Model:
+def _source(application: Application, size: tuple[int, int], weights: str, with_head: bool) -> keras.Model:
     """Keras' own model. Its classifiers are built for their own image size, its backbones for ours."""
-    shape = {} if with_head else {"input_shape": (size, size, 3)}
+    shape = {} if with_head else {"input_shape": (*size, 3)}
     return getattr(keras.applications, application.class_name)(include_top=with_head, weights=weights, **shape)
 
 

@@ -27,9 +27,9 @@ _STAGES = (
 _EPSILON = 1e-3
 
 
-def efficientnet_lite0_backbone(image_size: int) -> tuple[keras.KerasTensor, keras.KerasTensor]:
-    """Input tensor (images in [0, 255]) and feature map ``(n, image_size / 32, image_size / 32, 1280)``."""
-    inputs = keras.Input((image_size, image_size, 3), name="images")
+def efficientnet_lite0_backbone(size: tuple[int, int]) -> tuple[keras.KerasTensor, keras.KerasTensor]:
+    """Input tensor (images in [0, 255]) and feature map ``(n, height / 32, width / 32, 1280)``."""
+    inputs = keras.Input((*size, 3), name="images")
     x = layers.Rescaling(1 / 128.0, offset=-127 / 128.0, name="scale")(inputs)
     x = _conv_norm(x, 32, 3, 2, "stem")
     channels, number = 32, 0

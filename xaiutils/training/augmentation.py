@@ -10,21 +10,22 @@ import numpy as np
 
 from xaiutils.backend import tf
 
-AUGMENTATIONS = ("flip", "flip_horizontal", "rotation", "shift", "shear", "zoom")  # fields of a recipe
+AUGMENTATIONS = ("flip", "flip_horizontal", "flip_vertical", "rotation", "shift", "shear", "zoom")  # fields of a recipe
 
 
 def augment(images: np.ndarray, recipe: Any, rng: np.random.Generator) -> np.ndarray:
-    """Changed images, float32 ``(n, height, width, 3)``; each image is changed in a way of its own.
+    """Changed images, float32 ``(n, height, width, channels)``; each image is changed in a way of its own.
 
-    ``recipe`` gives ``rotation``, ``shift``, ``shear``, ``zoom``, ``flip`` and ``flip_horizontal``; of those that
-    are 0 or False nothing is drawn from ``rng``.
+    ``recipe`` gives ``rotation``, ``shift``, ``shear``, ``zoom``, ``flip``, ``flip_horizontal`` and ``flip_vertical``;
+    of those that are 0 or False nothing is drawn from ``rng``.
     """
     if recipe.rotation or recipe.shift or recipe.shear or recipe.zoom:
         images = warp(images, affine_matrices(images.shape[1:3], **draw(len(images), recipe, rng)))
     if recipe.flip:
         images = mirrored(images, rng, axes=(1, 2))
-    elif recipe.flip_horizontal:
-        images = mirrored(images, rng, axes=(2,))
+    else:
+        axes = [axis for axis, on in ((1, recipe.flip_vertical), (2, recipe.flip_horizontal)) if on]
+        images = mirrored(images, rng, axes=tuple(axes))
     return images
 
 

@@ -71,7 +71,7 @@ def backbone_features(
         rng = np.random.default_rng([seed, 1])
         return features(train_ds, recipe.copies, lambda x: augment(x, recipe, rng))
 
-    backbone = None if folder is None else _fingerprint(extract)
+    backbone = None if folder is None else model_digest(extract)
     if folder is None or backbone is None:
         return of_copies() if recipe.copies else of_images(train_ds), of_images(val_ds)
     plain = [backbone, tf.__version__, code_of_features()]
@@ -117,7 +117,7 @@ def code_of_features() -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 
-def _fingerprint(model: keras.Model) -> str | None:
+def model_digest(model: keras.Model) -> str | None:
     """A digest of the layers, how they are wired, and their weights, whatever the layers' names; None for a model that
     does not say what it is."""
     digest = hashlib.sha256()

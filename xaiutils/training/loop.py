@@ -15,7 +15,7 @@ from xaiutils.training.augmentation import augment
 from xaiutils.training.features import leaves
 from xaiutils.training.losses import epoch_order
 from xaiutils.training.objectives import Classes, Objective
-from xaiutils.training.optimisation import make_optimizer, make_schedule
+from xaiutils.training.optimisation import MovingAverage, make_optimizer, make_schedule
 from xaiutils.training.recipe import Recipe
 from xaiutils.training.state import BestEpoch, State, Variables, load_variables, save_state
 
@@ -27,8 +27,17 @@ class Split:
     """Inputs and an objective's targets. ``x`` is ``(n, ...)``, images or features; for training with augmented copies
     of the features it is ``(copies, n, ...)``."""
 
-    x: np.ndarray
+    x: Any
     y: np.ndarray
+
+    def batch(self, chosen: np.ndarray, recipe: Recipe, rng: np.random.Generator) -> tuple[np.ndarray, Any]:
+        """Inputs, float32, and targets of one training step: of images, augmented; of features, each from one of its
+        image's copies."""
+        if not recipe.frozen:
+            x = self.x[chosen].astype(np.float32)
+            return augment(x, recipe, rng) if recipe.augments else x, self.y[chosen]
+        x = self.x[rng.integers(len(self.x), size=len(chosen)), chosen] if recipe.copies else self.x[chosen]
+        return x.astype(np.float32, copy=False), self.y[chosen]
 
 
 @dataclass(frozen=True)
@@ -65,7 +74,7 @@ def fit(
 
     Args:
         body: of which the recipe's ``last_layers`` train; None: the inputs are what the head takes.
-        head: up to the logits; all of it trains.
+        head: up to the logits, and whatever else the objective looks at; all of it trains.
         part: the model whose weights are kept in ``state``.
         train, val: inputs and labels; the inputs are images, or with ``recipe.frozen`` features.
         recipe: its ``batch_size`` must be given.
@@ -83,7 +92,7 @@ def fit(
     batch_size = min(recipe.batch_size, len(train.y))
     steps = len(train.y) // batch_size
     schedule = make_schedule(recipe, steps * recipe.epochs)
-    loss = objective.loss(recipe, train.y, head.output_shape[-1])
+    loss = objective.loss(recipe, train.y, head.outputs[0].shape[-1])
     trained = [*_trained(body, recipe), *head.trainable_variables]
     with nullcontext() if strategy is None else strategy.scope():
         # The devices' gradients come to the optimiser divided by their number, see `compiled`: so must the clip.
@@ -92,8 +101,11 @@ def fit(
         if scale_loss:
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
         step, forward = compiled(body, head, trained, loss, optimizer, recipe, seed, objective)
-    variables = [*(v for m in (body, head) if m is not None for v in m.variables), *optimizer.variables]
-    probe = np.asarray(val.x[: 8 * recipe.batch_size], np.float32).mean(axis=0) if recipe.frozen else np.zeros(0)
+        average = MovingAverage(trained, recipe.average)
+    variables = [v for m in (body, head) if m is not None for v in m.variables]
+    variables += [*optimizer.variables, *average.variables]
+    features = recipe.frozen or recipe.frozen_lower
+    probe = np.asarray(val.x[: 8 * recipe.batch_size], np.float32).mean(axis=0) if features else np.zeros(0)
     others = Variables(np.random.default_rng(seed), variables, probe)
     if state.epoch and checkpoint is not None:
         load_variables(checkpoint.path, others)
@@ -105,9 +117,14 @@ def fit(
             break
         start, number = time.monotonic(), before + epoch
         order = epoch_order(train.y, steps * batch_size, recipe.balance == "balanced_batches", others.rng)
-        seen = [step(_inputs(train.x, batch, recipe, others.rng), train.y[batch]) for batch in order.reshape(steps, -1)]
+        seen = []
+        for i, batch in enumerate(order.reshape(steps, -1)):
+            seen.append(step(*train.batch(batch, recipe, others.rng)))
+            average.update((epoch - 1) * steps + i)
         mean_loss, mean_score = np.mean(seen, axis=0)
-        measured = validate(forward, val.x, val.y, recipe.batch_size, auc, objective)
+        with average.in_place():
+            measured = validate(forward, val.x, val.y, recipe.batch_size, auc, objective)
+            weights = part.get_weights()
         if not np.isfinite(mean_loss) or not np.isfinite(measured["val_loss"]):
             raise FloatingPointError(f"the loss is not finite in epoch {number}; lower learning_rate ({recipe}).")
         row = {"epoch": number, "stage": recipe.name, "loss": float(mean_loss), objective.score_name: float(mean_score)}
@@ -117,8 +134,9 @@ def fit(
         for name in measures:
             kept = state.kept.get(name, BestEpoch())
             if is_better(name, row, kept, state.rows, recipe.min_delta):
-                state.kept[name] = BestEpoch(score(name, row), number, part.get_weights())
-        after_epoch(row)
+                state.kept[name] = BestEpoch(score(name, row), number, weights)
+        with average.in_place():
+            after_epoch(row)
         if checkpoint is not None and checkpoint.due(epoch, time.monotonic() - saved):
             save_state(checkpoint.path, state, checkpoint.about, others)
             saved = time.monotonic()
@@ -136,15 +154,6 @@ def is_better(name: str, row: dict[str, Any], kept: BestEpoch, rows: list[dict[s
     if name == "val_auc" and gain == 0:
         gain = rows[kept.epoch - 1]["val_loss"] - row["val_loss"]
     return gain > min_delta
-
-
-def _inputs(x: np.ndarray, batch: np.ndarray, recipe: Recipe, rng: np.random.Generator) -> np.ndarray:
-    """One batch, float32: of images, augmented; of features, each from one of its image's copies."""
-    if not recipe.frozen:
-        return augment(x[batch].astype(np.float32), recipe, rng) if recipe.augments else x[batch].astype(np.float32)
-    if recipe.copies:
-        return x[rng.integers(len(x), size=len(batch)), batch]
-    return x[batch]
 
 
 def _trained(body: keras.Model | None, recipe: Recipe) -> list[keras.Variable]:
@@ -190,11 +199,11 @@ def compiled(
         return head(x, training=training)
 
     def step_of_one(x, y):
-        context, count = tf.distribute.get_replica_context(), tf.shape(y)[0]
+        context, count = tf.distribute.get_replica_context(), tf.shape(x)[0]
         replicas = context.num_replicas_in_sync
         if replicas > 1:
             x, y = (whole[context.replica_id_in_sync_group :: replicas] for whole in (x, y))
-        share = tf.cast(tf.shape(y)[0] / count, tf.float32)
+        share = tf.cast(tf.shape(x)[0] / count, tf.float32)
         if recipe.mixup:
             x, other, part = mix(x, y, recipe.mixup, this_step(1))
         with tf.GradientTape() as tape:
@@ -211,11 +220,14 @@ def compiled(
         optimizer.apply(gradients, variables)
         return value, share * goal.score(y, logits)
 
-    @tf.function(input_signature=[batch, goal.spec(head.output_shape[-1])], autograph=False)
+    @tf.function(input_signature=[batch, goal.spec(head.outputs[0].shape[-1])], autograph=False)
     def step(x, y):
         return [strategy.reduce("SUM", part, axis=None) for part in strategy.run(step_of_one, (x, y))]
 
-    forward = tf.function(lambda x: logits_of(x, training=False), input_signature=[batch], autograph=False)
+    def logits_alone(x):
+        return tf.nest.flatten(logits_of(x, training=False))[0]
+
+    forward = tf.function(logits_alone, input_signature=[batch], autograph=False)
     return step, forward
 
 

@@ -9,11 +9,13 @@ Two things are called "decoupled weight decay". With learning rate a and decay d
 Loshchilov & Hutter 2019, Decoupled weight decay regularization, arXiv:1711.05101.
 """
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from keras import ops
 
-from xaiutils.backend import keras
+from xaiutils.backend import keras, tf
 
 OPTIMIZERS = ("adamw", "adam", "sgdw", "radam")
 SCHEDULES = ("cosine", "restarts", "constant")
@@ -176,3 +178,37 @@ def make_optimizer(recipe: Any, schedule: Any) -> keras.optimizers.Optimizer:
     if recipe.optimizer == "adam":
         return keras.optimizers.Adam(schedule, **clip)
     return AdamW(schedule, recipe.weight_decay, recipe.decay_by_rate, **clip)
+
+
+class MovingAverage:
+    """A moving average of variables: after step t (from 0) it is d times the last one plus 1 - d times the variables,
+    d = min(``decay``, (1 + t) / (10 + t)), so that the start is forgotten soon. ``decay`` 0: there is none."""
+
+    def __init__(self, variables: Sequence[keras.Variable], decay: float):
+        self._watched = list(variables) if decay else []
+        self.variables = [keras.Variable(v.value, trainable=False, name="average") for v in self._watched]
+
+        @tf.function(input_signature=[tf.TensorSpec([], tf.float32)], autograph=False)
+        def follow(step):
+            d = tf.minimum(decay, (1 + step) / (10 + step))
+            for average, variable in zip(self.variables, self._watched, strict=True):
+                average.assign(d * average.value + (1 - d) * variable.value)
+
+        self._follow = follow
+
+    def update(self, step: int) -> None:
+        """Take in the variables as they are after a step."""
+        if self._watched:
+            self._follow(float(step))
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Within the block the variables have their averages."""
+        values = [ops.convert_to_numpy(v) for v in self._watched]
+        for variable, average in zip(self._watched, self.variables, strict=True):
+            variable.assign(average)
+        try:
+            yield
+        finally:
+            for variable, value in zip(self._watched, values, strict=True):
+                variable.assign(value)

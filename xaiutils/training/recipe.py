@@ -69,10 +69,19 @@ class Recipe:
         "so many of the backbone's last layers with weights train, which needs freeze_norm; 0: all", 0
     )
 
+    frozen_lower: bool = _about(
+        "the layers up to stride 8 stay as they are; what they make of the images is kept in half precision", False
+    )
+    crop: int = _about("training sees crops of so many pixels, about evidence and elsewhere; 0: whole images", 0)
+    where: float = _about('weight of what is asked of the map of where; head "where_and_what", from masks', 0.0)
+    what: float = _about("weight of what is asked of the maps of what, where the evidence is; the same head", 0.0)
+    average: float = _about("the weights kept are a moving average of so much memory a step, as 0.99; 0: the last", 0.0)
+
     mixup: float = _about(
         "alpha of mixup, which blends the images (or features) of a batch and their labels; 0: none", 0.0
     )
     flip_horizontal: bool = _about("random left-right mirroring alone, under the same condition as flip", False)
+    flip_vertical: bool = _about("random up-down mirroring alone, under the same condition", False)
     rotation: float = _about("random rotation, degrees either way", 0.0)
     shift: float = _about("random shift down and across, fraction of the side either way", 0.0)
     shear: float = _about("random shear, degrees either way", 0.0)
@@ -106,10 +115,12 @@ class Recipe:
         for name, (low, high) in _RANGES.items():
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"{name}={getattr(self, name)!r}; expected {low:g} to {high:g}.")
-        if self.frozen and not self.copies and (changed := [n for n in AUGMENTATIONS if getattr(self, n)]):
+        self._check_places()
+        once = self.frozen or self.frozen_lower
+        if once and not self.copies and (changed := [n for n in AUGMENTATIONS if getattr(self, n)]):
             raise ValueError(
-                f"{changed[0]}={getattr(self, changed[0])} has no effect with frozen=True: features are computed once. "
-                "Give frozen=False, or copies=4 for the features of four augmented copies of each image."
+                f"{changed[0]}={getattr(self, changed[0])} has no effect where features are computed once (frozen, "
+                "frozen_lower). Give frozen=False, or copies=4 for the features of four augmented copies of each image."
             )
         if self.frozen and (self.freeze_norm or self.last_layers):
             raise ValueError("freeze_norm and last_layers are for a backbone that trains; give frozen=False.")
@@ -128,6 +139,26 @@ class Recipe:
             raise ValueError(
                 f"also_keep={self.also_keep!r} must differ from monitor={self.monitor!r}, and be of the last stage."
             )
+
+    def _check_places(self) -> None:
+        """Raise ValueError where fields of training by places do not go with others."""
+        fields_of_places = ("frozen_lower", "crop", "where", "what")
+        if not (chosen := [name for name in fields_of_places if getattr(self, name)]):
+            return
+        for other in ("frozen", "last_layers", "dropout", "mixup"):
+            if getattr(self, other):
+                raise ValueError(
+                    f"{chosen[0]}={getattr(self, chosen[0])} does not go with {other}; leave one of them out."
+                )
+        if self.crop % 32 or (self.crop and not (self.where or self.what)):
+            raise ValueError(
+                f"crop={self.crop}; expected a multiple of 32, and where or what above 0, which it is for."
+            )
+
+    @property
+    def by_places(self) -> bool:
+        """Whether a stage needs more than whole images and their labels; see `xaiutils.training.places`."""
+        return bool(self.frozen_lower or self.crop or self.where or self.what)
 
     @property
     def stages(self) -> "list[Recipe]":
@@ -188,6 +219,10 @@ _RANGES = {
     "shear": (0, 60),
     "zoom": (0, 0.9),
     "copies": (0, 1000),
+    "crop": (0, 100_000),
+    "where": (0, 100),
+    "what": (0, 100),
+    "average": (0, 0.99999),
 }
 
 

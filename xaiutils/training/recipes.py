@@ -103,8 +103,62 @@ THESIS_CORRECTED = replace(
     schedule="cosine",
 )
 
+# For build_model(head="where_and_what") and masks or boxes, made on the masses of CBIS-DDSM at 800 x 608 pixels. Whole
+# images: what the image is, how much attention lies on its evidence, and what each place is. "loss" as the monitor
+# keeps the last epochs' average: on a hundred validation images the best epoch is chance.
+WHERE_AND_WHAT_IMAGES = Recipe(
+    "where_and_what_images",
+    frozen=False,
+    frozen_lower=True,
+    freeze_norm=True,
+    learning_rate=1.5e-4,
+    weight_decay=0.05,
+    epochs=3,
+    batch_size=6,
+    warmup=0.1,
+    clip_by="variable",
+    monitor="loss",
+    label_smoothing=0.1,
+    where=0.3,
+    what=0.5,
+    average=0.99,
+    flip_vertical=True,
+    rotation=15.0,
+    shift=0.03,
+    zoom=0.15,
+    copies=4,
+)
+# The same without masks: the labels of the images are all that it learns from.
+WHERE_AND_WHAT_LABELS = replace(
+    WHERE_AND_WHAT_IMAGES, name="where_and_what_labels", learning_rate=5e-4, epochs=12, where=0.0, what=0.0
+)
+# First crops about the evidence, and elsewhere, for the two maps alone; then whole images.
+WHERE_AND_WHAT = replace(
+    WHERE_AND_WHAT_IMAGES,
+    name="where_and_what",
+    learning_rate=5e-4,
+    epochs=10,
+    batch_size=32,
+    crop=192,
+    where=1.0,
+    what=1.0,
+    then=WHERE_AND_WHAT_IMAGES,
+)
+
 RECIPES: Registry[Recipe] = Registry(
-    "recipe", [MODERN, SCRATCH, FINETUNE, MODERN_FINETUNE, ATTENTION_STUDY, THESIS, THESIS_CORRECTED]
+    "recipe",
+    [
+        MODERN,
+        SCRATCH,
+        FINETUNE,
+        MODERN_FINETUNE,
+        ATTENTION_STUDY,
+        THESIS,
+        THESIS_CORRECTED,
+        WHERE_AND_WHAT,
+        WHERE_AND_WHAT_IMAGES,
+        WHERE_AND_WHAT_LABELS,
+    ],
 )
 
 # Fields that matter only where another has one of these values.

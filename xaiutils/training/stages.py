@@ -29,6 +29,7 @@ from xaiutils.training.devices import PRECISIONS, computing_in, first_device, ma
 from xaiutils.training.features import backbone_features, split_at_features
 from xaiutils.training.loop import Checkpoint, Split, fit, score
 from xaiutils.training.objectives import Objective, Values
+from xaiutils.training.place_features import check_places, splits_by_places, tail_of, trained_copy
 from xaiutils.training.recipe import Recipe, chained, in_every_stage
 from xaiutils.training.recipes import batch_size_for, change_recipe
 from xaiutils.training.state import BestEpoch, State, fingerprint, load_state
@@ -64,7 +65,8 @@ def train(
         train_ds, val_ds: data of the model's image size; the weights of the epoch that is best by the recipe's
             ``monitor`` are kept, so ``val_ds`` must not be the test split.
         recipe: a name in `RECIPES` or a `Recipe` (see `read_recipe` for YAML). ``epochs``, ``changes`` (its fields)
-            overlay it: ``epochs`` and ``batch_size`` in every stage, others in the first. ``then`` adds a stage, by
+            overlay it: ``epochs``, ``batch_size``, ``frozen_lower`` and ``copies`` in every stage, others in the
+            first. ``then`` adds a stage, by
             name or as a recipe: ``train(model, ..., "modern", then="finetune")``. Mirroring is left out where
             ``train_ds.mirrors`` is False; ``val_auc`` gives way to ``val_loss`` where ``val_ds`` has one class.
         run_dir: if given, writes ``model.keras`` and ``history.csv`` there, ``model_by_NAME.keras`` for the recipe's
@@ -109,6 +111,8 @@ def train(
     strategy = make_strategy(devices)
     stages, warnings = _prepared(recipe, train_ds, val_ds, objective)
     check_devices(1 if strategy is None else strategy.num_replicas_in_sync, stages, len(train_ds))
+    for stage in stages:
+        check_places(model, train_ds, stage, objective)
     dropouts = [head_dropout(model, stage) for stage in stages]
     warnings += shared_patients(train_ds, val_ds) + _warnings(model, train_ds, stages)
     for text in warnings:
@@ -147,7 +151,7 @@ def train(
 
 
 def _overlaid(recipe: Recipe, changes: dict[str, Any], epochs: int | None) -> Recipe:
-    everywhere = {name: changes[name] for name in ("batch_size",) if name in changes}
+    everywhere = {name: changes[name] for name in ("batch_size", "frozen_lower", "copies") if name in changes}
     return in_every_stage(recipe, **everywhere if epochs is None else everywhere | {"epochs": epochs})
 
 
@@ -172,8 +176,9 @@ class _StageRunner:
         part = _trained_part(self.model, recipe)
         with ExitStack() as stack:
             as_built = stack.enter_context(computing_in(self.model, self.precision))
-            strategy, working = None if recipe.frozen else self.strategy, self.model
-            if recipe.frozen and self.strategy is not None:
+            on_one = recipe.frozen or recipe.by_places
+            strategy, working = None if on_one else self.strategy, self.model
+            if on_one and self.strategy is not None:
                 stack.enter_context(tf.device(first_device(self.strategy)))
             if strategy is not None:
                 working = twin(self.model, strategy)
@@ -183,11 +188,18 @@ class _StageRunner:
                 body, kept = None, head
                 cache = None if self.folder is None else self.folder / "features"
                 inputs = backbone_features(extract, train_ds, val_ds, recipe, self.seed, cache)
+            elif recipe.by_places:
+                cache = None if self.folder is None else self.folder / "lower_features"
+                (head, kept), body, working = trained_copy(self.model, recipe), None, None
+                train, val, objective = splits_by_places(self.model, train_ds, val_ds, recipe, self.seed, cache)
             else:
                 split = recipe.dropout or recipe.freeze_norm or recipe.last_layers
                 kept = _to_logits(working)
                 body, head = split_at_features(working) if split else (None, kept)
                 inputs = train_ds.pixels, val_ds.pixels
+            if not recipe.by_places:
+                objective = self.objective
+                train, val = (Split(x, objective.targets(d)) for x, d in zip(inputs, (train_ds, val_ds), strict=True))
 
             def after_epoch(row: dict[str, Any]) -> None:
                 if self.callbacks and working is not self.model:
@@ -200,12 +212,12 @@ class _StageRunner:
                 body,
                 head,
                 kept,
-                Split(inputs[0], self.objective.targets(train_ds)),
-                Split(inputs[1], self.objective.targets(val_ds)),
+                train,
+                val,
                 recipe,
                 self.seed,
                 state,
-                self.objective,
+                objective,
                 auc=auc,
                 checkpoint=self.checkpoint,
                 strategy=strategy,
@@ -245,7 +257,7 @@ def _watches(stages: list[Recipe], name: str) -> bool:
 
 
 def _without_mirroring(recipe: Recipe) -> Recipe:
-    plain = replace(recipe, copies=max(recipe.copies, 1), flip=False, flip_horizontal=False)
+    plain = replace(recipe, copies=max(recipe.copies, 1), flip=False, flip_horizontal=False, flip_vertical=False)
     # Copies that nothing changes would all be the same.
     return replace(plain, copies=recipe.copies if plain.augments else 0)
 
@@ -278,7 +290,9 @@ def _to_logits(model: keras.Model) -> keras.Model:
 
 def _trained_part(model: keras.Model, recipe: Recipe) -> keras.Model:
     """The part of ``model`` whose weights a stage may change."""
-    return split_at_features(model)[1] if recipe.frozen else _to_logits(model)
+    if recipe.frozen:
+        return split_at_features(model)[1]
+    return tail_of(model, recipe) if recipe.by_places else _to_logits(model)
 
 
 def _write(model: keras.Model, history: pd.DataFrame, folder: Path, formats: Iterable[str]) -> None:

@@ -332,5 +332,6 @@ def matmul(a: Any, b: Any, function: Callable[[Any, Any], Any] = tf.matmul) -> A
 
 def softmax(s: Any, axis: Any = -1) -> Any:
     """softmax(s) = p, by the rule R(s_i) = s_i (R(p_i) - p_i sum_k R(p_k))."""
-    p = keras.ops.softmax(s, axis=axis)
+    several = isinstance(axis, list | tuple)  # Keras' own function has no batches of any size then
+    p = tf.exp(s - tf.reduce_logsumexp(s, axis, keepdims=True)) if several else keras.ops.softmax(s, axis=axis)
     return relay([s], [p], lambda R: [s * (R - p * tf.reduce_sum(R, axis=axis, keepdims=True))])[0]

@@ -13,6 +13,7 @@ from xaiutils.graph.flat_graph import ModelError, Step
 from xaiutils.graph.layers import attention, linear, log_counterparts, norms
 from xaiutils.models.scaling import ReverseChannels
 from xaiutils.models.vit import ClassToken, LayerScale, PositionEmbedding, SelfAttention, TakeClassToken
+from xaiutils.models.where_and_what import SumPlaces
 from xaiutils.models.wrapped import HeldInput
 
 layers = keras.layers
@@ -132,6 +133,7 @@ LAYER_TYPES: dict[type | str, LayerType] = {
         "GlobalAveragePooling1D GlobalAveragePooling2D GlobalAveragePooling3D",
         LayerType(AFFINE, MIXED, adds=True, log=log_counterparts.over_axes),
     ),
+    SumPlaces: LayerType(AFFINE, MIXED, adds=True),
     **_several("MaxPooling1D MaxPooling2D MaxPooling3D MaxPool Max", LayerType(MAX_POOL)),
     **_several("GlobalMaxPooling1D GlobalMaxPooling2D GlobalMaxPooling3D", LayerType(MAX_POOL, MIXED)),
     # Several tensors
