@@ -5,18 +5,17 @@ looked at by itself.
 finds an image; `read_crops` has a classifier look at each find alone, and pastes its maps back into the image.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 from scipy import ndimage
 
-from xaiutils.attribution import explain
 from xaiutils.backend import keras, tf
-from xaiutils.graph.predict import predict
+from xaiutils.datasets import ImageDataset
 from xaiutils.statistics.bootstrap import percentile_interval, replicates
 
+SIDES = ("top", "left", "bottom", "right")
 RATES = (0.25, 0.5, 1.0, 2.0, 4.0)  # false finds an image
 
 
@@ -75,10 +74,7 @@ def detect(
             middle, corners = (np.array([row, column]) + 0.5) * step, box * step[[0, 1, 0, 1]]
             rows.append([i, of_image[row, column], p[i, row, column], *middle, *corners])
     found = pd.DataFrame(rows, columns=["image", "score", "probability", "row", "column", *SIDES])
-    return found.astype({name: int for name in ("image", "row", "column", *SIDES)})
-
-
-SIDES = ("top", "left", "bottom", "right")
+    return found.astype(dict.fromkeys(("image", "row", "column", *SIDES), int))
 
 
 def _box_about(where: np.ndarray, row: int, column: int) -> np.ndarray:
@@ -93,8 +89,122 @@ def _same(a: np.ndarray, b: np.ndarray, overlap: float) -> bool:
     low, high = np.maximum(a[:2], b[:2]), np.minimum(a[2:], b[2:])
     shared = np.prod(np.maximum(high - low, 0))
     union = np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - shared
-    inside = [
-        bool((box[:2] <= (c[:2] + c[2:] - 1) / 2).all() and ((c[:2] + c[2:] - 1) / 2 < box[2:]).all())
-        for box, c in ((a, b), (b, a))
-    ]
-    return bool(shared > overlap * union or any(inside))
+    middles = [(box[:2] + box[2:] - 1) / 2 for box in (a, b)]
+    inside = any(((box[:2] <= m) & (m < box[2:])).all() for box, m in zip((b, a), middles, strict=True))
+    return bool(inside or shared > overlap * union)
+
+
+def froc(
+    found: pd.DataFrame,
+    ds: ImageDataset,
+    rates: tuple[float, ...] = RATES,
+    n_resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Free-response ROC (Bunch et al. 1978, doi:10.1117/12.955926): the fraction of lesions found where there are at
+    most so many false finds an image.
+
+    Args:
+        found: of `detect`, for the images of ``ds``. A find is of a lesion, a connected piece of its image's mask,
+            where its peak lies in the lesion's bounding box; else it is false. Finds beyond the first of a lesion
+            count for nothing.
+        ds: images of known evidence (others, "unknown", are left out); those without any count for the false finds.
+        rates: false finds an image, each above 0.
+        n_resamples, confidence, seed: of percentile intervals by the bootstrap of patients, else of images.
+
+    Returns:
+        For each rate a row: rate, sensitivity (of lesions), low, high (NaN where the bootstrap has no interval),
+        threshold (finds with a larger score count), lesions and images (their numbers).
+
+    ValueError where no image has evidence.
+    """
+    if ds.masks is None or ds.evidence is None or not (ds.evidence == "known").any():
+        raise ValueError("the data set has no evidence (masks or boxes) that could be found.")
+    known = np.flatnonzero(ds.evidence != "unknown")
+    names = ds.ids if ds.patients is None else ds.patients
+    units = np.unique([names[i] for i in known], return_inverse=True)[1]
+    lesions, false = [], []  # (position among the known images, score)
+    for position, i in enumerate(known):
+        finds = found[found["image"] == i]
+        points, scores = finds[["row", "column"]].to_numpy(), finds["score"].to_numpy()
+        wrong = np.ones(len(finds), bool)
+        for down, across in ndimage.find_objects(ndimage.label(ds.masks[i])[0]):
+            inside = (points >= [down.start, across.start]).all(axis=1) & (points < [down.stop, across.stop]).all(
+                axis=1
+            )
+            lesions.append((position, scores[inside].max(initial=-np.inf)))
+            wrong &= ~inside
+        false += [(position, score) for score in scores[wrong]]
+    hits, misses = (np.array(sorted(x, key=lambda pair: -pair[1]), float).reshape(-1, 2) for x in (lesions, false))
+    everyone = np.ones((len(known), 1))
+    sensitivity, threshold = (x[:, 0] for x in _at_rates(hits, misses, everyone, rates))
+    drawn = np.concatenate(
+        [_at_rates(hits, misses, w, rates)[0] for w in replicates(units, n_resamples, seed, len(hits) + len(misses))],
+        axis=1,
+    )
+    low, high = np.array([percentile_interval(samples, confidence) for samples in drawn]).T
+    columns = {"rate": rates, "sensitivity": sensitivity, "low": low, "high": high, "threshold": threshold}
+    return pd.DataFrame(columns | {"lesions": len(hits), "images": len(known)})
+
+
+def _at_rates(
+    hits: np.ndarray, misses: np.ndarray, weights: np.ndarray, rates: tuple[float, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sensitivity and threshold ``(rates, replicates)`` for weights of images ``(n, replicates)``. ``hits`` and
+    ``misses`` are rows of an image's number and a score, the highest first."""
+    of_hits, of_misses = (weights[x[:, 0].astype(int)] for x in (hits, misses))
+    total, beyond = of_misses.cumsum(axis=0), np.append(misses[:, 1], -np.inf)
+    found = []
+    for rate in rates:
+        allowed = (total <= rate * weights.sum(axis=0)).sum(axis=0)  # so many false finds; the next is one too many
+        threshold = beyond[allowed]
+        with np.errstate(invalid="ignore"):
+            share = (of_hits * (hits[:, 1:] > threshold)).sum(axis=0) / of_hits.sum(axis=0)
+        found.append((share, threshold))
+    sensitivity, thresholds = zip(*found, strict=True)
+    return np.stack(sensitivity), np.stack(thresholds)
+
+
+def crops_of(images: np.ndarray, found: pd.DataFrame, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """The second stage's images: about the middle of each find's box a square of ``side`` pixels, moved into the image
+    where it would leave it; ``(finds, side, side, channels)``, and their first rows and columns ``(finds, 2)``.
+
+    ValueError for a side longer than the images.
+    """
+    size = np.array(images.shape[1:3])
+    if side > size.min():
+        raise ValueError(f"side={side}; the images are only {size[0]} x {size[1]} pixels.")
+    corners = found[list(SIDES)].to_numpy()
+    starts = np.clip((corners[:, :2] + corners[:, 2:] - side) // 2, 0, size - side)
+    places = zip(found["image"], starts, strict=True)
+    crops = [images[i, top : top + side, left : left + side] for i, (top, left) in places]
+    return np.array(crops).reshape(len(found), side, side, images.shape[-1]), starts
+
+
+def paste(maps: np.ndarray, starts: np.ndarray, found: pd.DataFrame, shape: tuple[int, int, int]) -> np.ndarray:
+    """Maps of crops ``(finds, side, side)`` back in their images: float32 ``shape`` (n, height, width), 0 where no crop
+    lies; where several do, the value that is largest in magnitude."""
+    pasted, side = np.zeros(shape, np.float32), maps.shape[1]
+    for i, (top, left), of_crop in zip(found["image"], starts, maps, strict=True):
+        part = pasted[i, top : top + side, left : left + side]
+        np.copyto(part, of_crop, where=np.abs(of_crop) > np.abs(part))
+    return pasted
+
+
+def read_crops(
+    classify: Callable[[np.ndarray], np.ndarray],
+    explain: Callable[[np.ndarray], np.ndarray],
+    images: np.ndarray,
+    found: pd.DataFrame,
+    side: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The second stage: what a classifier says of each find, seen alone, and its maps pasted into the images.
+
+    ``classify`` and ``explain`` take crops float32 ``(finds, side, side, channels)`` and give scores ``(finds, ...)``
+    and maps ``(finds, side, side)``: of a Keras classifier of that image size, ``lambda x: xai.predict(model, x)`` and
+    ``lambda x: xai.explain(model, x, 1, "hirescam")``. Returns the scores, and maps float32 ``(n, height, width)``.
+    """
+    crops, starts = crops_of(images, found, side)
+    crops = crops.astype(np.float32)
+    return classify(crops), paste(explain(crops), starts, found, (len(images), *images.shape[1:3]))

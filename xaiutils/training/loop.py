@@ -95,11 +95,7 @@ def fit(
     loss = objective.loss(recipe, train.y, head.outputs[0].shape[-1])
     trained = [*_trained(body, recipe), *head.trainable_variables]
     with nullcontext() if strategy is None else strategy.scope():
-        # The devices' gradients come to the optimiser divided by their number, see `compiled`: so must the clip.
-        devices = tf.distribute.get_strategy().num_replicas_in_sync
-        optimizer = make_optimizer(replace(recipe, clip=recipe.clip / devices), schedule)
-        if scale_loss:
-            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+        optimizer = _optimizer(recipe, schedule, scale_loss)
         step, forward = compiled(body, head, trained, loss, optimizer, recipe, seed, objective)
         average = MovingAverage(trained, recipe.average)
     variables = [v for m in (body, head) if m is not None for v in m.variables]
@@ -111,16 +107,15 @@ def fit(
         load_variables(checkpoint.path, others)
     saved = time.monotonic()
     before = len(state.rows) - state.epoch
-    measures = [recipe.monitor, *([recipe.also_keep] if recipe.also_keep else [])]
     for epoch in progress(range(state.epoch + 1, recipe.epochs + 1), title="epochs"):
         if epoch > 1 and epoch - 1 - max(0, state.kept[recipe.monitor].epoch - before) >= recipe.patience:
             break
         start, number = time.monotonic(), before + epoch
         order = epoch_order(train.y, steps * batch_size, recipe.balance == "balanced_batches", others.rng)
         seen = []
-        for i, batch in enumerate(order.reshape(steps, -1)):
+        for batch in order.reshape(steps, -1):
             seen.append(step(*train.batch(batch, recipe, others.rng)))
-            average.update((epoch - 1) * steps + i)
+            average.update((epoch - 1) * steps + len(seen) - 1)
         mean_loss, mean_score = np.mean(seen, axis=0)
         with average.in_place():
             measured = validate(forward, val.x, val.y, recipe.batch_size, auc, objective)
@@ -131,15 +126,28 @@ def fit(
         row |= measured | {"learning_rate": float(schedule(epoch * steps)), "seconds": time.monotonic() - start}
         state.rows.append(row)
         state.epoch = epoch
-        for name in measures:
-            kept = state.kept.get(name, BestEpoch())
-            if is_better(name, row, kept, state.rows, recipe.min_delta):
-                state.kept[name] = BestEpoch(score(name, row), number, weights)
+        _keep(state, recipe, weights)
         with average.in_place():
             after_epoch(row)
         if checkpoint is not None and checkpoint.due(epoch, time.monotonic() - saved):
             save_state(checkpoint.path, state, checkpoint.about, others)
             saved = time.monotonic()
+
+
+def _optimizer(recipe: Recipe, schedule: Any, scale_loss: bool) -> keras.optimizers.Optimizer:
+    # The devices' gradients come to the optimiser divided by their number, see `compiled`: so must the clip.
+    devices = tf.distribute.get_strategy().num_replicas_in_sync
+    optimizer = make_optimizer(replace(recipe, clip=recipe.clip / devices), schedule)
+    return keras.optimizers.LossScaleOptimizer(optimizer) if scale_loss else optimizer
+
+
+def _keep(state: State, recipe: Recipe, weights: list[np.ndarray]) -> None:
+    """Keep the weights of the last row where it is the best so far."""
+    row = state.rows[-1]
+    for name in filter(None, (recipe.monitor, recipe.also_keep)):
+        kept = state.kept.get(name, BestEpoch())
+        if is_better(name, row, kept, state.rows, recipe.min_delta):
+            state.kept[name] = BestEpoch(score(name, row), row["epoch"], weights)
 
 
 def score(name: str, row: dict[str, Any]) -> float:

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,14 @@ from xaiutils.training.recipe import Recipe
 MAPS = ("where", "what", "attention")  # layers of the head
 
 
-def check_places(model: keras.Model, train_ds: ImageDataset, recipe: Recipe, objective: Objective) -> None:
+def check_places(model: keras.Model, train_ds: ImageDataset, stages: Sequence[Recipe], objective: Objective) -> None:
     """Raise ValueError for a model or data that a stage by places cannot train."""
-    if not (recipe.where or recipe.what):
-        return
+    for stage in stages:
+        if stage.where or stage.what:
+            _check_maps(model, train_ds, stage, objective)
+
+
+def _check_maps(model: keras.Model, train_ds: ImageDataset, recipe: Recipe, objective: Objective) -> None:
     if {layer.name for layer in model.layers}.isdisjoint(MAPS):
         raise ValueError(f"recipe {recipe.name} is for build_model(head='where_and_what'); the model has no such maps.")
     if type(objective) is not Classes:
@@ -132,23 +137,31 @@ def lower_features(
         mask = np.zeros(pixels.shape[:2], bool) if ds.masks is None else np.ascontiguousarray(ds.masks[i])
         state = "unknown" if ds.evidence is None else str(ds.evidence[i])
         digest = hashlib.sha256(about + pixels.tobytes())
-        of_image = int.from_bytes(digest.digest()[:8])
-
-        def changed(pixels: Any = pixels, mask: Any = mask, of_image: int = of_image) -> tuple[np.ndarray, np.ndarray]:
-            x, masks = (np.repeat(v[None], max(copies, 1), axis=0) for v in (pixels, mask))
-            if recipe is None or not copies:
-                return x.astype(np.float32), masks
-            return changed_together(x, masks, recipe, np.random.default_rng([seed, of_image]))
-
-        def gridded(state: str = state, changed: Callable = changed) -> np.ndarray:
-            x, masks = changed()
-            return grids_of(x, masks, np.full(len(x), state), shape)
-
-        features.append(_kept(folder, digest, lambda changed=changed: run(changed()[0]).numpy()))
+        change = partial(_changed, pixels, mask, recipe, [seed, int.from_bytes(digest.digest()[:8])])
+        features.append(_kept(folder, digest, partial(_features_of, run, change)))
         if all(shape):
             digest.update(json.dumps([state, shape]).encode() + mask.tobytes())
-            grids[i] = _kept(folder, digest, gridded)
+            grids[i] = _kept(folder, digest, partial(_grids_of, state, shape, change))
     return features, grids
+
+
+def _changed(
+    pixels: np.ndarray, mask: np.ndarray, recipe: Recipe | None, seeds: list[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The copies of an image and its mask; of no ``copies`` itself alone."""
+    if recipe is None or not recipe.copies:
+        return pixels[None].astype(np.float32), mask[None]
+    pixels, mask = (np.repeat(x[None], recipe.copies, axis=0) for x in (pixels, mask))
+    return changed_together(pixels, mask, recipe, np.random.default_rng(seeds))
+
+
+def _features_of(run: Callable, change: Callable) -> np.ndarray:
+    return run(change()[0]).numpy()
+
+
+def _grids_of(state: str, shape: tuple[int, int], change: Callable) -> np.ndarray:
+    pixels, masks = change()
+    return grids_of(pixels, masks, np.full(len(pixels), state), shape)
 
 
 def _kept(folder: Path | None, digest: Any, compute: Callable[[], np.ndarray]) -> np.ndarray:

@@ -35,7 +35,7 @@ def evidence_grid(mask: np.ndarray, grey: np.ndarray, shape: tuple[int, int]) ->
     edges = [(np.arange(n) * step).astype(int) for n, step in zip(shape, steps, strict=True)]
     brightest = np.maximum.reduceat(np.maximum.reduceat(grey, edges[0], axis=0), edges[1], axis=1)
     grid = np.where(brightest > 0, OTHER, DARK).astype(np.int8)
-    middles = np.stack(np.indices(shape), axis=-1) * steps + (steps - 1) / 2
+    middles = np.moveaxis(np.indices(shape), 0, -1) * steps + (steps - 1) / 2
     parts, _ = ndimage.label(mask)
     ellipses = []
     for number, box in enumerate(ndimage.find_objects(parts), 1):

@@ -109,10 +109,8 @@ def train(
     check_choice("precision", precision, PRECISIONS)
     formats = check_output(run_dir, resume, save_every, formats)
     strategy = make_strategy(devices)
-    stages, warnings = _prepared(recipe, train_ds, val_ds, objective)
+    stages, warnings = _prepared(model, recipe, train_ds, val_ds, objective)
     check_devices(1 if strategy is None else strategy.num_replicas_in_sync, stages, len(train_ds))
-    for stage in stages:
-        check_places(model, train_ds, stage, objective)
     dropouts = [head_dropout(model, stage) for stage in stages]
     warnings += shared_patients(train_ds, val_ds) + _warnings(model, train_ds, stages)
     for text in warnings:
@@ -151,8 +149,9 @@ def train(
 
 
 def _overlaid(recipe: Recipe, changes: dict[str, Any], epochs: int | None) -> Recipe:
-    everywhere = {name: changes[name] for name in ("batch_size", "frozen_lower", "copies") if name in changes}
-    return in_every_stage(recipe, **everywhere if epochs is None else everywhere | {"epochs": epochs})
+    given = changes if epochs is None else changes | {"epochs": epochs}
+    everywhere = ("epochs", "batch_size", "frozen_lower", "copies")
+    return in_every_stage(recipe, **{name: given[name] for name in everywhere if name in given})
 
 
 @dataclass(frozen=True)
@@ -237,7 +236,7 @@ def _begin_stage(number: int, stages: list[Recipe], state: State, model: keras.M
 
 
 def _prepared(
-    recipe: Recipe, train_ds: ImageDataset, val_ds: ImageDataset, objective: Objective
+    model: keras.Model, recipe: Recipe, train_ds: ImageDataset, val_ds: ImageDataset, objective: Objective
 ) -> tuple[list[Recipe], list[str]]:
     """The stages as these data want them, and sentences on what was changed."""
     stages, warnings = recipe.stages, []
@@ -249,6 +248,7 @@ def _prepared(
     elif _watches(stages, "val_auc") and not objective.has_auc(val_ds):
         warnings.append("val_ds has images of one class alone, which has no AUC: val_loss is watched instead.")
         stages = [_watching_loss(s, ("val_auc",)) for s in stages]
+    check_places(model, train_ds, stages, objective)
     return stages, warnings
 
 
