@@ -81,7 +81,7 @@ def _box_about(where: np.ndarray, row: int, column: int) -> np.ndarray:
     """First and past the last row and column, (top, left, bottom, right), of the places that belong to a peak."""
     p = 1 / (1 + np.exp(-where.astype(float)))
     parts, _ = ndimage.label(p >= p[row, column] / 2)
-    down, across = ndimage.find_objects(parts == parts[row, column])[0]
+    down, across = ndimage.find_objects((parts == parts[row, column]).astype(int))[0]
     return np.array([down.start, across.start, down.stop, across.stop])
 
 

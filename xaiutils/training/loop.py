@@ -105,8 +105,7 @@ def fit(
     others = Variables(np.random.default_rng(seed), variables, probe)
     if state.epoch and checkpoint is not None:
         load_variables(checkpoint.path, others)
-    saved = time.monotonic()
-    before = len(state.rows) - state.epoch
+    saved, before = time.monotonic(), len(state.rows) - state.epoch
     for epoch in progress(range(state.epoch + 1, recipe.epochs + 1), title="epochs"):
         if epoch > 1 and epoch - 1 - max(0, state.kept[recipe.monitor].epoch - before) >= recipe.patience:
             break

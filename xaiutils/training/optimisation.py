@@ -186,7 +186,9 @@ class MovingAverage:
 
     def __init__(self, variables: Sequence[keras.Variable], decay: float):
         self._watched = list(variables) if decay else []
-        self.variables = [keras.Variable(v.value, trainable=False, name="average") for v in self._watched]
+        self.variables = [
+            keras.Variable(ops.convert_to_numpy(v), trainable=False, name="average") for v in self._watched
+        ]
 
         @tf.function(input_signature=[tf.TensorSpec([], tf.float32)], autograph=False)
         def follow(step):

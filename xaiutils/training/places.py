@@ -120,7 +120,8 @@ def crop_start(grid: np.ndarray, side: int, code: int, rng: np.random.Generator)
     places = places if len(places) else np.argwhere(grid == OTHER)
     middle = places[rng.integers(len(places))] if len(places) else np.array(grid.shape) // 2
     start = middle - side // 2 + rng.integers(-(side // 4), side // 4 + 1, size=2)
-    return np.clip(start // 2 * 2, 0, np.subtract(grid.shape, side))
+    start = np.clip(start // 2 * 2, (middle - side + 2) // 2 * 2, middle // 2 * 2)  # the place stays in it
+    return np.clip(start, 0, np.subtract(grid.shape, side))
 
 
 def _cut(x: np.ndarray, start: np.ndarray, side: int, step: int) -> np.ndarray:
