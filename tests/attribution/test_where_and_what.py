@@ -6,6 +6,7 @@ from small_models import where_and_what_network
 
 import xaiutils as xai
 from xaiutils.attribution.methods import METHODS
+from xaiutils.attribution.suitability import suits
 from xaiutils.backend import keras
 from xaiutils.graph.cam_layers import cam_layers
 from xaiutils.graph.network import Network
@@ -43,7 +44,7 @@ def blob():
 
 def suited():
     network = Network.of(where_and_what_network())
-    return [name for name in METHODS if not xai.suits(network, name)]
+    return [name for name in METHODS if not suits(network, name)]
 
 
 def test_which_methods_suit():
@@ -51,7 +52,7 @@ def test_which_methods_suit():
     attention = {"raw_attention", "attention_rollout", "transformer_attribution", "legrad"}
     assert set(METHODS) - set(suited()) == attention | {"cam"}
     network = Network.of(where_and_what_network(pooling="top_k"))
-    with_rules = {name for name in METHODS if "keep_largest" in xai.suits(network, name)}
+    with_rules = {name for name in METHODS if "keep_largest" in suits(network, name)}
     assert {"lrp", "deep_lift", "guided_backprop"} <= with_rules
     assert not with_rules & {"grad_cam", "integrated_gradients", "occlusion"}
 

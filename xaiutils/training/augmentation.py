@@ -23,9 +23,8 @@ def augment(images: np.ndarray, recipe: Any, rng: np.random.Generator) -> np.nda
         images = warp(images, affine_matrices(images.shape[1:3], **draw(len(images), recipe, rng)))
     if recipe.flip:
         images = mirrored(images, rng, axes=(1, 2))
-    else:
-        axes = [axis for axis, on in ((1, recipe.flip_vertical), (2, recipe.flip_horizontal)) if on]
-        images = mirrored(images, rng, axes=tuple(axes))
+    elif axes := tuple(axis for axis, on in ((1, recipe.flip_vertical), (2, recipe.flip_horizontal)) if on):
+        images = mirrored(images, rng, axes)
     return images
 
 
