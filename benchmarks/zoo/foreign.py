@@ -222,7 +222,7 @@ def planned() -> list[str]:
 
 def draw_weights(model: keras.Model, seed: int = 0) -> None:
     """Weights under which no part is without effect: scales in [0.5, 1.5], biases and embeddings that are not 0, and
-    for batch norms the statistics of noise, so that signals neither die out nor explode."""
+    for batch norms the statistics of such images, so that signals neither die out nor explode."""
     rng = np.random.default_rng(seed)
     for variable in model.variables:
         if not keras.backend.is_float_dtype(variable.dtype) or "seed" in variable.path:
@@ -235,20 +235,22 @@ def draw_weights(model: keras.Model, seed: int = 0) -> None:
             variable.assign(rng.uniform(0.5, 1.5, value.shape))
         elif flat:
             variable.assign(value + rng.normal(0, 0.1, value.shape))
-    norms = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-    if norms:
-        model(tf.constant(images(8, *model.input_shape[2:])), training=True)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+    layers = keras.layers
+    kinds = ((layers.BatchNormalization, "momentum"), (layers.Dropout, "rate"))
+    held = [(layer, name) for layer in model._flatten_layers() for kind, name in kinds if isinstance(layer, kind)]
+    before = [getattr(layer, name) for layer, name in held]
+    for layer, name in held:
+        setattr(layer, name, 0.0)
+    model(tf.constant(images(8, *model.input_shape[2:])), training=bool(held))
+    for (layer, name), value in zip(held, before, strict=True):
+        setattr(layer, name, value)
     _spread(model)
 
 
 def _spread(model: keras.Model) -> None:
     """Scale the last kernel so that logits of different images differ by about 1, as a trained model's do."""
-    last = [layer for layer in model._flatten_layers() if getattr(layer, "kernel", None) is not None][-1]
+    core = model.layers[-1] if isinstance(model.layers[-1], keras.Model) else model
+    last = [layer for layer in core.layers if getattr(layer, "kernel", None) is not None][-1]
     logits = np.asarray(model(tf.constant(images(8, *model.input_shape[2:])), training=False), np.float32)
     last.kernel.assign(np.asarray(last.kernel) / max(float(logits.std(axis=0).mean()), 1e-6))
 
