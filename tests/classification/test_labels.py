@@ -117,6 +117,38 @@ def test_labels_without_both_kinds_are_named_and_left_out():
     auc_forest({"a": report}), label_roc_curves({"a": report})
 
 
+def of_quality(*kinds, n=40, groups=None):
+    """A label that is "right" of all images, "wrong" of all, or has "one" probability."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, (n, len(kinds)))
+    right = np.where(labels == 1, 0.8, 0.2) + rng.uniform(-0.1, 0.1, labels.shape)
+    columns = {"right": right, "wrong": 1 - right, "one": np.full(labels.shape, 0.5)}
+    scores = np.stack([columns[kind][:, c] for c, kind in enumerate(kinds)], axis=1)
+    return assess_labels(LabelPredictions(labels, scores, NAMES, groups or {}))
+
+
+def test_a_mean_of_aucs_of_1_and_0_is_as_uncertain_as_they_are():
+    report = of_quality("right", "right", "wrong")
+    macro, each = report.averages.loc["macro average"], report.table
+    assert macro["AUC"] == pytest.approx(2 / 3)
+    assert macro["AUC low"] == pytest.approx(2 / 3 - 2 / 3 * (1 - each["AUC low"][:2].min()))
+    assert macro["AUC high"] == pytest.approx(2 / 3 + each["AUC high"]["noise"] / 3)
+    assert np.isnan(macro["average precision low"])
+    assert any("macro average of average precision has no interval" in note for note in report.notes)
+    whole = of_quality("right", "right", "right")
+    assert whole.averages.loc["macro average", "AUC low"] == pytest.approx(whole.table["AUC low"].min())
+    patients = of_quality("right", "right", "wrong", groups={"patient": np.arange(40) // 2})
+    assert patients.averages.loc["macro average", "AUC low"] < macro["AUC low"]
+
+
+def test_labels_that_are_told_the_wrong_way_round_or_not_at_all_are_named():
+    report = of_quality("right", "one", "wrong")
+    assert "'noise' is told the wrong way round (AUC 0.00 [0.00 to" in report.verdict
+    assert "'fair' has one probability for all images" in report.verdict
+    assert np.isnan(report.averages.loc["macro average", "AUC low"])
+    assert any("of AUC" in note and "that of 'fair' has none" in note for note in report.notes)
+
+
 @pytest.mark.parametrize(
     ("labels", "p", "said"),
     [

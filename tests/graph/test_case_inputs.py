@@ -127,3 +127,23 @@ def test_equal_rows_are_one_group():
     rows = {"a": np.array([[1.0], [2], [1]]), "b": np.array([0, 0, 0])}
     assert [list(members) for members, _ in groups(rows, 3)] == [[0, 2], [1]]
     assert [list(members) for members, _ in groups({}, 3)] == [[0, 1, 2]]
+
+
+@pytest.mark.parametrize("table", ["embedding", "encoding"])
+def test_numbers_that_a_model_cannot_look_up_are_named(table):
+    """TensorFlow fails on a CPU, and takes zeros on a GPU."""
+    images, site = keras.Input((8, 8, 3)), keras.Input((1,), name="site", dtype="float32")
+    found = layers.Embedding(4, 2, name="sites")(keras.ops.cast(site, "int32"))
+    if table == "encoding":
+        found = layers.CategoryEncoding(4, output_mode="one_hot", name="sites")(site)
+    x = layers.Concatenate()([layers.GlobalAveragePooling2D()(images), layers.Flatten()(found)])
+    mine, pixels = keras.Model([images, site], layers.Dense(2)(x)), np.zeros((3, 8, 8, 3), np.float32)
+    wrapped = xai.wrap(mine, scaling="0-1", inputs={"site": "case"})
+    assert np.isfinite(xai.predict(wrapped, pixels, inputs={"site": [0, 3, 1]})).all()
+    said = r"inputs\['site'\]: the rows of the cases \[1, 2\] hold -1, 4; .*sites has entries from 0 to 3"
+    with pytest.raises(ValueError, match=said):
+        xai.predict(wrapped, pixels, inputs={"site": [0, 4, -1]})
+    with pytest.raises(ValueError, match="the rows of the cases"):
+        xai.explain(wrapped, pixels, 0, "vanilla_gradients", inputs={"site": [0, 4, -1]})
+    with pytest.raises(ValueError, match=r"inputs\['site'\] holds 7; .* has entries from 0 to 3"):
+        xai.wrap(mine, scaling="0-1", inputs={"site": 7})

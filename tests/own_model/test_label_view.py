@@ -43,3 +43,16 @@ def test_what_has_no_labels_is_refused():
         of_label(wrapped, "mas")
     with pytest.raises(ValueError, match="index from 0 to 2"):
         of_label(wrapped, 3)
+
+
+def test_the_two_classes_of_a_view_can_be_named():
+    wrapped = xai.wrap(classifier(last="sigmoid"), scaling="0-1", class_names=NAMES)
+    named = xai.wrap(of_label(wrapped, 1), class_names=["without", "with"])
+    assert (named.facts.class_names, named.facts.positive_class) == (("without", "with"), "with")
+    scaled = xai.wrap(named, scaling="-1-1", positive_class="without")
+    assert (scaled.facts.class_names, scaled.facts.scaling) == (("without", "with"), "-1-1")
+    assert scaled.facts.positive_class == "without"
+    with pytest.raises(ValueError, match="class_names has 3 names; the view of one label has two classes"):
+        xai.wrap(named, class_names=NAMES)
+    with pytest.raises(ValueError, match="positive_class='nor' is not one of the classes"):
+        xai.wrap(named, positive_class="nor")

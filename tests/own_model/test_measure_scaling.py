@@ -66,6 +66,9 @@ def test_wrap_measures_where_the_scaling_is_not_given():
     assert (model.facts.scaling, model.facts.scaling_from) == ("0-1", "measured")
     assert (xai.predict(model, ds.images).argmax(1) == ds.labels).all()
     assert "'0-1' fits best" in model.facts.notes[0]
+    assert model.facts.class_names == ds.class_names
+    assert f"the outputs are taken to be {', '.join(ds.class_names)}, as the sample has them" in model.facts.notes[-1]
+    assert xai.wrap(brightness("0-1", 2), class_names=["x", "y"], sample=ds).facts.class_names == ("x", "y")
     given = xai.wrap(brightness("0-1", 2), scaling="-1-1", sample=ds)
     assert (given.facts.scaling, given.facts.scaling_from) == ("-1-1", "given")
 
@@ -209,8 +212,12 @@ def test_one_unit_of_the_class_that_the_data_have_first():
     ds = dataset(pixels, pixels[:, 0, 0, 0] <= 127.5, names=("malignant", "normal"))
     found = xai.wrap(brightness("0-1", 1, head="sigmoid"), sample=ds, positive_class="malignant")
     assert found.facts.scaling == "0-1"
-    with pytest.raises(ValueError, match="one unit is the probability of 'malignant'"):
+    assert found.facts.class_names == ("normal", "malignant"), "as many as the sample has, the positive one last"
+    with pytest.raises(ValueError, match="the model's classes are normal, malignant"):
         check_order(found, ds.class_names)
+    unnamed = xai.wrap(brightness("0-1", 1, head="sigmoid"), scaling="0-1", positive_class="malignant")
+    with pytest.raises(ValueError, match="one unit is the probability of 'malignant'"):
+        check_order(unnamed, ds.class_names)
     ordered = in_order_of(found, ds.class_names)
     assert (xai.predict(ordered, ds.images).argmax(1) == ds.labels).all()
 

@@ -288,8 +288,6 @@ def test_a_saved_copy_needs_no_wrapping(tmp_path):
     wrapped.save(tmp_path / "pixels.keras")
     read = keras.models.load_model(tmp_path / "pixels.keras")
     np.testing.assert_allclose(read(PIXELS), wrapped(PIXELS), atol=1e-6)
-    with pytest.raises(ValueError, match="holds values of clinical, site, which a file does not keep"):
-        xai.wrap(several_inputs(), inputs={"clinical": [0, 0], "site": 0}).save(tmp_path / "held.keras")
 
 
 def test_rows_of_cases_come_with_the_call():

@@ -51,6 +51,7 @@ def test_percentiles_by_hand():
     missing[:101] = np.nan
     assert np.isnan(percentile_interval(missing, 0.5)).all()
     assert np.isnan(percentile_interval(np.ones(100), 0.95)).all()
+    assert np.isnan(percentile_interval(np.append(np.full(999, 0.67), 0.68), 0.95)).all()  # "[0.67 to 0.67]"
 
 
 def test_percentiles_of_columns_leave_out_what_has_no_value():

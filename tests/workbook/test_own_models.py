@@ -1,6 +1,7 @@
 """A user's own models in parameters, runs, the command line and matrices (FAULTS C3)."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -62,6 +63,8 @@ def test_a_path_is_taken_from_where_the_user_is(file, monkeypatch):
         ([{"path": "{file}", "name": "a/b"}], "is not a folder name"),
         ([{"path": "{file}", "name": "vit_mini16"}], "is that of a model of this package"),
         ([{"scaling": "0-1"}], "nor a mapping with a 'path'"),
+        ([{"path": ""}], "the path of .* is empty"),
+        (["mine.KERAS"], "there is no mine.KERAS"),
         (["{file}", "{file}"], "twice"),
     ],
 )  # fmt: skip
@@ -90,6 +93,15 @@ def test_options_of_the_command_line(file):
         check({"models": [str(file)], "model_options": {"scalling": "0-1"}})
 
 
+def test_a_comma_in_a_path(tmp_path):
+    path = str(tmp_path / "mine, best.keras")
+    given = [f'models="{path}", vit_mini16', f"models={path}, vit_mini16"]
+    assert read_arguments(given[:1])["models"] == [path, "vit_mini16"]
+    assert read_arguments(given[1:])["models"] != [path, "vit_mini16"]
+    Path(path).touch()
+    assert read_arguments([f"models={path}"])["models"] == [path]
+
+
 def test_each_notebook_is_given_the_file_or_its_name(file, capsys):
     shared = prepare({"models": [str(file)], "model_options": {"scaling": "0-1"}, "dataset": "digits"}, STEPS)
     entry = {"name": "mine", "path": str(file), "scaling": "0-1"}
@@ -106,7 +118,8 @@ def test_each_notebook_is_given_the_file_or_its_name(file, capsys):
 def test_a_scaling_is_measured_on_more_than_a_few_images(n_val, n_train, chosen):
     """Of 6 validation images a model of x / 255 was right on all by raw pixels, and read so from then on."""
     ones = {s: dataset(n, s) for s, n in (("val", n_val), ("train", n_train))}
-    assert sample_of(ones["val"], ones["train"]) is ones[chosen]
+    assert sample_of(ones) is ones[chosen]
+    assert sample_of({"test": ones["val"]}) is ones["val"]
 
 
 def dataset(n, split):

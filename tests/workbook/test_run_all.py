@@ -17,7 +17,7 @@ from PIL import Image
 from trees import make_cbis, make_inbreast
 
 from xaiutils.datasets import DATASETS
-from xaiutils.workbook.execute import NotebookError
+from xaiutils.workbook.execute import NotebookError, execute
 from xaiutils.workbook.html_report import write_report
 from xaiutils.workbook.parameters import PARAMETERS
 from xaiutils.workbook.run_all import ROOT, check_data, main, notebooks, prepare, read_arguments, run_notebooks
@@ -405,3 +405,43 @@ def test_a_wrong_folder_is_refused_before_a_notebook_starts(tmp_path, capsys):
     said = capsys.readouterr()
     assert "16 images of 2 classes" in said.out
     assert "patient_from=1" in said.err
+
+
+def test_a_run_that_is_ended_says_what_it_keeps_and_how_it_goes_on(tmp_path, monkeypatch, capsys):
+    def execute(step, *_, tell):
+        assert tell is None, "nobody looks"
+        if step.stem.startswith("02"):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("xaiutils.workbook.run_all.execute", execute)
+    assert main(["run_name=mine", f"runs_dir={tmp_path}"]) == 130
+    said = capsys.readouterr()
+    assert "[2/7] 02_train_models ... interrupted\nKept in " in said.out
+    assert "mine: 01_data_preparation. The same command starts over" in said.out
+    assert "from 02_train_models with run_name = 'mine'" in said.out
+    assert not said.err
+
+
+def test_a_terminal_shows_which_cell_is_under_way(tmp_path, monkeypatch, capsys):
+    made = [
+        nbformat.v4.new_markdown_cell("# The title\n\ntext\n\n## A part"),
+        nbformat.v4.new_code_cell("1"),
+        nbformat.v4.new_markdown_cell("more, without a heading"),
+        nbformat.v4.new_code_cell("2"),
+    ]
+    spec = {"kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=made, metadata=spec), tmp_path / "01_made.ipynb")
+    told = []
+    execute(tmp_path / "01_made.ipynb", {}, tmp_path / "run", {}, tell=lambda *place: told.append(place))
+    assert told == [(1, 2, "A part"), (2, 2, "A part")]
+
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setattr(
+        "xaiutils.workbook.run_all.execute", lambda step, *_, tell: step.stem.startswith("02") or tell(3, 9, "A part")
+    )
+    with pytest.raises(FileNotFoundError):  # no notebook left a record
+        run_notebooks({"run_name": "mine"}, tmp_path)
+    first, *_ = capsys.readouterr().out.split("[2/7]")
+    assert first == "[1/7] 01_data_preparation ... \r\x1b[K[1/7] 01_data_preparation ... cell 3 of 9: A part" + (
+        "\r\x1b[K[1/7] 01_data_preparation ... 0 s\n"
+    )

@@ -11,7 +11,6 @@ from xaiutils.classification.curves import PositiveRanks, youden_threshold
 from xaiutils.classification.predictions import Predictions
 from xaiutils.classification.report import Report
 from xaiutils.statistics.bootstrap import bootstrap_means, percentile_interval, replicates
-from xaiutils.statistics.delong import auc_interval
 from xaiutils.statistics.formatting import with_interval
 from xaiutils.statistics.proportions import proportion_interval
 from xaiutils.text import counted
@@ -179,7 +178,8 @@ def assess_labels(
     if (optimistic := table["chosen on"].eq(_ON_THESE)).any():
         who = "Thresholds" if optimistic.sum() == len(table) else f"Thresholds of {', '.join(table.index[optimistic])}"
         notes.append(f"{who} are chosen on the judged images: sensitivity and specificity are optimistic.")
-    averages = _averages(predictions, n_resamples, confidence, seed)
+    averages = _averages(predictions, table, n_resamples, confidence, seed)
+    notes = [*_of_ranking(table, reports), *notes, *_without_interval(table, averages)]
     return LabelReport(name, split, predictions, reports, table, averages, confidence, n_resamples, seed, tuple(notes))
 
 
@@ -219,7 +219,35 @@ def _at_threshold(
     return row
 
 
-def _averages(predictions: LabelPredictions, n_resamples: int, confidence: float, seed: int) -> pd.DataFrame:
+def _of_ranking(table: pd.DataFrame, reports: Mapping[str, Report]) -> list[str]:
+    """The labels that are told by chance at most, in words."""
+    said = []
+    for label, row in table[table["AUC"] <= 0.5].iterrows():
+        auc = f"(AUC {with_interval(_row(row, 'AUC'))})"
+        if not np.ptp(reports[str(label)].predictions.probabilities):
+            said.append(f"'{label}' has one probability for all images, which ranks nothing.")
+        elif row["AUC high"] < 0.5:
+            said.append(f"'{label}' is told the wrong way round {auc}: images without it score higher. Is the model's "
+                        "output another label, or its absence?")  # fmt: skip
+        else:
+            said.append(f"'{label}' is told no better than by chance {auc}.")
+    return said
+
+
+def _without_interval(table: pd.DataFrame, averages: pd.DataFrame) -> list[str]:
+    """Why macro averages have no interval, in words."""
+    said: dict[tuple[str, ...], list[str]] = {}
+    for area in _AREAS:
+        unknown = tuple(f"'{name}'" for name in table.index[table[area].notna() & table[f"{area} low"].isna()])
+        if unknown and np.isnan(averages.loc["macro average", f"{area} low"]):
+            said.setdefault(unknown, []).append(area)
+    return [f"The macro average of {' and '.join(areas)} has no interval, as that of {', '.join(names)} has none: all "
+            "draws agree, or too few images show it." for names, areas in said.items()]  # fmt: skip
+
+
+def _averages(
+    predictions: LabelPredictions, table: pd.DataFrame, n_resamples: int, confidence: float, seed: int
+) -> pd.DataFrame:
     """`LabelReport.averages`: all labels are resampled together, patient by patient."""
     units = predictions.units
     once = _areas(predictions, np.ones((len(units), 1), np.int32))
@@ -228,19 +256,28 @@ def _averages(predictions: LabelPredictions, n_resamples: int, confidence: float
     for (average, area), value in once.items():
         samples = np.concatenate([block[average, area] for block in blocks])
         interval = percentile_interval(samples, confidence)
-        if (average, area) == ("macro average", "AUC"):
-            interval = auc_interval(float(value[0]), samples, *_least_units(predictions), confidence)
+        if average == "macro average":
+            interval = _macro_interval(area, float(value[0]), interval, table.dropna(subset=[area]))
         rows.setdefault(average, {}).update(_columns(area, float(value[0]), *interval))
     both = ((predictions.labels == 1).any(axis=0) & (predictions.labels == 0).any(axis=0)).sum()
     return pd.DataFrame.from_dict(rows, orient="index").assign(labels=int(both))
 
 
-def _least_units(predictions: LabelPredictions) -> tuple[int, int]:
-    """Units with and without the label that has the fewest, of those with both kinds. Where all AUCs are 1, this bounds
-    their mean as it bounds one AUC: a lower mean has a label with a lower AUC."""
-    counts = [[len(np.unique(predictions.units[column == y])) for y in (1, 0)] for column in predictions.labels.T]
-    both = [(positive, negative) for positive, negative in counts if positive and negative]
-    return min(both, key=min) if both else (0, 0)
+def _macro_interval(area: str, value: float, drawn: tuple[float, float], each: pd.DataFrame) -> tuple[float, float]:
+    """The interval of a mean over labels, ``each`` a row of the table; NaN where a label has none.
+
+    An AUC of 1 (or 0) is the same in all draws, which know nothing of its error: to what was ``drawn`` the mean of
+    these AUCs adds its own bound. It is that of the label of fewest images: a lower mean has a label with a lower AUC.
+    """
+    if each[f"{area} low"].isna().any():
+        return np.nan, np.nan
+    if area != "AUC" or each.empty:
+        return drawn
+    low, high = (value, value) if each[area].isin((0, 1)).all() else drawn
+    ones, zeros = each[each[area] == 1], each[each[area] == 0]
+    below = (1 - ones["AUC low"]).max() * len(ones) / len(each) if len(ones) else 0
+    above = zeros["AUC high"].max() * len(zeros) / len(each) if len(zeros) else 0
+    return low - below, high + above
 
 
 def _areas(predictions: LabelPredictions, weights: np.ndarray) -> dict[tuple[str, str], np.ndarray]:

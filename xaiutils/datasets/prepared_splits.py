@@ -1,6 +1,7 @@
 """A data set as files that are mapped into memory, not read: how a run keeps its prepared splits."""
 
 import contextlib
+import hashlib
 import json
 import secrets
 import shutil
@@ -130,3 +131,11 @@ def _read(path: Path, expected: int) -> np.ndarray:
     if check != expected:
         raise ValueError(f"{path} is damaged")
     return array
+
+
+def code_of_data() -> str:
+    """Changes when the code that prepares data does, so that a copy made by older code is not used."""
+    package = Path(__file__).parents[1]
+    beside = (package / name for name in ("images.py", "class_names.py", "file_limits.py"))
+    sources = [*sorted((package / "datasets").rglob("*.py")), *beside]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()

@@ -13,6 +13,10 @@ SPLITS = ("train", "val", "test")
 _ALIASES = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
 
 
+class NoSplitError(ValueError):
+    """The data state their splits, and not the one that is asked for."""
+
+
 def split_called(text: str) -> str | None:
     """The split that a folder or a cell of this text means, None where it names no split."""
     name = text.strip().lower()
@@ -77,7 +81,7 @@ def choose_split(records: list[Record], split: str, seed: int) -> list[Record]:
     if split in stated and not (split == "train" and "val" not in stated):
         return [r for r in records if r.split == split]
     if split == "test" or "train" not in stated:
-        raise ValueError(
+        raise NoSplitError(
             f"the data states the splits {sorted(stated)}, and no {split!r}: add it, or name no split at all, so that "
             "train, val and test are drawn by seed."
         )

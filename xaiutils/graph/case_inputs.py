@@ -43,6 +43,7 @@ def case_rows(model: keras.Model, inputs: Mapping[str, Any] | None, n: int) -> R
         found[name] = _checked(name, inputs[name], (n, *held.row_shape))
         if keras.backend.is_int_dtype(held.row_dtype) and (found[name] != np.round(found[name])).any():
             raise ValueError(f"inputs[{name!r}]: the model takes integers ({held.row_dtype}), and some are none.")
+        held.check_table(found[name])
     return found
 
 

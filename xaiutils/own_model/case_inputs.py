@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 
 from xaiutils.backend import keras
-from xaiutils.models.wrapped import HeldInput
+from xaiutils.graph.flat_graph import FlatGraph
+from xaiutils.models.wrapped import HeldInput, WrappedModel
 from xaiutils.registry import suggest
 
 EVERY_CASE = "case"
+_TABLES = {keras.layers.Embedding: "input_dim", keras.layers.CategoryEncoding: "num_tokens"}
+_SAME_NUMBERS = ("Cast", "ExpandDims", "Flatten", "Identity", "Reshape", "Squeeze")  # operations of Keras
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,23 @@ def held_input(spec: InputSpec, value: Any, images: keras.KerasTensor) -> keras.
     if not for_each:
         layer.hold(check_rows(spec, value, 1))
     return layer(images)
+
+
+def note_tables(model: WrappedModel) -> None:
+    """Note beside each input that is no image where the model looks its numbers up, and check what is held there.
+    Raises ValueError where that is no entry."""
+    graph = FlatGraph(model)
+    for held in model.held_inputs.values():
+        keys = {key for step in graph.steps if step.operation is held for key in step.outputs}
+        tables = []
+        for step in graph.steps:
+            if not keys.isdisjoint(step.reads):
+                size = next((getattr(step.operation, name, None) for kind, name in _TABLES.items()
+                             if isinstance(step.operation, kind)), None)  # fmt: skip
+                tables += [] if size is None else [(size, step.path)]
+                keys.update(step.outputs if type(step.operation).__name__ in _SAME_NUMBERS else ())
+        held.table = min(tables, default=None)
+        held.check_table(held.rows)
 
 
 def check_rows(spec: InputSpec, value: Any, n: int) -> np.ndarray:

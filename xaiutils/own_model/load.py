@@ -79,10 +79,10 @@ def _kind(path: Path) -> str:
         return _kind_of_zip(path)
     if start == b"\x89HDF\r\n\x1a\n":
         return _kind_of_hdf5(path)
-    if path.suffix in _OTHERS or start.startswith(b"\x80"):
-        kind = _OTHERS.get(path.suffix, "pickle")
+    if path.suffix.lower() in _OTHERS or start.startswith(b"\x80"):
+        kind = _OTHERS.get(path.suffix.lower(), "pickle")
         raise ValueError(f"{path} is a file of {kind}, which is not read here; {_CONVERT}.")
-    if path.suffix in (".keras", ".h5", ".hdf5"):
+    if path.suffix.lower() in (".keras", ".h5", ".hdf5"):
         raise ValueError(
             f"{path} ({path.stat().st_size} bytes) is damaged or incomplete: it does not begin as a {path.suffix} file "
             "does. Copy it again."

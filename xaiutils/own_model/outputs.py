@@ -7,6 +7,7 @@ from typing import Any
 from xaiutils.backend import keras
 from xaiutils.graph.flat_graph import FlatGraph
 from xaiutils.graph.head import find_head
+from xaiutils.own_model.scalings import FunctionLayer
 from xaiutils.registry import is_integer, suggest
 
 layers, ops = keras.layers, keras.ops
@@ -14,18 +15,6 @@ layers, ops = keras.layers, keras.ops
 HEADS = ("softmax", "sigmoid", "logits", "regression", "ordinal")
 
 Output = str | int | Callable[[Any], Any]
-
-
-@keras.saving.register_keras_serializable("xaiutils")
-class OutputFunction(keras.layers.Layer):
-    """A function of the caller's on a model's outputs, as a layer, for what does not take symbolic tensors."""
-
-    def __init__(self, function: Callable[[Any], Any], **kwargs: Any):
-        super().__init__(**kwargs)
-        self.function = function
-
-    def call(self, outputs: Any) -> Any:
-        return self.function(outputs)
 
 
 @keras.saving.register_keras_serializable("xaiutils")
@@ -88,7 +77,7 @@ def _by_function(outputs: Any, function: Callable[[Any], Any]) -> Any:
     if isinstance(made, keras.KerasTensor):
         return made
     try:
-        made = OutputFunction(function, name="output_function")(outputs)
+        made = FunctionLayer(function, name="output_function")(outputs)
     except Exception as error:  # whatever a caller's function raises
         said = " ".join(str(error).split())[:300]
         raise ValueError(

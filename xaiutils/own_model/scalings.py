@@ -55,15 +55,21 @@ class StandardiseEach(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("xaiutils")
-class Scaled(keras.layers.Layer):
+class FunctionLayer(keras.layers.Layer):
     """A function of the caller's as a layer, for what does not take symbolic tensors."""
 
     def __init__(self, function: Callable[[Any], Any], **kwargs: Any):
         super().__init__(**kwargs)
         self.function = function
 
-    def call(self, x: Any) -> Any:
-        return self.function(x)
+    def call(self, inputs: Any) -> Any:
+        return self.function(inputs)
+
+    def get_config(self) -> dict[str, Any]:
+        raise ValueError(
+            f"{self.name}: a function that is given is kept by no file, copy or clone unless it is written with "
+            "keras.ops; save or copy the wrapped model's core, and wrap that again."
+        )
 
 
 def scale(images: keras.KerasTensor, scaling: Scaling) -> tuple[keras.KerasTensor, str]:
@@ -129,7 +135,7 @@ def _by_function(images: keras.KerasTensor, function: Callable[[Any], Any]) -> k
         scaled = None
     if not isinstance(scaled, keras.KerasTensor):
         try:
-            scaled = Scaled(function, name="scaling_function")(images)
+            scaled = FunctionLayer(function, name="scaling_function")(images)
         except Exception as error:  # whatever a caller's function raises
             raise ValueError(
                 f"scaling= is a function that fails on a tensor of images; a function of NumPy cannot be one, since "

@@ -12,7 +12,7 @@ from xaiutils.class_names import check_class_names, positive_class
 from xaiutils.graph.flat_graph import FlatGraph, as_function
 from xaiutils.graph.head import find_head
 from xaiutils.models.wrapped import ModelFacts, WrappedModel
-from xaiutils.own_model.case_inputs import EVERY_CASE, InputSpec, held_input, image_among
+from xaiutils.own_model.case_inputs import EVERY_CASE, InputSpec, held_input, image_among, note_tables
 from xaiutils.own_model.load import load
 from xaiutils.own_model.measure_scaling import measure_scaling
 from xaiutils.own_model.outputs import Output, chosen_output, output_names, with_head
@@ -81,7 +81,8 @@ def wrap(
             probabilities P(y > k), which become those of the classes).
         channels_first: whether the model takes ``(n, channels, height, width)``; None: by its input's shape. Images
             are given ``(n, height, width, channels)`` all the same.
-        sample: labelled images, on which the scaling is measured where it is not given.
+        sample: labelled images, on which the scaling is measured where it is not given, and whose ``class_names`` are
+            taken where none are given and the number fits, which ``facts.notes`` says.
         trusted: load code in the file (a Lambda layer), which could do anything on this machine.
         architecture: what a file of weights alone is of: a name of `build_model`, or its arguments.
         custom_objects: your own layers and functions that the file names.
@@ -97,7 +98,7 @@ def wrap(
     }  # fmt: skip
     if isinstance(model, WrappedModel):
         again = model.with_options(**{name: value for name, value in given.items() if value is not None})
-        return again if scaling is not None or sample is None else _measured(again, sample)
+        return again if sample is None else _by_sample(again, sample, scaling is None)
     if isinstance(model, str | Path):
         core, source = load(model, trusted, architecture, custom_objects, class_names), str(model)
     elif isinstance(model, keras.layers.Layer):
@@ -105,9 +106,23 @@ def wrap(
     else:
         raise TypeError(f"model is {type(model).__name__}; expected a Keras model, or the path of a file or folder.")
     wrapped = _assemble(core, source, _Options(**given))
-    if scaling is not None or sample is None:
-        return wrapped
-    return _measured(wrapped, sample)
+    return wrapped if sample is None else _by_sample(wrapped, sample, scaling is None)
+
+
+def _by_sample(wrapped: WrappedModel, sample: "ImageDataset", measured: bool) -> WrappedModel:
+    """The model with what ``sample`` tells of it: its scaling, where it is to be ``measured``, and its classes, where
+    they have no names and are as many. One unit is the probability of the positive class, where that is given."""
+    model = _measured(wrapped, sample) if measured else wrapped
+    facts, units = model.facts, model.output_shape[1]
+    if facts.class_names is not None or facts.head == "regression" or len(sample.class_names) != max(units, 2):
+        return model
+    names = list(sample.class_names)
+    if units == 1 and facts.positive_class in names:
+        names.sort(key=facts.positive_class.__eq__)
+    named = model.with_options(class_names=names)
+    note = f"class_names= is not given: the outputs are taken to be {', '.join(names)}, as the sample has them."
+    named.facts = replace(facts, class_names=named.facts.class_names, notes=(*facts.notes, note))
+    return named
 
 
 def _measured(wrapped: WrappedModel, sample: "ImageDataset") -> WrappedModel:
@@ -151,6 +166,7 @@ def _assemble(core: Any, source: str, options: _Options) -> WrappedModel:
         case_inputs=tuple(name for name, value in given.items() if isinstance(value, str) and value == EVERY_CASE),
     )
     wrapped = WrappedModel(images, scores, core=core, facts=facts, name=f"wrapped_{core.name}")
+    note_tables(wrapped)
     pictures = [s.name for s in specs if s is not spec and len(s.shape) == 4]
     wrapped.facts = replace(facts, notes=(*_notes(wrapped, options), *_of_pictures(pictures)))
 

@@ -70,9 +70,9 @@ def percentiles(samples: np.ndarray, confidence: float) -> np.ndarray:
 
 def percentile_interval(samples: np.ndarray, confidence: float) -> tuple[float, float]:
     """`percentiles` of ``samples`` ``(n_resamples,)``; NaN where over a tenth of them have no value, as happens with
-    fewer than three units of a class, or where all agree: that is not certainty."""
+    fewer than three units of a class, or where the ends agree: that is not certainty."""
     found = samples[np.isfinite(samples)]
-    if len(found) < _LEAST_DEFINED * len(samples) or np.ptp(found) < 1e-12:
+    if len(found) < _LEAST_DEFINED * len(samples) or not len(found):
         return np.nan, np.nan
     low, high = percentiles(found, confidence)
-    return float(low), float(high)
+    return (float(low), float(high)) if high - low >= 1e-12 else (np.nan, np.nan)

@@ -15,11 +15,15 @@ def score(value: float) -> str:
 
 
 def with_interval(row: pd.Series, as_percent: bool = False) -> str:
-    """The ``value`` of a row and, where it has one, its interval: "0.72 [0.61 to 0.80]", "72.0 % [61.0 to 80.0 %]"."""
+    """The ``value`` of a row and, where it has one, its interval: "0.72 [0.61 to 0.80]", "72.0 % [61.0 to 80.0 %]".
+    Of a narrow one the ends have as many decimals more as tell them apart."""
     value = percent(row["value"]) if as_percent else score(row["value"])
     if not np.isfinite(row["low"]):
         return value
     low, high = (f"{100 * v:.1f}" if as_percent else score(v) for v in (row["low"], row["high"]))
+    for digits in range(2, 6):
+        if low == high and row["low"] < row["high"]:
+            low, high = (f"{(100 if as_percent else 1) * v:.{digits}f}" for v in (row["low"], row["high"]))
     return f"{value} [{low} to {high}{' %' if as_percent else ''}]"
 
 

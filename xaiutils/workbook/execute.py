@@ -6,7 +6,7 @@ Light on purpose (no TensorFlow, no NumPy): a batch starts a process for every c
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,19 +32,20 @@ def execute(
     folder: Path,
     environment: Mapping[str, str],
     cell_seconds: int = CELL_SECONDS,
+    tell: Callable[[int, int, str], None] | None = None,
 ) -> Path:
     """Execute a notebook; returns its executed copy, ``folder/notebooks/NAME.ipynb``.
 
     The copy appears there once all cells have run. The output of the cells goes to ``folder/log/NAME.log`` as well.
-    ``environment`` is added to the kernel's variables; ``cell_seconds`` is the limit of one cell. Raises NotebookError;
-    the notebook with the error is then kept as ``NAME.failed.ipynb``.
+    ``environment`` is added to the kernel's variables; ``cell_seconds`` is the limit of one cell. ``tell`` is called
+    before each cell: its number, how many there are, and the heading above it. Raises NotebookError; the notebook with
+    the error is then kept as ``NAME.failed.ipynb``.
     """
     import papermill
     from jupyter_client.kernelspec import NoSuchKernel
 
-    finished = folder / "notebooks" / step.name
+    finished, log = folder / "notebooks" / step.name, folder / "log" / f"{step.stem}.log"
     part, failed = finished.with_suffix(".part.ipynb"), finished.with_suffix(".failed.ipynb")
-    log = folder / "log" / f"{step.stem}.log"
     finished.parent.mkdir(parents=True, exist_ok=True)
     log.parent.mkdir(parents=True, exist_ok=True)
     with (
@@ -60,6 +61,7 @@ def execute(
                 cwd=str(step.parent),
                 kernel_name="python3",
                 progress_bar=False,
+                engine_name=_engine(tell) if tell else None,
                 stdout_file=out,
                 stderr_file=out,
                 execution_timeout=cell_seconds,
@@ -91,6 +93,32 @@ def execute(
             ) from error
     part.replace(finished)
     return finished
+
+
+def _engine(tell: Callable[[int, int, str], None]) -> str:
+    """The name of an engine of papermill that tells each cell before it runs."""
+    from papermill.engines import NBClientEngine, papermill_engines
+
+    class Telling(NBClientEngine):
+        @classmethod
+        def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **options: Any) -> Any:
+            begin, cells = nb_man.cell_start, nb_man.nb.cells
+
+            def cell_start(cell: Any, cell_index: int, **more: Any) -> None:
+                begin(cell, cell_index, **more)
+                before = [
+                    text for c in cells[:cell_index] if c.cell_type == "markdown" for text in c.source.splitlines()
+                ]
+                heading = next((text.lstrip("# ") for text in reversed(before) if text.startswith("#")), "")
+                kinds = [c.cell_type for c in cells]
+                if cell.cell_type == "code":
+                    tell(kinds[: cell_index + 1].count("code"), kinds.count("code"), heading)
+
+            nb_man.cell_start = cell_start
+            return super().execute_managed_notebook(nb_man, kernel_name, **options)
+
+    papermill_engines.register("telling", Telling)
+    return "telling"
 
 
 def literal(path: Path) -> str:

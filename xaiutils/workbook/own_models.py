@@ -70,6 +70,8 @@ def own_model(entry: Any, options: Mapping[str, Any] | None = None) -> OwnModel 
     entry = {"path": entry} if isinstance(entry, str) else entry
     if not isinstance(entry, Mapping) or not isinstance(entry.get("path"), str):
         raise ValueError(f"models: {entry!r} is neither a name, nor a path, nor a mapping with a 'path'.")
+    if not entry["path"].strip():
+        raise ValueError(f"models: the path of {dict(entry)} is empty; give that of a model's file.")
     for key in entry:
         if key not in _KEYS:
             raise ValueError(f"models: unknown option {key!r} of {entry['path']}; {suggest(key, list(_KEYS))}")
@@ -96,7 +98,7 @@ def is_file(entry: Any) -> bool:
     text = entry
     if text in MODELS:
         return False
-    return text.endswith(_SUFFIXES) or "/" in text or "\\" in text or (Path(text) / "saved_model.pb").is_file()
+    return text.lower().endswith(_SUFFIXES) or "/" in text or "\\" in text or (Path(text) / "saved_model.pb").is_file()
 
 
 def _name_of(path: Path) -> str:

@@ -22,8 +22,9 @@ from matplotlib.figure import Figure
 
 from xaiutils.backend import keras
 from xaiutils.datasets import DATASETS, ImageDataset, load_dataset
-from xaiutils.datasets.prepared_splits import read_dataset, write_dataset
+from xaiutils.datasets.prepared_splits import code_of_data, read_dataset, write_dataset
 from xaiutils.datasets.reading.tree import fingerprint
+from xaiutils.datasets.splits import SPLITS, NoSplitError
 from xaiutils.files import csv_text, replace_file, write_text
 from xaiutils.graph.case_inputs import case_rows, holding
 from xaiutils.models import VALUE_LAYER, load_model
@@ -108,6 +109,18 @@ class Run:
         ds = self._dataset(split)
         return ds if every_label or not ds.multi_label else ds.of_label(self.label)
 
+    def splits(self, *names: str, every_label: bool = False) -> dict[str, ImageDataset]:
+        """The splits ``names`` (train, val and test, unless given), each as `dataset` has it. Of data that state test
+        images and none for training or validation, which do for a model of the user's own, those are left out."""
+        found = {}
+        for split in names or SPLITS:
+            try:
+                found[split] = self.dataset(split, every_label)
+            except NoSplitError:
+                if split == "test":
+                    raise
+        return found
+
     @cached_property
     def label(self) -> str:
         """Of a set of several labels the one that is explained: the parameter ``label``, else ``positive_class``, else
@@ -152,7 +165,7 @@ class Run:
     def _data_folder(self, options: Mapping[str, Any]) -> Path:
         key = {
             **options,
-            "code": _code_of_data(),
+            "code": code_of_data(),
             "files": fingerprint(Path(options["data_dir"])) if DATASETS[options["name"]].reads_files else "",
         }
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
@@ -217,12 +230,12 @@ class Run:
             else:
                 own = unchanged(kept, self._own.get(name), self.folder.name)
                 positive = self._data_parameters().get("positive_class", "")
-                self._wrapped[name] = again(kept, own, self._dataset("val"), positive)
+                self._wrapped[name] = again(kept, own, self._dataset("test"), positive)
         return self._wrapped[name]
 
     def _take_own(self, own: OwnModel) -> WrappedModel:
         """Wrap a model for the data of this run, say what was found, and keep it."""
-        sample = sample_of(self._dataset("val"), self._dataset("train"))
+        sample = sample_of(self.splits(every_label=True))
         taken = take(own, sample, self._data_parameters().get("positive_class", ""))
         print(*taken.sentences, sep="\n")
         if self._writes:
@@ -354,11 +367,3 @@ def folders(parameters: Mapping[str, Any]) -> tuple[Path, Path]:
     root = os.environ.get("XAI_RUNS") or parameters.get("runs_dir", "../runs")
     folder = Path(str(root)).resolve() / str(parameters.get("run_name", "default"))
     return folder, Path(os.environ.get("XAI_BATCH_MODELS") or folder / "models")
-
-
-def _code_of_data() -> str:
-    """Changes when the code that prepares data does, so that a copy made by older code is not used."""
-    package = Path(__file__).parents[1]
-    beside = (package / name for name in ("images.py", "class_names.py", "file_limits.py"))
-    sources = sorted([*(package / "datasets").rglob("*.py"), *beside, Path(__file__)])
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()

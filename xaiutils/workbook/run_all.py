@@ -5,12 +5,16 @@ maps in ``runs/<run_name>/``; at the end ``report.html`` shows them together.
 """
 
 import argparse
+import csv
 import json
+import logging
 import os
+import shutil
 import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +46,9 @@ def notebooks(folder: Path = NOTEBOOKS, on_request: bool = False) -> list[Path]:
 def read_arguments(assignments: Sequence[str], parameter_file: Path | None = None) -> dict[str, Any]:
     """Notebook parameters from a YAML file, overlaid with ``key=value`` texts.
 
-    Values are YAML; a list may be written with commas, and an entry of a dict by itself: ``data_options.task=five``.
+    Values are YAML; a list may be written with commas (an entry that has one in "quotes", or a path that exists), and
+    an entry of a dict by itself: ``data_options.task=five``.
+
     Raises ValueError for a text without "=" or an unreadable file; names and values are checked by `prepare`.
     """
     values: dict[str, Any] = {}
@@ -88,7 +94,9 @@ def _typed(name: str, value: Any) -> Any:
     if not isinstance(value, str) or kind is str:
         return value if kind is not str else str(value)
     if kind is list and not value.lstrip().startswith("["):
-        return [part.strip() for part in value.split(",") if part.strip()]
+        if name == "models" and _is_path(value):  # a comma of its path parts nothing
+            return [value]
+        return [part.strip() for part in next(csv.reader([value], skipinitialspace=True), []) if part.strip()]
     try:
         parsed = load_yaml(value, texts=text_names())
     except ValueError:
@@ -101,6 +109,13 @@ def _typed(name: str, value: Any) -> Any:
     if isinstance(parsed, dict) and any(v is None and ":" in str(k) for k, v in parsed.items()):
         raise ValueError(f"{name}={value!r}: YAML wants a blank after each colon; or write {name}.NAME=VALUE.")
     return parsed
+
+
+def _is_path(text: str) -> bool:
+    try:
+        return Path(text).expanduser().exists()
+    except (RuntimeError, ValueError, OSError):  # a name that is too long, a user that is none
+        return False
 
 
 def resolve_folder(folder: str) -> str:
@@ -183,6 +198,8 @@ def check_data(parameters: Mapping[str, Any]) -> None:
     Raises ValueError that says what is wrong with ``data_dir``, the options, ``positive_class``, or the class names of
     own ``models``.
     """
+    from xaiutils.models import MODELS
+
     name = parameters.get("dataset", PARAMETERS["dataset"].default)
     entry = DATASETS[name]
     if not entry.reads_files or "downloaded" in entry.access:
@@ -196,6 +213,12 @@ def check_data(parameters: Mapping[str, Any]) -> None:
         positive_class(listing.class_names, parameters.get("positive_class", ""))
     except (ValueError, TypeError, OSError) as error:
         raise ValueError(f"dataset={name!r}: {error}") from error
+    trained = [m for m in parameters.get("models") or [""] if isinstance(m, str) and m in ("", *MODELS)]
+    if trained and {record.split for record in listing.records} == {"test"}:
+        raise ValueError(
+            f"dataset={name!r}: {place} has test images alone, and nothing can be trained on them. Name a model of "
+            "your own (models=path/mine.keras), or name no split at all, so that train, val and test are drawn by seed."
+        )
     for warning in said:
         print(f"warning: {warning.message}", file=sys.stderr)
     for own in (entry for entry in parameters.get("models", []) if isinstance(entry, Mapping)):
@@ -230,16 +253,20 @@ def run_notebooks(values: Mapping[str, Any], runs_dir: Path | None = None, steps
     _forget(folder, steps)
     begun = time.monotonic()
     for number, step in enumerate(steps, start=1):
-        print(f"[{number}/{len(steps)}] {step.stem} ...", end=" ", flush=True)
+        head = f"[{number}/{len(steps)}] {step.stem} ..."
+        print(head, end=" ", flush=True)
+        back = f"\r\x1b[K{head} " if sys.stdout.isatty() else ""  # to the beginning of a terminal's line
         start = time.monotonic()
         try:
-            execute(step, shared[step], folder, {"XAI_PROGRESS": "log", "XAI_RUNS": str(folder.parent)})
-        except NotebookError:
-            print("failed", flush=True)
+            tell = partial(_tell, back) if back else None
+            execute(step, shared[step], folder, {"XAI_PROGRESS": "log", "XAI_RUNS": str(folder.parent)}, tell=tell)
+        except (NotebookError, KeyboardInterrupt) as error:
+            stopped = isinstance(error, KeyboardInterrupt)
+            print(back + (_interrupted(folder, steps, step) if stopped else "failed"), flush=True)
             if any((folder / "record").glob("*.json")):
                 write_report(folder)
             raise
-        print(f"{time.monotonic() - start:.0f} s", flush=True)
+        print(f"{back}{time.monotonic() - start:.0f} s", flush=True)
         if step.stem == EVALUATES:
             for name in by_name({"models": models})[1]:
                 notes = json.loads((folder / "models" / name / KEPT).read_text(encoding="utf-8"))["notes"]
@@ -247,6 +274,22 @@ def run_notebooks(values: Mapping[str, Any], runs_dir: Path | None = None, steps
     report = write_report(folder)
     print(f"done in {time.monotonic() - begun:.0f} s: {report}")
     return folder
+
+
+def _tell(back: str, cell: int, cells: int, heading: str) -> None:
+    """Show which cell of a notebook is under way, on the line that ``back`` clears."""
+    width = shutil.get_terminal_size().columns - 1
+    print(back + f"cell {cell} of {cells}: {heading}"[: width - len(back)], end="", flush=True)
+
+
+def _interrupted(folder: Path, steps: Sequence[Path], step: Path) -> str:
+    """What a run that the user ends keeps, and how it goes on."""
+    done = ", ".join(before.stem for before in steps[: steps.index(step)]) or "nothing"
+    return (
+        f"interrupted\nKept in {folder}: {done}. The same command starts over, with the images that are prepared; "
+        f"'make lab' goes on by hand, from {step.stem} with run_name = {folder.name!r}. A batch resumes by itself: "
+        "make batch MATRIX=..."
+    )
 
 
 def _forget(folder: Path, steps: Sequence[Path]) -> None:
@@ -270,11 +313,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for p in PARAMETERS.values():
             print(f"{p.name} = {json.dumps(p.default)}: {p.help}; {p.allowed()}")
         return 0
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of a run that is ended: the traceback of its dead kernel
     try:
         run_notebooks(read_arguments(options.assignments, options.parameters), options.runs)
     except (ValueError, FileNotFoundError, NotebookError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:  # what it kept is said
+        return 130
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterator
 
 import ipywidgets as widgets
 
@@ -11,17 +12,21 @@ from xaiutils.widgets.explorer import Explorer
 from xaiutils.workbook.run_all import runs_folder
 
 
-def show() -> widgets.Widget:
-    """The panel for the run that the environment names."""
+def stages() -> Iterator[widgets.Widget | None]:
+    """The panel for the run that the environment names, in stages whose names the page's template shows while they
+    last: None after each, the panel at last."""
     name, given = os.environ.get(RUN_VARIABLE, "default"), os.environ.get(PARAMETERS_VARIABLE, "")
     try:
         run = given_run(json.loads(given), name, runs_folder()) if given else read_run(name, runs_folder())
         parameters = run.parameters
-        datasets = {f"{parameters['dataset']}, {split}": run.dataset(split) for split in ("test", "val")}
+        datasets = {f"{parameters['dataset']}, {split}": ds for split, ds in run.splits("test", "val").items()}
+        yield None
         models = run.models() if given else {model: run.model(model) for model in run.trained}
+        yield None
         explorer = Explorer(models, datasets, folder=run.folder, context={"run": dict(parameters)})
     except (OSError, ValueError) as error:
-        return widgets.HTML(f'<p role="alert" style="font-size:15px">{html(error)}</p>')
+        yield widgets.HTML(f'<p role="alert" style="font-size:15px">{html(error)}</p>')
+        return
     label = f", label {run.label}" if run.label else ""
     title = f"Attribution explorer: run {name}{label}"
-    return widgets.VBox([widgets.HTML(f'<h1 style="font-size:20px;margin:4px 0">{html(title)}</h1>'), explorer.panel])
+    yield widgets.VBox([widgets.HTML(f'<h1 style="font-size:20px;margin:4px 0">{html(title)}</h1>'), explorer.panel])
