@@ -87,10 +87,10 @@ def evaluate(
             if metric.needs == "method" and method is not None:
                 case = replace(case, explain=_method_again(case, method, method_parameters, read))
             scores[name][members] = metric.compute(replace(case, maps=read_maps(raw[members], read)), **values)
+    read_as = {name: made if read == "signed" else read for name, read in readings.items()}
     columns = [
-        {"image_id": ds.ids, "metric": name, "reading": made if readings[name] == "signed" else readings[name],
-         "value": found} for name, found in scores.items()
-    ]  # fmt: skip
+        {"image_id": ds.ids, "metric": name, "reading": read_as[name], "value": found} for name, found in scores.items()
+    ]
     return pd.concat([pd.DataFrame(column) for column in columns], ignore_index=True)
 
 

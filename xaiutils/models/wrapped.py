@@ -88,7 +88,7 @@ class WrappedModel(keras.Model):
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "WrappedModel":
         plain = keras.Model.from_config(config["graph"], custom_objects)
-        facts = {k: tuple(v) if isinstance(v, list) else v for k, v in config["facts"].items()}
+        facts: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config["facts"].items()}
         core = plain.get_layer(config["core"])
         return cls(plain.inputs[0], plain.outputs[0], core, ModelFacts(**facts), name=plain.name)
 

@@ -129,15 +129,6 @@ def text_names() -> dict[str, bool]:
     return found
 
 
-_NOT_PARAMETERS = {"In", "Out", "exit", "quit", "get_ipython", "open", "papermill"}
-
-
-def looks_like_parameter(name: str, value: Any) -> bool:
-    """Whether a variable of a notebook could be meant for a parameter."""
-    plain = isinstance(value, bool | int | float | str | list | tuple | dict) or value is None
-    return plain and not name.startswith("_") and name not in _NOT_PARAMETERS
-
-
 _RUN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 

@@ -1,12 +1,16 @@
 """Figures as notebooks show them, small enough to commit."""
 
 import io
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage, BboxImage, FigureImage
 from PIL import Image
+
+if TYPE_CHECKING:
+    from xaiutils.workbook.run import Run
 
 FIGURE_DPI = {"saved": 160, "shown": 72}
 _PNG_LIMIT = 120_000  # bytes: pictures over it are shown as JPEG, so that notebooks stay small
@@ -34,6 +38,18 @@ class Picture:
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         return {**self._data, "text/plain": f"<Picture {self.width} x {self.height}>"}
+
+
+def figure_of(
+    run: "Run",
+    draw: Callable[[Any], Figure],
+    found: Mapping[str, Any],
+    name: str,
+    caption: str,
+    none: str = "no classifier among the models",
+) -> Picture | str:
+    """``draw(found)`` saved by `Run.save_figure`; ``none`` where nothing is found."""
+    return run.save_figure(draw(found), name, caption) if found else none
 
 
 def shows_images(figure: Figure) -> bool:

@@ -21,8 +21,8 @@ from xaiutils.datasets.reading.evidence import (
     check_frame,
     unpack_run_lengths,
 )
-from xaiutils.datasets.reading.picture_file import Preparation, read_picture_file
-from xaiutils.datasets.reading.tables import find_tables
+from xaiutils.datasets.reading.picture_file import Preparation
+from xaiutils.datasets.reading.tables import find_tables, listing_of_tables
 from xaiutils.datasets.reading.tree import walk_files
 from xaiutils.file_limits import check_regular, explain, naming
 from xaiutils.registry import check_choice
@@ -89,20 +89,14 @@ def load(
                 evidence[name] = tuple(_of_label(entry, label, int(row[label]), reader, odd) for label in chosen)
                 facts[name] = _counts(outlines.get(name), chosen) | _points(said.get(name), entry, chosen, preparation)
     records, skipped, _ = list_records(rows, chosen, find_pictures(files), preparation, "all", evidence, facts)
-    if not records:
-        raise FileNotFoundError(f"none of {len(rows)} images in the tables of {data_dir} has a picture below it.")
     notes = [f"{counted(n, 'label', 'labels')} {what}: its evidence is not known." for what, n in odd.items() if n]
-    if skipped:
-        notes.append(f"{counted(len(skipped), 'image', 'images')} in the tables without a picture below {data_dir}.")
-    return Listing(
+    return listing_of_tables(
+        data_dir,
         records,
         chosen,
-        read_picture_file,
-        str(data_dir),
-        skipped=skipped,
-        notes=notes,
-        root=data_dir,
-        files={p: TABLE for named in (tables, drawn, counted_in, points) for p in named.values()},
+        skipped,
+        {p: TABLE for named in (tables, drawn, counted_in, points) for p in named.values()},
+        notes,
     )
 
 

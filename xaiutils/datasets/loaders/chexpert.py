@@ -12,8 +12,8 @@ from xaiutils.datasets.entry import DatasetEntry
 from xaiutils.datasets.inventory import LEFT_OUT, TABLE
 from xaiutils.datasets.listing import Listing, Record
 from xaiutils.datasets.reading.evidence import Evidence
-from xaiutils.datasets.reading.picture_file import PictureFile, Preparation, read_picture_file
-from xaiutils.datasets.reading.tables import check_columns, find_tables, read_csv
+from xaiutils.datasets.reading.picture_file import PictureFile, Preparation
+from xaiutils.datasets.reading.tables import check_columns, find_tables, listing_of_tables, read_csv
 from xaiutils.datasets.reading.tree import is_picture, walk_files
 from xaiutils.registry import check_choice
 from xaiutils.text import counted
@@ -64,22 +64,11 @@ def load(
         notes.append("The official validation set is the test set here, since there is no table of the test set.")
     rows = read_rows(tables, chosen, uncertain, blank)
     records, skipped, left = list_records(rows, chosen, find_pictures(files), preparation, views)
-    if not records:
-        raise FileNotFoundError(f"none of {len(rows)} images in the tables of {data_dir} has a picture below it.")
     if left:
         notes.append(f"{counted(len(left), 'image is', 'images are')} of other views than {views!r} and left out.")
-    if skipped:
-        notes.append(f"{counted(len(skipped), 'image', 'images')} in the tables without a picture below {data_dir}.")
     notes.append(f"Uncertain labels: {uncertain}; labels that a report does not mention: {blank}.")
-    return Listing(
-        records,
-        chosen,
-        read_picture_file,
-        str(data_dir),
-        skipped=skipped,
-        notes=notes,
-        root=data_dir,
-        files=dict.fromkeys(tables.values(), TABLE) | dict.fromkeys(left, LEFT_OUT),
+    return listing_of_tables(
+        data_dir, records, chosen, skipped, dict.fromkeys(tables.values(), TABLE) | dict.fromkeys(left, LEFT_OUT), notes
     )
 
 

@@ -8,8 +8,8 @@ import pandas as pd
 from xaiutils.datasets.entry import DatasetEntry
 from xaiutils.datasets.inventory import TABLE
 from xaiutils.datasets.listing import Listing, Record
-from xaiutils.datasets.reading.picture_file import PictureFile, Preparation, read_picture_file
-from xaiutils.datasets.reading.tables import check_columns, read_csv
+from xaiutils.datasets.reading.picture_file import PictureFile, Preparation
+from xaiutils.datasets.reading.tables import check_columns, listing_of_tables, read_csv
 from xaiutils.datasets.reading.tree import walk_files
 from xaiutils.registry import check_choice
 
@@ -59,22 +59,11 @@ def load(data_dir: Path, preparation: Preparation, *, views: tuple[str, ...] | l
                     metadata={"view": row["ViewPosition"], "study": row["study_id"]},
                 )
             )
-    if not records:
-        raise FileNotFoundError(f"none of {len(rows)} images in the tables of {data_dir} has a picture below it.")
     notes = [f"{unclear} images have neither a finding nor 'No Finding' and are left out."] if unclear else []
     if unlabelled:
         notes.append(f"{unlabelled} images of the metadata table have no split or no labels and are left out.")
-    if missing:
-        notes.append(f"{len(missing)} images in the tables have no picture below {data_dir}.")
-    return Listing(
-        records,
-        ("normal", "abnormal"),
-        read_picture_file,
-        str(data_dir),
-        skipped=missing,
-        notes=notes,
-        root=data_dir,
-        files=dict.fromkeys(tables.values(), TABLE),
+    return listing_of_tables(
+        data_dir, records, ("normal", "abnormal"), missing, dict.fromkeys(tables.values(), TABLE), notes
     )
 
 

@@ -11,8 +11,8 @@ from xaiutils.datasets.inventory import LEFT_OUT, TABLE
 from xaiutils.datasets.listing import Listing, Record
 from xaiutils.datasets.loaders.chexpert import check_labels
 from xaiutils.datasets.reading.evidence import Boxes, Evidence, NoFinding, Unreadable
-from xaiutils.datasets.reading.picture_file import PictureFile, Preparation, read_picture_file
-from xaiutils.datasets.reading.tables import check_columns, find_tables, read_csv
+from xaiutils.datasets.reading.picture_file import PictureFile, Preparation
+from xaiutils.datasets.reading.tables import check_columns, find_tables, listing_of_tables, read_csv
 from xaiutils.datasets.reading.tree import is_picture, walk_files
 from xaiutils.file_limits import read_bytes
 from xaiutils.registry import check_choice
@@ -82,23 +82,10 @@ def load(data_dir: Path, preparation: Preparation, *, labels: Sequence[str] = ()
             metadata = {"view": row["View Position"], "boxed": bool(boxes[name])}
             values = tuple(int(label in present) for label in chosen)
             records.append(Record(name, 0, source, split_of.get(name), row["Patient ID"], metadata, values))
-    if not records:
-        raise FileNotFoundError(f"none of {len(rows)} images of {tables['labels']} has a picture below {data_dir}.")
     notes = [f"{counted(n, 'box', 'boxes')} {what}" for what, n in odd.items()]
     if left:
         notes.append(f"{counted(len(left), 'image is', 'images are')} of other views than {views!r} and left out.")
-    if skipped:
-        notes.append(f"{counted(len(skipped), 'image', 'images')} in the tables without a picture below {data_dir}.")
-    return Listing(
-        records,
-        chosen,
-        read_picture_file,
-        str(data_dir),
-        skipped=skipped,
-        notes=notes,
-        root=data_dir,
-        files=dict.fromkeys(tables.values(), TABLE) | left,
-    )
+    return listing_of_tables(data_dir, records, chosen, skipped, dict.fromkeys(tables.values(), TABLE) | left, notes)
 
 
 NIH_CXR14 = DatasetEntry(

@@ -15,8 +15,8 @@ from xaiutils.datasets.listing import Listing, Record
 from xaiutils.datasets.loaders.chexpert import check_labels
 from xaiutils.datasets.reading import dicom
 from xaiutils.datasets.reading.evidence import Boxes, DrawnMask, Evidence, NoFinding, Unreadable, check_frame
-from xaiutils.datasets.reading.picture_file import PictureFile, Preparation, read_picture_file
-from xaiutils.datasets.reading.tables import check_columns, find_tables, read_csv
+from xaiutils.datasets.reading.picture_file import PictureFile, Preparation
+from xaiutils.datasets.reading.tables import check_columns, find_tables, listing_of_tables, read_csv
 from xaiutils.datasets.reading.tree import is_picture, walk_files
 from xaiutils.registry import check_integer
 from xaiutils.text import counted
@@ -80,23 +80,17 @@ def load(
         metadata = {"readers": len(reading.readers)}
         source = PictureFile(path, (), preparation, evidence)
         records.append(Record(name, 0, source, split, None, metadata, values))
-    if not records:
-        raise FileNotFoundError(f"none of {len(readings)} images in the tables has a picture below {data_dir}.")
     notes = ["Patients are not recorded: images of one patient may be in several splits."]
     notes.append(f"A label is present where {agreement} of an image's radiologists (all, where fewer read it) say so.")
     if disputed:
         notes.append(f"{counted(disputed, 'label', 'labels')} marked by fewer: absent, with unknown evidence.")
-    if skipped:
-        notes.append(f"{counted(len(skipped), 'image', 'images')} in the tables without a picture below {data_dir}.")
-    return Listing(
+    return listing_of_tables(
+        data_dir,
         records,
         chosen,
-        read_picture_file,
-        str(data_dir),
-        skipped=skipped,
-        notes=notes,
-        root=data_dir,
-        files={p: TABLE for named in (tables, sizes, of_labels) for p in named.values()},
+        skipped,
+        {p: TABLE for named in (tables, sizes, of_labels) for p in named.values()},
+        notes,
     )
 
 

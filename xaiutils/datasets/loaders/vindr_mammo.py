@@ -17,14 +17,12 @@ from xaiutils.datasets.reading.picture_file import (
     MAMMOGRAM_OPTIONS,
     PictureFile,
     Preparation,
-    read_picture_file,
 )
-from xaiutils.datasets.reading.tables import check_columns, find_tables, read_csv
+from xaiutils.datasets.reading.tables import check_columns, find_tables, listing_of_tables, read_csv
 from xaiutils.datasets.reading.tree import is_picture, walk_files
 from xaiutils.datasets.splits import split_called
 from xaiutils.file_limits import explain
 from xaiutils.registry import check_choice, check_integer
-from xaiutils.text import counted
 
 LABELS = (
     "Mass", "Suspicious Calcification", "Asymmetry", "Focal Asymmetry", "Global Asymmetry", "Architectural Distortion",
@@ -93,22 +91,16 @@ def load(
         metadata |= {"bi-rads": row["breast_birads"], "findings": ", ".join(boxes)}
         split = split_called(row["split"]) or row["split"]
         records.append(Record(name, label, source, split, row["study_id"], metadata, values))
-    if not records:
-        raise FileNotFoundError(f"none of {len(rows)} images of {tables['breasts']} has a picture below {data_dir}.")
     notes = []
-    if skipped:
-        notes.append(f"{counted(len(skipped), 'image', 'images')} in the tables without a picture below {data_dir}.")
     if task == "suspicious":
         notes.append(f"Suspicious is BI-RADS {suspicious_from} and higher of the breast, not proven by biopsy.")
-    return Listing(
+    return listing_of_tables(
+        data_dir,
         records,
         chosen if task == "findings" else ("not suspicious", "suspicious"),
-        read_picture_file,
-        str(data_dir),
-        skipped=skipped,
-        notes=notes,
-        root=data_dir,
-        files=dict.fromkeys(tables.values(), TABLE),
+        skipped,
+        dict.fromkeys(tables.values(), TABLE),
+        notes,
     )
 
 

@@ -9,9 +9,12 @@ from pathlib import Path
 import pandas as pd
 
 from xaiutils import file_limits
+from xaiutils.datasets.listing import Listing, Record
 from xaiutils.datasets.reading.decoder_process import DECODER
+from xaiutils.datasets.reading.picture_file import read_picture_file
 from xaiutils.file_limits import check_regular, naming, read_bytes
 from xaiutils.registry import suggest
+from xaiutils.text import counted
 
 _EXCEL_BYTES = 2**26
 
@@ -82,3 +85,29 @@ def _table(names: Sequence[str], rows: Sequence) -> pd.DataFrame:
     if len(twice):
         raise ValueError(f"two of its columns are called {twice[0]!r}")
     return table
+
+
+def listing_of_tables(
+    data_dir: Path,
+    records: list[Record],
+    class_names: tuple[str, ...],
+    skipped: Sequence[tuple[str, str]],
+    files: Mapping[Path, str],
+    notes: Sequence[str] = (),
+) -> Listing:
+    """What tables in ``data_dir`` list: ``records``, and a note of those without a picture there (``skipped``, with the
+    reason). ``files`` are those that no record names. Raises FileNotFoundError where there is no record."""
+    if not records:
+        none = f"none of {len(skipped)} images in the tables of {data_dir} has a picture below it."
+        raise FileNotFoundError(none if skipped else f"the options leave no image of the tables of {data_dir}.")
+    without = [f"{counted(len(skipped), 'image', 'images')} in the tables without a picture below {data_dir}."]
+    return Listing(
+        records,
+        class_names,
+        read_picture_file,
+        str(data_dir),
+        skipped=skipped,
+        notes=[*notes, *(without if skipped else ())],
+        root=data_dir,
+        files=files,
+    )
