@@ -172,6 +172,22 @@ def test_a_changed_file_is_refused_by_name(tmp_path, run_with):
         run_with("05_quantitative_comparison", models=[]).model("mine")
 
 
+def test_a_page_without_a_run_takes_a_changed_file_again(tmp_path, run_with):
+    """Nothing was evaluated with the old one."""
+    path = save(tmp_path / "mine.keras")
+    entry = {"path": str(path), "scaling": "0-1"}
+    before = run_with("explorer", models=[entry]).model("mine").facts
+    assert run_with("explorer", models=[entry]).model("mine").facts == before
+    save(path, last="sigmoid")
+    assert run_with("explorer", models=[entry]).model("mine").facts.scaling == "0-1"
+    again = run_with("explorer", models=[{**entry, "scaling": "-1-1"}])
+    assert again.model("mine").facts.scaling == "-1-1"
+    assert json.loads((again.model_folder("mine") / "own.json").read_text())["digest"] == file_digest(path)
+    with pytest.raises(ValueError, match="is not the one that"):
+        save(path, last="softmax")
+        run_with("explorer", models=[{**entry, "scaling": "-1-1", "digest": file_digest(path)[::-1]}]).model("mine")
+
+
 def test_a_model_that_does_not_fit_the_data_is_refused(tmp_path, run_with):
     small = save(tmp_path / "small.keras", size=24)
     with pytest.raises(ValueError, match="small takes images of 24 x 24 pixels, and the data were prepared with 32"):

@@ -36,7 +36,7 @@ from xaiutils.workbook.map_files import read_maps, write_maps
 from xaiutils.workbook.own_models import KEPT, OwnModel, by_name, read_kept, write_kept
 from xaiutils.workbook.parameters import PARAMETERS
 from xaiutils.workbook.picture import FIGURE_DPI, Picture, shows_images
-from xaiutils.workbook.take_own import again, sample_of, take, unchanged
+from xaiutils.workbook.take_own import again, outdated, sample_of, take, unchanged
 
 # What notebook 01 settles for all later notebooks of a run.
 SETTLED = ("dataset", "data_dir", "data_options", "image_size", "n_train", "n_val", "n_test", "seed", "positive_class",
@@ -224,11 +224,12 @@ class Run:
 
     def _own_model(self, name: str) -> WrappedModel:
         if name not in self._wrapped:
-            kept = read_kept(self.model_folder(name))
-            if kept is None or (self.notebook == _TAKES and name in self._own):
+            kept, asked = read_kept(self.model_folder(name)), self._own.get(name)
+            evaluated = (self.folder / "record" / f"{_TAKES}.json").exists()
+            if kept is None or (asked and (self.notebook == _TAKES or (not evaluated and outdated(kept, asked)))):
                 self._wrapped[name] = self._take_own(self._own[name])
             else:
-                own = unchanged(kept, self._own.get(name), self.folder.name)
+                own = unchanged(kept, asked, self.folder.name)
                 positive = self._data_parameters().get("positive_class", "")
                 self._wrapped[name] = again(kept, own, self._dataset("test"), positive)
         return self._wrapped[name]

@@ -122,6 +122,14 @@ def _check_images(own: OwnModel, model: WrappedModel, ds: ImageDataset) -> None:
         )
 
 
+def outdated(kept: Kept, asked: OwnModel) -> bool:
+    """Whether a model that no notebook evaluated (``make app`` on images and a model) is to be taken again, since its
+    file or its options changed; not where a batch noted what the file must be."""
+    return not asked.digest and (
+        (asked.path, asked.options) != (kept.own.path, kept.asked) or bool(changed_file(kept.own))
+    )
+
+
 def unchanged(kept: Kept, asked: OwnModel | None, run: str) -> OwnModel:
     """A kept model. Raises ValueError where its file, or what is ``asked`` of it now, is not what was evaluated."""
     own = kept.own
