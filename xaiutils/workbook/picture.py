@@ -3,14 +3,11 @@
 import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage, BboxImage, FigureImage
 from PIL import Image
-
-if TYPE_CHECKING:
-    from xaiutils.workbook.run import Run
 
 FIGURE_DPI = {"saved": 160, "shown": 72}
 _PNG_LIMIT = 120_000  # bytes: pictures over it are shown as JPEG, so that notebooks stay small
@@ -41,15 +38,15 @@ class Picture:
 
 
 def figure_of(
-    run: "Run",
+    save: Callable[[Figure, str, str], Picture],
     draw: Callable[[Any], Figure],
     found: Mapping[str, Any],
     name: str,
     caption: str,
     none: str = "no classifier among the models",
 ) -> Picture | str:
-    """``draw(found)`` saved by `Run.save_figure`; ``none`` where nothing is found."""
-    return run.save_figure(draw(found), name, caption) if found else none
+    """What ``save``, a `Run.save_figure`, returns of ``draw(found)``; ``none`` where nothing is found."""
+    return save(draw(found), name, caption) if found else none
 
 
 def shows_images(figure: Figure) -> bool:
