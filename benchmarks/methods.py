@@ -5,6 +5,7 @@
     python benchmarks/methods.py --minutes 30           stop after the row that is running then
     python benchmarks/methods.py --parts grid --models efficientnet_b0
     python benchmarks/methods.py --libraries xaiutils   without the others
+    python benchmarks/methods.py --device gpu           ours on a GPU, into files of its own: docs/gpu.md
 
 Every row is appended to ``benchmarks/methods.csv`` as soon as it is measured, and rows that are there are not measured
 again (``--fresh`` begins anew), so a run can be cut and goes on where it was. ``benchmarks/methods.md`` is made from
@@ -189,7 +190,7 @@ class Passes:
         layer = network.cam_layer()
         gradients, by_layer = passes.input_gradients(network), passes.activations_and_gradients(network, [layer])
         self._best: dict[str, tuple[float, int, Callable]] = {}
-        for n in (1, 8, 32):
+        for n in (1, 8, 32, 128) if tf.config.get_visible_devices("GPU") else (1, 8, 32):
             batch, targets = np.resize(images, (n, *images.shape[1:])), np.zeros(n, np.int32)
             calls = {
                 "forward": lambda batch=batch, n=n: passes.logits(network, batch, n),
@@ -401,7 +402,7 @@ def report(rows: Rows, complete: bool) -> str:
     found = pd.DataFrame([asdict(row) for row in rows.rows.values()])
     parts = [
         "# Attribution: seconds, ratios to the floor and to other libraries",
-        f"Medians on {platform.machine()}, {os.cpu_count()} cores, {len(tf.config.list_physical_devices('GPU'))} GPUs, "
+        f"Medians on {platform.machine()}, {os.cpu_count()} cores, {devices()}, "
         "224 x 224 pixels, random weights, warm. Floor: the passes that the algorithm must make, at the best batch "
         "size, timed just before and after each row. MB: how far resident memory rose in the first call."
         + ("" if complete else " **The run was cut: rows are missing.**"),
@@ -418,6 +419,27 @@ def report(rows: Rows, complete: bool) -> str:
     if (found.part == "grid").any():
         parts += ["## The thesis' grid: 8 methods, 7 variants of an image", _grid(found[found.part == "grid"])]
     return "\n\n".join(parts) + "\n"
+
+
+def devices() -> str:
+    """The GPUs that TensorFlow uses, by name and compute capability."""
+    found = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.get_visible_devices("GPU")]
+    named = [f"{d.get('device_name', 'GPU')} (compute {d.get('compute_capability', 'unknown')})" for d in found]
+    return ", ".join(named) or "0 GPUs"
+
+
+def choose_device(options: argparse.Namespace) -> None:
+    """``--device``: "cpu" hides the GPUs; "gpu" asks for one, and measures ours alone, into files of its own."""
+    if options.device == "cpu":
+        tf.config.set_visible_devices([], "GPU")
+    if options.device != "gpu":
+        return
+    if not tf.config.get_visible_devices("GPU"):
+        raise SystemExit("TensorFlow sees no GPU: docs/gpu.md says what to install, and how to look why.")
+    options.out = HERE / "methods_gpu" if options.out == HERE / "methods" else options.out
+    options.libraries = options.libraries or ["xaiutils"]
+    options.parts = ["methods", "growth"] if options.parts == list(PARTS) else options.parts
+    print(devices(), flush=True)
 
 
 def _misses(found: pd.DataFrame) -> str:
@@ -482,11 +504,13 @@ def main() -> None:
     parser.add_argument("--images", nargs="+", type=int, default=[1, 8], help="numbers of images of the part methods")
     parser.add_argument("--methods", nargs="+", default=list(xai.METHODS), help="only these")
     parser.add_argument("--libraries", nargs="+", default=[], help="only these in the part methods")
+    parser.add_argument("--device", choices=("cpu", "gpu"), help="by default what TensorFlow finds")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--fresh", action="store_true", help="forget the rows of earlier runs")
     parser.add_argument("--out", type=Path, default=HERE / "methods", help="path of the .csv and .md, without suffix")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
+    choose_device(options)
     if options.quick:
         gradients = [name for name in options.methods if xai.METHODS[name].family == "gradients"]
         with tempfile.TemporaryDirectory() as folder:

@@ -8,6 +8,7 @@ import xaiutils as xai
 from xaiutils.attribution import Network
 from xaiutils.backend import keras, tf
 from xaiutils.graph.paths import sent
+from xaiutils.graph.xla import xla_pays
 from xaiutils.progress import listening
 
 METHODS = {
@@ -37,8 +38,32 @@ def test_the_host_waits_once_however_many_batches_there_are(model, images, metho
         for batch_size in (6, 30):
             xai.explain(model, images, 1, method, batch_size=batch_size, **METHODS[method])
     assert batches == [12] * 12 + [2] * 2
-    assert len(waits) == 2 * (1 + (method == "vargrad"))  # the sums, and those of the squares
-    assert {tuple(shape) for shape in waits} == {images.shape}
+    sums = 1 + (method == "vargrad")  # those of the squares too
+    assert waits == [(sums, *images.shape)] * 2
+
+
+@pytest.mark.parametrize("method", ["integrated_gradients", "vargrad"])
+def test_xla_gives_the_same(model, images, method, monkeypatch):
+    """Where it is asked for; points without weight fill the last batch."""
+    expected = xai.explain(model, images, 1, method, batch_size=25, **METHODS[method])
+    monkeypatch.setenv("XAI_XLA", "on")
+    found = xai.explain(model, images, 1, method, batch_size=25, **METHODS[method])
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+    monkeypatch.setenv("XAI_XLA", "yes")
+    with pytest.raises(ValueError, match="XAI_XLA='yes'"):
+        xai.explain(model, images, 1, method)
+
+
+def test_xla_is_measured_once_for_long_work_on_a_gpu(model, monkeypatch):
+    monkeypatch.delenv("XAI_XLA", raising=False)
+    network = Network.of(model)
+    assert not xla_pays(network, 10**6)  # no GPU
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: [kind])
+    assert not xla_pays(network, 10)
+    first = xla_pays(network, 10**6)
+    assert type(first) is bool
+    monkeypatch.setattr(tf, "function", None)  # nothing is compiled again
+    assert xla_pays(network, 10**6) == first
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -32,7 +32,7 @@ from xaiutils.graph.layers.table import (
     linear_parts,
 )
 from xaiutils.graph.network import ModelError, Network, Step
-from xaiutils.graph.passes import NO_GRADIENT, batches, reduce_channels
+from xaiutils.graph.passes import NO_GRADIENT, batches, fetched, reduce_channels
 from xaiutils.graph.tiers import tiered
 from xaiutils.registry import Parameter
 
@@ -73,17 +73,14 @@ def deep_lift(
     """
     start = chosen_baselines(images, baseline, baseline_image)
     shared = np.ptp(start, axis=0).max() == 0  # one baseline for all images
-    run = _multipliers(network, rule)
-    maps = []
-    for b in batches(len(images), batch_size, "DeepLIFT"):
-        reference = start[:1] if shared else start[b]
-        shares = (images[b] - start[b]) * run(images[b], reference, targets[b])
-        maps.append(reduce_channels(shares, reduction))
-    return np.concatenate(maps)
+    run = _shares(network, rule)
+    stream = batches(len(images), batch_size, "DeepLIFT")
+    shares = fetched(run(images[b], start[:1] if shared else start[b], targets[b]) for b in stream)
+    return np.concatenate([reduce_channels(found, reduction) for found in shares])
 
 
-def _multipliers(network: Network, rule: str) -> Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
-    """Function (images, baselines (n or 1), targets) -> multipliers of the images, same shape."""
+def _shares(network: Network, rule: str) -> Callable[[np.ndarray, np.ndarray, np.ndarray], tf.Tensor]:
+    """Function (images, baselines (n or 1), targets) -> differences times multipliers, of the images' shape."""
 
     def build():
         known = kinds(network, "deep_lift")
@@ -101,10 +98,9 @@ def _multipliers(network: Network, rule: str) -> Callable[[np.ndarray, np.ndarra
                 found = tape.gradient(scores, images, output_gradients=target_logit(scores, targets))
             if found is None:
                 raise ModelError(NO_GRADIENT)
-            return found
+            return (images - baselines) * found
 
-        compiled = tiered(network, run, [network.image_spec, network.image_spec, TARGETS])
-        return lambda *arguments: compiled(*arguments).numpy()
+        return tiered(network, run, [network.image_spec, network.image_spec, TARGETS])
 
     return network.compiled(("deep_lift", rule), build)
 

@@ -85,7 +85,8 @@ def _moments(
             scales = np.broadcast_to(sigma, (count, n))
             weights = np.full(count, 1 / count)
             points = Points(weights, scales, lambda at, _: noise(at)[:, None], False, reading, squares)
-            sums = gradient_sums(network, images, targets, points, batch_size, "noisy copies")
+            size = min(batch_size, n * -(-count // 2))  # the second half's noise is drawn while the first half passes
+            sums = gradient_sums(network, images, targets, points, size, "noisy copies")
             return sums[0], sums[-1]
         mean = np.zeros(images.shape[:3])
         square = np.zeros_like(mean)

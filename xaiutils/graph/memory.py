@@ -26,7 +26,7 @@ def chosen_batch_size(network: Network, batch_size: int | str) -> int:
     integer; TypeError of another type."""
     if batch_size != AUTO:
         return check_integer("batch_size", batch_size, 1)
-    device = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
+    device = "GPU" if tf.config.get_visible_devices("GPU") else "CPU"
     fit = int(free_memory(device) / 2 / pass_bytes(network))
     most = min(MOST[device], _known(network).get("fits", MOST[device]), max(fit, 1))
     return 2 ** int(math.log2(most))

@@ -5,7 +5,7 @@ Without autograph, which would double the seconds that tracing takes: Keras buil
 Images are float32 ``(n, height, width, C)`` in [0, 255] and targets int32 ``(n,)`` throughout. All run `forward`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -25,6 +25,17 @@ def batches(n: int, batch_size: int, title: str) -> Iterator[slice]:
     for start in progress(range(0, n, batch_size), title=title):
         with coming(n - start):
             yield slice(start, min(start + batch_size, n))
+
+
+def fetched(results: Iterable[tf.Tensor]) -> Iterator[np.ndarray]:
+    """Each result as an array, waited for when the next one has been asked of the device."""
+    running = None
+    for result in results:
+        if running is not None:
+            yield running.numpy()
+        running = result
+    if running is not None:
+        yield running.numpy()
 
 
 def logits(network: Network, images: np.ndarray, batch_size: int) -> np.ndarray:

@@ -11,7 +11,8 @@ import numpy as np
 
 from xaiutils.backend import tf
 from xaiutils.graph.network import Network
-from xaiutils.graph.passes import TARGETS, input_gradient
+from xaiutils.graph.passes import TARGETS, fetched, input_gradient
+from xaiutils.graph.xla import xla_pays
 from xaiutils.progress import progress
 
 
@@ -42,22 +43,33 @@ def gradient_sums(
 ) -> list[np.ndarray]:
     """The weighted sum over ``points``, and that of the squares if they are asked for: ``(n, height, width, C)``
     float64 each. No pass has more than ``batch_size`` copies, of many points where there are few images."""
-    step = _step(network, points.along, points.reading, points.squares)
-    found: list[list[np.ndarray]] = []
-    running: tuple[tf.Tensor, ...] = ()
-    for group, at, first, last in progress(list(_grid(len(images), len(points.weights), batch_size)), title=title):
-        if first:
+    return list(np.concatenate(list(fetched(_group_sums(network, images, targets, points, batch_size, title))), axis=1))
+
+
+def _group_sums(
+    network: Network, images: np.ndarray, targets: np.ndarray, points: Points, batch_size: int, title: str
+) -> Iterator[tf.Tensor]:
+    """`gradient_sums` of one group of images after another, ``(1 or 2, group, height, width, C)`` on the device."""
+    n_points = len(points.weights)
+    xla = xla_pays(network, len(images) * n_points)
+    step = _step(network, points, xla)
+    for group, at_once, at in progress(list(_grid(len(images), n_points, batch_size)), title=title):
+        if not at.start:
             of_images, of_targets = sent(images[group]), tf.constant(targets[group])
-            sums = tuple(tf.zeros_like(of_images, tf.float64) for _ in range(1 + points.squares))
+            sums = tf.zeros((1 + points.squares, *of_images.shape), tf.float64)
         scales = points.scales[at] if points.scales.shape[1] == 1 else points.scales[at, group]
-        fields = tf.constant(points.fields(at, group), tf.float32)
-        sums = step(of_images, of_targets, fields, tf.constant(scales), tf.constant(points.weights[at]), sums)
-        if last:
-            if running:
-                found.append([x.numpy() for x in running])
-            running = sums
-    found.append([x.numpy() for x in running])
-    return [np.concatenate(part) for part in zip(*found, strict=True)]
+        given: tuple[np.ndarray, ...] = points.fields(at, group), scales, points.weights[at]
+        if xla and at_once > len(scales):  # which compiles for each shape: points without weight fill the last batch
+            given = tuple(x if len(x) == 1 < len(scales) else _filled(x, at_once) for x in given)
+        fields, scales, weights = given
+        fields, scales = tf.constant(fields, tf.float32), tf.constant(scales, tf.float32)
+        sums = step(of_images, of_targets, fields, scales, tf.constant(weights), sums)
+        if at.stop == n_points:
+            yield sums
+
+
+def _filled(values: np.ndarray, n: int) -> np.ndarray:
+    return np.concatenate([values, np.zeros((n - len(values), *values.shape[1:]), values.dtype)])
 
 
 def sent(images: np.ndarray) -> tf.Tensor:
@@ -67,26 +79,27 @@ def sent(images: np.ndarray) -> tf.Tensor:
     return tf.cast(tf.constant(whole), tf.float32) if (whole == images).all() else tf.constant(images, tf.float32)
 
 
-def _grid(n: int, n_points: int, batch_size: int) -> Iterator[tuple[slice, slice, bool, bool]]:
-    """Groups of images, and the points of each batch of a group; whether it is the group's first, and its last."""
+def _grid(n: int, n_points: int, batch_size: int) -> Iterator[tuple[slice, int, slice]]:
+    """Groups of images, how many points of each fit into a batch, and those of one."""
     for start in range(0, n, batch_size):
         group = slice(start, min(start + batch_size, n))
         at_once = batch_size // (group.stop - group.start)
         for point in range(0, n_points, at_once):
-            end = min(point + at_once, n_points)
-            yield group, slice(point, end), point == 0, end == n_points
+            yield group, at_once, slice(point, min(point + at_once, n_points))
 
 
-def _step(network: Network, along: bool, reading: str, squares: bool) -> Callable[..., tuple[tf.Tensor, ...]]:
+def _step(network: Network, points: Points, xla: bool) -> Callable[..., tf.Tensor]:
     """The compiled function that adds what some points of a group contribute to its sums."""
+    along, reading, squares = points.along, points.reading, points.squares
 
     def build():
         channels = network.channels
         field = tf.TensorSpec([None] * 4 + [channels], tf.float32)
         scale, weight = tf.TensorSpec([None, None], tf.float32), tf.TensorSpec([None], tf.float64)
-        sums = (tf.TensorSpec(network.image_spec.shape, tf.float64),) * (1 + squares)
+        sums = tf.TensorSpec([1 + squares, *network.image_spec.shape], tf.float64)
+        signature = [network.image_spec, TARGETS, field, scale, weight, sums]
 
-        @tf.function(input_signature=[network.image_spec, TARGETS, field, scale, weight, sums], autograph=False)
+        @tf.function(input_signature=signature, autograph=False, jit_compile=xla or None)
         def step(images, targets, fields, scales, weights, sums):
             scales, weights = scales[:, :, None, None, None], weights[:, None, None, None, None]
             way = images - fields  # (points or 1, images, height, width, C)
@@ -97,11 +110,11 @@ def _step(network: Network, along: bool, reading: str, squares: bool) -> Callabl
             found = tf.reshape(found, shape)
             found = tf.cast(way * found if along else _read(found, reading), tf.float64)
             terms = (found, found * found) if squares else (found,)
-            return tuple(t + tf.reduce_sum(weights * x, axis=0) for t, x in zip(sums, terms, strict=True))
+            return sums + tf.stack([tf.reduce_sum(weights * x, axis=0) for x in terms])
 
         return step
 
-    return network.compiled(("gradient sums", along, reading, squares), build)
+    return network.compiled(("gradient sums", along, reading, squares, xla), build)
 
 
 def _read(values: tf.Tensor, reading: str) -> tf.Tensor:
