@@ -45,7 +45,7 @@ def logits(network: Network, images: np.ndarray, batch_size: int) -> np.ndarray:
         return tiered(network, lambda x: folded_logits(network, x), [network.image_spec])
 
     run = network.compiled("logits", build)
-    return np.concatenate([run(images[b]).numpy() for b in batches(len(images), batch_size, "predicting")])
+    return np.concatenate(list(fetched(run(images[b]) for b in batches(len(images), batch_size, "predicting"))))
 
 
 def forward(
@@ -163,7 +163,7 @@ def activation(network: Network, layer: str, images: np.ndarray, batch_size: int
         return tiered(network, run, [network.image_spec])
 
     run = network.compiled(("activation", layer, network.field(layer).stored), build)
-    return np.concatenate([run(images[b]).numpy() for b in batches(len(images), batch_size, "activations")])
+    return np.concatenate(list(fetched(run(images[b]) for b in batches(len(images), batch_size, "activations"))))
 
 
 def masked_scores(
@@ -192,13 +192,15 @@ def masked_scores(
     grid = (0, 0) if place is None else masks(slice(0, 1)).shape[1:]
     run = _mixing(network, score, scale, (height, width), grid, place)
     fills = np.broadcast_to(fills, images.shape)
-    result = np.empty(len(members), np.float32)
-    for batch in batches(len(members), batch_size, title):
+
+    def scores(batch: slice) -> tf.Tensor:
         # A batch holds many copies of few images; only these few are handed over.
         few, member = np.unique(members[batch], return_inverse=True)
         given = images[few], fills[few].astype(np.float32), targets[few], member.astype(np.int32)
-        result[batch] = run(*given, masks(batch).astype(np.float32, copy=False)).numpy()
-    return result
+        return run(*given, masks(batch).astype(np.float32, copy=False))
+
+    found = fetched(scores(batch) for batch in batches(len(members), batch_size, title))
+    return np.concatenate([np.empty(0, np.float32), *found])
 
 
 def _mixing(
@@ -246,11 +248,11 @@ def scores_of(
         return tiered(network, run, [network.image_spec, TARGETS])
 
     run = network.compiled(("scores", score), build)
-    found = [
-        run(make(batch).astype(np.float32, copy=False), targets[batch]).numpy()
+    found = fetched(
+        run(make(batch).astype(np.float32, copy=False), targets[batch])
         for batch in batches(len(targets), batch_size, title)
-    ]
-    return np.concatenate(found)
+    )
+    return np.concatenate(list(found))
 
 
 def enlarge(maps: np.ndarray | tf.Tensor, height: int, width: int, place: Place | None = None) -> np.ndarray:

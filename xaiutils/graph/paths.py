@@ -12,6 +12,7 @@ import numpy as np
 from xaiutils.backend import tf
 from xaiutils.graph.network import Network
 from xaiutils.graph.passes import TARGETS, fetched, input_gradient
+from xaiutils.graph.tiers import coming, tiered
 from xaiutils.graph.xla import xla_pays
 from xaiutils.progress import progress
 
@@ -63,7 +64,8 @@ def _group_sums(
             given = tuple(x if len(x) == 1 < len(scales) else _filled(x, at_once) for x in given)
         fields, scales, weights = given
         fields, scales = tf.constant(fields, tf.float32), tf.constant(scales, tf.float32)
-        sums = step(of_images, of_targets, fields, scales, tf.constant(weights), sums)
+        with coming(len(images) * n_points):
+            sums = step(of_images, of_targets, fields, scales, tf.constant(weights), sums)
         if at.stop == n_points:
             yield sums
 
@@ -99,7 +101,6 @@ def _step(network: Network, points: Points, xla: bool) -> Callable[..., tf.Tenso
         sums = tf.TensorSpec([1 + squares, *network.image_spec.shape], tf.float64)
         signature = [network.image_spec, TARGETS, field, scale, weight, sums]
 
-        @tf.function(input_signature=signature, autograph=False, jit_compile=xla or None)
         def step(images, targets, fields, scales, weights, sums):
             scales, weights = scales[:, :, None, None, None], weights[:, None, None, None, None]
             way = images - fields  # (points or 1, images, height, width, C)
@@ -112,7 +113,9 @@ def _step(network: Network, points: Points, xla: bool) -> Callable[..., tf.Tenso
             terms = (found, found * found) if squares else (found,)
             return sums + tf.stack([tf.reduce_sum(weights * x, axis=0) for x in terms])
 
-        return step
+        if xla:
+            return tf.function(step, signature, autograph=False, jit_compile=True)
+        return tiered(network, step, signature)
 
     return network.compiled(("gradient sums", along, reading, squares, xla), build)
 
