@@ -33,7 +33,7 @@ class Foreign:
         core = self._core()
         inputs = keras.Input((self.size, self.size, 3))
         model = keras.Model(inputs, core(keras.layers.Rescaling(1 / 127.5, -1.0)(inputs)), name=self.name)
-        draw_weights(model)
+        draw_weights(model, 2**0.5 if self.maker.startswith("VGG1") else 1.0)  # no norm holds up its signals
         return model
 
     def _core(self) -> keras.Model:
@@ -220,10 +220,11 @@ def planned() -> list[str]:
     return [f"{one.source}: {one.name}" for one in _apps() + _zero()]
 
 
-def draw_weights(model: keras.Model, seed: int = 0) -> None:
-    """Weights under which no part is without effect: scales in [0.5, 1.5], biases and embeddings that are not 0, and
-    for batch norms the statistics of such images, so that signals neither die out nor explode."""
-    rng = np.random.default_rng(seed)
+def draw_weights(model: keras.Model, gain: float = 1.0) -> None:
+    """Weights under which no part is without effect: scales in [0.5, 1.5], biases and embeddings that are not 0,
+    kernels of Keras' size times ``gain``, and for batch norms the statistics of such images, so that signals neither
+    die out nor explode."""
+    rng = np.random.default_rng(0)
     for variable in model.variables:
         if not keras.backend.is_float_dtype(variable.dtype) or "seed" in variable.path:
             continue
@@ -235,13 +236,17 @@ def draw_weights(model: keras.Model, seed: int = 0) -> None:
             variable.assign(rng.uniform(0.5, 1.5, value.shape))
         elif flat:
             variable.assign(value + rng.normal(0, 0.1, value.shape))
+        elif gain != 1:
+            variable.assign(value * gain)
     layers = keras.layers
     kinds = ((layers.BatchNormalization, "momentum"), (layers.Dropout, "rate"))
     held = [(layer, name) for layer in model._flatten_layers() for kind, name in kinds if isinstance(layer, kind)]
     before = [getattr(layer, name) for layer, name in held]
     for layer, name in held:
         setattr(layer, name, 0.0)
-    model(tf.constant(images(8, *model.input_shape[2:])), training=bool(held))
+    seen = images(48, *model.input_shape[2:])
+    seen[16:32, : seen.shape[1] // 2], seen[24:40, :, : seen.shape[2] // 2] = 127.5, 0  # with parts hidden
+    model(tf.constant(seen), training=bool(held))
     for (layer, name), value in zip(held, before, strict=True):
         setattr(layer, name, value)
     _spread(model)
