@@ -6,6 +6,7 @@ import pytest
 import xaiutils as xai
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
+from xaiutils.plots import image_grid, intensities, patch_grid
 from xaiutils.widgets import Explorer, MethodChoice, View
 from xaiutils.widgets.compute_scene import SceneComputer
 from xaiutils.widgets.image_picker import ImageFilter, are_right, select
@@ -78,6 +79,18 @@ def test_one_channel_is_drawn(images):
         scene = SceneComputer({"m": model}, {"d": ds}).scene(View("m", 0, transform="fgsm"))
         assert scene.maps[0].values.shape == (24, 24)
         assert draw_scene(scene).png()
+
+
+@pytest.mark.parametrize("channels", [2, 4, 5])
+def test_any_number_of_channels_is_drawn(channels):
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 24, 24, channels)).astype(np.uint8)
+    ds = ImageDataset(pixels, np.array([0, 1, 0, 1]), ("a", "b"), list("wxyz"))
+    model = xai.wrap(network(2, "softmax", channels=channels), scaling="0-1")
+    scene = SceneComputer({"m": model}, {"d": ds}).scene(View("m", 0, transform="gaussian_noise"))
+    assert scene.maps[0].values.shape == (24, 24)
+    assert draw_scene(scene).png()
+    for figure in (image_grid(ds), intensities(ds), patch_grid(ds.take(2))):
+        assert figure.axes
 
 
 def test_a_case_brings_its_own_row(images):

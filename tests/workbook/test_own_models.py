@@ -5,13 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import xaiutils as xai
 from xaiutils import workbook
 from xaiutils.backend import keras
 from xaiutils.workbook.own_models import by_name, file_digest, own_model
 from xaiutils.workbook.parameters import check
-from xaiutils.workbook.run_all import NOTEBOOKS, notebooks, prepare, read_arguments, run_notebooks
+from xaiutils.workbook.run_all import NOTEBOOKS, check_data, notebooks, prepare, read_arguments, run_notebooks
 from xaiutils.workbook.take_own import sample_of
 
 STEPS = notebooks(NOTEBOOKS)
@@ -205,3 +206,30 @@ def test_two_files_of_one_name_are_refused(tmp_path):
         path.touch()
     with pytest.raises(ValueError, match="are both called 'mine'"):
         by_name({"models": [str(path) for path in paths]})
+
+
+@pytest.fixture
+def test_images(tmp_path):
+    """A folder with test images alone, dark and bright ones."""
+    for name, grey in (("dark", 40), ("bright", 220)):
+        folder = tmp_path / "images" / "test" / name
+        folder.mkdir(parents=True)
+        for i in range(6):
+            Image.fromarray(np.full((32, 32, 3), grey + i, np.uint8)).save(folder / f"{name}{i}.png")
+    return tmp_path / "images"
+
+
+def test_test_images_alone_do_for_an_own_model(test_images, tmp_path, capsys):
+    path = save(tmp_path / "mine.keras", units=2)
+    place = {"run_name": "r", "runs_dir": str(tmp_path / "runs")}
+    data = {**DATA, "dataset": "folder", "data_dir": str(test_images)}
+    run = workbook.start("01_data_preparation", {**place, **data})
+    assert list(run.splits()) == ["test"]
+    with pytest.raises(ValueError, match=r"the data states the splits \['test'\], and no 'val'"):
+        run.dataset("val")
+    workbook.start("02_train_models", {**place, "models": [str(path)]}).model("mine")
+    assert "The data have test images alone: the scaling that does best on them was taken" in capsys.readouterr().out
+    check_data({**data, "models": [{"name": "mine", "path": str(path)}]})
+    for models in ([], ["vit_mini16"], [{"name": "mine", "path": str(path)}, "vit_mini16"]):
+        with pytest.raises(ValueError, match="has test images alone, and nothing can be trained on them"):
+            check_data({**data, "models": models})
