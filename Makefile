@@ -77,7 +77,7 @@ pack: $(READY)
 test: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 # Two test processes share the cores: threads that wait in OpenMP's or BLAS' barriers would only take time from them.
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 fuzz: $(READY)
 	$(BIN)/python tests/fuzz.py $(FUZZ)

@@ -21,6 +21,13 @@ SIZE = 32
 _CACHE = tempfile.TemporaryDirectory(prefix="xai-cache-")  # converted pictures of the tests, not among the user's
 os.environ["XAI_CACHE"] = _CACHE.name
 
+LONG = ("test_notebooks", "test_run_all", "test_panel", "test_batch_survives")  # files of minutes
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first: ``make test`` hands files out in this order, and its two processes end at about the same time."""
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
 
 @pytest.fixture(scope="session")
 def kit() -> Path:
