@@ -25,7 +25,7 @@ LONG = ("test_notebooks", "test_run_all", "test_panel", "test_batch_survives")  
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first: ``make test`` hands files out in this order, and its two processes end at about the same time."""
+    """Long files first: ``make test`` hands files out in this order, and its two processes end together."""
     items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
 
 

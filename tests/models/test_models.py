@@ -1,5 +1,6 @@
 """Models: pretrained weights that reproduce their reference, checkpoints read safely, scaling inside, round trips."""
 
+import functools
 import io
 import pickle
 import struct
@@ -14,6 +15,12 @@ from xaiutils.models.efficientnet_lite0 import weights_file
 from xaiutils.models.torch_checkpoint import read_torch_checkpoint
 
 SMALL = ("efficientnet_lite0", "vit_mini16")
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """A model by name, for two classes at 64 px, built once."""
+    return functools.cache(lambda name: xai.build_model(name, 2, 64))
 
 
 @pytest.fixture(scope="module")
@@ -121,18 +128,18 @@ def test_models_end_alike_and_survive_a_file(tmp_path, name, head):
     model = xai.build_model(name, 4, 64, head=head, seed=2)
     assert [layer.name for layer in model.layers[-2:]] == ["logits", "probabilities"]
     images = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype(np.float32)
-    expected = xai.predict(model, images)
+    expected = xai.predict(model, images, probabilities=True)
     assert expected.shape == (2, 4)
     same, other = (xai.build_model(name, 4, 64, head=head, seed=seed) for seed in (2, 3))
     for a, b in zip(model.get_weights(), same.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
     assert not np.allclose(model.get_layer("logits").kernel, other.get_layer("logits").kernel)
     model.save(tmp_path / "m.keras")
-    np.testing.assert_allclose(xai.predict(keras.models.load_model(tmp_path / "m.keras"), images), expected, atol=1e-6)
+    np.testing.assert_allclose(keras.models.load_model(tmp_path / "m.keras")(images), expected, atol=1e-6)
     model.save_weights(tmp_path / "m.weights.h5")
     for file in ("m.weights.h5", "m.keras"):
         again = xai.build_model(name, 4, 64, weights=tmp_path / file, head=head, seed=9)
-        np.testing.assert_allclose(xai.predict(again, images), expected, atol=1e-6)
+        np.testing.assert_allclose(again(images), expected, atol=1e-6)
 
 
 def entering(model):
@@ -159,9 +166,9 @@ APPLICATIONS = ("resnet50", "vgg16", "densenet121", "mobilenet_v2")
         ("vit_s32", RAMP / 127.5 - 1),
     ],
 )
-def test_every_model_scales_its_own_input(name, expected):
+def test_every_model_scales_its_own_input(plain, name, expected):
     """What enters the first convolution is the family's published scaling of [0, 255]."""
-    np.testing.assert_allclose(entering(xai.build_model(name, 2, 64))(RAMP), expected, atol=1e-4)
+    np.testing.assert_allclose(entering(plain(name))(RAMP), expected, atol=1e-4)
 
 
 def test_dinov2_scales_its_own_input():
@@ -171,10 +178,10 @@ def test_dinov2_scales_its_own_input():
 
 
 @pytest.mark.parametrize("name", APPLICATIONS)
-def test_applications_scale_as_their_preprocess_input(name):
+def test_applications_scale_as_their_preprocess_input(plain, name):
     module = {"vgg16": "vgg16", "resnet50": "resnet50", "densenet121": "densenet", "mobilenet_v2": "mobilenet_v2"}[name]
     expected = getattr(keras.applications, module).preprocess_input(RAMP.copy())
-    np.testing.assert_allclose(entering(xai.build_model(name, 2, 64))(RAMP), expected, atol=1e-4)
+    np.testing.assert_allclose(entering(plain(name))(RAMP), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -188,8 +195,8 @@ def test_applications_scale_as_their_preprocess_input(name):
         ("mobilenet_v2", 2_257_984),
     ],
 )
-def test_numbers_of_weights_are_the_published_ones(name, published):
-    model = xai.build_model(name, 2, 64)
+def test_numbers_of_weights_are_the_published_ones(plain, name, published):
+    model = plain(name)
     assert keras.Model(model.input, model.get_layer("features").input).count_params() == published
 
 
@@ -204,10 +211,10 @@ def test_published_models_survive_a_file_and_are_explained(tmp_path, name):
     size = 56 if name.startswith("dinov2") else 64
     model = xai.build_model(name, 3, size, head="thesis", seed=1)
     images = np.random.default_rng(0).uniform(0, 255, (2, size, size, 3)).astype(np.float32)
-    expected = xai.predict(model, images)
+    expected = xai.predict(model, images, probabilities=True)
     model.save(tmp_path / "m.keras")
     again = keras.models.load_model(tmp_path / "m.keras")
-    np.testing.assert_allclose(xai.predict(again, images), expected, atol=1e-6)
+    np.testing.assert_allclose(again(images), expected, atol=1e-6)
     if name in APPLICATIONS:
         maps = xai.explain(again, images, method="grad_cam")
         assert maps.shape == (2, size, size)
