@@ -103,6 +103,6 @@ def _is_installed(name: str) -> bool:
 
 def in_general(reason: str) -> str:
     """A refusal without the names of one network's layers, so that those of all networks can be counted together."""
-    text = re.sub(r"one of [\w/#.,' ]+", "one of ... ", reason).replace(" ... .", " ...")
+    text = re.sub(r"\bone of [\w/#.,' ]+", "one of ... ", reason).replace(" ... .", " ...")
     text = re.sub(r"(?<![\w=])'[^']*'(, '[^']*')*", "'...'", text)  # neither head='ordinal' nor a model's part
     return re.sub(r"\((None|\d+)(, (None|\d+))+\)", "(...)", text)

@@ -304,7 +304,7 @@ def _saved_model() -> Any:
     with tempfile.TemporaryDirectory() as folder:
         inputs = keras.Input((SIZE, SIZE, 3))
         keras.Model(inputs, _scores(plain(L.Rescaling(1 / 255)(inputs)), 3)).export(folder, verbose=False)
-        return L.TFSMLayer(folder, call_endpoint="serving_default")
+        return L.TFSMLayer(folder, call_endpoint="serving_default", dtype="float32")
 
 
 def _plain_call(core: keras.Model, x: tf.Tensor) -> tf.Tensor:

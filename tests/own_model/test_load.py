@@ -92,6 +92,16 @@ def test_saved_models_of_keras_3(tmp_path):
     np.testing.assert_allclose(np.abs(maps), np.abs(by_hand).max(axis=-1), rtol=1e-2, atol=1e-7)
 
 
+def test_a_saved_model_takes_float32_under_a_mixed_policy(tmp_path):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        wrapped = xai.wrap(exported(tmp_path / "folder", MODEL), scaling="0-1")
+        assert np.isfinite(xai.explain(wrapped, PIXELS, 1, "vanilla_gradients")).all()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    np.testing.assert_allclose(wrapped(PIXELS), MODEL(PIXELS / 255), atol=1e-6)
+
+
 def test_of_several_outputs_of_a_saved_model_one_is_chosen(tmp_path):
     folder = exported(tmp_path / "folder", MODEL, old=True)
     with pytest.raises(ValueError, match=r"returns double \(None, 3\), p \(None, 3\); choose one by output="):

@@ -38,7 +38,8 @@ class SavedModelLayer(keras.layers.TFSMLayer):
         if not available:
             raise ValueError(f"{filepath} has no signature to call; write it with model.export(folder).")
         endpoint = next((name for name in _ENDPOINTS if name in available), available[0])
-        super().__init__(filepath, call_endpoint=endpoint, **kwargs)
+        # The graph takes float32 whatever policy is set: Keras would cast what it is given to bfloat16.
+        super().__init__(filepath, call_endpoint=endpoint, **{"dtype": "float32", **kwargs})
         self.call_endpoint_fn = self._reloaded_obj.signatures[endpoint]  # Keras prefers an attribute of this name
         self.specs: dict[str, tf.TensorSpec] = self.call_endpoint_fn.structured_input_signature[1]
 
