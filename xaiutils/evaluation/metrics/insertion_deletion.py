@@ -17,14 +17,16 @@ def perturbation_curve(case: Case, *, n_steps: int, fill: str, insert: bool) -> 
     n, height, width = case.maps.shape
     rank = pixel_ranks(case.maps)
     counts = np.rint(np.linspace(0, height * width, n_steps + 1)).astype(int)
-    members, steps = np.divmod(np.arange(n * len(counts)), len(counts))
+    asked = counts[:-1] if insert else counts[1:]  # the whole image's is known
+    members, steps = np.divmod(np.arange(n * len(asked)), len(asked))
 
     def kept(batch: slice) -> np.ndarray:
-        changed = rank[members[batch]] < counts[steps[batch]][:, None, None]
+        changed = rank[members[batch]] < asked[steps[batch]][:, None, None]
         return (changed if insert else ~changed).astype(np.float32)
 
     scores = case.masked_scores(members, kept, fill, "probability", "insertion" if insert else "deletion")
-    return counts / (height * width), scores.reshape(n, len(counts))
+    whole, changed = case.scores("probability")[:, None], scores.reshape(n, len(asked))
+    return counts / (height * width), np.hstack([changed, whole] if insert else [whole, changed])
 
 
 def insertion_auc(case: Case, *, n_steps: int, fill: str) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +29,8 @@ class Case:
     ``masks``: bool of the same shape. ``model``: the classifier, ``images``: float32 ``(n, height, width, channels)``
     in [0, 255], and ``targets``: int32 ``(n,)``, the classes that were explained. ``explain``: the method, read alike:
     it returns the maps of changed images, as many, for the same targets. ``batch_size``: images in one pass. What no
-    metric of a case needs may be left out.
+    metric of a case needs may be left out. ``known`` keeps the logits of the images, which several metrics ask for: a
+    case of other images or another model has a dict of its own.
     """
 
     maps: np.ndarray
@@ -38,6 +40,7 @@ class Case:
     targets: np.ndarray = field(default_factory=_nothing)
     batch_size: int = 32
     explain: Callable[[np.ndarray], np.ndarray] = _cannot_explain
+    known: dict[str, Any] = field(default_factory=dict)
 
     @property
     def network(self) -> Network:
@@ -47,7 +50,9 @@ class Case:
     def scores(self, score: str) -> np.ndarray:
         """The target's ``score`` ("probability" or "logit") of each image, float64 ``(n,)``; of a model that returns a
         score, that."""
-        found = logits(self.network, self.images, self.batch_size)
+        if "logits" not in self.known:
+            self.known["logits"] = logits(self.network, self.images, self.batch_size)
+        found = self.known["logits"]
         return class_scores(self.network, found, self.targets, self._score(score)).numpy().astype(np.float64)
 
     def masked_scores(
