@@ -95,8 +95,10 @@ PITFALLS = {
     "cam": "Only for a linear head on globally averaged features. The map is as coarse as the last feature map.",
     "grad_cam": "Coarse, and it averages gradients over the map: with several objects, or a head that is not pooled, "
     "it can point to places that the model did not use. On a transformer with a class token that mean says least: "
-    "there LayerCAM of the same layer found far more (benchmarks/attributions.md). An empty map means that every place "
-    "spoke against the class.",
+    "there LayerCAM of the same layer found far more (benchmarks/attributions.md). Below an attention head a channel's "
+    "gradient is large at the few places that are looked at and near 0 elsewhere, and its mean says little of either: "
+    "HiResCAM multiplies place by place. At layer `evidence` of the head `where_and_what` both are what was added up. "
+    "An empty map means that every place spoke against the class.",
     "grad_cam_plus_plus": "Positive gradients alone make its weights, so it says little about evidence against. The "
     "closed form holds for exp(S) as the score.",
     "xgrad_cam": "Divides by a channel's sum of activation, which is near 0 or negative after SiLU and LayerNorm.",
@@ -104,7 +106,8 @@ PITFALLS = {
     "layer_cam": "Early layers give fine but noisy maps.",
     "score_cam": "One forward pass for each channel. The paper's softmax of logits can leave nearly all weight to "
     "a few channels; its authors' code weights by probability and shows more of them. Maps also change with the black "
-    "that surrounds what a mask keeps.",
+    "that surrounds what a mask keeps. Channels that have a sign and cancel, as those of layer `evidence` of the head "
+    '`where_and_what`, may leave an empty map: give `layer="neck"`.',
     "faster_score_cam": "Keeps the channels that vary most, which need not be those that matter.",
     "ablation_cam": "The paper's relative form divides by the score: near 0 it has no meaning, below 0 it turns over.",
     "guided_grad_cam": "Inherits guided backpropagation's blindness to the class within the region of Grad-CAM.",
