@@ -7,7 +7,7 @@ from small_models import discs, where_and_what_network
 import xaiutils as xai
 from xaiutils.backend import keras, tf
 from xaiutils.evaluation.detection import where_and_what_maps
-from xaiutils.training import RECIPES, Callback, Recipe, StopTraining
+from xaiutils.training import RECIPES, Callback, Recipe, default_recipe
 from xaiutils.training.optimisation import MovingAverage
 from xaiutils.training.places import (
     DARK,
@@ -187,4 +187,4 @@ def test_refusals():
         change_recipe("where_and_what", {"mixup": 0.2})
     with pytest.raises(ValueError, match="crop=32; expected"):
         Recipe("x", frozen=False, learning_rate=1, weight_decay=0, epochs=1, crop=32)
-    assert StopTraining  # imported for users of callbacks
+    assert default_recipe("imagenet", "where_and_what") == "where_and_what"

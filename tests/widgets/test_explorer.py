@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from conftest import make_flat
 from PIL import Image
+from small_models import discs, where_and_what_network
 from toy_panel import toy_dataset, written
 
 import xaiutils as xai
@@ -679,3 +680,14 @@ def test_saving_for_print(explorer, tmp_path):
     with Image.open(tmp_path / "figures" / "explorer_001.png") as picture:
         assert picture.width > 2000
     assert explorer.save()[0].name == "explorer_002.png"
+
+
+def test_a_head_of_maps_and_images_that_are_no_squares():
+    """The panel draws a network of the head "where_and_what" on images of 64 x 96 pixels."""
+    explorer = Explorer({"where and what": where_and_what_network()}, discs(2, 0))
+    try:
+        explorer.wait()
+        assert explorer.status.startswith("done"), explorer.status
+        assert explorer.scene.maps[0].values.shape == (64, 96)
+    finally:
+        explorer.close()

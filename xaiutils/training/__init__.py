@@ -33,6 +33,9 @@ __all__ = [
 ]
 
 
-def default_recipe(weights: str | None) -> str:
-    """The recipe that suits a model's start: "modern" on pretrained weights, else "scratch"."""
+def default_recipe(weights: str | None, head: str = "linear") -> str:
+    """The recipe that suits a model's start: "modern" on pretrained weights, else "scratch"; the head "where_and_what"
+    has its own."""
+    if head == "where_and_what":
+        return head
     return "modern" if weights else "scratch"
