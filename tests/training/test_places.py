@@ -8,6 +8,7 @@ import xaiutils as xai
 from xaiutils.backend import keras, tf
 from xaiutils.evaluation.detection import where_and_what_maps
 from xaiutils.training import RECIPES, Callback, Recipe, default_recipe
+from xaiutils.training.checks import check_devices
 from xaiutils.training.optimisation import MovingAverage
 from xaiutils.training.places import (
     DARK,
@@ -185,6 +186,8 @@ def test_refusals():
         change_recipe("where_and_what", {"crop": 40})
     with pytest.raises(ValueError, match="does not go with mixup"):
         change_recipe("where_and_what", {"mixup": 0.2})
+    with pytest.raises(ValueError, match="is for one device"):
+        check_devices(2, [change_recipe("scratch", {"average": 0.9})], 64)
     with pytest.raises(ValueError, match="crop=32; expected"):
         Recipe("x", frozen=False, learning_rate=1, weight_decay=0, epochs=1, crop=32)
     assert default_recipe("imagenet", "where_and_what") == "where_and_what"

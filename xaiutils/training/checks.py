@@ -46,8 +46,12 @@ def shared_patients(train_ds: ImageDataset, val_ds: ImageDataset) -> list[str]:
 def check_devices(devices: int, stages: Iterable[Recipe], n_images: int) -> None:
     """Raises ValueError for a stage whose batches are too small for so many devices."""
     for stage in stages:
+        if stage.frozen or stage.by_places:  # which train on one device in any case
+            continue
+        if stage.average and devices > 1:
+            raise ValueError(f"average={stage.average} (recipe {stage.name}) is for one device; give average=0.")
         batch_size = min(stage.batch_size, n_images)
-        if not stage.frozen and batch_size < devices:
+        if batch_size < devices:
             raise ValueError(
                 f"devices: {devices} of them cannot share a batch of {batch_size} (recipe {stage.name}, {n_images} "
                 "training images); raise batch_size, or name fewer devices."

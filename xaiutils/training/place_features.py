@@ -97,19 +97,26 @@ class OfImages:
 
 
 def splits_by_places(
-    model: keras.Model, train_ds: ImageDataset, val_ds: ImageDataset, recipe: Recipe, seed: int, folder: Path | None
+    model: keras.Model,
+    objective: Objective,
+    train_ds: ImageDataset,
+    val_ds: ImageDataset,
+    recipe: Recipe,
+    seed: int,
+    folder: Path | None,
 ) -> tuple[Split, Split, Objective]:
-    """Training and validation data of a stage by places, and what is minimised (of labels alone: `Classes`)."""
+    """Training and validation data of a stage by places, and what it is trained for: of labels alone ``objective``."""
     maps = bool(recipe.where or recipe.what)
     shape = model.get_layer("where").output.shape[1:3] if maps else (0, 0)
-    objective, y = WhereAndWhat() if maps else Classes(), with_background(train_ds.labels, recipe)
+    objective = WhereAndWhat() if maps else objective
+    y, val_y = with_background(objective.targets(train_ds), recipe), objective.targets(val_ds)
     if not recipe.frozen_lower:
         train = PlaceSplit(train_ds.pixels, y, shape, masks=train_ds.masks, states=train_ds.evidence)
-        return train, Split(val_ds.pixels, val_ds.labels), objective
+        return train, Split(val_ds.pixels, val_y), objective
     lower = keras.Model(model.inputs, _entry(model, recipe))
     x, grids = lower_features(lower, train_ds, recipe, seed, shape, folder)
     val_x, _ = lower_features(lower, val_ds, None, seed, (0, 0), folder)
-    return PlaceSplit(x, y, shape, grids), Split(OfImages(val_x), val_ds.labels), objective
+    return PlaceSplit(x, y, shape, grids), Split(OfImages(val_x), val_y), objective
 
 
 def lower_features(

@@ -190,7 +190,9 @@ class _StageRunner:
             elif recipe.by_places:
                 cache = None if self.folder is None else self.folder / "lower_features"
                 (head, kept), body, working = trained_copy(self.model, recipe), None, None
-                train, val, objective = splits_by_places(self.model, train_ds, val_ds, recipe, self.seed, cache)
+                train, val, objective = splits_by_places(
+                    self.model, self.objective, train_ds, val_ds, recipe, self.seed, cache
+                )
             else:
                 split = recipe.dropout or recipe.freeze_norm or recipe.last_layers
                 kept = _to_logits(working)
