@@ -30,14 +30,14 @@ def networks():
 
 @pytest.fixture
 def counted():
-    """A tiered function and the list of its runs: whether each was eager."""
-    runs = []
+    """A tiered function, the list of its runs (whether each was eager), and its network."""
+    runs, network = [], Network.of(make_flat())
 
     def double(x):
         runs.append(tf.executing_eagerly())
         return 2 * x
 
-    return tiers.tiered(Network.of(make_flat()), double, [SPEC]), runs
+    return tiers.tiered(network, double, [SPEC]), runs, network
 
 
 def rows(n):
@@ -45,21 +45,21 @@ def rows(n):
 
 
 def test_a_function_runs_eagerly_up_to_so_many_images_and_is_then_traced_once(counted):
-    run, runs = counted
+    run, runs, _ = counted
     for n in (3, 5, 1, 2, 40):
         np.testing.assert_array_equal(run(rows(n)), 2 * rows(n))
     assert runs == [True, True, False]
 
 
 def test_what_is_to_come_counts(counted):
-    run, runs = counted
+    run, runs, _ = counted
     for batch in batches(tiers.EAGER_ROWS + 1, 4, ""):
         run(rows(batch.stop - batch.start))
     assert runs == [False]
 
 
 def test_few_in_several_batches_stay_eager_and_a_left_loop_is_forgotten(counted):
-    run, runs = counted
+    run, runs, _ = counted
     for _ in batches(100, 4, ""):
         break
     for batch in batches(6, 2, ""):
@@ -68,7 +68,7 @@ def test_few_in_several_batches_stay_eager_and_a_left_loop_is_forgotten(counted)
 
 
 def test_compiled_first(counted, monkeypatch):
-    run, runs = counted
+    run, runs, _ = counted
     monkeypatch.setenv("XAI_COMPILE", "first")
     run(rows(1))
     assert runs == [False]
@@ -78,9 +78,9 @@ def test_compiled_first(counted, monkeypatch):
 
 
 def test_compiled_in_a_thread_while_somebody_looks(counted):
-    run, runs = counted
+    run, runs, network = counted
     run(rows(1))
-    thread = tiers.compile_used()
+    thread = tiers.compile_used(network)
     run(rows(1))
     thread.join()
     run(rows(1))
@@ -91,7 +91,7 @@ def test_compiled_in_a_thread_while_somebody_looks(counted):
 def test_a_thread_lets_the_model_go():
     model = make_flat()
     expected = xai.predict(model, np.zeros((1, SIZE, SIZE, 3), np.float32))
-    tiers.compile_used().join()
+    tiers.compile_used(Network.of(model)).join()
     np.testing.assert_allclose(xai.predict(model, np.zeros((1, SIZE, SIZE, 3), np.float32)), expected, rtol=1e-5)
     kept = weakref.ref(model)
     del model

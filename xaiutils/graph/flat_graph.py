@@ -280,13 +280,21 @@ class FlatGraph:
             self.shapes.update(wrong)
             self._cache.clear()
 
+    @property
+    def is_half(self) -> bool:
+        """Whether a layer computes in half precision, which `in_float32` may change for all threads."""
+        return bool(self._half())
+
+    def _half(self) -> list[keras.Layer]:
+        parts = [p for s in self.steps if isinstance(s.operation, keras.Layer) for p in s.operation._flatten_layers()]
+        return [part for part in parts if part.compute_dtype in ("float16", "bfloat16")]
+
     @contextmanager
     def in_float32(self) -> Iterator[None]:
         """Within the block, layers that compute in half precision, from float32 variables or none, are traced in
         float32, for passes that take them apart. Layers whose variables have another precision compute in that."""
-        parts = [p for s in self.steps if isinstance(s.operation, keras.Layer) for p in s.operation._flatten_layers()]
-        half = [part for part in parts if part.compute_dtype in ("float16", "bfloat16")]
-        before = [(part, part.dtype_policy) for part in half if part.variable_dtype == "float32" or not part.variables]
+        half = [part for part in self._half() if part.variable_dtype == "float32" or not part.variables]
+        before = [(part, part.dtype_policy) for part in half]
         try:
             for part, _ in before:
                 part.dtype_policy = "float32"

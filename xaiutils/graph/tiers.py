@@ -9,7 +9,6 @@ the same bits. The tiers differ by float32's rounding. ``XAI_COMPILE=first`` com
 
 import os
 import threading
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -20,7 +19,6 @@ from xaiutils.graph.flat_graph import FlatGraph
 EAGER_ROWS = 8  # images that one function runs eagerly; more at once would also take more memory than the graph does
 MODES = ("auto", "first")
 _stream = threading.local()  # .left: images that the loop of this thread has still to run, the present batch among them
-_eager: "weakref.WeakSet[_Tiered]" = weakref.WeakSet()  # what has run eagerly, and not been compiled
 
 
 @contextmanager
@@ -41,22 +39,28 @@ def tiered(graph: FlatGraph, function: Callable[..., Any], signature: Sequence[t
     which may do on numbers what no graph does, is compiled at once, so that what is refused does not depend on how much
     is to be done.
     """
-    return _Tiered(function, signature, at_once=graph.is_opaque)
+    return _Tiered(function, signature, _eager_of(graph), at_once=graph.is_opaque)
 
 
-def compile_used() -> threading.Thread | None:
-    """Compile in a thread what has only run eagerly so far, while somebody looks at the first map; None where there is
-    nothing to do. Python waits for the thread before it exits, since TensorFlow does not survive to be cut off."""
-    waiting = list(_eager)
-    if not waiting or mode() == "first":
-        return None
+def compile_used(graph: FlatGraph) -> threading.Thread:
+    """Compile in a thread what a graph has only run eagerly, while somebody looks at the first map: for a panel, where
+    the tier may depend on the clock. None of half precision, whose layers `FlatGraph.in_float32` changes for all.
+
+    Python waits for the thread before it exits, since TensorFlow does not bear to be cut off.
+    """
+    waiting = set() if graph.is_half else _eager_of(graph)
     thread = threading.Thread(target=_compile_all, args=(waiting,), name="compiling passes")
     thread.start()
     return thread
 
 
-def _compile_all(waiting: list["_Tiered"]) -> None:
-    while waiting:  # popped, so that each network is let go as soon as its pass is compiled
+def _eager_of(graph: FlatGraph) -> set["_Tiered"]:
+    """What a graph has run eagerly, and not compiled."""
+    return graph.compiled("run eagerly", set)
+
+
+def _compile_all(waiting: set["_Tiered"]) -> None:
+    while waiting:
         with suppress(Exception):  # whatever a layer raises while it is traced: the call that needs the graph says it
             waiting.pop().compile()
 
@@ -70,8 +74,10 @@ def mode() -> str:
 
 
 class _Tiered:
-    def __init__(self, function: Callable[..., Any], signature: Sequence[tf.TensorSpec], at_once: bool):
-        self._function, self._signature = function, signature
+    def __init__(
+        self, function: Callable[..., Any], signature: Sequence[tf.TensorSpec], eager: set["_Tiered"], at_once: bool
+    ):
+        self._function, self._signature, self._eager = function, signature, eager
         self._graph = tf.function(function, input_signature=signature, autograph=False)
         self._rows, self._compiled = 0, at_once
         self._shapes: list[tf.TensorShape] = []
@@ -84,15 +90,15 @@ class _Tiered:
                 found = self._function(*arguments)
                 self._rows += rows
                 self._shapes = [x.shape for x in arguments]
-                _eager.add(self)
+                self._eager.add(self)
                 return found
             self._compiled = True
-            _eager.discard(self)
+            self._eager.discard(self)
         return self._graph(*given)
 
     def compile(self) -> None:
         """Trace and optimise the graph, by a call on zeros."""
-        pairs = zip(self._signature, self._shapes, strict=True)
-        self._graph(*(tf.zeros(shape, spec.dtype) for spec, shape in pairs))
-        self._compiled = True
-        _eager.discard(self)
+        if not self._compiled:
+            pairs = zip(self._signature, self._shapes, strict=True)
+            self._graph(*(tf.zeros(shape, spec.dtype) for spec, shape in pairs))
+            self._compiled = True

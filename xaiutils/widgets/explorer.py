@@ -14,6 +14,7 @@ from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
 from xaiutils.files import replace_file
 from xaiutils.graph.network import Network
+from xaiutils.graph.tiers import compile_used
 from xaiutils.widgets.background_worker import Progress, Worker
 from xaiutils.widgets.browser_widgets import CSS, STALE, RegionLayer
 from xaiutils.widgets.compute_scene import SceneComputer
@@ -267,6 +268,7 @@ class Explorer:
             self.worker.check()
             self._show(scene, drawing, png, self._layers[network])
             self.status_line.say(*done_text(scene, time.monotonic() - start))
+        compile_used(network)  # while the picture is looked at
 
     def _show(self, scene: Scene, drawing: Drawing, png: bytes, layers: tuple[str, ...]) -> None:
         last = getattr(self, "scene", scene)

@@ -32,27 +32,7 @@ def convolution_with_norm(convolution: Any, norm: Any, x: Any) -> tuple[Any, Any
     if parts is None:
         raise TypeError(f"{type(convolution).__name__} is no linear layer that a norm can be folded into.")
     part = with_batch_norm(parts[0](), norm)
-    if tf.executing_eagerly():
-        part = replace(part, apply=_without_kernel_gradient(convolution, part.apply))
     return part(tf.cast(x, tf.float32)), part.bias
-
-
-def _without_kernel_gradient(layer: Any, apply: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """The same convolution with a gradient by x alone: an eager tape takes that by the kernel too, a third of its time
-    for nothing. A graph drops it by itself."""
-    if tuple(layer.dilation_rate) != (1, 1) or getattr(layer, "groups", 1) != 1:
-        return apply
-    strides, padding = [1, *layer.strides, 1], layer.padding.upper()
-
-    def convolved(x, kernel):
-        def back(signal):
-            if isinstance(layer, keras.layers.DepthwiseConv2D):
-                return tf.nn.depthwise_conv2d_backprop_input(tf.shape(x), kernel, signal, strides, padding)
-            return tf.nn.conv2d_transpose(signal, kernel, tf.shape(x), strides, padding)
-
-        return tf.custom_gradient(lambda x: (apply(x, kernel), back))(x)
-
-    return convolved
 
 
 def folding(graph: FlatGraph, rule: Rule | None = None, wanted: Set[Step] = frozenset()) -> Rule | None:
