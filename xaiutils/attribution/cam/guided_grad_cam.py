@@ -31,6 +31,7 @@ GUIDED_GRAD_CAM = Method(
     name="guided_grad_cam",
     title="Guided Grad-CAM",
     family="cam",
+    precision="float32",
     paper="Selvaraju et al. 2017, arXiv:1610.02391",
     signed=GUIDED_BACKPROP.signed,
     cost="2 gradients",
