@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import subprocess
+from pathlib import Path
 
 import keras
 import nbformat
@@ -166,6 +167,29 @@ def test_a_failing_notebook_is_kept_and_named(tmp_path, capsys):
     assert not (folder / "notebooks" / "01_a.ipynb").exists()
     assert "so far" in (folder / "log" / "01_a.log").read_text()
     assert "[1/1] 01_a ... failed" in capsys.readouterr().out
+
+
+def test_what_needs_nothing_of_each_other_runs_two_at_a_time_each_in_its_own_folder(tmp_path, capsys, monkeypatch):
+    """Each of two notebooks waits until the other has begun; a third begins where one has ended, or failed."""
+    monkeypatch.setattr("xaiutils.workbook.run_all._at_once", lambda: 2)
+    wait = (
+        "import os, pathlib, time\nhere = pathlib.Path('NAME')\nhere.touch()\n"
+        "while not pathlib.Path('OTHER').exists():\n    time.sleep(0.05)\n"
+        "pathlib.Path(os.environ['XAI_RUNS'], run_name, 'NAME.txt').write_text('')"
+    )
+    before = Path.cwd()
+    for name, other in (("03_a", "04_b"), ("04_b", "03_a")):
+        write_notebook(tmp_path / f"{name}.ipynb", wait.replace("NAME", name).replace("OTHER", other))
+    write_notebook(tmp_path / "05_c.ipynb", "raise RuntimeError('no luck')")
+    write_notebook(tmp_path / "06_d.ipynb", "1")
+    steps = sorted(tmp_path.glob("*.ipynb"))
+    with pytest.raises(NotebookError, match="05_c failed in cell 3: RuntimeError: no luck"):
+        run_notebooks({"run_name": "x"}, tmp_path / "runs", steps)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" ...")[0] for line in lines] == ["[1/4] 03_a", "[2/4] 04_b", "[3/4] 05_c"]
+    assert {p.name for p in (tmp_path / "runs" / "x").glob("*.txt")} == {"03_a.txt", "04_b.txt"}
+    assert {p.stem for p in tmp_path.iterdir() if not p.suffix} == {"03_a", "04_b", "runs"}
+    assert Path.cwd() == before
 
 
 def test_a_killed_kernel_is_reported_and_old_results_are_gone(tmp_path):

@@ -38,8 +38,9 @@ def execute(
 
     The copy appears there once all cells have run. The output of the cells goes to ``folder/log/NAME.log`` as well.
     ``environment`` is added to the kernel's variables; ``cell_seconds`` is the limit of one cell. ``tell`` is called
-    before each cell: its number, how many there are, and the heading above it. Raises NotebookError; the notebook with
-    the error is then kept as ``NAME.failed.ipynb``.
+    before each cell: its number, how many there are, and the heading above it. Threads may execute several at a time
+    within one `kernel_environment`. Raises NotebookError; the notebook with the error is then kept as
+    ``NAME.failed.ipynb``.
     """
     import papermill
     from jupyter_client.kernelspec import NoSuchKernel
@@ -51,14 +52,14 @@ def execute(
     with (
         log.open("w", encoding="utf-8") as out,
         tempfile.TemporaryDirectory(prefix="xai-") as sockets,
-        _environment(environment),
+        kernel_environment(environment),
     ):
         try:
             papermill.execute_notebook(
                 literal(step),
                 literal(part),
                 parameters=dict(parameters),
-                cwd=str(step.parent),
+                resources={"metadata": {"path": str(step.parent)}},  # papermill's cwd would be that of all threads
                 kernel_name="python3",
                 progress_bar=False,
                 engine_name=_engine(tell) if tell else None,
@@ -117,8 +118,9 @@ def _engine(tell: Callable[[int, int, str], None]) -> str:
             nb_man.cell_start = cell_start
             return super().execute_managed_notebook(nb_man, kernel_name, **options)
 
-    papermill_engines.register("telling", Telling)
-    return "telling"
+    name = f"telling {id(tell)}"
+    papermill_engines.register(name, Telling)
+    return name
 
 
 def literal(path: Path) -> str:
@@ -138,7 +140,7 @@ def private_kernel(folder: str) -> Any:
 
 
 @contextmanager
-def _environment(changes: Mapping[str, str]) -> Iterator[None]:
+def kernel_environment(changes: Mapping[str, str]) -> Iterator[None]:
     """Environment variables for the kernels that start within the block; put back after it."""
     old = {name: os.environ.get(name) for name in changes}
     os.environ.update(changes)

@@ -1,7 +1,8 @@
 """All notebooks in order, unattended: ``python -m xaiutils.workbook.run_all dataset=folder data_dir=...``.
 
 Every notebook runs in a kernel of its own through papermill and leaves its executed copy, log, figures, tables and
-maps in ``runs/<run_name>/``; at the end ``report.html`` shows them together.
+maps in ``runs/<run_name>/``; at the end ``report.html`` shows them together. Once data and models are there, the
+others run two at a time.
 """
 
 import argparse
@@ -14,14 +15,14 @@ import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from functools import partial
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from xaiutils.class_names import positive_class
 from xaiutils.datasets import DATASETS
 from xaiutils.registry import suggest
-from xaiutils.workbook.execute import NotebookError, execute
+from xaiutils.workbook.execute import NotebookError, execute, kernel_environment
 from xaiutils.workbook.own_models import KEPT, OwnModel, by_name, fitting_size, kept_names
 from xaiutils.workbook.parameters import PARAMETERS, check, text_names
 from xaiutils.yaml_text import load_yaml
@@ -31,6 +32,7 @@ NOTEBOOKS = ROOT / "notebooks"
 
 RETRAINS = "07_retraining_checks"  # many models, and never a user's own
 EVALUATES = "02_train_models"  # says how own models are read
+PREPARE = ("01", "02")  # data and models, which the others need; of each other these need nothing
 ON_REQUEST = (RETRAINS, "09_label_wise_localisation")  # these train models of their own
 
 
@@ -237,7 +239,8 @@ def run_notebooks(values: Mapping[str, Any], runs_dir: Path | None = None, steps
     ``runs_dir``: None for XAI_RUNS, else the parameter of that name, else ``runs`` of the workbook.
 
     Prints a line for each notebook. Raises ValueError before anything runs when a parameter is not valid, NotebookError
-    when a notebook fails: its copy with the error is kept as ``NAME.failed.ipynb``, and the later ones are not run.
+    when a notebook fails: its copy with the error is kept as ``NAME.failed.ipynb``, and those that have not begun are
+    not run.
     """
     from xaiutils.workbook.html_report import write_report
 
@@ -251,29 +254,72 @@ def run_notebooks(values: Mapping[str, Any], runs_dir: Path | None = None, steps
     folder = Path(runs_dir).resolve() / shared[steps[0]]["run_name"]
     folder.mkdir(parents=True, exist_ok=True)
     _forget(folder, steps)
-    begun = time.monotonic()
-    for number, step in enumerate(steps, start=1):
-        head = f"[{number}/{len(steps)}] {step.stem} ..."
-        print(head, end=" ", flush=True)
-        back = f"\r\x1b[K{head} " if sys.stdout.isatty() else ""  # to the beginning of a terminal's line
-        start = time.monotonic()
-        try:
-            tell = partial(_tell, back) if back else None
-            execute(step, shared[step], folder, {"XAI_PROGRESS": "log", "XAI_RUNS": str(folder.parent)}, tell=tell)
-        except (NotebookError, KeyboardInterrupt) as error:
-            stopped = isinstance(error, KeyboardInterrupt)
-            print(back + (_interrupted(folder, steps, step) if stopped else "failed"), flush=True)
-            if any((folder / "record").glob("*.json")):
-                write_report(folder)
-            raise
-        print(f"{back}{time.monotonic() - start:.0f} s", flush=True)
-        if step.stem == EVALUATES:
-            for name in by_name({"models": models})[1]:
-                notes = json.loads((folder / "models" / name / KEPT).read_text(encoding="utf-8"))["notes"]
-                print(f"{name}:", *notes[1:], sep="\n  ", flush=True)
+    begun, walk = time.monotonic(), _Walk(shared, folder)
+    with kernel_environment(walk.environment):
+        for step in steps:
+            try:
+                walk.wait_for(step)
+            except (NotebookError, KeyboardInterrupt) as error:
+                stopped = isinstance(error, KeyboardInterrupt)
+                print(walk.back(step) + (_interrupted(folder, steps, step) if stopped else "failed"), flush=True)
+                walk.pool.shutdown(wait=not stopped, cancel_futures=True)
+                if any((folder / "record").glob("*.json")):
+                    write_report(folder)
+                raise
+            if step.stem == EVALUATES:
+                for name in by_name({"models": models})[1]:
+                    notes = json.loads((folder / "models" / name / KEPT).read_text(encoding="utf-8"))["notes"]
+                    print(f"{name}:", *notes[1:], sep="\n  ", flush=True)
     report = write_report(folder)
     print(f"done in {time.monotonic() - begun:.0f} s: {report}")
     return folder
+
+
+class _Walk:
+    """The notebooks of one run, each with its parameters: what prepares runs alone, the others `_at_once`."""
+
+    def __init__(self, shared: Mapping[Path, Mapping[str, Any]], folder: Path) -> None:
+        self._shared, self._folder, self._steps = shared, folder, list(shared)
+        self._running: dict[Path, Future[float]] = {}
+        self._shown: Path | None = None
+        self.pool = ThreadPoolExecutor(_at_once())
+        self.environment = {"XAI_PROGRESS": "log", "XAI_RUNS": str(folder.parent)}
+
+    def back(self, step: Path) -> str:
+        """To the beginning of a terminal's line, which begins as the step's does."""
+        return f"\r\x1b[K{self._head(step)} " if sys.stdout.isatty() else ""
+
+    def wait_for(self, step: Path) -> None:
+        """Print the line of a step, which is executed now or has begun before."""
+        self._shown = step
+        print(self._head(step), end=" ", flush=True)
+        if step.stem[:2] in PREPARE:
+            seconds = self._execute(step)
+        else:
+            if not self._running:
+                later = self._steps[self._steps.index(step) :]
+                self._running = {one: self.pool.submit(self._execute, one) for one in later}
+            seconds = self._running[step].result()
+        print(f"{self.back(step)}{seconds:.0f} s", flush=True)
+
+    def _head(self, step: Path) -> str:
+        return f"[{self._steps.index(step) + 1}/{len(self._steps)}] {step.stem} ..."
+
+    def _execute(self, step: Path) -> float:
+        start, back = time.monotonic(), self.back(step)
+
+        def tell(*place: Any) -> None:
+            if self._shown == step:
+                _tell(back, *place)
+
+        execute(step, self._shared[step], self._folder, self.environment, tell=tell if back else None)
+        return time.monotonic() - start
+
+
+def _at_once() -> int:
+    """How many notebooks run at a time: two, if there are two cores, and memory for both."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+    return 2 if memory > 7e9 and (os.cpu_count() or 1) > 1 else 1
 
 
 def _tell(back: str, cell: int, cells: int, heading: str) -> None:
@@ -325,4 +371,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    if status == 130:  # without waiting for the notebooks that run: their kernels end with this process
+        sys.stdout.flush()
+        os._exit(status)
+    sys.exit(status)
