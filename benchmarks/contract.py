@@ -46,7 +46,9 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="run cells that are there already")
     parser.add_argument("--stale", action="store_true", help="run cells that other code made")
     parser.add_argument("--failed", action="store_true", help="run cells that failed")
-    parser.add_argument("--compiled", action="store_true", help="compile passes, as users run them: ten times slower")
+    parser.add_argument(
+        "--compiled", action="store_true", help="passes as users have them, compiled where that pays; not all eager"
+    )
     parser.add_argument("--results", type=Path, default=RESULTS, help="the file of results")
     parser.add_argument("--page", action="store_true", help="write the page alone")
     given = parser.parse_args()

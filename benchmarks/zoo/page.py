@@ -32,8 +32,8 @@ sees. It is **refused** (a number, see below) if the package itself says why and
 In networks of more than fifty layers the values by hand are those of the gradient and the CAMs alone, the shift is
 not checked, and an image alone is compared with itself among others for one method of each kind of pass. In mixed
 bfloat16 values by hand may be off by a quarter of the largest, since each order of summation rounds differently.
-Passes are compiled, as users run them, in part of the cells, and run eagerly in the others, since compiling takes
-most of the time of a cell.
+In part of the cells passes run as users have them, few images eagerly and more by a compiled graph (counted as
+compiled below); in the others everything runs eagerly.
 """
 
 
