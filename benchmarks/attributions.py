@@ -7,12 +7,14 @@
 A cell is a data set and a model: a frozen backbone with a linear head, trained as notebook 02 does. Test images with
 evidence (lesion masks, lesion boxes, the animal) are explained for the class that the model predicts. Beside the
 methods stand maps that know nothing of the model, and methods on the model with random weights. Every map is scored
-twice, read by its magnitude and by its positive part, so that no method is ahead for having a sign. The data are the
+twice, read by its magnitude and by its positive part, so that no method is ahead for having a sign. Before the maps
+comes the gate, on all test images: does the model use the evidence at all (`xaiutils.evidence_use`)? The data are the
 kit's, whose folder the environment variable ``XAI_KIT`` names, or ``--data_dir``. Scores of each finished method are
 kept in ``runs/attributions`` (in the folder ``XAI_RUNS``, if set), so a run can be cut and goes on where it was.
 """
 
 import argparse
+import json
 import os
 import time
 from collections.abc import Callable
@@ -34,6 +36,8 @@ from xaiutils.evaluation import chance, control_maps, evaluate_all, summarise
 from xaiutils.evaluation.claims import claims
 from xaiutils.evaluation.findings import in_words
 from xaiutils.evaluation.score_tables import NO_MODEL, ORACLES, RANDOM, TRAINED, of_reading
+from xaiutils.evaluation.studies.evidence_use import EvidenceUse
+from xaiutils.evaluation.studies.evidence_use_tables import use_in_words
 from xaiutils.evaluation.studies.random_weights import random_weight_maps
 from xaiutils.files import replace_file, write_text
 from xaiutils.graph.predict import cam_grid
@@ -49,6 +53,7 @@ STEPS = 20  # of the insertion and deletion curves
 _NAMES = {"magnitude": "magnitude", "positive": "positive part"}
 READINGS = tuple(_NAMES)
 SCORES = "scores_by_reading"  # folder of a cell; another name whenever older scores must not be mixed with new ones
+GATE, GATE_TABLES = "evidence_use", ("groups", "merit", "images")  # folder of a cell, and its files
 # Cheap settings of the methods that repeat; the others have their defaults.
 PARAMETERS = {
     "smoothgrad": {"n_samples": 10},
@@ -133,6 +138,7 @@ def run(cell: Cell, data_dir: Path, n_faithful: int) -> None:
     """Score every method and control of a cell that has not been scored yet, each into a file of its own."""
     folder = RUNS / cell.key / SCORES
     model, ds = cell.trained(data_dir), cell.images(data_dir)
+    gate(cell, model, data_dir)
     logits = xai.predict(model, ds.images)
     targets = logits.argmax(axis=1)
     facts = pd.DataFrame(
@@ -157,6 +163,28 @@ def run(cell: Cell, data_dir: Path, n_faithful: int) -> None:
         _score(folder, method, lambda made=made, method=method: made()[method], model, ds, targets, few, RANDOM)
     for name, maps in control_maps(ds, 0, cam_grid(model)).items():
         _score(folder, name, lambda maps=maps: maps, model, ds, targets, few)
+
+
+def gate(cell: Cell, model: keras.Model, data_dir: Path) -> None:
+    """Whether the model uses the evidence of the test images, kept for `gate_of`."""
+    folder = RUNS / cell.key / GATE
+    if (folder / "said.json").exists():
+        return
+    found = xai.evidence_use(model, cell.load("test", data_dir))
+    for name in GATE_TABLES:
+        _write(getattr(found, name), folder / f"{name}.parquet")
+    said = {name: getattr(found, name) for name in ("verdict", "sentence", "notes")}
+    write_text(folder / "said.json", json.dumps(said, indent=1))
+    print(cell.key, found.sentence, flush=True)
+
+
+def gate_of(cell: Cell) -> EvidenceUse | None:
+    """What `gate` kept; None where it was not run."""
+    folder = RUNS / cell.key / GATE
+    if not (folder / "said.json").exists():
+        return None
+    tables = {name: pd.read_parquet(folder / f"{name}.parquet") for name in GATE_TABLES}
+    return EvidenceUse(**json.loads((folder / "said.json").read_text(encoding="utf-8")), **tables)
 
 
 def _score(
@@ -234,6 +262,8 @@ def page_of(cell: Cell, scores: pd.DataFrame) -> str:
     return "\n\n".join(
         [
             f"# {cell.dataset}, {cell.model}",
+            *_gate_section(cell),
+            "## Where the maps point",
             f"{scores['image_id'].nunique()} test images with {EVIDENCE[cell.dataset]}, {cell.image_size} pixels; the "
             f"model is right on {n_right}. Insertion and deletion: {n_faithful} images, {STEPS} steps. "
             "Means with 95 % intervals, of every map read by its magnitude (mag) and by its positive part (pos); "
@@ -247,6 +277,31 @@ def page_of(cell: Cell, scores: pd.DataFrame) -> str:
             .replace("## " + cell.model, "", 1),
         ]
     )
+
+
+def _gate_section(cell: Cell) -> list[str]:
+    """The verdict that stands above the maps, and its tables."""
+    use = gate_of(cell)
+    if use is None:
+        return []
+    groups = _with_ends(use.groups, "difference", "low", "high", 2)
+    groups = _with_ends(groups, "share", "share_low", "share_high", 2)
+    return [
+        f"## Does the model use {EVIDENCE[cell.dataset]}?",
+        " ".join([use.sentence, *use.notes]),
+        "Medians over test images: of the log-odds of the predicted class (score), of what it loses when all evidence "
+        "is painted over (evidence) or a healthy place of the same form (control), of what the evidence takes beyond "
+        "that (difference), and this beside all that speaks for the class (share).",
+        as_markdown(groups.drop(columns=["patients", "evidence_low", "evidence_high"]).round(2)),
+        as_markdown(_with_ends(use.merit, "loss", "low", "high", 3).round(3)),
+    ]
+
+
+def _with_ends(table: pd.DataFrame, name: str, low: str, high: str, digits: int) -> pd.DataFrame:
+    """The table with a value and its interval in one column."""
+    rows = table[[name, low, high]].to_numpy(float)
+    written = [f"{v:.{digits}f} [{a:.{digits}f}, {b:.{digits}f}]" for v, a, b in rows]
+    return table.assign(**{name: written}).drop(columns=[low, high])
 
 
 def _by_reading(scores: pd.DataFrame, metrics: tuple[str, ...]) -> pd.DataFrame:
@@ -276,10 +331,15 @@ def overview(found: dict[str, pd.DataFrame]) -> str:
         f"## Maps read by their {_NAMES[reading]}\n\n{as_markdown(_pointing(found, reading))}" for reading in READINGS
     ]
     links = ", ".join(f"[{key}](attributions/{key}.md)" for key in found)
+    uses = {cell.key: use for cell in CELLS if cell.key in found and (use := gate_of(cell)) is not None}
     return (
         "\n\n".join(
             [
                 "# Who finds the evidence in real images?",
+                "A map can only be asked to find what its model uses. So before any map the evidence of all test "
+                "images is painted over, and beside it a healthy place of the same form (`xai.evidence_use`):",
+                use_in_words(uses),
+                "## The maps",
                 "Part of the images in which the maximum of the map lies in the evidence (the pointing game), for "
                 "the class that the model predicts. `+`: better than chance by an exact test with Holm's "
                 "correction, and by its 95 % interval. `*`: better than every control too (random, centre, edges, "

@@ -90,6 +90,7 @@ def test_a_model_that_reads_the_finding_and_one_that_reads_the_marker(data, hone
     np.testing.assert_allclose(images["evidence"], expected, rtol=0.02)
     assert (shortcut.images["evidence"] == 0).all()
     assert "takes 0.00 [0.00, 0.00]" in shortcut.sentence
+    assert "for 'benign' (24)" in honest.sentence
     assert {"fatty", "dense", "small", "large"} <= set(honest.groups["group"])
 
 
@@ -278,7 +279,7 @@ def test_every_model_and_every_label_in_a_table_and_in_words(data):
     assert table.drop_duplicates("model").set_index("model")["verdict"].tolist() == [study.USES, study.DOES_NOT]
     assert table.drop_duplicates("model")["AUC_evidence_gone"].tolist() == [0.5, 1]
     first, second = use_in_words(found).split("\n")
-    assert first.startswith("- **honest**: The model uses the evidence: painting it over takes")
+    assert first.startswith("- **honest**: The model uses the evidence: painted over, it takes")
     assert second.startswith(r"- **short\*cut**: The model does not use the evidence")
     no_masks = replace(data, masks=None, evidence=None)
     assert use_by_model({"m": reader(corner())}, no_masks)["m"].verdict == study.CANNOT_TELL

@@ -28,13 +28,18 @@ from xaiutils.registry import check_integer
 from xaiutils.statistics.bootstrap import bootstrap_medians, percentiles
 from xaiutils.text import counted
 
-USES, NEEDS_NOT, DOES_NOT = "uses the evidence", "uses the evidence, but does not need it", "does not use the evidence"
+USES, NEEDS_NOT, DOES_NOT = (
+    "uses the evidence",
+    "uses the evidence, but does not need it",
+    "does not use the evidence, or hardly",
+)
 CANNOT_TELL = "cannot be told"
 FEW = 10  # patients of a class, under whom nothing is said of it
 LEAST, MUCH = 0.1, 0.25  # of what speaks for the class; of the AUC above chance
 KINDS = ("abnormality", "pathology", "mass_shape", "density")  # columns of metadata that tell kinds of findings
 RIGHT = "called right"
 VERSIONS = ("as it is", "evidence gone", "healthy place gone")
+_RARE = 5  # images of a kind of finding, under which it is no group
 _GAP = 2.0  # pixels between the evidence as it is painted over and a healthy place
 
 
@@ -45,12 +50,13 @@ class EvidenceUse:
     ``verdict``: `USES`, `NEEDS_NOT`, `DOES_NOT` or `CANNOT_TELL`; ``sentence``: the same with its numbers, for a page.
 
     ``groups``: a row for each group of images with evidence (all, by class and whether the model calls it, by tertile
-    of the evidence's size, by `KINDS`): by, group, n; medians of score (log-odds of the predicted class, or the score
-    of a regression), evidence (what it loses when all evidence is painted over, with evidence_low and evidence_high),
-    and on the n_paired images with a healthy place of the same form control (what it loses by that), difference (what
-    it loses by the evidence, or the part that has an equal, beyond the control; low, high) and share (difference
-    beside the score above even odds; of a regression in standard deviations; share_low, share_high). Intervals are
-    bootstrap percentiles over patients: 95 %, and of the classes called right together (Bonferroni).
+    of the evidence's size, by `KINDS` of five images or more): by, group, n; medians of score (log-odds of the
+    predicted class, or the score of a regression), evidence (what it loses when all evidence is painted over, with
+    evidence_low and evidence_high), and on the n_paired images with a healthy place of the same form control (what it
+    loses by that), difference (what it loses by the evidence, or the part that has an equal, beyond the control; low,
+    high) and share (difference beside the score above even odds; of a regression in standard deviations; share_low,
+    share_high). Intervals are bootstrap percentiles over patients: 95 %, and of the classes called right together
+    (Bonferroni).
 
     ``merit``: the model with the images as they are, with all evidence gone, and with a healthy place gone in each: a
     row for each version and quantity (AUC, accuracy): before, after, loss, low, high (of the loss), n; empty for a
@@ -254,7 +260,8 @@ def _split(rows: pd.DataFrame, by: Sequence[str]) -> Iterator[tuple[str, str, pd
             yield "size", str(name), members
     for column in (c for c in by if c in rows and rows[c].nunique() > 1):
         for name, members in rows.groupby(column, sort=True):
-            yield column, str(name), members
+            if len(members) >= _RARE:
+                yield column, str(name), members
 
 
 def _medians(rows: pd.DataFrame, n_resamples: int, seed: int, confidence: float) -> dict[str, float]:
@@ -319,11 +326,14 @@ def judge(groups: pd.DataFrame, merit: pd.DataFrame) -> tuple[str, str]:
     where they are of at least `FEW` patients with a healthy place. Share is what the score loses by the evidence beyond
     the healthy place, beside all that speaks for the class.
 
-    - `USES`: of some class the difference's interval (corrected for the number of classes) is above 0, and the share at
-      least `LEAST`;
-    - `NEEDS_NOT`: so it is, but with all evidence gone the AUC loses less than `MUCH` of what it was above chance (by
-      the interval's end): something else tells the classes apart as well;
-    - `DOES_NOT`: of every class the share's interval ends below `LEAST`;
+    - `USES`: of some class the difference's interval (corrected for the number of classes) is above 0 and the share at
+      least `LEAST`; or the AUC with all evidence gone loses, by the interval's end and beyond what a healthy place
+      takes, more than `MUCH` of what it was above chance (evidence may fill so much of the image that only its core
+      has a healthy equal);
+    - `NEEDS_NOT`: so it is, but by the interval's other end the AUC loses less than that: something else tells the
+      classes apart as well;
+    - `DOES_NOT`: of every class the share's interval ends below `MUCH`, and so does the AUC's loss; or below `LEAST`,
+      and the AUC does not fall as above;
     - `CANNOT_TELL`: else, or too few images.
     """
     score = not len(merit)
@@ -339,29 +349,38 @@ def judge(groups: pd.DataFrame, merit: pd.DataFrame) -> tuple[str, str]:
     share, low = side * enough["share"], np.where(side > 0, enough["low"], -enough["high"])
     used = enough[(low > 0) & (share >= LEAST)]
     best = (used if len(used) else enough).loc[lambda t: t["share"].abs().idxmax()]
-    lost = merit[(merit["version"] == VERSIONS[1]) & (merit["quantity"] == "AUC")] if not score else merit
-    if len(used):
-        kept = len(lost) and lost["high"].iloc[0] < MUCH * (lost["before"].iloc[0] - 0.5)
-        verdict = NEEDS_NOT if kept else USES
+    lost, falls, stays = merit, False, False
+    if not score:
+        of_auc = merit[merit["quantity"] == "AUC"]
+        lost = of_auc[of_auc["version"] == VERSIONS[1]]
+        traces = float(of_auc.loc[of_auc["version"] == VERSIONS[2], "loss"].clip(lower=0).sum())
+        room = MUCH * (lost["before"] - 0.5).clip(lower=0)
+        falls, stays = bool((lost["low"] - traces > room).any()), bool((lost["high"] < room).any())
+    reach = np.maximum(enough["share_high"], -enough["share_low"] if score else -np.inf).max(skipna=False)
+    if (reach < MUCH and stays) or (reach < LEAST and not falls):
+        verdict = DOES_NOT
+    elif len(used) or falls:
+        verdict = NEEDS_NOT if stays else USES
     else:
-        reach = np.maximum(enough["share_high"], -enough["share_low"] if score else -np.inf)
-        verdict = DOES_NOT if (reach < LEAST).all() else CANNOT_TELL
-    return verdict, _sentence(verdict, best, lost, score)
+        verdict = CANNOT_TELL
+    return verdict, _sentence(verdict, best, enough.drop(best.name), lost, score)
 
 
-def _sentence(verdict: str, row: pd.Series, lost: pd.DataFrame, score: bool) -> str:
-    of = "" if score else f" of {row['group']!r} called right"
-    unit = "standard deviations of the score" if score else "of what speaks for the class"
-    said = (
-        f"The model {verdict}"
-        if verdict != CANNOT_TELL
-        else "Whether the model uses the evidence cannot be told from these images"
-    )
+def _sentence(verdict: str, best: pd.Series, others: pd.DataFrame, lost: pd.DataFrame, score: bool) -> str:
+    """The verdict with the numbers of the class of the largest share, of the others, and the AUC."""
+    said = f"The model {verdict}" if verdict != CANNOT_TELL else "Whether the model uses the evidence cannot be told"
+    of = "standard deviations of the score" if score else f"of what speaks for {best['group']!r}"
     said += (
-        f": painting it over takes {row['difference']:.2f} [{row['low']:.2f}, {row['high']:.2f}] from the score "
-        f"({row['score']:.2f}) beyond an equal healthy place ({row['control']:.2f}), {row['share']:.2f} "
-        f"[{row['share_low']:.2f}, {row['share_high']:.2f}] {unit} (medians, {row['n_paired']} images{of})"
+        f": painted over, it takes {best['difference']:.2f} [{best['low']:.2f}, {best['high']:.2f}] from the score "
+        f"({best['score']:.2f}) beyond a healthy place of its form ({best['control']:.2f}), {best['share']:.2f} "
+        f"[{best['share_low']:.2f}, {best['share_high']:.2f}] {of} ({best['n_paired']} images"
+        f"{'' if score else ' called right'})"
     )
+    more = [
+        f"{row.difference:.2f} [{row.low:.2f}, {row.high:.2f}] of {row.score:.2f} for {row.group!r} ({row.n_paired})"
+        for row in others.iloc[:4].itertuples()
+    ]
+    said += f", and {', '.join(more)}" if more else ""
     for found in lost.itertuples():
         said += (
             f"; with all evidence gone the AUC is {found.after:.3f} after {found.before:.3f} "

@@ -10,7 +10,9 @@ import pandas as pd
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
 from xaiutils.evaluation.studies.evidence_use import CANNOT_TELL, EvidenceUse, evidence_use
+from xaiutils.models.wrapped import facts_of
 from xaiutils.own_model.label_view import of_label
+from xaiutils.own_model.wrap import wrap
 from xaiutils.text import markdown
 
 
@@ -20,8 +22,13 @@ def use_by_model(models: Mapping[str, keras.Model], ds: ImageDataset, **options:
 
 
 def use_by_label(model: keras.Model, ds: ImageDataset, **options: Any) -> dict[str, EvidenceUse]:
-    """`evidence_use` of each label of a set of several: healthy places avoid the findings of all labels."""
-    found = {}
+    """`evidence_use` of each label of a set of several: healthy places avoid the findings of all labels. A model that
+    knows no names of its outputs answers with the labels of ``ds`` in their order."""
+    facts, names, found = facts_of(model), list(ds.class_names), {}
+    if facts is None:
+        model = wrap(model, scaling="model", class_names=names)
+    elif facts.class_names is None:
+        model = model.with_options(class_names=names)
     for column, label in enumerate(ds.class_names):
         avoid = None if ds.masks is None else ds.masks[ds.labels[:, column] >= 0]
         found[label] = _asked(of_label(model, label), ds.of_label(label), avoid=avoid, **options)
@@ -38,9 +45,8 @@ def _asked(model: keras.Model, ds: ImageDataset, **options: Any) -> EvidenceUse:
 
 def use_in_words(found: Mapping[str, EvidenceUse]) -> str:
     """A list in Markdown: of each model or label the verdict with its numbers, and which images were left out."""
-    return "\n".join(
-        f"- **{markdown(name)}**: {markdown(' '.join([u.sentence, *u.notes]))}" for name, u in found.items()
-    )
+    said = {name: " ".join([use.sentence, *use.notes]) for name, use in found.items()}
+    return "\n".join(f"- **{markdown(name)}**: {markdown(sentence)}" for name, sentence in said.items())
 
 
 def use_table(found: Mapping[str, EvidenceUse], kind: str = "model") -> pd.DataFrame:
