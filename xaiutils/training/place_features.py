@@ -7,6 +7,7 @@ takes little memory, a cut computation goes on where it was, and folds of the sa
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,8 +21,9 @@ from xaiutils.datasets import ImageDataset
 from xaiutils.files import replace_file
 from xaiutils.models.where_and_what import LOWER_STRIDE, tensor_of_stride
 from xaiutils.progress import progress
+from xaiutils.training import augmentation
 from xaiutils.training.augmentation import AUGMENTATIONS
-from xaiutils.training.features import code_of_features, model_digest
+from xaiutils.training.features import leaves, model_digest
 from xaiutils.training.loop import Split
 from xaiutils.training.objectives import Classes, Objective
 from xaiutils.training.places import PlaceSplit, WhereAndWhat, changed_together, grids_of, with_background
@@ -135,7 +137,7 @@ def lower_features(
     """
     copies = recipe.copies if recipe is not None else 0
     ranges = {name: getattr(recipe, name) for name in ("copies", *AUGMENTATIONS)} | {"seed": seed} if copies else {}
-    about = json.dumps([model_digest(lower), tf.__version__, code_of_features(), ranges]).encode()
+    about = json.dumps([model_digest(lower), tf.__version__, _code_of(lower), ranges]).encode()
     spec = tf.TensorSpec([None, *ds.pixels.shape[1:]], tf.float32)
     run = tf.function(lambda x: tf.cast(lower(x, training=False), tf.float16), input_signature=[spec], autograph=False)
     features, grids = [], np.empty((len(ds), max(copies, 1), *shape), np.int8)
@@ -150,6 +152,14 @@ def lower_features(
             digest.update(json.dumps([state, shape]).encode() + mask.tobytes())
             grids[i] = _kept(folder, digest, partial(_grids_of, state, shape, change))
     return features, grids
+
+
+def _code_of(lower: keras.Model) -> str:
+    """Changes when the code of augmentation does, or of layers that are not Keras' own; not with any other line, since
+    the features of a large set take hours."""
+    modules = {type(layer).__module__ for layer in leaves(lower)} | {augmentation.__name__}
+    files = [sys.modules[name].__file__ for name in sorted(modules) if not name.startswith("keras.")]
+    return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files if file)).hexdigest()
 
 
 def _changed(
