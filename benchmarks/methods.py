@@ -14,8 +14,9 @@ machine does nothing else.
 
 Parts: ``methods`` has every method on every model, for 1 and 8 images; ``growth`` some methods as images, steps or
 channels grow; ``grid`` the thesis' figure (8 methods, an image and 6 changed copies of it) by its two libraries and by
-ours. The floor of a method is the number of passes that its algorithm must make (`floor_passes`) times the cost of one
-graph-compiled pass at the best batch size, taken just before and just after the row. Peak memory is what the process'
+ours; ``first`` the first map of one image by each method, in a process of its own whose model is built. The floor
+of a method is the number of passes that its algorithm must make (`floor_passes`) times the cost of one graph-compiled
+pass at the best batch size, taken just before and just after the row. Peak memory is what the process'
 resident memory rises to in the first call, above what it was before; Linux alone tells it.
 """
 
@@ -25,6 +26,8 @@ import ctypes
 import json
 import os
 import platform
+import subprocess
+import sys
 import tempfile
 import time
 import warnings
@@ -48,7 +51,7 @@ from xaiutils.registry import check_parameters
 
 HERE = Path(__file__).parent
 MODELS = ("efficientnet_lite0", "efficientnet_b0", "vit_b32")
-PARTS = ("methods", "growth", "grid")
+PARTS = ("methods", "growth", "grid", "first")
 THESIS = {
     "vanilla_gradients": ("tf-explain", {}),
     "gradients_x_inputs": ("tf-explain", {}),
@@ -158,6 +161,27 @@ def measure(call: Callable[[], object], repeats: int) -> tuple[float, int, float
         call()
         times.append(time.perf_counter() - start)
     return float(np.median(times)), len(times), peak
+
+
+def first_call(model: str, method: str, parameters: dict) -> tuple[float, int, float]:
+    """As `measure`, of the first map in a process of its own."""
+    code = f"""
+import time, warnings
+warnings.simplefilter("ignore")
+import numpy as np, xaiutils as xai
+model, image = xai.build_model({model!r}, 2), np.random.default_rng(0).uniform(0, 255, (1, 224, 224, 3))
+start = time.perf_counter()
+try:
+    xai.explain(model, image, 0, {method!r}, **{parameters!r})
+    print("seconds", time.perf_counter() - start)
+except xai.attribution.ModelError as error:
+    print("refused", error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    said, _, what = done.stdout.splitlines()[-1].partition(" ")
+    if said == "refused":
+        raise ModelError(what)
+    return float(what), 1, np.nan
 
 
 def peak_memory(call: Callable[[], object]) -> float:
@@ -330,6 +354,9 @@ def tasks(
                 for method, n, parameters in GROWTH:
                     if method in methods:
                         yield part, model, n, method, parameters, ("xaiutils",)
+            elif part == "first":
+                for method in methods:
+                    yield part, model, 1, method, PARAMETERS.get(method, {}), ("xaiutils",)
             else:
                 for method, (library, parameters) in THESIS.items():
                     if method in methods:
@@ -383,7 +410,7 @@ def run(todo: Iterator[Task], rows: Rows, repeats: int, seconds: float) -> bool:
             found, note = (np.nan, 0, np.nan), ""
             before = subject.passes.now(needed)
             try:
-                found = measure(call, repeats)
+                found = first_call(name, method, parameters) if part == "first" else measure(call, repeats)
             except ModelError as error:
                 note = f"refused: {str(error)[:100]}"
             except Exception as error:  # whatever a library raises
@@ -411,6 +438,12 @@ def report(rows: Rows, complete: bool) -> str:
     parts += ["## One pass, milliseconds an image", as_markdown((1000 * passes_).reset_index())]
     if (found.part == "methods").any():
         parts += ["## All methods", _misses(found), as_markdown(_by_library(found[found.part == "methods"]))]
+    if (found.part == "first").any():
+        first = found[found.part == "first"].assign(
+            method=lambda rows: rows.method + rows.note.map(lambda n: "*" * bool(n))
+        )
+        table = first.pivot_table(index="method", columns="model", values="seconds", sort=False, dropna=False)
+        parts += ["## The first map, seconds in a new process (*: refused)", as_markdown(table.reset_index())]
     if (found.part == "growth").any():
         growth = found[found.part == "growth"]
         shown = growth[["model", "method", "images", "parameters", "seconds"]].copy()
