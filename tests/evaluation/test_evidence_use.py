@@ -292,3 +292,39 @@ def test_every_model_and_every_label_in_a_table_and_in_words(data):
     assert list(by_label) == ["mass", "marker"]
     assert by_label["mass"].verdict == study.USES
     assert use_table(by_label, "label")["label"].unique().tolist() == ["mass", "marker"]
+
+
+def tables(share, low, high, loss, ends, traces=0.0):
+    """A class of which so much is taken (of a score of 1), and an AUC of 0.9 that loses so much."""
+    group = {"by": "called right", "group": "a", "n": 50, "n_paired": 50, "patients": 50, "score": 1.0, "control": 0.0}
+    group |= {"difference": share, "low": low, "high": high, "share": share, "share_low": low, "share_high": high}
+    merit = [
+        {"version": version, "quantity": "AUC", "before": 0.9, "after": 0.9 - lost, "loss": lost, "low": a, "high": b}
+        for version, lost, a, b in (("evidence gone", loss, *ends), ("healthy place gone", traces, -0.1, 0.1))
+    ]
+    return pd.DataFrame([group]), pd.DataFrame(merit)
+
+
+@pytest.mark.parametrize(
+    ("found", "verdict"),
+    [
+        (tables(0.6, 0.4, 0.8, 0.3, (0.2, 0.4)), study.USES),
+        (tables(0.6, 0.4, 0.8, 0.1, (-0.1, 0.3)), study.USES),
+        (tables(0.6, 0.4, 0.8, 0.01, (-0.02, 0.04)), study.NEEDS_NOT),
+        (tables(0.1, 0.03, 0.23, 0.02, (0.0, 0.04)), study.DOES_NOT),
+        (tables(0.0, -0.05, 0.05, 0.05, (-0.1, 0.2)), study.DOES_NOT),  # too few for the AUC
+        (tables(0.05, -0.2, 0.3, 0.02, (0.0, 0.04)), study.CANNOT_TELL),
+        (tables(0.05, 0.01, 0.2, 0.02, (-0.1, 0.14)), study.CANNOT_TELL),  # certain, and small
+        (tables(0.05, -0.2, 0.3, 0.3, (0.15, 0.45)), study.USES),  # large evidence: its core alone has an equal
+        (tables(0.05, -0.2, 0.3, 0.3, (0.15, 0.45), traces=0.2), study.CANNOT_TELL),  # any paint does that
+        (tables(np.nan, np.nan, np.nan, 0.0, (-0.1, 0.1)), study.CANNOT_TELL),
+    ],
+)
+def test_the_rule_of_the_verdict(found, verdict):
+    assert study.judge(*found)[0] == verdict
+
+
+@pytest.mark.parametrize("side", [1, -1])
+def test_a_score_may_rise_or_fall_with_the_evidence(side):
+    groups, _ = tables(0.6 * side, *sorted([0.4 * side, 0.8 * side]), 0, (0, 0))
+    assert study.judge(groups.assign(by="all"), pd.DataFrame())[0] == study.USES

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from xaiutils.statistics.bootstrap import bootstrap_means, percentile_interval, percentiles, replicates
+from xaiutils.statistics.bootstrap import (
+    bootstrap_means,
+    bootstrap_medians,
+    draw_units,
+    percentile_interval,
+    percentiles,
+    replicates,
+)
 
 
 def test_replicates_draw_as_many_units_as_there_are():
@@ -57,3 +64,12 @@ def test_percentiles_by_hand():
 def test_percentiles_of_columns_leave_out_what_has_no_value():
     samples = np.stack([np.arange(1001) / 1000, np.append(np.arange(1000) / 999, np.nan)], axis=1)
     np.testing.assert_allclose(percentiles(samples, 0.9), [[0.05, 0.05], [0.95, 0.95]])
+
+
+def test_medians_are_those_of_the_rows_that_are_drawn():
+    rng = np.random.default_rng(0)
+    units, values = np.repeat(np.arange(9), [1, 2, 3, 1, 1, 2, 4, 1, 2]), rng.normal(size=(17, 2))
+    found = bootstrap_medians(values, units, 50, seed=3)
+    for drawn, medians in zip(draw_units(9, 50, 3), found, strict=True):
+        rows = np.repeat(np.arange(17), drawn[units])
+        np.testing.assert_allclose(medians, np.median(values[rows], axis=0))

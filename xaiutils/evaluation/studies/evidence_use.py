@@ -348,7 +348,7 @@ def judge(groups: pd.DataFrame, merit: pd.DataFrame) -> tuple[str, str]:
     side = np.sign(enough["difference"]) if score else 1.0
     share, low = side * enough["share"], np.where(side > 0, enough["low"], -enough["high"])
     used = enough[(low > 0) & (share >= LEAST)]
-    best = (used if len(used) else enough).loc[lambda t: t["share"].abs().idxmax()]
+    best = (used if len(used) else enough).loc[lambda t: t["share"].abs().fillna(0).idxmax()]
     lost, falls, stays = merit, False, False
     if not score:
         of_auc = merit[merit["quantity"] == "AUC"]
