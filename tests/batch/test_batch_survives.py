@@ -114,7 +114,7 @@ def test_a_batch_that_is_asked_to_end_says_so_and_can_go_on(study, capsys, numbe
     wait_for(lambda: at_work(study))
     family = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(number)
-    assert process.wait(90) == 128 + number
+    assert process.wait(240) == 128 + number  # it writes the report first
     _, alive = psutil.wait_procs(family, timeout=30)
     assert not alive, f"still at work: {alive}"
     out = (study / "out.txt").read_text()

@@ -243,7 +243,8 @@ def _read_all(listing: Listing, records: list[Record], image_size: int) -> _Read
     # Here and not in the readers, since Python's filters of warnings belong to all threads.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pydicom")  # of headers with values that the standard does not allow
-        for record, picture in _in_threads(listing.read, records, image_size):
+        readers = _READERS if listing.available is None else 1  # to draw holds Python's lock
+        for record, picture in _in_threads(listing.read, records, image_size, readers):
             if isinstance(picture, Exception):
                 reason = picture.reason if isinstance(picture, FileError) else f"{type(picture).__name__}: {picture}"
                 found.unread.append((str(getattr(record.source, "path", record.id)), reason))
@@ -263,7 +264,7 @@ def _read_all(listing: Listing, records: list[Record], image_size: int) -> _Read
 
 
 def _in_threads(
-    read: Callable[[Any, int], Picture], records: list[Record], image_size: int
+    read: Callable[[Any, int], Picture], records: list[Record], image_size: int, readers: int
 ) -> Iterator[tuple[Record, Picture | Exception]]:
     """Records with their pictures, or with the error, in order; a few at a time, so that memory stays flat."""
 
@@ -273,9 +274,9 @@ def _in_threads(
         except Exception as error:  # a broken file raises nearly anything: SyntaxError, OSError, struct.error, ...
             return error
 
-    with ThreadPoolExecutor(_READERS) as pool:
+    with ThreadPoolExecutor(readers) as pool:
         waiting = iter(records)
-        running = [(r, pool.submit(attempt, r)) for r in islice(waiting, 4 * _READERS)]
+        running = [(r, pool.submit(attempt, r)) for r in islice(waiting, 4 * readers)]
         for _ in progress(range(len(records)), title="reading images"):
             record, future = running.pop(0)
             running += [(r, pool.submit(attempt, r)) for r in islice(waiting, 1)]
