@@ -299,9 +299,9 @@ def trained_cnn():
     size = 96
     model = small_cnn(size)
     splits = [
-        xai.load_dataset("phantom", split=s, image_size=size, limit=n) for s, n in (("train", 2000), ("val", 200))
+        xai.load_dataset("phantom", split=s, image_size=size, limit=n) for s, n in (("train", 1500), ("val", 200))
     ]
-    xai.train(model, *splits, "scratch", epochs=8, learning_rate=2e-3)
+    xai.train(model, *splits, "scratch", epochs=7, learning_rate=2e-3)
     return model
 
 
