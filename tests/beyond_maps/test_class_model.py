@@ -64,6 +64,7 @@ def test_blur_and_total_variation_make_it_smooth(models):
 
 
 def test_any_size_and_bad_arguments(models):
+    keras.utils.set_random_seed(0)  # all ReLUs may be off in mid-grey
     inputs = keras.Input((None, None, 3))
     x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3, activation="relu")(inputs))
     free = keras.Model(inputs, keras.layers.Dense(2)(x))

@@ -223,7 +223,8 @@ def test_what_a_function_holds_is_looked_at(model, images, kind):
     assert np.abs(found - before).max() > 1e-3
 
 
-def test_a_layer_that_counts_its_calls_is_traced_once(model, images):
+def test_a_layer_that_counts_its_calls_is_traced_once(model, images, monkeypatch):
+    monkeypatch.setenv("XAI_COMPILE", "first")  # run eagerly a layer is called each time
     calls, gain = [], [1.0]
     model.get_layer("own").function = lambda x: calls.append({"shape": x.shape}) or x * gain[0]
     xai.predict(model, images)

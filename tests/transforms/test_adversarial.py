@@ -194,7 +194,8 @@ def test_nothing_moves_with_epsilon_or_steps_of_nothing(models, images):
     assert np.abs(start[inside]).mean() == pytest.approx(4, rel=0.05)  # uniform in the ball
 
 
-def test_one_trace_serves_every_call(images):
+def test_one_trace_serves_every_call(images, monkeypatch):
+    monkeypatch.setenv("XAI_COMPILE", "first")  # run eagerly a layer is called each time
     inputs = keras.Input((32, 32, 3))
     traces = []
 

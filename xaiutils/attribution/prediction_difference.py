@@ -72,6 +72,10 @@ class PatchGaussian:
         return inside, gain, np.linalg.cholesky((left_over + left_over.T) / 2)
 
 
+def _check(network: Network) -> None:
+    network.check_probabilities("this method compares nothing else, so use occlusion")
+
+
 def prediction_difference(
     network: Network,
     images: np.ndarray,
@@ -102,6 +106,7 @@ def prediction_difference(
 
     ValueError: the stride leaves gaps, "marginal" without ``background``, or a background of a wrong shape.
     """
+    _check(network)
     n, height, width = images.shape[:3]
     check_stride(stride, patch_size)
     rows, columns = min(patch_size, height), min(patch_size, width)
@@ -213,7 +218,7 @@ PREDICTION_DIFFERENCE = Method(
     cost="n_samples forwards for each window, + 1",
     compute=prediction_difference,
     needs="nothing",
-    check=lambda network: network.check_probabilities("this method compares nothing else, so use occlusion"),
+    check=_check,
     parameters=(
         Parameter("patch_size", int, 10, "side of the window in pixels; the paper: 5 to 20", 1, 20),
         Parameter("padding", int, 2, "pixels around the window that it is drawn given", 0, _MOST_PADDING),

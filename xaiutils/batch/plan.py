@@ -22,7 +22,8 @@ PACKAGE = Path(__file__).resolve().parents[1]
 # among those of cells only: a finer curve is no reason to train again.
 _DATA_CODE = ("datasets", "images.py", "class_names.py", "file_limits.py", "workbook")
 _TRAIN_CODE = (*_DATA_CODE, "backend.py", "models", "training", "graph", "classification", "statistics")
-_CELL_CODE = (*_TRAIN_CODE, "map_reading.py", "attribution", "evaluation", "transforms", "plots", "beyond_maps")
+_MAP_CODE = ("map_reading.py", "own_model", "attribution", "evaluation", "transforms", "plots", "beyond_maps")
+_CELL_CODE = (*_TRAIN_CODE, *_MAP_CODE)
 CODE = {"data": _DATA_CODE, "train": _TRAIN_CODE, "cell": _CELL_CODE}
 _AXES = {"data": ("dataset", "seed"), "train": ("dataset", "model", "recipe", "seed")}
 _REASONS = {
