@@ -53,8 +53,9 @@ HERE = Path(__file__).parent
 MODELS = ("efficientnet_lite0", "efficientnet_b0", "vit_b32")
 PARTS = ("methods", "growth", "grid", "first")
 FIRST_AIM = (
-    "Seconds of the first map of one image in a new process whose model is built, TensorFlow's own first call among them. "
-    "The aim for a method of one pass: at most 0.8 on EfficientNet-Lite0, 3 on B5, 1.5 on ViT-B/32. Empty: not measured."
+    "Seconds of the first map of one image in a new process whose model is built, TensorFlow's own first call among "
+    "them. The aim for a method of one pass: at most 0.8 on EfficientNet-Lite0, 3 on B5, 1.5 on ViT-B/32. Empty: not "
+    "measured."
 )
 THESIS = {
     "vanilla_gradients": ("tf-explain", {}),
