@@ -1,5 +1,7 @@
 """How many images a pass takes, and what happens where they are too many."""
 
+import importlib
+
 import numpy as np
 import pytest
 from conftest import make_flat
@@ -60,9 +62,13 @@ def test_maps_after_out_of_memory_are_the_same(images, monkeypatch):
         return declared.compute(network, images, targets, batch_size, **parameters)
 
     monkeypatch.setattr(xai.METHODS["smoothgrad"].__class__, "maps", lambda self, *a, **k: short(*a, **k))
+    checked = []  # completeness too is looked at by passes of the size that fits
+    calls = importlib.import_module("xaiutils.attribution.explain")
+    monkeypatch.setattr(calls, "warn_if_incomplete", lambda *given: checked.append(given[4]))
     with pytest.warns(UserWarning, match="batch_size=2 fits"):
         found = xai.explain(model, images, 1, "smoothgrad", n_samples=3, batch_size=8)
     np.testing.assert_allclose(found, expected, atol=1e-6 * np.abs(expected).max())
+    assert checked == [2]
 
 
 def test_other_calls_refuse_auto_by_name(images):

@@ -173,8 +173,8 @@ def _checked_maps(
     given: Mapping[str, Any],
 ) -> np.ndarray:
     """A method's maps, of as many images at once as memory holds."""
-    maps = fitting(network, batch_size, lambda size: method.maps(network, images, targets, size, **given))
-    warn_if_incomplete(network, method, images, targets, batch_size, given, maps)
+    maps, fits = fitting(network, batch_size, lambda size: (method.maps(network, images, targets, size, **given), size))
+    warn_if_incomplete(network, method, images, targets, fits, given, maps)
     return maps
 
 
