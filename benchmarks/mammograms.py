@@ -1,155 +1,125 @@
-"""Whole mammograms by a network that looks where the lesions are: choices compared by cross-validation.
+"""Whole mammograms by networks that look where the lesions are: compared, tested once, asked what they use.
 
 ``python benchmarks/mammograms.py --cache FOLDER`` reads the masses of CBIS-DDSM from ``XAI_KIT`` at 800 x 608 pixels,
-trains the head "where_and_what" on EfficientNet-Lite0 for each choice, fold and seed, measures it on the images left
-out, and writes each result into `mammograms.json` as it comes. Cut, it goes on where it was. The official test images
-are not read. Folds keep a patient's images together; "official" is the loader's own tenth of the training patients.
+trains EfficientNet-Lite0 for each choice, fold and seed, and measures it on the images left out. Folds keep a patient's
+images together; "official" is the loader's own tenth of the training patients. What more is measured of networks that
+have been trained, each by a step of its own:
+
+    --test        AUCs of the official test images, and where the heat map points; --mean also of all of them together
+    --gate        does it use the lesion? On validation and test images
+    --detection   lesions found at so many false finds an image
+    --maps        who finds the lesion: post-hoc methods and controls, for "malignant"; settings from validation images
+    --page        mammograms.md, of all that there is
+
+Each result is written into `mammograms.json` as it comes; cut, a step goes on where it was. What is there is not
+measured again. Values of each image and method lie in ``benchmarks/mammograms``.
 """
 
 import argparse
 import json
 import os
-import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-from scipy.special import softmax
-from sklearn.model_selection import StratifiedGroupKFold
+os.environ.setdefault("XAI_PROGRESS", "off")
 
-import xaiutils as xai
-from xaiutils.classification import Predictions
-from xaiutils.classification.curves import mean_auc
-from xaiutils.datasets import ImageDataset
-from xaiutils.evaluation.detection import heat_maps, where_and_what_maps
-from xaiutils.files import replace_file, write_text
-from xaiutils.training.predictions import groups_of
+import mammogram_measures as measures
+import numpy as np
+from mammogram_networks import CHOICES, FOLDS, Trained, has_maps, images_of, run
+from mammogram_page import page
+
+from xaiutils.files import write_text
 
 RESULTS = Path(__file__).with_suffix(".json")
-HEIGHT, WIDTH = 800, 608
-CLASSES = ("benign", "malignant")
-# What is compared: arguments of `train`, and of `build_model` in "model".
-CHOICES: dict[str, dict[str, Any]] = {
-    "boxes": {"recipe": "where_and_what"},
-    "no stage of crops": {"recipe": "where_and_what_images", "epochs": 8, "learning_rate": 5e-4},
-    "labels alone": {"recipe": "where_and_what_labels"},
-    "top k": {"recipe": "where_and_what", "model": {"pooling": "top_k"}},
-    "mean": {"recipe": "where_and_what", "model": {"pooling": "mean"}},
-    "labels alone, mean": {"recipe": "where_and_what_labels", "model": {"pooling": "mean"}},
-    "from the pixels": {"recipe": "where_and_what", "frozen_lower": False},
-}
+HITS = RESULTS.with_suffix("")
 
 
-def prepare(cache: Path) -> pd.DataFrame:
-    """Write the training and validation images and masks into the cache, once; their table."""
-    table = cache / "images.csv"
-    if not table.exists():
-        parts = [
-            xai.load_dataset(
-                "cbis_ddsm", split, HEIGHT, data_dir=Path(os.environ["XAI_KIT"]) / "cbis_ddsm", region="whole",
-                keep_aspect=False, black_background=True,
-            ).corner(HEIGHT, WIDTH)
-            for split in ("train", "val")
-        ]  # fmt: skip
-        for name in ("pixels", "masks"):
-            rows = [np.asarray(getattr(ds, name)).reshape(len(ds), HEIGHT, WIDTH, -1)[..., 0] for ds in parts]
-            replace_file(cache / f"{name}.npy", lambda path, rows=rows: np.save(path, np.concatenate(rows)))
-        frames = [
-            ds.metadata.assign(id=ds.ids, patient=ds.patients, label=ds.labels, evidence=ds.evidence, split=ds.split)
-            for ds in parts
-        ]
-        replace_file(table, lambda path: pd.concat(frames).to_csv(path, index=False))
-    return pd.read_csv(table)
+def read() -> dict[str, Any]:
+    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
 
 
-def images_at(cache: Path, table: pd.DataFrame, rows: np.ndarray, split: str) -> ImageDataset:
-    pixels, masks = (np.load(cache / f"{name}.npy", mmap_mode="r")[rows] for name in ("pixels", "masks"))
-    chosen = table.iloc[rows]
-    return ImageDataset(
-        np.broadcast_to(pixels[..., None], (*pixels.shape, 3)),
-        chosen["label"].to_numpy(),
-        CLASSES,
-        list(chosen["id"]),
-        masks=masks,
-        patients=list(chosen["patient"]),
-        evidence=chosen["evidence"].to_numpy(),
-        metadata=chosen[["side", "view", "density", "assessment", "pathology"]],
-        name="cbis_ddsm",
-        split=split,
-    )
-
-
-def left_out(table: pd.DataFrame, fold: str) -> np.ndarray:
-    """Which images a fold leaves out of training, bool ``(n,)``: a fifth of the patients, or the loader's own."""
-    if fold == "official":
-        return (table["split"] == "val").to_numpy()
-    folds = StratifiedGroupKFold(5, shuffle=True, random_state=0).split(table, table["label"], table["patient"])
-    found = np.zeros(len(table), bool)
-    found[list(folds)[int(fold)][1]] = True
+def once(keys: Sequence[str], make: Callable[[], Any]) -> Any:
+    """The result at ``keys``; made and written where it is not there. Others may write in the meantime."""
+    found: Any = read()
+    for key in keys:
+        found = found.get(key) if found else None
+    if found is None:
+        found, results = make(), read()
+        inner = results
+        for key in keys[:-1]:
+            inner = inner.setdefault(key, {})
+        inner[keys[-1]] = found
+        write_text(RESULTS, json.dumps(results, indent=1) + "\n")
+    print(*keys, json.dumps(found)[:400], flush=True)
     return found
 
 
-def measure(model: Any, ds: ImageDataset) -> tuple[dict[str, float], np.ndarray]:
-    """AUCs by image and breast, of an image and its up-down mirrored twin in the mean, and how often the heat map
-    points at the evidence; and the logits ``(n, 2)``."""
-    pixels = np.ascontiguousarray(ds.pixels)
-    logits = np.mean([xai.predict(model, x, 8) for x in (pixels, pixels[:, ::-1])], axis=0)
-    p, malignant = softmax(logits, axis=1), ds.labels == 1
-    breasts = Predictions(ds.labels, p, CLASSES, groups_of(ds)).per("breast", combine="mean")
-    heat = heat_maps(*where_and_what_maps(model, pixels), target=1)
-    step = np.divide(ds.masks.shape[1:], heat.shape[1:])
-    peaks = np.array([(np.add(np.unravel_index(h.argmax(), h.shape), 0.5) * step).astype(int) for h in heat])
-    hit = ds.masks[np.arange(len(ds)), peaks[:, 0], peaks[:, 1]]
-    return {
-        "auc": mean_auc(ds.labels, p),
-        "auc by breast": mean_auc(breasts.labels, breasts.probabilities),
-        "points": hit.mean(),
-        "points, malignant": hit[malignant].mean(),
-        "points, malignant called malignant": hit[malignant & (p[:, 1] > 0.5)].mean(),
-        "images": len(ds),
-    }, logits
+def measure_maps(network: Trained, args: argparse.Namespace) -> None:
+    """Each kind of map of a network, the cheapest first."""
+    model = network.model(args.cache)
+    ds = measures.some(images_of(network, args.cache, args.data_dir, "test"), args.images)
+    val_ds = images_of(network, args.cache, args.data_dir, "val")
+    val_ds = measures.some(val_ds.select(np.flatnonzero(val_ds.labels == measures.TARGET)), args.validation)
+    p = measures.softmax(measures.logits_of(model, ds), axis=1) if args.images else measures.probabilities_of(
+        network, args.cache, args.data_dir)  # fmt: skip
+    part = f"{len(ds)} images"
+    for name in args.methods or measures.MAPS:
+        if name == measures.HEAT_MAP and not has_maps(model):
+            continue
+        folder = network.folder(args.cache) / f"maps chosen on {len(val_ds)}"
 
+        def make(name: str = name, folder: Path = folder) -> dict[str, Any]:
+            made, why = measures.refusal(lambda: measures.scores_of(name, model, ds, val_ds, folder))
+            if made is None:
+                return {"refused": why}
+            table, cost = made
+            measures.add_hits(HITS / f"{network.folder(args.cache).name}_{len(ds)}.csv", name, table, ds, p)
+            return measures.maps_found(table, ds, p) | cost | {"validation images": len(val_ds)}
 
-def run(choice: str, fold: str, seed: int, cache: Path) -> dict[str, Any]:
-    table = prepare(cache)
-    out = left_out(table, fold)
-    train_ds, val_ds = (images_at(cache, table, np.flatnonzero(r), s) for r, s in ((~out, "train"), (out, "val")))
-    options = dict(CHOICES[choice])
-    head = {"head": "where_and_what", "seed": seed, **options.pop("model", {})}
-    model = xai.build_model("efficientnet_lite0", 2, (HEIGHT, WIDTH), "imagenet", **head)
-    folder = cache / f"{choice} {fold} {seed}".replace(", ", " ").replace(" ", "_")
-    (cache / "lower_features").mkdir(exist_ok=True)
-    folder.mkdir(exist_ok=True)
-    if not (folder / "lower_features").exists():  # all folds and choices share them
-        (folder / "lower_features").symlink_to((cache / "lower_features").resolve())
-    start, cpu = time.monotonic(), time.process_time()
-    if (folder / "model.keras").exists():
-        model = xai.load_model(folder / "model.keras")
-    else:
-        history = xai.train(model, train_ds, val_ds, run_dir=folder, seed=seed, resume=True, **options)
-        print(history.round(4).to_string(), flush=True)
-    found, logits = measure(model, val_ds)
-    replace_file(folder / "logits.npy", lambda path: np.save(path, logits))
-    found |= {"train images": len(train_ds), "seconds": time.monotonic() - start, "cpu": time.process_time() - cpu}
-    return {name: round(float(value), 4) for name, value in found.items()}
+        once(["maps", str(network), part, name], make)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cache", type=Path, required=True, help="a folder for about 9 GB")
+    parser.add_argument("--cache", type=Path, help="a folder for about 9 GB")
+    parser.add_argument("--data_dir", type=Path, default=os.environ.get("XAI_KIT"), help="default: XAI_KIT")
     parser.add_argument("--choices", nargs="+", default=["boxes"], choices=CHOICES)
-    parser.add_argument("--folds", nargs="+", default=["official"], choices=["official", *"01234"])
+    parser.add_argument("--folds", nargs="+", default=["official"], choices=FOLDS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--networks", nargs="+", type=Trained.of, help="'choice | fold | seed', in place of these")
+    for step in ("test", "mean", "gate", "detection", "maps", "page"):
+        parser.add_argument(f"--{step}", action="store_true")
+    parser.add_argument("--images", type=int, default=0, help="of --maps and --gate: so many images; 0: all")
+    parser.add_argument("--validation", type=int, default=0, help="of --maps: malignant images for settings; 0: all")
+    parser.add_argument("--methods", nargs="+", choices=measures.MAPS, metavar="MAP", help="of --maps")
     args = parser.parse_args()
-    args.cache.mkdir(parents=True, exist_ok=True)
-    for choice, fold, seed in ((c, f, s) for s in args.seeds for f in args.folds for c in args.choices):
-        results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-        name = f"{choice} | {fold} | {seed}"
-        if name not in results:
-            results[name] = run(choice, fold, seed, args.cache)
-            write_text(RESULTS, json.dumps(results, indent=1) + "\n")
-        print(name, results[name], flush=True)
+    steps = [step for step in ("test", "mean", "gate", "detection", "maps", "page") if getattr(args, step)]
+    if steps != ["page"] and (args.cache is None or args.data_dir is None):
+        parser.error("give --cache, and --data_dir or XAI_KIT")
+    networks = args.networks or [Trained(c, f, s) for s in args.seeds for f in args.folds for c in args.choices]
+    where = (args.cache, args.data_dir)
+    for network in networks if steps != ["page"] else []:
+        if not steps:
+            args.cache.mkdir(parents=True, exist_ok=True)
+            once([str(network)], lambda network=network: run(network, *where))
+        if args.test:
+            once(["test", str(network)], lambda network=network: measures.of_test([network], *where))
+        for split in ("test", "val") if args.gate else ():
+            keys = ["gate", str(network), split if not args.images else f"{split}, {args.images} images"]
+            once(keys, lambda network=network, split=split: measures.gate(
+                network.model(args.cache), measures.some(images_of(network, *where, split), args.images)
+            ))  # fmt: skip
+        if args.detection and CHOICES[network.choice].head:
+            once(["detection", str(network)], lambda network=network: measures.detection(
+                network.model(args.cache), images_of(network, *where, "test")
+            ))  # fmt: skip
+        if args.maps:
+            measure_maps(network, args)
+    if args.mean:
+        once(["test", " + ".join(map(str, networks))], lambda: measures.of_test(networks, *where))
+    if args.page:
+        write_text(RESULTS.with_suffix(".md"), page(read()))
 
 
 if __name__ == "__main__":

@@ -95,9 +95,14 @@ PITFALLS = {
     "cam": "Only for a linear head on globally averaged features. The map is as coarse as the last feature map.",
     "grad_cam": "Coarse, and it averages gradients over the map: with several objects, or a head that is not pooled, "
     "it can point to places that the model did not use. On a transformer with a class token that mean says least: "
-    "there LayerCAM of the same layer found far more (benchmarks/attributions.md). Below an attention head a channel's "
-    "gradient is large at the few places that are looked at and near 0 elsewhere, and its mean says little of either: "
-    "HiResCAM multiplies place by place. At layer `evidence` of the head `where_and_what` both are what was added up. "
+    "there LayerCAM of the same layer found far more (benchmarks/attributions.md). "
+    "**Below an attention head** (attention pooling, `where_and_what`, a gated multiple-instance head) the mean over "
+    "places is the wrong weight: a channel's gradient is large at the few places that are looked at and near 0, or of "
+    "the other sign, elsewhere, and its mean, diluted by all those, says little of either. The weights of the places "
+    "that decide are then applied to places that the head never used. HiResCAM multiplies place by place, and so keeps "
+    "to what was attended; at the neck below the attention it is right where Grad-CAM is not (a prototype on 100 test "
+    "mammograms of CBIS-DDSM: HiResCAM points at the lesion in .64 of them, Grad-CAM in .37, and at `top_relu` .56 "
+    "and .21). At layer `evidence` of the head `where_and_what` both are what was added up. "
     "An empty map means that every place spoke against the class.",
     "grad_cam_plus_plus": "Positive gradients alone make its weights, so it says little about evidence against. The "
     "closed form holds for exp(S) as the score.",
