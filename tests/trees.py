@@ -41,7 +41,7 @@ def write_dicom(path: Path, pixels: np.ndarray, bits: int = 16, syntax=ExplicitV
 
 def mammogram(seed: int, right: bool = False):
     """A phantom's image in [0, 1] and its lesion, twice as high as wide, the chest wall on the given side."""
-    found = phantom.generate(seed, SIZE)
+    found = phantom.generate(seed, SIZE, difficulty="easy")
     image, lesion = found.image, found.lesion
     if (image[:, : SIZE // 2].sum() < image[:, SIZE // 2 :].sum()) != right:
         image, lesion = image[:, ::-1], lesion[:, ::-1]

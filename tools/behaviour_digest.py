@@ -215,10 +215,10 @@ def datasets(record: Record) -> None:
 
     parts = ("train", "val", "test")
     for task in ("presence", "margin", "calcifications", "five"):
-        for difficulty in ("easy", "hard"):
+        for difficulty in ("easy", "medium", "hard"):
             load(f"phantom/{task}/{difficulty}", "phantom", ("test",), task=task, difficulty=difficulty, limit=5)
     for tags in ("iid", "neutral", "flipped"):
-        load(f"phantom/shortcut/{tags}", "phantom", ("test",), task="shortcut", tags=tags)
+        load(f"phantom/shortcut/{tags}", "phantom", ("test",), task="shortcut", difficulty="easy", tags=tags)
     load("digits", "digits", parts)
     pictures = FOLDER / "pictures"
     write_pictures(pictures)

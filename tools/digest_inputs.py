@@ -83,7 +83,7 @@ def model(kind: str) -> keras.Model:
 
 @functools.cache
 def phantom(n: int, split: str = "test") -> xai.ImageDataset:
-    return xai.load_dataset("phantom", split, image_size=SIZE, limit=n, task="presence")
+    return xai.load_dataset("phantom", split, image_size=SIZE, limit=n, task="presence", difficulty="easy")
 
 
 def variants(declared: tuple, lists: bool = True) -> dict[str, dict]:

@@ -275,7 +275,7 @@ def photograph() -> np.ndarray:
 
 @cache
 def phantoms(split: str, limit: int):
-    return xai.load_dataset("phantom", split, 224, limit, task="presence")
+    return xai.load_dataset("phantom", split, 224, limit, task="presence", difficulty="easy")
 
 
 def lesion() -> tuple[np.ndarray, np.ndarray]:

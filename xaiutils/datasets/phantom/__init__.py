@@ -11,6 +11,9 @@ distinguishes them.
     twin = phantom.counterfactual(p)          # the other margin; everything else, noise too, unchanged
     empty = phantom.generate(7, lesion=False)  # the same breast without the mass
 
+Unless ``difficulty="easy"``, the lesion has company: findings of its size and brightness that twins share and that
+decide nothing.
+
 Lengths are in millimetres on a field of 224 mm, hence in pixels at ``size=224``.
 """
 
@@ -23,10 +26,11 @@ from xaiutils.datasets.phantom.image import (
     seed_labels,
 )
 from xaiutils.datasets.phantom.splits import SPLIT_SIZES, TAGS, image_seeds, load
-from xaiutils.datasets.phantom.tasks import CONTRASTS, LABELS, MULTI_LABEL, TASKS
+from xaiutils.datasets.phantom.tasks import CONTRASTS, DEFAULT_DIFFICULTY, LABELS, MULTI_LABEL, TASKS
 
 __all__ = [
     "CONTRASTS",
+    "DEFAULT_DIFFICULTY",
     "LABELS",
     "MULTI_LABEL",
     "SPLIT_SIZES",

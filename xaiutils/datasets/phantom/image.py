@@ -7,6 +7,7 @@ from scipy import ndimage
 
 from xaiutils.datasets.phantom import marker
 from xaiutils.datasets.phantom.anatomy import Anatomy, draw_anatomy
+from xaiutils.datasets.phantom.decoys import draw_decoys
 from xaiutils.datasets.phantom.lesions import (
     FIELD_MM,
     Profiles,
@@ -17,12 +18,16 @@ from xaiutils.datasets.phantom.lesions import (
     no_lesion,
 )
 from xaiutils.datasets.phantom.tasks import (
+    CLUSTER_RADII,
     CLUSTERS,
     CONTRASTS,
+    DECOYS,
+    DEFAULT_DIFFICULTY,
     GRAIN_CONTRASTS,
     LABELS,
     MASSES,
     NORMAL,
+    RADII,
     TAG_PROBABILITY,
     TASKS,
     check_task,
@@ -31,8 +36,9 @@ from xaiutils.registry import check_choice
 
 _BLUR = 0.5  # pixels, of the detector
 _NOISE = 0.02  # standard deviation of the noise at brightness 1; quantum noise grows with the root of brightness
+_FATTEST = 1 / 3  # of the places that a lesion in company may take: there it is no brighter than gland
 # One random stream for each cause: changing the shape, the label or the marker leaves all the rest as it was.
-_STREAMS = ("anatomy", "site", "noise", "marker", "choice", *MASSES, *CLUSTERS, "second site")
+_STREAMS = ("anatomy", "site", "noise", "marker", "choice", *MASSES, *CLUSTERS, "second site", "decoys")
 
 
 @dataclass(frozen=True)
@@ -46,8 +52,8 @@ class Phantom:
     lies where its twin's spicules would be, outside the lesion's mask. It is zero for an image without lesion.
 
     Bool masks: ``lesion`` (a mass with its spicules, or the convex region of a cluster of calcifications), ``core``
-    (the body of the mass, or the grains), ``spicules``, ``breast``, ``pectoral``, ``tag_mask`` (the box of the view
-    marker; empty where ``tag`` is False).
+    (the body of the mass, or the grains), ``spicules``, ``decoys`` (see `phantom.decoys`; the twin has the same),
+    ``breast``, ``pectoral``, ``tag_mask`` (the box of the view marker; empty where ``tag`` is False).
 
     ``radius_mm`` is that of the uniform disc with the energy (sum of squares) of the mass, spicules included, or that
     of the cluster; ``contrast`` the peak of the lesion above its background as a fraction of the grey range; both are
@@ -65,6 +71,7 @@ class Phantom:
     lesion: np.ndarray
     core: np.ndarray
     spicules: np.ndarray
+    decoys: np.ndarray
     breast: np.ndarray
     pectoral: np.ndarray
     tag_mask: np.ndarray
@@ -117,7 +124,7 @@ def generate(
     seed: int,
     size: int = 224,
     task: str = "margin",
-    difficulty: str = "easy",
+    difficulty: str = DEFAULT_DIFFICULTY,
     *,
     label: int | None = None,
     tag: bool | None = None,
@@ -133,7 +140,8 @@ def generate(
             under one pixel in smaller images, where their forms are lost and only their number and places tell: a
             frozen EfficientNet-Lite0 with a linear head reaches an AUC of about 0.8 at 224 and of 0.97 at 448.
         task: "presence", "margin", "calcifications", "shortcut" or "five"; see `TASKS`.
-        difficulty: "easy", "medium" or "hard": ever less contrast of the lesion.
+        difficulty: "easy": the lesion alone; "medium": smaller, of half the contrast, in fat and in the company of
+            decoys; "hard": the same with a quarter of the contrast.
         label: another class than the seed's, all else unchanged.
         tag: whether the view marker is there; by default drawn, in "shortcut" with ``tag_probability`` for malignant
             and one minus that for benign seeds, else with even chances.
@@ -147,7 +155,8 @@ def generate(
     if not 0 <= label < len(chosen.class_names):
         raise ValueError(f"label={label}; task {task!r} has the labels 0 to {len(chosen.class_names) - 1}.")
     anatomy = draw_anatomy(_stream(seed, "anatomy"), size)
-    site = _draw_site(_stream(seed, "site"), anatomy)
+    site = _draw_site(_stream(seed, "site"), anatomy, difficulty)
+    anatomy, decoys = _in_company(seed, anatomy, [site], difficulty)
     kind = _kind(seed, task, label) if lesion else NORMAL
     profiles, contrast = _lesion(seed, kind, site, difficulty, size)
     letters, box = marker.draw_marker(_stream(seed, "marker"), size, anatomy.side, anatomy.view)
@@ -167,6 +176,7 @@ def generate(
         lesion=profiles.lesion,
         core=profiles.core,
         spicules=profiles.spicules,
+        decoys=decoys,
         breast=anatomy.breast,
         pectoral=anatomy.pectoral,
         tag_mask=box & tag,
@@ -176,7 +186,7 @@ def generate(
         density=anatomy.density,
         beta=anatomy.beta,
         centre=site.centre,
-        radius_mm=float("nan") if kind == NORMAL else _radius_mm(kind, site.extent),
+        radius_mm=float("nan") if kind == NORMAL else _radius_mm(kind, site.extent, difficulty),
         contrast=float("nan") if kind == NORMAL else contrast,
         task=task,
         difficulty=difficulty,
@@ -199,7 +209,7 @@ def seed_labels(seed: int) -> tuple[int, int, int]:
 
 
 def generate_labelled(
-    seed: int, size: int = 224, difficulty: str = "easy", labels: tuple[int, int, int] | None = None
+    seed: int, size: int = 224, difficulty: str = DEFAULT_DIFFICULTY, labels: tuple[int, int, int] | None = None
 ) -> LabelledPhantom:
     """Draw one image in which a mass, a cluster of calcifications and a view marker are or are not.
 
@@ -212,8 +222,9 @@ def generate_labelled(
     if len(labels) != len(LABELS) or not set(labels) <= {0, 1}:
         raise ValueError(f"labels={labels!r}; expected 0 or 1 for each of {', '.join(LABELS)}.")
     anatomy = draw_anatomy(_stream(seed, "anatomy"), size)
-    sites = [_draw_site(_stream(seed, "site"), anatomy)]
-    sites.append(_draw_site(_stream(seed, "second site"), anatomy, beside=sites[0]))
+    sites = [_draw_site(_stream(seed, "site"), anatomy, difficulty)]
+    sites.append(_draw_site(_stream(seed, "second site"), anatomy, difficulty, beside=sites[0]))
+    anatomy, _ = _in_company(seed, anatomy, sites, difficulty)
     chosen = _stream(seed, "choice").integers(2, size=2)
     kinds = (MASSES[chosen[0]], CLUSTERS[chosen[1]])
     (mass, bright), (cluster, bright_grains) = (
@@ -260,9 +271,9 @@ def _draw_tag(seed, task, label, tag_probability):
     return bool(_stream(seed, "choice").random(2)[1] < chance)
 
 
-def _draw_site(rng, anatomy: Anatomy, beside: _Site | None = None):
+def _draw_site(rng, anatomy: Anatomy, difficulty: str, beside: _Site | None = None):
     extent, brightness = rng.random(), rng.random()
-    radius = _radius_mm(MASSES[0], extent) / FIELD_MM
+    radius = _radius_mm(MASSES[0], extent, difficulty) / FIELD_MM
     size = anatomy.breast.shape[0]
     edge = min(int(np.ceil(1.5 * radius * size)), size // 2 - 1)
     free = np.zeros_like(anatomy.breast)
@@ -271,11 +282,14 @@ def _draw_site(rng, anatomy: Anatomy, beside: _Site | None = None):
         free &= ndimage.distance_transform_edt(~anatomy.pectoral) > radius * size
     if beside is not None:  # out of reach of a mass there with its spicules, whether it is there or not
         rows, columns = np.indices(free.shape)
-        reach = (2.2 * _radius_mm(MASSES[0], beside.extent) / FIELD_MM + radius) * size
+        reach = (2.2 * _radius_mm(MASSES[0], beside.extent, difficulty) / FIELD_MM + radius) * size
         apart = np.hypot(rows - beside.centre[0], columns - beside.centre[1]) > reach
         free = free & apart if (free & apart & anatomy.breast).any() else free
     # Spicules reach about two radii: most end within the breast, and some are cut at the chest wall, as in patients.
     allowed = np.argwhere(free & (anatomy.depth > 2.2 * radius))
+    if len(allowed) and DECOYS[difficulty]:
+        around = ndimage.gaussian_filter(anatomy.tissue, radius * size)[*allowed.T]
+        allowed = allowed[around <= np.quantile(around, _FATTEST)]
     if len(allowed):
         centre = allowed[rng.integers(len(allowed))]
     else:  # a breast too small for this lesion: its deepest free place
@@ -283,16 +297,31 @@ def _draw_site(rng, anatomy: Anatomy, beside: _Site | None = None):
     return _Site((int(centre[0]), int(centre[1])), extent, brightness)
 
 
-def _radius_mm(kind, extent):
-    low, high = (8, 16) if kind in CLUSTERS else (12, 20)
+def _radius_mm(kind, extent, difficulty):
+    low, high = CLUSTER_RADII if kind in CLUSTERS else RADII[difficulty]
     return low + (high - low) * extent
+
+
+def _in_company(seed, anatomy: Anatomy, sites: list[_Site], difficulty: str) -> tuple[Anatomy, np.ndarray]:
+    """The breast with its decoys, which keep away from what a lesion of any class would reach; and where they are."""
+    if not DECOYS[difficulty]:
+        return anatomy, np.zeros_like(anatomy.breast)
+    taken = [(s.centre, 2.2 * _radius_mm(MASSES[0], s.extent, difficulty)) for s in sites]
+    contrasts = CONTRASTS[difficulty], GRAIN_CONTRASTS[difficulty]
+    rng = _stream(seed, "decoys")
+    added = draw_decoys(rng, anatomy, taken, DECOYS[difficulty], RADII[difficulty], contrasts)
+    return replace(anatomy, tissue=anatomy.tissue + added), added > 0.02
 
 
 def _lesion(seed, kind, site, difficulty, size) -> tuple[Profiles, float]:
     """The lesion of a kind at its site, and its contrast."""
     if kind == NORMAL:
         return no_lesion(size), 0.0
-    radius, malignant, rng = _radius_mm(kind, site.extent), kind.startswith("malignant"), _stream(seed, kind)
+    radius, malignant, rng = (
+        _radius_mm(kind, site.extent, difficulty),
+        kind.startswith("malignant"),
+        _stream(seed, kind),
+    )
     low, high = (GRAIN_CONTRASTS if kind in CLUSTERS else CONTRASTS)[difficulty]
     contrast = low + (high - low) * site.brightness
     if kind in CLUSTERS:

@@ -94,7 +94,7 @@ def draw_mass(rng: np.random.Generator, radius: float, malignant: bool) -> MassS
 def mass_profiles(shape: MassShape, centre: tuple[int, int], size: int) -> Profiles:
     """The mass on an image of ``size`` pixels, its centre at the pixel ``centre``."""
     reach = shape.radius * (1 + shape.lengths.max(initial=0.8)) + 6
-    patch, down, right = _patch(centre, size, reach)
+    patch, down, right = patch_around(centre, size, reach)
     core, spicules = _mass_parts(shape, down, right, FIELD_MM / size)
     profiles = no_lesion(size)
     added, body, rays = profiles.added, np.zeros((size, size), bool), np.zeros((size, size), bool)
@@ -126,7 +126,7 @@ def draw_cluster(rng: np.random.Generator, radius: float, malignant: bool) -> Cl
 def cluster_profiles(cluster: Cluster, centre: tuple[int, int], size: int) -> Profiles:
     """The cluster on an image of ``size`` pixels, no grain under a pixel wide."""
     pitch = FIELD_MM / size
-    patch, down, right = _patch(centre, size, np.hypot(*cluster.places.T).max() + 2.5 + 3 * pitch)
+    patch, down, right = patch_around(centre, size, np.hypot(*cluster.places.T).max() + 2.5 + 3 * pitch)
     down = down - cluster.places[:, 0, None, None].astype(np.float32)
     right = right - cluster.places[:, 1, None, None].astype(np.float32)
     radii = np.maximum(cluster.radii, 0.5 * pitch)
@@ -136,7 +136,7 @@ def cluster_profiles(cluster: Cluster, centre: tuple[int, int], size: int) -> Pr
         for values in (np.cos(cluster.directions), np.sin(cluster.directions), stretch, radii, cluster.brightness)
     )
     distance = np.hypot((right * cos + down * sin) / stretch, (down * cos - right * sin) * stretch)
-    grains = brightness * _step(radii - distance, 0.6 * pitch)
+    grains = brightness * step(radii - distance, 0.6 * pitch)
     profiles = no_lesion(size)
     added, core, hull = profiles.added, np.zeros((size, size), bool), np.zeros((size, size), bool)
     added[patch] = grains.max(axis=0)
@@ -167,7 +167,7 @@ def _mass_parts(shape, down, right, pitch):
     turn = np.linspace(-np.pi, np.pi, 361)
     waves = np.cos(shape.orders[:, None] * turn + shape.phases[:, None])
     border = shape.radius * (1 + shape.amplitudes @ waves)
-    core = _step(np.interp(angle, turn, border).astype(np.float32) - distance, max(1.8 * shape.margin, 0.7 * pitch))
+    core = step(np.interp(angle, turn, border).astype(np.float32) - distance, max(1.8 * shape.margin, 0.7 * pitch))
     spicules = np.zeros_like(core)
     if len(shape.angles):
         near = (distance > _ROOT * shape.radius) & (distance < shape.radius * (1 + shape.lengths.max()))
@@ -184,7 +184,7 @@ def _spicules(shape, distance, angle, pitch):
     across = 2 * distance * np.abs(np.sin((angle - angles - bends * progress) / 2))
     # A line blurred by a pixel: narrow lines become faint instead of breaking up, and the sum is kept.
     blur = 0.75 * pitch
-    return (_step(half_width - across, blur) - _step(-half_width - across, blur)).max(axis=0)
+    return (step(half_width - across, blur) - step(-half_width - across, blur)).max(axis=0)
 
 
 def _branches(rng, n):
@@ -206,8 +206,9 @@ def _hull(mask):
     return (down * rows + right * columns + offset < 0).all(axis=0)
 
 
-def _patch(centre, size, reach):
-    """Slices of the image within ``reach`` of ``centre``, and the offsets of their pixels from it (down, right)."""
+def patch_around(centre: tuple[int, int], size: int, reach: float) -> tuple[tuple[slice, ...], np.ndarray, np.ndarray]:
+    """Slices of the image within ``reach`` mm of the pixel ``centre``, and the offsets in mm of their pixels from it (down,
+    right), float32."""
     pixels = int(np.ceil(reach * size / FIELD_MM))
     patch = tuple(slice(max(c - pixels, 0), min(c + pixels + 1, size)) for c in centre)
     down, right = np.mgrid[patch].astype(np.float32) - np.reshape(centre, (2, 1, 1)).astype(np.float32)
@@ -215,7 +216,7 @@ def _patch(centre, size, reach):
     return patch, pitch * down, pitch * right
 
 
-def _step(x, half_width):
+def step(x: np.ndarray, half_width: float) -> np.ndarray:
     """A smooth step from 0 at ``-half_width`` to 1 at ``half_width``."""
     t = np.clip(0.5 + x / (2 * half_width), 0, 1)
     return t * t * (3 - 2 * t)

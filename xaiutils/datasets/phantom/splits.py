@@ -8,7 +8,7 @@ from xaiutils.datasets.entry import DatasetEntry
 from xaiutils.datasets.listing import Listing, Picture, Record
 from xaiutils.datasets.phantom.image import Phantom, generate, generate_labelled, seed_labels
 from xaiutils.datasets.phantom.lesions import FIELD_MM
-from xaiutils.datasets.phantom.tasks import LABELS, MULTI_LABEL, TAG_PROBABILITY, TASKS, check_task
+from xaiutils.datasets.phantom.tasks import DEFAULT_DIFFICULTY, LABELS, MULTI_LABEL, TAG_PROBABILITY, TASKS, check_task
 from xaiutils.registry import check_choice
 
 SPLIT_SIZES = {"train": 3000, "val": 500, "test": 500}
@@ -27,7 +27,7 @@ def load(
     limit: int | None,
     *,
     task: str = "margin",
-    difficulty: str = "easy",
+    difficulty: str = DEFAULT_DIFFICULTY,
     tags: str = "iid",
     tag_probability: float = TAG_PROBABILITY,
 ) -> Listing:
@@ -39,7 +39,9 @@ def load(
             (normal, and masses and calcifications of both kinds). Masks are the lesions; normal images have none.
             "multi_label": a mass, calcifications and the view marker, each present or not whatever the others are, with
             a mask for each.
-        difficulty: "easy", "medium" or "hard": ever less contrast.
+        difficulty: "easy": the lesion alone, so bright that brightness finds it. "medium": of half the contrast, in the
+            company of decoys that decide nothing (dense islands, masses with fat, nodes, calcified vessels), so that
+            neither brightness nor edges nor the centre find it. "hard": the same with a quarter of the contrast.
         tags: of the test split of "shortcut": "iid" as in training, "neutral" (the marker tells nothing), "flipped"
             (it points to the other class). Only the marker differs between the three.
         tag_probability: of the marker on malignant images, in "shortcut"; on benign ones it is one minus that. In all
