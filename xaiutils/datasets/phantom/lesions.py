@@ -207,8 +207,8 @@ def _hull(mask):
 
 
 def patch_around(centre: tuple[int, int], size: int, reach: float) -> tuple[tuple[slice, ...], np.ndarray, np.ndarray]:
-    """Slices of the image within ``reach`` mm of the pixel ``centre``, and the offsets in mm of their pixels from it (down,
-    right), float32."""
+    """Slices of the image within ``reach`` mm of the pixel ``centre``, and the offsets in mm of their pixels from it
+    (down, right), float32."""
     pixels = int(np.ceil(reach * size / FIELD_MM))
     patch = tuple(slice(max(c - pixels, 0), min(c + pixels + 1, size)) for c in centre)
     down, right = np.mgrid[patch].astype(np.float32) - np.reshape(centre, (2, 1, 1)).astype(np.float32)

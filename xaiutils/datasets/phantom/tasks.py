@@ -41,8 +41,8 @@ GRAIN_CONTRASTS = {"easy": (0.30, 0.60), "medium": (0.15, 0.30), "hard": (0.08, 
 RADII = {"easy": (12, 20), "medium": (9, 15), "hard": (9, 15)}  # mm, of masses; in company there must be room
 CLUSTER_RADII = (8, 16)  # mm
 # Decoys that share the lesion's breast, as far as there is room. Without them the brightest pixel lies in the lesion of
-# two images in three, with them of none in a hundred. A frozen ImageNet EfficientNet-Lite0 with a linear head that saw 600
-# images tells masses apart with an AUC of 1.00 on "easy" and "medium".
+# two images in three, with them of none in a hundred. A frozen ImageNet EfficientNet-Lite0 with a linear head that
+# saw 600 images tells masses apart with an AUC of 1.00 on "easy" and "medium".
 DECOYS = {"easy": 0, "medium": 9, "hard": 9}
 
 
