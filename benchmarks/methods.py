@@ -21,7 +21,6 @@ resident memory rises to in the first call, above what it was before; Linux alon
 """
 
 import argparse
-import csv
 import ctypes
 import json
 import os
@@ -39,6 +38,8 @@ os.environ.setdefault("XAI_PROGRESS", "off")
 
 import numpy as np
 import pandas as pd
+from peer_rows import peers_section
+from rows import Rows, as_markdown
 
 import xaiutils as xai
 from xaiutils.attribution import ModelError, Network
@@ -113,38 +114,10 @@ class Row:
     def key(self) -> tuple:
         return self.part, self.model, self.images, self.method, self.library, self.parameters
 
-
-class Rows:
-    """The rows of the CSV file; each new one is appended at once."""
-
-    def __init__(self, path: Path, fresh: bool):
-        self.path, self.rows = path, {}
-        names = list(Row.__dataclass_fields__)
-        if fresh:
-            path.unlink(missing_ok=True)
-        if path.exists():
-            with path.open(newline="") as file:
-                reader = csv.DictReader(file)
-                if reader.fieldnames != names:
-                    raise SystemExit(f"{path} has other columns, from an older benchmark; run with --fresh.")
-                whole = [line for line in reader if all(line[n] is not None for n in names)]
-            for line in whole:
-                row = Row(*(Row.__annotations__[n](line[n]) for n in names))
-                self.rows[row.key] = row
-        # Written anew: a line that was cut off is dropped, so that the next one does not continue it.
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, names)
-            writer.writeheader()
-            writer.writerows(asdict(row) for row in self.rows.values())
-
-    def add(self, row: Row) -> None:
-        self.rows[row.key] = row
-        with self.path.open("a", newline="") as file:
-            csv.DictWriter(file, list(Row.__dataclass_fields__)).writerow(asdict(row))
-        said = f"{row.seconds:.4g} s, {row.seconds / row.floor if row.floor else np.nan:.2f} x floor" + (
-            f", peak {row.peak_mb:.0f} MB" if np.isfinite(row.peak_mb) else ""
-        )
-        print(*row.key, row.note or said, flush=True)
+    @property
+    def said(self) -> str:
+        peak = f", peak {self.peak_mb:.0f} MB" if np.isfinite(self.peak_mb) else ""
+        return f"{self.seconds:.4g} s, {self.seconds / self.floor if self.floor else np.nan:.2f} x floor{peak}"
 
 
 # Measuring ------------------------------------------------------------------------------------------------------------
@@ -258,7 +231,7 @@ def floor_passes(method: str, parameters: dict, network: Network, size: int) -> 
         return len(window_starts(size, patch, parameters["stride"] or patch)) ** 2
 
     def channels(limit: int) -> int:
-        layer = network.cam_layer()
+        layer = parameters.get("layer") or network.cam_layer()
         width = network.shapes[network.step(layer).outputs[0]][-1]
         return min(limit or width, width)
 
@@ -455,6 +428,7 @@ def report(rows: Rows, complete: bool) -> str:
         parts += ["## Growth with images, steps, channels and masks", as_markdown(shown)]
     if (found.part == "grid").any():
         parts += ["## The thesis' grid: 8 methods, 7 variants of an image", _grid(found[found.part == "grid"])]
+    parts += peers_section(rows.path.with_name(rows.path.name.replace("methods", "peers")))
     return "\n\n".join(parts) + "\n"
 
 
@@ -519,17 +493,6 @@ def _grid(found: pd.DataFrame) -> str:
     return "\n\n".join(lines)
 
 
-def as_markdown(table: pd.DataFrame) -> str:
-    def cell(value: object) -> str:
-        if isinstance(value, float):
-            return "" if np.isnan(value) else f"{value:.3g}"
-        return str(value)
-
-    head = [list(table.columns), ["---"] * table.shape[1]]
-    body = [[cell(v) for v in row] for row in table.astype(object).to_numpy()]
-    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in head + body)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument(
@@ -551,11 +514,11 @@ def main() -> None:
     if options.quick:
         gradients = [name for name in options.methods if xai.METHODS[name].family == "gradients"]
         with tempfile.TemporaryDirectory() as folder:
-            rows = Rows(Path(folder) / "methods.csv", fresh=True)
+            rows = Rows(Path(folder) / "methods.csv", Row, fresh=True)
             todo = tasks(["methods"], ["efficientnet_lite0"], [1], gradients)
             print(report(rows, run(todo, rows, 1, 60 * options.minutes)))
         return
-    rows = Rows(options.out.with_suffix(".csv"), options.fresh)
+    rows = Rows(options.out.with_suffix(".csv"), Row, options.fresh)
     todo = tasks(options.parts, options.models, options.images, options.methods, tuple(options.libraries))
     complete = run(todo, rows, options.repeats, 60 * options.minutes)
     write_text(options.out.with_suffix(".md"), report(rows, complete))
