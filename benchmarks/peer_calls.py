@@ -193,9 +193,13 @@ def xplique(case: Case, method: str, parameters: dict) -> Call | None:
         raise Unfit("it reads feature maps (n, rows, columns, channels), not tokens")
     name, options = known[method]
     if method == "lime":
-        segments = tf.constant(parameters["segments"])
+        segments = tf.constant(parameters["segments"], tf.int32)
         options["map_to_interpret_space"] = lambda image: segments
-    explainer = getattr(attributions, name)(case.logits, batch_size=BATCH, **options)
+    model = case.logits
+    if "conv_layer" in options:  # it exchanges the layer's call, whereupon ours would look at the network anew
+        model = keras.models.clone_model(model)
+        model.set_weights(case.logits.get_weights())
+    explainer = getattr(attributions, name)(model, batch_size=BATCH, **options)
     one_hot = np.eye(case.logits.output_shape[-1], dtype=np.float32)[np.zeros(len(case.images), int)]
     return lambda: np.asarray(explainer(case.images, one_hot)).reshape(case.images.shape[:3])
 
