@@ -75,9 +75,12 @@ pack: $(READY)
 	$(BIN)/python -m xaiutils.batch.pack $(call quoted,RUN) $(if $(INCLUDE),--include $(INCLUDE))
 
 test: $(READY)
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
-# Two test processes share the cores: threads that wait in OpenMP's or BLAS' barriers would only take time from them.
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+# Three test processes for two cores, since one often waits for a browser or a kernel; mypy, of one thread, runs beside
+# them and speaks after them. Threads that wait in OpenMP's or BLAS' barriers would only take time from the others.
+	@said=$$(mktemp); $(BIN)/mypy >$$said 2>&1 & types=$$!; \
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder; \
+	tests=$$?; wait $$types; types=$$?; echo "mypy:"; cat $$said; rm -f $$said; exit $$((tests | types))
 
 fuzz: $(READY)
 	$(BIN)/python tests/fuzz.py $(FUZZ)

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("XAI_PROGRESS", "off")
@@ -10,6 +11,7 @@ os.environ.pop("XAI_RUNS", None)
 
 import numpy as np
 import pytest
+from forked_kernels import forked_kernels
 from hypothesis import settings
 
 from xaiutils.backend import keras
@@ -25,8 +27,15 @@ LONG = ("test_notebooks", "test_run_all", "test_panel", "test_batch_survives")  
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first: ``make test`` hands files out in this order, and its two processes end together."""
-    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+    """Long files first: ``make test`` hands files out in this order, so that its processes end together. Their slow
+    tests come first too: a process is given its next file when two tests are left of the one at hand."""
+
+    def place(item: pytest.Item) -> tuple[int, bool]:
+        if item.path.stem not in LONG:
+            return len(LONG), False
+        return LONG.index(item.path.stem), item.get_closest_marker("slow") is None
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")
@@ -36,6 +45,19 @@ def kit() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("XAI_KIT does not name the kit of real data")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def kernel_server() -> Iterator[dict[str, str]]:
+    with forked_kernels() as variables:
+        yield variables
+
+
+@pytest.fixture
+def forked(kernel_server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Notebooks that the test executes, or a process of it, run in `forked_kernels`."""
+    for name, value in kernel_server.items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture(scope="session")

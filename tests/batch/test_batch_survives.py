@@ -107,23 +107,23 @@ def test_a_killed_kernel_a_second_batch_and_a_killed_batch(study, capsys):
     assert not list((study / "runs/m/attempts").iterdir())
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_a_batch_that_is_asked_to_end_says_so_and_can_go_on(study, capsys, number):
+def test_a_batch_that_is_asked_to_end_says_so_and_can_go_on(study, capsys):
     (study / "wait").touch()
-    process = begin(study)
-    wait_for(lambda: at_work(study))
-    family = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(number)
-    assert process.wait(240) == 128 + number  # it writes the report first
-    _, alive = psutil.wait_procs(family, timeout=30)
-    assert not alive, f"still at work: {alive}"
-    out = (study / "out.txt").read_text()
-    assert f"ended by {number.name}; the same command goes on from here" in out
-    assert "1 of 2 jobs done" in out
-    assert "Traceback" not in out
-    with marker.lock(study / "runs/m/lock", "the batch"):
-        pass
-    assert set(times(study)) == {DATA}
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        process = begin(study)
+        wait_for(lambda: at_work(study))
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(number)
+        assert process.wait(240) == 128 + number  # it writes the report first
+        _, alive = psutil.wait_procs(family, timeout=30)
+        assert not alive, f"still at work: {alive}"
+        out = (study / "out.txt").read_text()
+        assert f"ended by {number.name}; the same command goes on from here" in out
+        assert "1 of 2 jobs done" in out
+        assert "Traceback" not in out
+        with marker.lock(study / "runs/m/lock", "the batch"):
+            pass
+        assert set(times(study)) == {DATA}
     (study / "wait").unlink()
     assert command.main(arguments(study)) == command.DONE
     assert "2 jobs, 1 done, 1 to do" in capsys.readouterr().out
@@ -193,6 +193,7 @@ def test_a_full_disk_leaves_nothing_that_counts_and_the_batch_goes_on_later(stud
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
+@pytest.mark.usefixtures("forked")
 def test_the_shipped_smoke_matrix(tmp_path, capfd):
     """The real notebooks: 2 data sets x 2 models x 3 methods."""
     path = ROOT / "matrices" / "smoke.yml"

@@ -293,7 +293,7 @@ def test_left_pages_leave_no_kernels(browser, run, tmp_path):
             page.wait_for_selector(STATUS, timeout=LONG)
             return page
 
-        for _ in range(5):
+        for _ in range(2):
             page = visit()
             assert kernels_of(server.process) == 1
             page.close(run_before_unload=True)

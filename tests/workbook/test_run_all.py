@@ -243,6 +243,7 @@ def test_report_needs_a_run(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_run_all_with_other_parameters(tmp_path, capsys):
     folder = run_notebooks({**TINY, **LATER, "dataset": "digits", "run_name": "digits"}, tmp_path)
     lines = capsys.readouterr().out.splitlines()
@@ -305,6 +306,7 @@ def test_a_folder_with_blanks_in_its_name(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_run_all_on_a_real_folder(tmp_path, kit):
     values = {
         "dataset": "busi",
@@ -324,6 +326,7 @@ def test_run_all_on_a_real_folder(tmp_path, kit):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize(
     ("name", "make", "options", "said"),
     [
