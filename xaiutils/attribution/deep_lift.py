@@ -9,7 +9,7 @@ from xaiutils.attribution.backward_rules import TARGETS, narrow, relay, target_l
 from xaiutils.attribution.baselines import BASELINE, BASELINE_IMAGE, chosen_baselines, score_above_baseline
 from xaiutils.attribution.method import SHARES, Method
 from xaiutils.backend import tf
-from xaiutils.graph.layers.activations import applied_activation, is_elementwise
+from xaiutils.graph.layers.activations import applied_activation, is_elementwise, rectifier
 from xaiutils.graph.layers.attention_parts import AttentionParts, attention
 from xaiutils.graph.layers.batch_norm import folded_source, folding, with_batch_norm
 from xaiutils.graph.layers.linear import Linear, back
@@ -199,23 +199,29 @@ class _DeepLift:
         if self._reveal and source is not None:
             return _reveal_cancel(function, z, z0, *source)
         y = function(z)
+        if rectifier(applied, z.shape[1:]) == "relu":  # whose Dy is not rounded, however small Dz is
+            return relay([z], [y], lambda m: [_through(m, y - function(z0), z - z0, function, z)])[0]
         return relay([z], [y], lambda m: [_rescaled(m, y, function(z0), z, z0, function)])[0]
+
+
+_NEAR = 1e-6  # a difference between image and baseline that is none
 
 
 def _rescaled(m: Any, y: Any, y0: Any, z: Any, z0: Any, function: Callable) -> Any:
     """m times Dy / Dz. Where Dz is small Dy is rounded off, so the derivative's mean is taken (Gauss' two points) where
     it agrees with the quotient to that rounding, as it does unless a kink lies between."""
     by = z - z0
-    quotient = _through(m, y - y0, by, function, z)
+    near = tf.abs(by) < _NEAR
+    quotient = m * (y - y0) / tf.where(near, tf.ones_like(by), by)
     middle, off = (z + z0) / 2, by / np.sqrt(12)
     mean = (back(function, [middle - off], m)[0] + back(function, [middle + off], m)[0]) / 2
     rounding = 4 * np.finfo(np.float32).eps * tf.abs(m) * (tf.abs(y) + tf.abs(y0))
-    return tf.where(tf.abs((quotient - mean) * by) <= rounding, mean, quotient)
+    return tf.where(near | (tf.abs((quotient - mean) * by) <= rounding), mean, quotient)
 
 
 def _through(m: Any, difference: Any, by: Any, function: Callable, z: Any) -> Any:
     """m times difference / by, the slope of an elementwise function; times its derivative where ``by`` vanishes."""
-    near = tf.abs(by) < 1e-6
+    near = tf.abs(by) < _NEAR
     return tf.where(near, back(function, [z], m)[0], m * difference / tf.where(near, tf.ones_like(by), by))
 
 

@@ -7,6 +7,7 @@ for an activation phi the implicit bias phi(z) - phi'(z) z, 0 for ReLU; for a pr
 and where a layer's kind does not say it, J inputs is computed by differentiating the vector-Jacobian product.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,19 +15,31 @@ import numpy as np
 
 from xaiutils.attribution.method import Method
 from xaiutils.backend import tf
-from xaiutils.graph.layers.activations import applied_activation
+from xaiutils.graph.layers.activations import applied_activation, is_elementwise
 from xaiutils.graph.layers.batch_norm import convolution_with_norm, foldable_norms
+from xaiutils.graph.layers.linear import back
 from xaiutils.graph.layers.step_kinds import held_steps, is_homogeneous, kind_of
-from xaiutils.graph.layers.table import ACTIVATION, AFFINE, BATCH_NORM, HELD, LINEAR, SELECT, linear_parts
+from xaiutils.graph.layers.table import (
+    ACTIVATION,
+    AFFINE,
+    BATCH_NORM,
+    HELD,
+    LINEAR,
+    MATMUL,
+    PRODUCT,
+    SELECT,
+    linear_parts,
+)
 from xaiutils.graph.network import ModelError, Network, Step
 from xaiutils.graph.passes import NO_GRADIENT, batches, class_scores
 from xaiutils.graph.places import enlarged
 from xaiutils.graph.tiers import tiered
 from xaiutils.registry import Parameter
 
-# How a step is computed: (step, inputs, compute) -> its outputs, and the bias of each, of a shape that broadcasts to
-# it; None for no bias.
-_BiasRule = Callable[[Step, list[Any], Callable[[list[Any]], list[Any]]], tuple[list[Any], list[Any]]]
+# How a step is computed: (step, inputs, compute) -> its outputs, and what makes the bias of each, of a shape that
+# broadcasts to it; None for no bias. Biases are made behind the pass, where no tape records them.
+_Biases = Callable[[], list[Any]] | None
+_BiasRule = Callable[[Step, list[Any], Callable[[list[Any]], list[Any]]], tuple[list[Any], _Biases]]
 _NOISE = 1e-5  # a bias this much smaller than its step's output is rounding
 
 
@@ -89,7 +102,8 @@ def _decompose(
 ) -> tuple[tf.Tensor, tf.Tensor, list[tuple[Step, int, tf.Tensor]]]:
     """The target's logits, the input's share x * dS/dx, and for every step with a bias: the step, the number of its
     output, and the share b * dS/dy, in the output's shape."""
-    found: list[tuple[Step, int, tf.Tensor, tf.Tensor]] = []
+    found: list[tuple[Step, int, tf.Tensor]] = []
+    made: dict[Step, Callable[[], list[Any]]] = {}
     # A convolution without a bias and the batch norm after it are one convolution with the norm's bias.
     norms = {a: b for a, b in foldable_norms(network).items() if not a.operation.use_bias}
     biases_of: dict[Step, tf.Tensor] = {}
@@ -102,28 +116,34 @@ def _decompose(
                 y, biases_of[norm] = convolution_with_norm(step.operation, norm.operation, inputs[0])
                 return [y]
             if step in biases_of:
-                outputs, of_step = inputs, [biases_of[step]]
+                made[step], outputs = lambda: [biases_of[step]], inputs
             else:
-                outputs, of_step = rules[step](step, inputs, compute)
+                outputs, biases = rules[step](step, inputs, compute)
+                if biases is None:
+                    return outputs
+                made[step] = biases
             # So that no output's gradient goes through another of the step, nor through another image: what is the same
             # for all images, as an embedding of positions, has one row.
-            outputs = [tf.identity(y) if y.shape[0] != 1 else tf.repeat(y, tf.shape(images)[0], 0) for y in outputs]
-            for number, (y, bias) in enumerate(zip(outputs, of_step, strict=True)):
-                if bias is not None:
+            several = images.shape[0] != 1
+            outputs = [
+                tf.repeat(y, tf.shape(images)[0], 0) if several and y.shape[0] == 1 else tf.identity(y) for y in outputs
+            ]
+            for number, y in enumerate(outputs):
+                if y.dtype.is_floating:  # not positions that are looked up
                     tape.watch(y)
-                    found.append((step, number, y, bias))
+                    found.append((step, number, y))
             return outputs
 
         scores = class_scores(network, network.forward(images, [], rule=rule)[0], targets, "logit")
         total = tf.reduce_sum(scores)
-    of_input, *gradients = tape.gradient(total, [images, *(y for _, _, y, _ in found)])
+    of_input, *gradients = tape.gradient(total, [images, *(y for _, _, y in found)])
     if of_input is None:  # the biases behind the cut share out the score, and the image has no part
         raise ModelError(NO_GRADIENT)
-    shares = [
-        (step, number, tf.cast(bias, tf.float32) * tf.cast(g, tf.float32))
-        for (step, number, _, bias), g in zip(found, gradients, strict=True)
-        if g is not None
-    ]
+    shares, biases_of_step = [], functools.cache(lambda step: made[step]())
+    for (step, number, _), g in zip(found, gradients, strict=True):
+        bias = None if g is None else biases_of_step(step)[number]
+        if bias is not None:
+            shares.append((step, number, tf.cast(bias, tf.float32) * tf.cast(g, tf.float32)))
     return scores, images * of_input, shares
 
 
@@ -138,16 +158,18 @@ def _bias_rule(network: Network, step: Step, biases: str) -> _BiasRule:
         return _as_bias if _is_read_beside_the_image(network, step) else _without_bias
     if is_homogeneous(network, step) or (biases == "explicit" and kind not in (LINEAR, BATCH_NORM)):
         return _without_bias
-    if kind == LINEAR and applied_activation(network, step) is None:
-        return _with_layer_bias
+    function = applied_activation(network, step)
+    if kind == LINEAR and (function is None or is_elementwise(function, network.shapes[step.outputs[0]][1:])):
+        return _with_layer_bias if function is None else functools.partial(_with_fused_bias, function)
     if kind in (BATCH_NORM, AFFINE, SELECT):
         return _with_constant
+    if kind in (PRODUCT, MATMUL):
+        return _of_product
     return _with_elementwise_bias if kind == ACTIVATION else _with_implicit_biases
 
 
-def _without_bias(step: Step, inputs: list[Any], compute: Callable) -> tuple[list[Any], list[Any]]:
-    outputs = compute(inputs)
-    return outputs, [None] * len(outputs)
+def _without_bias(step: Step, inputs: list[Any], compute: Callable) -> tuple[list[Any], _Biases]:
+    return compute(inputs), None
 
 
 def _is_read_beside_the_image(network: Network, step: Step) -> bool:
@@ -155,37 +177,58 @@ def _is_read_beside_the_image(network: Network, step: Step) -> bool:
     return any(step in network.producers(reader) for reader in network.steps_to_logits if reader not in held)
 
 
-def _as_bias(step: Step, inputs: list[Any], compute: Callable) -> tuple[list[Any], list[Any]]:
+def _as_bias(step: Step, inputs: list[Any], compute: Callable) -> tuple[list[Any], _Biases]:
     """What does not depend on the image is a bias as a whole."""
     outputs = compute(inputs)
-    return outputs, [y if y.dtype.is_floating else None for y in outputs]
+    return outputs, lambda: outputs
 
 
-def _with_layer_bias(step: Step, inputs: list[Any], compute: Callable) -> tuple[list[Any], list[Any]]:
-    *_, last = (make() for make in linear_parts(step.operation) or ())
-    return compute(inputs), [last.bias]
+def _with_layer_bias(step: Step, inputs: list[Any], compute: Callable) -> tuple[list[Any], _Biases]:
+    return compute(inputs), lambda: [[make() for make in linear_parts(step.operation) or ()][-1].bias]
 
 
-def _with_constant(step: Step, inputs: list[Any], compute: Callable) -> tuple[list[Any], list[Any]]:
+def _with_fused_bias(function: Callable, step: Step, inputs: list[Any], compute: Callable) -> tuple[list[Any], _Biases]:
+    """phi(z) - phi'(z) (z - b) of a linear layer z with the bias b and an activation of each element."""
+    (y,) = compute(inputs)
+
+    def biases():
+        z, part = inputs[0], None
+        for make in linear_parts(step.operation) or ():
+            part = make()
+            z = part(z)
+        linear = z if part is None or part.bias is None else z - part.bias
+        return [y - back(function, [z], linear)[0]]
+
+    return [y], biases
+
+
+def _with_constant(step: Step, inputs: list[Any], compute: Callable) -> tuple[list[Any], _Biases]:
     """The bias of an affine step is what it makes of 0."""
-    return compute(inputs), compute([tf.zeros_like(x) for x in inputs])
+    return compute(inputs), lambda: compute([tf.zeros_like(x) for x in inputs])
 
 
-def _with_elementwise_bias(step: Step, inputs: list[Any], compute: Callable) -> tuple[list[Any], list[Any]]:
+def _of_product(step: Step, inputs: list[Any], compute: Callable) -> tuple[list[Any], _Biases]:
+    """A function y that is linear in each of n tensors has J inputs = n y (Euler), and the bias (1 - n) y."""
+    outputs = compute(inputs)
+    return outputs, lambda: [(1 - len(inputs)) * y for y in outputs]
+
+
+def _with_elementwise_bias(step: Step, inputs: list[Any], compute: Callable) -> tuple[list[Any], _Biases]:
     """The bias phi(x) - phi'(x) x of a function of each element."""
-    (x,) = inputs
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(x)
-        (y,) = compute([x])
-    return [y], [y - tape.gradient(y, x, unconnected_gradients="zero") * x]
+    (x,), (y,) = inputs, compute(inputs)
+    return [y], lambda: [y - back(lambda v: compute([v])[0], [x], x)[0]]
 
 
-def _with_implicit_biases(step: Step, inputs: list[Any], compute: Callable) -> tuple[list[Any], list[Any]]:
+def _with_implicit_biases(step: Step, inputs: list[Any], compute: Callable) -> tuple[list[Any], _Biases]:
     """The bias y - J inputs of any step.
 
     u -> (the gradient of <y, u> by the inputs) is linear with the matrix J^T; so its own derivative, applied to the
     inputs, is J inputs.
     """
+    return compute(inputs), lambda: _implicit_biases(step, inputs, compute)
+
+
+def _implicit_biases(step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
     inputs = [tf.identity(x) for x in inputs]  # the tokens that are query and value are one tensor: each has its part
     with tf.GradientTape(watch_accessed_variables=False, persistent=True) as outer:
         with tf.GradientTape(watch_accessed_variables=False, persistent=True) as inner:
@@ -195,11 +238,11 @@ def _with_implicit_biases(step: Step, inputs: list[Any], compute: Callable) -> t
         outer.watch(seeds)
         pulled = [inner.gradient(y, inputs, u) for y, u in zip(outputs, seeds, strict=True)]
     biases: list[tf.Tensor | None] = []
-    for y, seed, back in zip(outputs, seeds, pulled, strict=True):
+    for y, seed, signals in zip(outputs, seeds, pulled, strict=True):
         if not tf.as_dtype(y.dtype).is_floating:  # positions that are looked up
             biases.append(None)
             continue
-        pairs = [(g, x) for g, x in zip(back, inputs, strict=True) if g is not None]
+        pairs = [(g, x) for g, x in zip(signals, inputs, strict=True) if g is not None]
         try:
             linear = outer.gradient([g for g, _ in pairs], seed, [x for _, x in pairs]) if pairs else None
         except LookupError as error:
@@ -208,7 +251,7 @@ def _with_implicit_biases(step: Step, inputs: list[Any], compute: Callable) -> t
                 f"({error}); use biases='explicit', or another method."
             ) from error
         biases.append(y if linear is None else y - linear)
-    return outputs, [None if b is None else _without_rounding(b, y) for b, y in zip(biases, outputs, strict=True)]
+    return [None if b is None else _without_rounding(b, y) for b, y in zip(biases, outputs, strict=True)]
 
 
 def _without_rounding(bias: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
@@ -221,8 +264,7 @@ def _without_rounding(bias: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
 def _psi(share: tf.Tensor) -> tf.Tensor:
     """Sum over channels of the absolute values after min-max to [0, 1] over each image's whole tensor."""
     size = tf.abs(share)
-    low, high = tf.reduce_min(size, axis=(1, 2, 3)), tf.reduce_max(size, axis=(1, 2, 3))
-    low, high = low[:, None, None], high[:, None, None]
+    low, high = (tf.reshape(f(size, axis=(1, 2, 3)), [-1, 1, 1]) for f in (tf.reduce_min, tf.reduce_max))
     channels = tf.cast(tf.shape(share)[-1], tf.float32)
     return tf.math.divide_no_nan(tf.reduce_sum(size, axis=-1) - channels * low, high - low)
 

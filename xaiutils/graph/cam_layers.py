@@ -64,6 +64,22 @@ def cuts(graph: FlatGraph, steps: Iterable[Step], end: Step | None = None) -> bo
     return not _open_ends(graph, end, set(steps).__contains__)
 
 
+def bottlenecks(graph: FlatGraph) -> set[Step]:
+    """The steps that alone `cuts` the image from the logits, found in one walk: behind them nothing reads what was made
+    of the image before."""
+    steps = graph.steps_to_logits
+    last = {key: number for number, step in enumerate(steps) for key in step.reads}
+    made, found, open_until = {graph.input_key}, set(), last.get(graph.input_key, -1)
+    for number, step in enumerate(steps):
+        if made.isdisjoint(step.reads):
+            continue
+        if open_until <= number:
+            found.add(step)
+        made.update(step.outputs)
+        open_until = max([open_until, *(last.get(key, -1) for key in step.outputs)])
+    return found
+
+
 def _open_ends(graph: FlatGraph, end: Step | None, stops: Callable[[Step], bool]) -> list[Step]:
     """The steps that read the image and that the walk back from ``end`` reaches without passing a step that stops."""
     open_steps, seen, reached = [end or graph.steps_to_logits[-1]], set(), []

@@ -50,11 +50,11 @@ class Step:
             lambda x: values[self.inputs[id(x)]] if isinstance(x, keras.KerasTensor) else x
         )
         operation = self.operation
-        if isinstance(operation, keras.Layer) and "training" in inspect.signature(operation.call).parameters:
+        if isinstance(operation, keras.Layer) and _takes_training(operation.call):
             kwargs = {**kwargs, "training": False}
         return args, kwargs
 
-    @property
+    @functools.cached_property
     def reads(self) -> list[int]:
         """Keys of the tensors that the operation reads, in order."""
         return [self.inputs[id(t)] for t in self.arguments.keras_tensors]
@@ -81,6 +81,7 @@ class FlatGraph:
             function
         )  # whoever keeps the graph must not keep the model alive
         self._cache: dict[Any, Any] = {}
+        self._is_retraced = False  # whether a graph in it was found by calling a model with a call of its own
         self._ancestors: tuple[int, frozenset[Step]] | None = None
         self.input_key = self._new_key(function.inputs[0].shape)
         (self.output_key,) = self._flatten(function, [self.input_key], "")
@@ -106,6 +107,7 @@ class FlatGraph:
                     self._nested.append((node.operation, inner))
                 elif isinstance(node.operation, keras.Model):  # with a call of its own
                     inner = retraced(node.operation, node.arguments.args, node.arguments.kwargs)
+                    self._is_retraced = True
                 if inner is None:
                     outputs = [self._new_key(t.shape) for t in node.outputs]
                     path = self._unique(prefix + node.operation.name)
@@ -302,6 +304,15 @@ class FlatGraph:
         finally:
             for part, policy in before:
                 part.dtype_policy = policy
+
+
+def _takes_training(call: Callable[..., Any]) -> bool:
+    return _has_training(getattr(call, "__func__", call))
+
+
+@functools.lru_cache(1000)
+def _has_training(function: Callable[..., Any]) -> bool:
+    return "training" in inspect.signature(function).parameters
 
 
 def as_function(operation: Any) -> Any | None:

@@ -42,6 +42,7 @@ class Network(FlatGraph):
             raise ModelError(_output_error(function))
         super().__init__(function)
         self._own_layers = _own_layers(model)
+        self._is_retraced |= as_function(model) is None
         if self._own_layers:  # its graph was made for this network, and goes
             self._function = lambda: None
         self.image_size = self.size_traced
@@ -90,19 +91,30 @@ class Network(FlatGraph):
 
     def _check_logits(self, model: keras.Model) -> None:
         """One look at real numbers: what was found must give what the model gives. The shapes are from then on those
-        of the tensors that it made, for a layer may declare others: at rest keras.layers.RandomCrop crops nothing."""
+        of the tensors that it made, for a layer may declare others: at rest keras.layers.RandomCrop crops nothing.
+
+        Where every graph is Keras' own, its steps are the model, which need not be called beside them: one pass of the
+        network gives both the output and the logits.
+        """
         size = [n or 96 for n in self.image_size]
         noise = tf.constant(np.random.default_rng(0).uniform(0, 255, (1, *size, self.channels)).astype(np.float32))
-        (output,) = keras.tree.flatten(model(noise, training=False))
-        expected = keras.ops.convert_to_numpy(output).astype(np.float64)
         shapes: dict[int, tuple[int | None, ...]] = {}
+        at_head: dict[int, Any] = {}  # the result with its activation, where that is fused
 
         def watched(step: Step, inputs: list[Any], compute: Callable[[list[Any]], list[Any]]) -> list[Any]:
             made = compute(inputs)
             shapes.update({key: (None, *y.shape[1:]) for key, y in zip(step.outputs, made, strict=True)})
+            if self.is_head(step) and not self._is_retraced:
+                (at_head[self._head_key],) = step.call(step.operation, dict(zip(step.reads, inputs, strict=True)))
             return made
 
-        logits, _ = self.forward(noise, [], rule=watched)
+        found, output = self.run({self.input_key: noise}, [self.logits_key, self.output_key], rule=watched)
+        logits = self.two_sided(found)
+        if self._is_retraced:
+            (output,) = keras.tree.flatten(model(noise, training=False))
+        elif at_head:
+            (output,) = self.run(at_head, [self.output_key])
+        expected = keras.ops.convert_to_numpy(output).astype(np.float64)
         if None not in self.image_size:
             self.correct_shapes(shapes)
         probabilities = (logits if self.activation == "score" else self.probabilities(logits)).numpy()

@@ -7,7 +7,7 @@ import numpy as np
 
 from xaiutils.attribution.cam.weighted_sum import combination, maps_by_layer
 from xaiutils.attribution.method import BASE_READING, METHODS, Method, base_is_shift_invariant, check_network
-from xaiutils.graph.cam_layers import cuts
+from xaiutils.graph.cam_layers import bottlenecks
 from xaiutils.graph.layers.attention import attention_steps
 from xaiutils.graph.layers.table import PADDED, has_learned_weights, layer_type
 from xaiutils.graph.network import Network
@@ -107,6 +107,7 @@ def _find_layers(network: Network) -> list[str]:
         return tokens
     last = network.cam_layers()
     stages: dict[tuple[int, int], str] = {}
+    narrow = bottlenecks(network)
     started = False
     for step in network.steps_to_logits:
         operation = step.operation
@@ -114,7 +115,7 @@ def _find_layers(network: Network) -> list[str]:
         field = network.field_of(step) if len(network.shapes[step.outputs[0]]) == 4 else None
         # Padding before a convolution makes a resolution of its own, without being a stage.
         is_stage = started and layer_type(operation).places != PADDED
-        if field is not None and is_stage and cuts(network, {step}):
+        if field is not None and is_stage and step in narrow:
             stages[field.grid] = step.path
         if step.path in last:
             break

@@ -34,7 +34,7 @@ from xaiutils.graph.layers.activations import applied_activation, is_elementwise
 from xaiutils.graph.layers.attention_parts import AttentionParts, attention
 from xaiutils.graph.layers.batch_norm import folded_source, with_batch_norm
 from xaiutils.graph.layers.linear import Linear, back
-from xaiutils.graph.layers.step_kinds import is_gate, is_learned_before, norm_of, softmax_axis
+from xaiutils.graph.layers.step_kinds import is_gate, is_learned_before, norm_of, only_adds, softmax_axis
 from xaiutils.graph.layers.table import (
     ACTIVATION,
     AFFINE,
@@ -185,8 +185,7 @@ class Propagation:
         if kind in (SELECT, MAX_POOL, LARGEST, SMALLEST):
             keeps_signs = layer_type(step.operation).pads != "values"
         else:
-            several = isinstance(step.operation, keras.Layer) or len(step.reads) > 1  # no constant, maybe negative
-            keeps_signs = layer_type(step.operation).adds and several
+            keeps_signs = only_adds(step)
         if keeps_signs:
             return all(self._is_nonnegative(producer) for producer in self._network.producers(step))
         return False

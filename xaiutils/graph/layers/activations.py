@@ -1,5 +1,6 @@
 """Activations: softmax, sigmoid and what else a step applies to values, and what kind of function it is."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -66,6 +67,8 @@ def function_kind(function: Any, units: int | None) -> str | None:
             return _FUNCTIONS[function]
     except TypeError:  # not hashable
         pass
+    if _is_one_of(function, _ELEMENTWISE):
+        return None
     z = tf.constant(trial_logits((units or 4,)))
     try:
         with tf.init_scope():
@@ -133,6 +136,18 @@ def values_at(function: Callable[[Any], Any], x: np.ndarray, shape: Sequence[int
     return numbers(lambda: function(tf.constant(filled, tf.float32))).reshape(-1)[: len(x)]
 
 
+def _known_once(ask: Callable[..., Any]) -> Callable[..., Any]:
+    """``ask(function, shape)``, once for each of Keras' own elementwise functions, whose values know no shape."""
+    known = functools.cache(lambda function: ask(function, (8,)))
+
+    @functools.wraps(ask)
+    def asked(function: Callable[[Any], Any], shape: Sequence[int | None] = (8,)) -> Any:
+        return known(function) if _is_one_of(function, _ELEMENTWISE) else ask(function, shape)
+
+    return asked
+
+
+@_known_once
 def rectifier(function: Callable[[Any], Any], shape: Sequence[int | None] = (8,)) -> str:
     """What an elementwise function of ``(n, *shape)`` is: "relu" (the ReLU exactly, capped or not), "smooth" (it rises
     without end, and less to the left: SiLU, GELU, ELU, leaky ReLU, softplus) or "" (sigmoid, tanh, ...)."""
@@ -147,8 +162,17 @@ def rectifier(function: Callable[[Any], Any], shape: Sequence[int | None] = (8,)
     return "smooth" if right > 0.1 and left < 0.99 * right else ""
 
 
+@_known_once
 def is_nonnegative(function: Callable[[Any], Any], shape: Sequence[int | None] = (8,)) -> bool:
     """Whether an elementwise function of ``(n, *shape)`` has no negative values."""
     return not isinstance(function, layers.PReLU) and bool(
         (values_at(function, np.linspace(-8, 8, 129), shape) >= 0).all()
     )
+
+
+@_known_once
+def keeps_scale(function: Callable[[Any], Any], shape: Sequence[int | None] = (8,)) -> bool:
+    """Whether an elementwise function phi of ``(n, *shape)`` has phi(c x) = c phi(x) for c > 0, as ReLU has."""
+    x = np.concatenate([scale * np.linspace(-8, 8, 65) for scale in (1, 30, 1000, 100_000)])
+    once, twice = (values_at(function, factor * x, shape) for factor in (1, 2))
+    return np.allclose(twice, 2 * once, rtol=1e-6, atol=0)

@@ -24,14 +24,16 @@ def back(function: Callable[..., Any], inputs: Sequence[Any], signal: Any) -> li
 
 @dataclass(frozen=True)
 class Linear:
-    """``z = apply(x, kernel) + bias``; ``spread`` shapes one number for each output channel to the kernel, and
-    ``sums`` says that the kernel's last axis but one is that of the input's channels, which are summed."""
+    """``z = apply(x, kernel) + bias``; ``spread`` shapes one number for each output channel to the kernel, ``sums``
+    says that the kernel's last axis but one is that of the input's channels, which are summed, and ``pull``, where it
+    is known, is `back`: a tape would run ``apply`` once more to get it."""
 
     apply: Callable[[Any, Any], Any]
     kernel: Any
     bias: Any | None
     spread: Callable[[Any], Any] | None
     sums: bool = False
+    pull: Callable[[Any, Any, Any], Any] | None = None
 
     def __call__(self, x: Any) -> Any:
         z = self.apply(x, self.kernel)
@@ -45,6 +47,8 @@ class Linear:
 
     def back(self, x: Any, kernel: Any, signal: Any) -> Any:
         """``signal`` carried back to ``x`` through ``kernel``."""
+        if self.pull is not None:
+            return self.pull(x, kernel, signal)
         return back(lambda v: self.apply(v, kernel), [x], signal)[0]
 
 
@@ -88,8 +92,9 @@ def convolution(layer: Any) -> Parts | None:
     def apply(x, kernel):
         return ops.conv(x, kernel, list(layer.strides), layer.padding, "channels_last", layer.dilation_rate)
 
-    sums, apply = layer.groups == 1, _differing_by_image(layer, apply)
-    return [lambda: Linear(apply, tf.cast(layer.kernel, tf.float32), _bias(layer), _as_is, sums)]
+    pull = _pull(layer)
+    apply = _lean(apply, pull)
+    return [lambda: Linear(apply, tf.cast(layer.kernel, tf.float32), _bias(layer), _as_is, layer.groups == 1, pull)]
 
 
 def _per_filter(kernel: Any) -> Callable[[Any], Any]:
@@ -97,28 +102,34 @@ def _per_filter(kernel: Any) -> Callable[[Any], Any]:
     return lambda scale: tf.reshape(scale, kernel.shape[-2:])
 
 
-def _apply_depthwise(layer: Any) -> Callable[[Any, Any], Any]:
+def _depthwise(layer: Any, kernel: Any, bias: Any) -> Linear:
     def apply(x, kernel):
         return ops.depthwise_conv(x, kernel, layer.strides, layer.padding, "channels_last", layer.dilation_rate)
 
-    return _differing_by_image(layer, apply)
+    pull, kernel = _pull(layer), tf.cast(kernel, tf.float32)
+    return Linear(_lean(apply, pull), kernel, bias, _per_filter(kernel), pull=pull)
 
 
-def _differing_by_image(layer: Any, apply: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+def _pull(layer: Any) -> Callable[[Any, Any, Any], Any] | None:
+    """How a convolution in two dimensions carries a signal back, ``(x, kernel, signal)`` -> the signal of x."""
+    if len(layer.kernel_size) != 2 or {*layer.dilation_rate} != {1} or getattr(layer, "groups", 1) != 1:
+        return None
+    strides, padding = [1, *layer.strides, 1], layer.padding.upper()
+    if isinstance(layer, layers.Conv2D):
+        return lambda x, kernel, signal: tf.nn.conv2d_transpose(signal, kernel, tf.shape(x), strides, padding)
+    return lambda x, kernel, signal: tf.nn.depthwise_conv2d_backprop_input(
+        tf.shape(x), kernel, signal, strides, padding
+    )
+
+
+def _lean(apply: Callable[[Any, Any], Any], pull: Callable | None) -> Callable[[Any, Any], Any]:
     """A convolution's ``apply`` with a gradient by x alone where it runs eagerly: a tape would take that by the kernel
     too, a third of its time for nothing. A graph drops it by itself."""
-    if len(layer.kernel_size) != 2 or {*layer.dilation_rate} != {1} or getattr(layer, "groups", 1) != 1:
+    if pull is None:
         return apply
-    strides, padding = [1, *layer.strides, 1], layer.padding.upper()
-    depthwise = not isinstance(layer, layers.Conv2D)
 
     def lean(x, kernel):
-        def back(signal):
-            if depthwise:
-                return tf.nn.depthwise_conv2d_backprop_input(tf.shape(x), kernel, signal, strides, padding)
-            return tf.nn.conv2d_transpose(signal, kernel, tf.shape(x), strides, padding)
-
-        return tf.custom_gradient(lambda x: (apply(x, kernel), back))(x)
+        return tf.custom_gradient(lambda x: (apply(x, kernel), lambda signal: pull(x, kernel, signal)))(x)
 
     return lambda x, kernel: lean(x, kernel) if tf.executing_eagerly() else apply(x, kernel)
 
@@ -126,19 +137,14 @@ def _differing_by_image(layer: Any, apply: Callable[[Any, Any], Any]) -> Callabl
 def depthwise_convolution(layer: Any) -> Parts:
     """``DepthwiseConv2D``."""
 
-    def make():
-        kernel = tf.cast(layer.kernel, tf.float32)
-        return Linear(_apply_depthwise(layer), kernel, _bias(layer), _per_filter(kernel))
-
-    return [make]
+    return [lambda: _depthwise(layer, layer.kernel, _bias(layer))]
 
 
 def separable_convolution(layer: Any) -> Parts:
     """``SeparableConv2D``: a depthwise convolution and one of 1 x 1."""
 
     def depthwise():
-        kernel = tf.cast(layer.depthwise_kernel, tf.float32)
-        return Linear(_apply_depthwise(layer), kernel, None, _per_filter(kernel))
+        return _depthwise(layer, layer.depthwise_kernel, None)
 
     def pointwise():
         kernel = tf.cast(layer.pointwise_kernel, tf.float32)
