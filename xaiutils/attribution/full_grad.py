@@ -192,12 +192,12 @@ def _with_fused_bias(function: Callable, step: Step, inputs: list[Any], compute:
     (y,) = compute(inputs)
 
     def biases():
-        z, part = inputs[0], None
+        z, part = tf.cast(inputs[0], tf.float32), None  # whatever the layer computes in, its parts are of float32
         for make in linear_parts(step.operation) or ():
             part = make()
             z = part(z)
         linear = z if part is None or part.bias is None else z - part.bias
-        return [y - back(function, [z], linear)[0]]
+        return [tf.cast(function(z), tf.float32) - back(function, [z], linear)[0]]
 
     return [y], biases
 
