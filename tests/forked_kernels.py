@@ -46,7 +46,7 @@ def serve() -> None:
     os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # as kernels set it
     for name in ("ipykernel.kernelapp", "pandas", "matplotlib.pyplot", *IMPORTED):
         importlib.import_module(name)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no zombies
+    signal.signal(signal.SIGCHLD, lambda *_: reap())
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listening.bind(os.environ[SERVER])
     listening.listen()
@@ -57,6 +57,13 @@ def serve() -> None:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             become_kernel(client)
         client.close()
+
+
+def reap() -> None:
+    """Take note of kernels that have ended."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def become_kernel(client: socket.socket) -> NoReturn:

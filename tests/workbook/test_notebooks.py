@@ -9,6 +9,7 @@ from pathlib import Path
 import nbformat
 import papermill
 import pytest
+from forked_kernels import SERVER
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
@@ -120,7 +121,9 @@ def test_check_cells_can_fail(path):
 
 def nbval(folder, *paths):
     environment = {**os.environ, "XAI_RUNS": str(folder / "runs"), "XAI_PROGRESS": "off", "CUDA_VISIBLE_DEVICES": "-1"}
-    options = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=900", "--nbval-kernel-startup-timeout=120"]
+    options = ["--nbval-lax", "--nbval-cell-timeout=900", "--nbval-kernel-startup-timeout=120"]
+    if SERVER not in environment:  # else the kernel python3 is the server's
+        options.append("--nbval-current-env")
     command = [
         sys.executable,
         "-m",
