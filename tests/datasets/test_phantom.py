@@ -228,10 +228,10 @@ def test_neither_brightness_nor_edges_nor_the_centre_find_a_lesion_in_company():
     """Within the breast: the black beside it ranks a map of the breast alone at 0.8."""
     names = ("intensity", "edges", "centre", "oracle_full")
     found, pointed = {name: [] for name in names}, {name: [] for name in names}
-    ds = xai.load_dataset("phantom", "test", 96, 60)
+    ds = xai.load_dataset("phantom", "test", 96, 60, difficulty="medium")
     maps = control_maps(ds)
     for i, image_id in enumerate(ds.ids):
-        p = phantom.generate(int(image_id[-8:]), 96)
+        p = phantom.generate(int(image_id[-8:]), 96, difficulty="medium")
         inside = p.breast & ~p.tag_mask
         for name in names:
             found[name].append(roc_auc_score(p.lesion[inside], maps[name][i][inside]))
@@ -248,7 +248,7 @@ def test_decoys_leave_the_evidence_alone(task):
     """They are there whatever the class, with the lesion or without it, and lie beside it."""
     parts = []
     for seed in range(8):
-        p, empty = phantom.generate(seed, 96, task), phantom.generate(seed, 96, task, lesion=False)
+        p, empty = (phantom.generate(seed, 96, task, "medium", lesion=lesion) for lesion in (True, False))
         np.testing.assert_array_equal(p.decoys, empty.decoys)
         assert not (p.decoys & (p.core | p.tag_mask)).any()
         parts.append((p.decoys & p.breast).sum() / p.breast.sum())

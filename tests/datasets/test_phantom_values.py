@@ -80,7 +80,7 @@ def test_the_easy_task_stays_as_it_was_before_there_were_decoys():
 
 
 def test_pictures_of_the_data_set_are_the_phantoms_rounded():
-    ds = xai.load_dataset("phantom", split="test", image_size=48, limit=3, task="margin")
+    ds = xai.load_dataset("phantom", split="test", image_size=48, limit=3, task="margin", difficulty="medium")
     for image_id, pixels, mask in zip(ds.ids, ds.pixels, ds.masks, strict=True):
         p = phantom.generate(int(image_id.removeprefix("phantom_")), 48, "margin", "medium")
         np.testing.assert_array_equal(pixels[..., 0], np.rint(255 * p.image))
