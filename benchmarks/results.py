@@ -282,9 +282,9 @@ NOTES = """
 - MNIST: images of 40 and 48 pixels in place of 224, and all weights trained; a quarter of the training digits or less
   is enough: {mnist_lite0 accuracy} (CNN), {mnist_vit accuracy} (ViT).
 - BUSI: the mean of two frozen networks ({busi_both AUC}) over either ({busi_lite0 AUC}, {busi_dinov2 AUC}).
-- CBIS-DDSM: the mean of two models that look at different things, the whole image at 320 pixels ({cbis_lite0 AUC}) and
-  its lesions at 800 ({cbis_patches AUC}): {cbis_both AUC}; then the mean of a breast's two views
-  ({cbis_both/breast AUC}). Each step alone is within the intervals of the one before.
+- CBIS-DDSM: one network that is taught where lesions are, AUC 0.789 by image and 0.802 by breast
+  ([mammograms](mammograms.md)), over the mean of two that are not, the whole image at 320 pixels ({cbis_lite0 AUC}) and
+  patches at 800 ({cbis_patches AUC}): {cbis_both AUC}, and {cbis_both/breast AUC} by breast.
 
 ## What did not
 
@@ -297,6 +297,10 @@ NOTES = """
 - CBIS-DDSM: on the validation images, malignancy summed over all places in place of the most malignant one.
 
 ## How far this can be trusted
+
+The network of whole mammograms at 320 pixels, a member of `cbis_both`, **does not use the lesion, or hardly**: with every
+lesion painted over its AUC is 0.698 in place of 0.718 ([the gate](attributions.md)). What it adds to a mean is no evidence
+of a lesion.
 
 Most settings were tried once. The members of `busi_both` (the two frozen models) were settled, and `cbis_both` was
 defined, when the single models' test results were known; read their rows with that in mind. The CBIS-DDSM patch model
