@@ -298,9 +298,9 @@ NOTES = """
 
 ## How far this can be trusted
 
-The network of whole mammograms at 320 pixels, a member of `cbis_both`, **does not use the lesion, or hardly**: with every
-lesion painted over its AUC is 0.698 in place of 0.718 ([the gate](attributions.md)). What it adds to a mean is no evidence
-of a lesion.
+The network of whole mammograms at 320 pixels, a member of `cbis_both`, **does not use the lesion, or hardly**: with
+every lesion painted over its AUC is 0.698 in place of 0.718 ([the gate](attributions.md)). What it adds to a mean is no
+evidence of a lesion.
 
 Most settings were tried once. The members of `busi_both` (the two frozen models) were settled, and `cbis_both` was
 defined, when the single models' test results were known; read their rows with that in mind. The CBIS-DDSM patch model
