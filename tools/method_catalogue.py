@@ -96,7 +96,7 @@ PITFALLS = {
     "grad_cam": "Coarse, and it averages gradients over the map: with several objects, or a head that is not pooled, "
     "it can point to places that the model did not use. On a transformer with a class token that mean says least: "
     "there LayerCAM of the same layer found far more (benchmarks/attributions.md). "
-    "**Below an attention head** (attention pooling, `where_and_what`, a gated multiple-instance head) the mean over "
+    "Below an attention head (attention pooling, `where_and_what`, a gated multiple-instance head) the mean over "
     "places is the wrong weight: a channel's gradient is large at the few places that are looked at and near 0, or of "
     "the other sign, elsewhere, and its mean, diluted by all those, says little of either. The weights of the places "
     "that decide are then applied to places that the head never used. HiResCAM multiplies place by place, and so keeps "

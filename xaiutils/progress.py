@@ -1,5 +1,6 @@
 """One progress helper that suits notebooks, papermill logs and CI."""
 
+import inspect
 import os
 import sys
 import threading
@@ -7,13 +8,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import FrameType
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 LOG_EVERY_SECONDS = 10.0
 Listener = Callable[[int, int | None], None]
 _listener: ContextVar[Listener | None] = ContextVar("progress listener", default=None)
-_running = threading.local()  # .depth: loops with progress that this thread is in
+_running = threading.local()  # .loops: by `progress` of this thread that is not at its end, the frame that loops
 
 
 @contextmanager
@@ -36,12 +38,28 @@ def progress(items: Iterable[Item], total: int | None = None, title: str = "") -
     papermill's logs), "off"; by default a bar in a notebook or a terminal, and nothing elsewhere or in CI. A loop
     within another one is not shown: a listener hears (0, None) from it, to cancel.
     """
-    depth = getattr(_running, "depth", 0)
-    _running.depth = depth + 1
+    loops = _running.__dict__.setdefault("loops", {})
+    mine, here = object(), _looping(sys._getframe().f_back)
+    # A loop that an error has left is no loop within which others run, though the error's traceback keeps it.
+    at_work = set(_stack(here))
+    for left in [key for key, frame in loops.items() if frame not in at_work]:
+        del loops[left]
+    nested, loops[mine] = bool(loops), here
     try:
-        yield from _shown(items, total, title, nested=depth > 0)
+        yield from _shown(items, total, title, nested)
     finally:
-        _running.depth = depth
+        loops.pop(mine, None)
+
+
+def _stack(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def _looping(frame: FrameType | None) -> FrameType | None:
+    """The function that takes the items, maybe by way of generators."""
+    return next((f for f in _stack(frame) if not f.f_code.co_flags & inspect.CO_GENERATOR), None)
 
 
 def _shown(items: Iterable[Item], total: int | None, title: str, nested: bool) -> Iterator[Item]:

@@ -7,6 +7,7 @@ from conftest import MODELS, SIZE, make_flat
 import xaiutils as xai
 from xaiutils.attribution import ModelError, Network
 from xaiutils.backend import keras, tf
+from xaiutils.graph.cam_layers import bottlenecks, cuts
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -352,3 +353,9 @@ def test_a_rule_computes_every_step(models, images):
 
     np.testing.assert_allclose(network.forward(image, [], rule=rule)[0], 2 * network.logits(image), rtol=1e-5)
     assert seen == [step.path for step in network.steps_to_logits]
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "vit_mini16"])
+def test_bottlenecks_are_the_steps_that_cut_alone(name):
+    network = Network.of(xai.build_model(name, 3, 32))
+    assert bottlenecks(network) == {step for step in network.steps_to_logits if cuts(network, {step})}

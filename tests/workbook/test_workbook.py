@@ -304,3 +304,28 @@ def test_progress_modes(monkeypatch, capsys):
     assert seen == [(0, 2), (1, 2)]
     list(progress(range(2)))
     assert len(seen) == 2
+
+
+def test_a_loop_within_another_one_is_not_shown_and_one_that_failed_is_no_other():
+    def through(items):  # a generator in between
+        yield from progress(items)
+
+    def inner():
+        return [x for x in progress(range(2))]
+
+    def fails():
+        loop = through(range(3))
+        for _ in loop:
+            inner()
+            raise RuntimeError
+
+    seen, errors = [], []
+    with listening(lambda done, total: seen.append((done, total))):
+        for _ in range(2):
+            try:
+                fails()
+            except RuntimeError as error:
+                errors.append(error)  # whose traceback keeps the loop, a local
+        inner()
+        assert sum(len(inner()) for _ in progress(range(1))) == 2
+    assert seen == [(0, 3), (0, None), (0, None)] * 2 + [(0, 2), (1, 2), (0, 1), (0, None), (0, None)]

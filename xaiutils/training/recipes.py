@@ -104,9 +104,9 @@ THESIS_CORRECTED = replace(
 )
 
 # For build_model(head="where_and_what") and masks or boxes. The values are those of a prototype on the masses of
-# CBIS-DDSM at 800 x 608 pixels; with this package they have not been measured there yet. Whole images: what the image
-# is, how much attention lies on its evidence, and what each place is. "loss" as the monitor keeps the last epochs'
-# average: on a hundred validation images the best epoch is chance.
+# CBIS-DDSM at 800 x 608 pixels; what they give there is in benchmarks/mammograms.md. Whole images: what the image is,
+# how much attention lies on its evidence, and what each place is. "loss" as the monitor keeps the last epochs' average:
+# on a hundred validation images the best epoch is chance.
 WHERE_AND_WHAT_IMAGES = Recipe(
     "where_and_what_images",
     frozen=False,
