@@ -155,3 +155,30 @@ def test_several_inputs_and_outputs_lead_to_wrap(images):
         xai.explain(two, images)
     one = keras.Model(image, {"stage": two.output["stage"]})
     assert xai.predict(one, images).shape == (5, 3)
+
+
+class _Scaled(keras.Sequential):
+    def call(self, x, training=None, mask=None):
+        return 3 * super().call(x, training=training) + 1.0
+
+
+@pytest.mark.parametrize("case", ["subclass", "instance", "nested subclass", "nested instance"])
+def test_a_call_of_its_own_is_what_is_explained(images, case):
+    """Of a Sequential, or of one model alone, though its layers form a graph without it."""
+    parts = [keras.Input((SIZE, SIZE, 3)), layers.Conv2D(4, 3, activation="relu"), layers.GlobalAveragePooling2D()]
+    parts.append(layers.Dense(2))
+    model = (_Scaled if "subclass" in case else keras.Sequential)(parts)
+    if "instance" in case:
+        plain = model.call
+        model.call = lambda x, training=None, mask=None: 3 * plain(x) + 1.0
+    if "nested" in case:
+        given = keras.Input((SIZE, SIZE, 3))
+        model = keras.Model(given, model(given))
+    np.testing.assert_allclose(xai.predict(model, images), model(images), rtol=1e-5)
+    x = tf.constant(images)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        score = tf.reduce_sum(model(x)[:, 1])
+    expected = tape.gradient(score, x).numpy()
+    found = xai.explain(model, images, 1, "vanilla_gradients", reduction="sum")
+    np.testing.assert_allclose(found, expected.sum(axis=-1), atol=1e-6 * np.abs(expected).max())

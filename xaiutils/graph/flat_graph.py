@@ -317,8 +317,8 @@ def _has_training(function: Callable[..., Any]) -> bool:
 
 def as_function(operation: Any) -> Any | None:
     """The functional graph of a model or nested model; None for a layer (or a model with a call of its own)."""
-    if isinstance(operation, keras.Sequential):
-        return operation._functional
-    if isinstance(operation, Functional) and type(operation).call is Functional.call:
-        return operation
+    for kind in (keras.Sequential, Functional):
+        if isinstance(operation, kind):  # a subclass may have another call, and so may an instance
+            own = getattr(operation.call, "__func__", None) is not kind.call
+            return None if own else operation._functional if kind is keras.Sequential else operation
     return None
