@@ -311,7 +311,7 @@ def test_a_loop_within_another_one_is_not_shown_and_one_that_failed_is_no_other(
         yield from progress(items)
 
     def inner():
-        return [x for x in progress(range(2))]
+        return list(progress(range(2)))
 
     def fails():
         loop = through(range(3))
