@@ -12,8 +12,8 @@ EXPLAINED = (
     "one process, compiled and warm; ours: median seconds. The other columns: how many times longer the library takes, "
     "and in brackets the Spearman correlation of its map with ours (the lowest of the images; nan: a constant map). "
     "`=`: the values agree too, to 1 % of their range, after both maps are set to [0, 1]. Lower correlations are of "
-    "random draws (SmoothGrad, RISE, ...) or of another formula, which `xaiutils.attribution.libraries.ADAPTERS` and "
-    "the notes below name."
+    "random draws (SmoothGrad, RISE, ...) or of another formula; what DeepLIFT on ResNet-50 and LIME owe to which has "
+    "not been looked into."
 )
 
 
@@ -57,7 +57,7 @@ def peers_section(path: Path) -> list[str]:
     paragraphs = ["## Peers on the same weights", EXPLAINED]
     if len(timed):
         timed["times"] = timed.theirs / timed.ours
-        exact = timed.difference < 0.01
+        exact = (timed.difference < 0.01) & timed.spearman.notna()  # of two constant maps nothing is known
         timed["shown"] = [
             f"{t:.2f} ({'= ' if e else ''}{s:.2f})" for t, s, e in zip(timed.times, timed.spearman, exact, strict=True)
         ]
