@@ -22,6 +22,7 @@ _PUBLIC = {
     "RECIPES": "xaiutils.training",
     "explain": "xaiutils.attribution",
     "explain_all": "xaiutils.attribution",
+    "predict_and_explain": "xaiutils.attribution",
     "METHODS": "xaiutils.attribution",
     "predict": "xaiutils.graph.predict",
     "evaluate": "xaiutils.evaluation",

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import xaiutils as xai
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
-from xaiutils.evaluation import chance, control_maps, evaluate_all
+from xaiutils.evaluation import chance, control_maps, evaluate_all, summarise
 from xaiutils.evaluation.metrics.insertion_deletion import perturbation_curve
 from xaiutils.evaluation.metrics.metric import Case, Metric
 from xaiutils.evaluation.studies import compare_maps
@@ -374,6 +374,30 @@ def test_evaluate_all(square):
     assert list(table) == ["method", "weights", "image_id", "metric", "reading", "value"]
     assert set(table["weights"]) == {"none"}, "maps of no method"
     assert table.set_index("method")["value"].to_dict() == {"good": 1.0, "bad": 0.0}
+
+
+def test_a_table_summarises_itself(square):
+    masks = np.repeat(square, 8, axis=0)
+    ds = dataclasses.replace(data(masks), patients=list("aaaabbbb"))
+    maps = masks * np.linspace(0.1, 1, 8)[:, None, None] + np.linspace(0, 0.5, 8)[:, None, None]
+    table = evaluate_all(None, ds, {"good": maps, "bad": 1 - maps}, ["relevance_mass", "iou"])
+    assert table.summary().equals(summarise(table, ["method", "weights", "metric", "reading"]))
+    assert list(xai.evaluate(None, ds, maps, ["iou"]).summary()) == [
+        "metric",
+        "reading",
+        "mean",
+        "low",
+        "high",
+        "n",
+        "missing",
+    ]
+    by_patient = table.assign(patient_id=[*"aaaabbbb"] * 4).summary()
+    assert table.summary(ds).equals(by_patient)
+    assert not by_patient.equals(table.summary())
+    with pytest.raises(ValueError, match="ds does not have 8 of the table's rows"):
+        table[table["metric"] == "iou"].summary(ds.take(4))
+    with pytest.raises(ValueError, match="no scores of images to summarise"):
+        table[["method", "value"]].summary()
 
 
 def test_a_model_of_other_classes_is_refused():

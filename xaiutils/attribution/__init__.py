@@ -5,7 +5,7 @@ same methods from other packages. `method` says what a method declares, `methods
 them. They stand on `xaiutils.graph`: a model's graph, logits and layers, and its compiled, batched passes.
 """
 
-from xaiutils.attribution.explain import explain, explain_all, own_readings, resolve
+from xaiutils.attribution.explain import Explained, explain, explain_all, own_readings, predict_and_explain, resolve
 from xaiutils.attribution.map_warnings import MapWarning
 from xaiutils.attribution.method import Method
 from xaiutils.attribution.methods import METHODS
@@ -14,6 +14,7 @@ from xaiutils.graph.predict import cam_grid, predict, prepare
 
 __all__ = [
     "METHODS",
+    "Explained",
     "MapWarning",
     "Method",
     "ModelError",
@@ -23,6 +24,7 @@ __all__ = [
     "explain_all",
     "own_readings",
     "predict",
+    "predict_and_explain",
     "prepare",
     "resolve",
 ]

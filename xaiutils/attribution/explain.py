@@ -1,7 +1,8 @@
-"""The calls: `explain` one method's maps, `explain_all` the maps of several, `resolve` what their names stand for."""
+"""The calls: `explain` one method's maps, `predict_and_explain` them beside the predictions, `explain_all` the maps of
+several methods, `resolve` what their names stand for."""
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,9 +15,10 @@ from xaiutils.backend import keras
 from xaiutils.graph.memory import fitting
 from xaiutils.graph.network import Network
 from xaiutils.graph.precision import computing_in
-from xaiutils.graph.predict import Prepared, prepared
+from xaiutils.graph.predict import Prepared, predict, prepared
 from xaiutils.graph.targets import Targets
 from xaiutils.map_reading import check_reading, read_maps
+from xaiutils.models.wrapped import facts_of
 from xaiutils.registry import check_parameters, suggest
 
 
@@ -82,6 +84,51 @@ def explain(
         return {method: _checked_maps(network, declared, few, wanted, cases.batch_size, given)}
 
     return read_maps(_finite(_of_groups(cases, compute)[method], method, cases.images), reading)
+
+
+class Explained(NamedTuple):
+    """What a model says of images, and why: for each the name of a class (list of n), its probability (float32
+    ``(n,)``) and its map (float32 ``(n, height, width)``, as `explain` returns it)."""
+
+    classes: list[str]
+    probabilities: np.ndarray
+    maps: np.ndarray
+
+
+def predict_and_explain(
+    model: keras.Model,
+    images: np.ndarray,
+    targets: int | str | Iterable[int] | Iterable[str] | None = None,
+    method: str = "grad_cam",
+    class_names: Sequence[str] | None = None,
+    batch_size: int | str = "auto",
+    inputs: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Explained:
+    """Class, probability and map in one call: ``classes, probabilities, maps = predict_and_explain(model, images)``.
+
+    Args:
+        model, method, batch_size, inputs, options: as `explain` takes them; options are its others, and the method's.
+        images: as `explain` takes them, or one, ``(height, width, C)``, which is answered as a batch of one.
+        targets: the classes that are named and explained, by index or name; None: of each image the predicted one.
+        class_names: of all outputs in order; None: the model's own (`xaiutils.wrap`), else "class 0", "class 1", ...
+
+    Raises:
+        As `explain`; TypeError for a function as ``targets`` and ModelError for a score, which have no probability.
+    """
+    if callable(targets):
+        raise TypeError("targets= is a function, whose score has no probability: take xai.explain.")
+    images = np.asarray(images)
+    cases = prepared(model, images[None] if images.ndim == 3 else images, targets, batch_size, inputs)
+    n, facts = cases.network.n_classes, facts_of(model)
+    own = facts.class_names if facts else None
+    names = list(class_names or own or (f"class {i}" for i in range(n)))
+    if len(names) != n:
+        raise ValueError(f"class_names has {len(names)} names; the model has {n} classes.")
+    probabilities = predict(model, cases.images, batch_size, probabilities=True, inputs=inputs)
+    maps = explain(model, cases.images, cases.targets, method, batch_size=batch_size, inputs=inputs, **options)
+    of_class = np.take_along_axis(probabilities, cases.targets[:, None], axis=1)[:, 0]
+    return Explained([names[i] for i in cases.targets], of_class, maps)
 
 
 def _of_groups(cases: Prepared, compute: Callable[[np.ndarray], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -1,14 +1,18 @@
 """The in-memory data set that every notebook works on."""
 
+import base64
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 from scipy import ndimage
 
 from xaiutils import text
+from xaiutils.images import as_rgb
 from xaiutils.registry import suggest
 
 EVIDENCE = ("known", "empty", "unknown")
@@ -183,7 +187,9 @@ class ImageDataset:
 
     def _repr_html_(self) -> str:
         rows = (f"<tr><th>{name}</th><td>{text.html(said)}</td></tr>" for name, said in self.facts().items())
-        return f'<table class="tex2jax_ignore">{"".join(rows)}</table>'
+        few = self.sample(6)  # some kB, however many images there are
+        shown = map(_thumbnail, few.pixels, few.label_texts())
+        return f'<table class="tex2jax_ignore">{"".join(rows)}</table>{"".join(shown)}'
 
     def select(self, indices: Any) -> "ImageDataset":
         """The images at ``indices`` (integers or a bool mask), in that order."""
@@ -277,6 +283,16 @@ _ROWS = ("labels", "ids", "masks", "patients", "metadata", "evidence", "values")
 
 def _items(inputs: dict[str, np.ndarray] | None) -> Any:
     return (inputs or {}).items()
+
+
+def _thumbnail(pixels: np.ndarray, label: str) -> str:
+    """An image of at most 64 pixels with its label below, as HTML."""
+    picture, data, said = Image.fromarray(as_rgb(pixels).astype(np.uint8)), io.BytesIO(), text.html(label)
+    picture.thumbnail((64, 64))
+    picture.save(data, "jpeg")
+    source = f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
+    style = "display: inline-block; width: 72px; overflow: hidden; text-overflow: ellipsis; white-space: nowrap"
+    return f'<div style="{style}"><img alt="{said}" title="{said}" src="{source}"><br>{said}</div>'
 
 
 def _check_pixels(pixels: np.ndarray) -> None:

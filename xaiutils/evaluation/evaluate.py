@@ -15,7 +15,7 @@ from xaiutils.datasets import ImageDataset
 from xaiutils.evaluation.answers import by_rows, returns_score
 from xaiutils.evaluation.metrics import METRICS
 from xaiutils.evaluation.metrics.metric import Case
-from xaiutils.evaluation.score_tables import NO_MODEL, RANDOM, TRAINED
+from xaiutils.evaluation.score_tables import NO_MODEL, RANDOM, TRAINED, ScoreTable
 from xaiutils.graph.predict import prepare
 from xaiutils.images import check_maps
 from xaiutils.map_reading import check_reading, read_maps
@@ -35,7 +35,7 @@ def evaluate(
     method: str | None = None,
     method_parameters: Mapping[str, Any] | None = None,
     reading: str | None = None,
-) -> pd.DataFrame:
+) -> ScoreTable:
     """Score one map for each image of ``ds``.
 
     Args:
@@ -55,7 +55,8 @@ def evaluate(
 
     Returns:
         A row for each image and metric: image_id, metric, reading (a metric that is defined for one reading alone has
-        that), value (NaN where the metric has no meaning, such as an empty mask).
+        that), value (NaN where the metric has no meaning, such as an empty mask). Its ``summary()`` has the means with
+        95 % intervals.
 
     Raises:
         UnknownNameError, TypeError, ValueError: a name, a parameter or an array is not as needed.
@@ -91,7 +92,7 @@ def evaluate(
     columns = [
         {"image_id": ds.ids, "metric": name, "reading": read_as[name], "value": found} for name, found in scores.items()
     ]
-    return pd.concat([pd.DataFrame(column) for column in columns], ignore_index=True)
+    return ScoreTable(pd.concat([pd.DataFrame(column) for column in columns], ignore_index=True))
 
 
 def _method_again(
@@ -186,7 +187,7 @@ def evaluate_all(
     method_parameters: Mapping[str, Mapping[str, Any]] | None = None,
     reading: str | Iterable[str] | None = None,
     weights: str = TRAINED,
-) -> pd.DataFrame:
+) -> ScoreTable:
     """`evaluate` for the maps of several methods: a row for each image, method and metric.
 
     Args:
@@ -207,7 +208,7 @@ def evaluate_all(
         raise ValueError(f"weights={weights!r}; expected {TRAINED!r} or {RANDOM!r}, as of the model that is explained.")
     asked, metrics, tables = _readings(reading), None if metrics is None else list(metrics), []
     of_score = returns_score(model)
-    for name, found in maps.items():
+    for name, found in progress(maps.items(), title="maps"):
         given = dict((method_parameters or {}).get(name, {}))
         method = given.pop("method", name)
         known = method in METHODS
@@ -221,7 +222,8 @@ def evaluate_all(
         readings = dict.fromkeys(own_reading(method, given) if read is None else read for read in asked)
         table = _by_readings(model, ds, found, names, how, list(readings))
         tables.append(table.assign(method=name, weights=weights if known else NO_MODEL))
-    return pd.concat(tables, ignore_index=True)[["method", "weights", "image_id", "metric", "reading", "value"]]
+    found = pd.concat(tables, ignore_index=True)
+    return ScoreTable(found[["method", "weights", "image_id", "metric", "reading", "value"]])
 
 
 def _by_readings(

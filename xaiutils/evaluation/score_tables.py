@@ -9,15 +9,41 @@ of random weights.
 import numpy as np
 import pandas as pd
 
+from xaiutils.datasets import ImageDataset
 from xaiutils.evaluation.metrics import METRICS
 from xaiutils.map_reading import check_reading
-from xaiutils.statistics.summaries import UNIT, check_one_reading
+from xaiutils.statistics.summaries import UNIT, check_one_reading, summarise
 
 TRAINED, RANDOM, NO_MODEL = "trained", "random", "none"
 CHANCE = "chance"  # the method of the rows of `xaiutils.evaluation.chance`
 ORACLES = ("oracle", "oracle_full")  # the evidence itself
 CONTROLS = ("random", "centre", "edges", "laplace", "intensity", *ORACLES)
 UNDECIDED = "undecided"  # the verdict where a test shows no difference
+
+
+class ScoreTable(pd.DataFrame):
+    """The table that `xaiutils.evaluate` returns, and what is made of it: a data frame with a `summary`."""
+
+    @property
+    def _constructor(self) -> type["ScoreTable"]:
+        return ScoreTable
+
+    def summary(self, ds: ImageDataset | None = None) -> pd.DataFrame:
+        """Means with 95 % intervals, as `xaiutils.evaluation.summarise` makes them: a row for each metric, and for each
+        method, weights and reading where the table says them.
+
+        ``ds``: the images that were scored. Where their patients are known these are drawn, not images, which is as in
+        a table with a column patient_id. Raises ValueError where the table is none of scores, or of other images.
+        """
+        by = [name for name in ("method", "weights", "metric", "reading") if name in self]
+        if not {"image_id", "metric", "value"} <= set(self.columns):
+            raise ValueError(f"a table of {', '.join(map(str, self.columns))} has no scores of images to summarise.")
+        if ds is None or ds.patients is None:
+            return summarise(self, by)
+        patients = self["image_id"].map(dict(zip(ds.ids, ds.patients, strict=True)))
+        if patients.isna().any():
+            raise ValueError(f"ds does not have {patients.isna().sum()} of the table's rows; give the scored images.")
+        return summarise(self.assign(**{UNIT: patients}), by)
 
 
 def is_control(method: str) -> bool:
