@@ -29,7 +29,7 @@ from PIL import Image
 
 import xaiutils as xai
 from xaiutils.attribution.libraries import ADAPTERS
-from xaiutils.attribution.method import Method
+from xaiutils.attribution.method import FAMILY_TITLES, Method
 from xaiutils.backend import keras
 from xaiutils.files import replace_file, write_text
 from xaiutils.images import fit_image
@@ -40,15 +40,6 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGE, PICTURES = DOCS / "methods.md", DOCS / "methods"
 LARGEST = 40_000  # bytes of a figure
 
-FAMILIES = {
-    "gradients": "Gradients",
-    "backprop": "Modified backpropagation",
-    "perturbation": "Perturbation",
-    "cam": "Class activation maps",
-    "relevance": "Layer-wise relevance propagation",
-    "attention": "Attention",
-    "regions": "Regions",
-}
 SUITS = {"cnn": "convolutional networks", "vit": "Vision Transformers"}
 
 # Parameters of the figures where the defaults would take minutes.
@@ -171,7 +162,7 @@ def page(methods: Mapping[str, Method] = xai.METHODS) -> str:
         _overview(methods),
     ]
     for family in families:
-        parts.append(f"## {FAMILIES.get(family, family.capitalize())}")
+        parts.append(f"## {FAMILY_TITLES.get(family, family.capitalize())}")
         parts += [_entry(m) for m in methods.values() if m.family == family]
     return "\n\n".join(parts) + "\n"
 
@@ -180,7 +171,7 @@ def _overview(methods: Mapping[str, Method]) -> str:
     rows = [
         (
             f"[{_cell(m.title)}](#{m.name})",
-            FAMILIES.get(m.family, m.family).lower(),
+            FAMILY_TITLES.get(m.family, m.family).lower(),
             "yes" if m.signed else "no",
             m.own_reading({}) if m.signed else "",
             _cell(m.cost),

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 import xaiutils as xai
+from xaiutils.attribution import titles_and_signs
 from xaiutils.attribution.completeness import completeness_gap
 from xaiutils.backend import keras
 from xaiutils.beyond_maps.segmentation import segment_from_saliency
@@ -211,6 +212,12 @@ def test_explain_reads_maps(models, images, method):
             xai.explain(models["nested"], images, 1, method, reading=wrong)
         with pytest.raises(ValueError, match="unknown"):
             xai.explain_all(models["nested"], images, 1, [method], parameters={method: {"reading": wrong}})
+
+
+def test_how_maps_are_drawn():
+    titles, signed = titles_and_signs(["grad_cam", "mine"], {"mine": {"method": "grad_cam", "relu": False}})
+    assert titles == {"grad_cam": "Grad-CAM", "mine": "mine"}
+    assert signed == {"grad_cam": False, "mine": True}
 
 
 def test_every_method_declares_its_reading():

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import xaiutils as xai
-from xaiutils.datasets import ImageDataset, datasheet, find_leaks
+from xaiutils.datasets import ImageDataset, datasheet, find_leaks, split_counts
 from xaiutils.datasets.image_dataset import balanced_indices, stratified_indices
 from xaiutils.datasets.prepared_splits import write_dataset
 from xaiutils.datasets.splits import split_indices
@@ -518,6 +518,7 @@ def test_a_datasheet_says_what_was_found(folder):
     splits = {s: xai.load_dataset("folder", s, image_size=16, data_dir=folder) for s in ("train", "val", "test")}
     sheet = datasheet(splits, {"bit_depth": 12})
     assert "| train | 21 | 21 |" in sheet
+    assert split_counts(splits)["images"].tolist() == [len(d) for d in splits.values()]
     assert "bit_depth=12" in sheet
     assert "patients are not known, so not checked" in sheet
     assert "Patients or writers: images of one may be in several splits." in sheet

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from xaiutils.evaluation.claims import RANDOM_WEIGHTS, claims
-from xaiutils.evaluation.findings import in_words, slopes_in_words
-from xaiutils.evaluation.ranking import rank
+from xaiutils.evaluation.findings import agreement_in_short, in_short, in_words, slopes_in_words
+from xaiutils.evaluation.ranking import rank, two_orders
 from xaiutils.evaluation.score_tables import of_methods, without_random_weights
 from xaiutils.statistics.paired_tests import paired_test
 from xaiutils.statistics.regression import regress
@@ -192,6 +192,27 @@ def test_agreement_of_metrics_in_words():
     assert "3 metrics order 3 methods with a Kendall's W of 0.11" in said
     assert "IoU and Dice (1.00); least: IoU and Pixel ROC AUC (-1.00)." in said
     assert "Kendall" not in in_words(scored({"grad_cam": 0.9, "random": 0.1}, "iou"))
+
+
+def test_three_answers_in_short(table):
+    both = pd.concat([table.assign(model="a"), table.assign(model="b", value=0.5)])
+    evidence, other = in_short(both, "masks").splitlines()
+    start = "- **a**: better than chance by the metric: Grad-CAM; better than every control, too: Grad-CAM by "
+    assert evidence == start + "Relevance mass."
+    assert other.endswith(": none; better than every control, too: none.")
+    assert "better than a random map by the metric: Grad-CAM" in in_short(both, "model")
+    assert in_short(table.assign(model="a"), "method") == "- **a**: no metric of this kind has a value."
+
+
+def test_two_orders_and_whether_they_agree():
+    levels = {"a": 0.9, "b": 0.7, "c": 0.5, "d": 0.3, "e": 0.1}
+    masks, drop = scored(levels, "iou"), scored(levels, "deletion_auc", seed=1)  # low is good: the order is reversed
+    orders = two_orders(pd.concat([masks, drop, scored({"f": 0.5}, "iou").assign(value=np.nan)]))
+    assert orders.loc["a"].round().tolist() == [1, 5]
+    assert orders.loc["e"].round().tolist() == [5, 1]
+    said = agreement_in_short({"one": orders, "other": orders[:2]}).splitlines()
+    assert "of 5 methods have a Kendall's tau of -1.00 (1: the same, -1: reversed; p = 0.017): they are rel" in said[0]
+    assert said[1] == "- **other**: 2 methods have both ranks, too few for an answer."
 
 
 def test_slopes_in_words():

@@ -90,6 +90,10 @@ def test_maps_to_look_at_are_those_compared(images):
         expected = table[(table["stage"] == stage.name) & table["image_id"].isin(["a", "b"])]["value"]
         similar = spearman(shown[0].maps["grad_cam"], stage.maps["grad_cam"])
         np.testing.assert_allclose(similar, expected, atol=1e-4)
+    again = list(randomised_maps(model, images[:2], ["grad_cam"], 0, "independent", 3, known=shown[:2]))
+    assert again[0] is shown[0]
+    assert again[1] is shown[1]
+    assert [(s.name, s.depth) for s in again] == [(s.name, s.depth) for s in shown]
 
 
 def test_chance_is_the_similarity_of_other_images():

@@ -186,6 +186,16 @@ def test_explanation_and_grid(ds, images):
     assert figure.axes[1].get_title() == "Method"
 
 
+def test_a_gallery_keeps_families_together(ds, images):
+    names = [*"abcdefgh"]
+    families = {name: "X" if name in "ah" else "Y" for name in names}
+    maps, titles = dict.fromkeys(names, images[0, ..., 0]), {name: name.upper() for name in names}
+    figure = drawn(plots.gallery(images[0], maps, families, dict.fromkeys(names, False), titles, ds.masks[0]))
+    rows = [[axes.get_title() for axes in figure.axes[i : i + 7]] for i in (0, 7)]
+    assert rows == [["", "A", "H", "", "", "", ""], ["", *"BCDEFG"]]
+    assert [figure.axes[i].get_title(loc="left") for i in (0, 7)] == ["X", "Y"]
+
+
 @pytest.mark.parametrize(("value", "words"), [(0.0, "all 0"), (0.3, "all 0.3"), (-2.0, "all -2")])
 def test_an_even_map_has_no_colours(images, value, words):
     for signed in (True, False):
@@ -295,6 +305,14 @@ def test_a_metric_against_a_fact_of_the_image():
     assert figure.axes[1].lines[0].get_ydata() == pytest.approx([1, 1])
     same = drawn(plots.against(table.assign(size=1), "iou", "size", ["a"]))
     assert not same.axes[0].lines
+
+
+def test_two_orders_of_methods():
+    ranks = pd.DataFrame({"masks": [1, 2.5, 3], "model": [2, 1, np.nan]}, index=["a", "b", "c"])
+    figure = drawn(plots.two_orders({"m": ranks, "n": ranks[:0]}, {"a": "A"}))
+    points = {line.get_label(): line.get_xydata().tolist() for line in figure.axes[0].lines[1:]}
+    assert points == {"A": [[1, 2]], "b": [[2.5, 1]]}
+    assert all(axis.get_inverted() for axis in (figure.axes[0].xaxis, figure.axes[0].yaxis))
 
 
 def test_images_of_disagreement(ds, images):

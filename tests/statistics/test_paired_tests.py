@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from xaiutils.statistics.paired_tests import friedman, hits_against_chance, paired_test, wilcoxon_signed_rank
+from xaiutils.statistics.paired_tests import (
+    fewest_units,
+    friedman,
+    hits_against_chance,
+    paired_test,
+    wilcoxon_signed_rank,
+)
 
 
 def test_wilcoxon_by_hand():
@@ -15,6 +21,13 @@ def test_wilcoxon_by_hand():
     assert wilcoxon_signed_rank(np.zeros(4)) == (1.0, 0.0)
     tied = np.array([1.0, 1, 1, -1, 2, 2])
     assert wilcoxon_signed_rank(tied)[0] == stats.wilcoxon(tied, method="asymptotic", correction=True).pvalue
+
+
+@pytest.mark.parametrize("n_tests", [1, 6, 40])
+def test_fewest_units_that_can_reject(n_tests):
+    n = fewest_units(n_tests)
+    assert n_tests * wilcoxon_signed_rank(np.arange(1.0, n + 1))[0] < 0.05
+    assert n_tests * wilcoxon_signed_rank(np.arange(1.0, n))[0] >= 0.05
 
 
 def test_the_test_is_over_the_means_of_units():

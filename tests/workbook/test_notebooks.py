@@ -13,7 +13,7 @@ from forked_kernels import SERVER
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
-from xaiutils.workbook.parameters import PARAMETERS, check
+from xaiutils.workbook.parameters import OWN_DEFAULTS, PARAMETERS, check
 from xaiutils.workbook.run_all import ON_REQUEST, ROOT, notebooks
 
 NAMES = [
@@ -31,7 +31,7 @@ NAMES = [
 PATHS = notebooks(ROOT / "notebooks", on_request=True)
 OWN = {
     "02_train_models": {"models": ["efficientnet_lite0", "vit_mini16"]},
-    "07_retraining_checks": {"image_size": 96, "n_train": 300, "n_val": 60},  # small: it trains many models
+    **OWN_DEFAULTS,
     "09_mammograms": {
         "data_options": {"task": "shortcut", "difficulty": "easy", "tag_probability": 1.0},
         "image_size": 512,

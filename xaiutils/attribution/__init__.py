@@ -5,7 +5,15 @@ same methods from other packages. `method` says what a method declares, `methods
 them. They stand on `xaiutils.graph`: a model's graph, logits and layers, and its compiled, batched passes.
 """
 
-from xaiutils.attribution.explain import Explained, explain, explain_all, own_readings, predict_and_explain, resolve
+from xaiutils.attribution.explain import (
+    Explained,
+    explain,
+    explain_all,
+    own_readings,
+    predict_and_explain,
+    resolve,
+    titles_and_signs,
+)
 from xaiutils.attribution.map_warnings import MapWarning
 from xaiutils.attribution.method import Method
 from xaiutils.attribution.methods import METHODS
@@ -27,4 +35,5 @@ __all__ = [
     "predict_and_explain",
     "prepare",
     "resolve",
+    "titles_and_signs",
 ]

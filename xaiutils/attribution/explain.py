@@ -251,6 +251,16 @@ def own_readings(methods: Iterable[str], parameters: Mapping[str, Mapping] | Non
     return {name: {**own, "reading": own_reading(own.get("method", name), own)} for name, own in given.items()}
 
 
+def titles_and_signs(
+    methods: Iterable[str], parameters: Mapping[str, Mapping[str, Any]] | None = None
+) -> tuple[dict[str, str], dict[str, bool]]:
+    """How maps of ``methods``, as `explain_all` takes them, are drawn: each one's title (a name of the caller's own
+    stays), and whether its values have a sign."""
+    known, given = resolve(methods, parameters), parameters or {}
+    titles = {name: method.title if name == method.name else name for name, (method, _) in known.items()}
+    return titles, {name: method.is_signed(given.get(name, {})) for name, (method, _) in known.items()}
+
+
 def _without(values: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {k: v for k, v in values.items() if k != name}
 

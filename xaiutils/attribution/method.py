@@ -180,6 +180,16 @@ def of_members(parameters: Mapping[str, Any], members: np.ndarray, n: int) -> di
     return {name: own(name, value) for name, value in parameters.items()}
 
 
+FAMILY_TITLES = {
+    "gradients": "Gradients",
+    "backprop": "Modified backpropagation",
+    "perturbation": "Perturbation",
+    "cam": "Class activation maps",
+    "relevance": "Layer-wise relevance propagation",
+    "attention": "Attention",
+    "regions": "Regions",
+}
+
 # The reading by which a family's maps are compared.
 FAMILY_READINGS = {
     # The sign of a derivative is the way in which the pixel would have to change (brighter, darker), and that of its

@@ -5,7 +5,7 @@ from typing import Any
 
 from xaiutils.datasets.assemble import assemble
 from xaiutils.datasets.catalogue import DATASETS
-from xaiutils.datasets.datasheet import datasheet
+from xaiutils.datasets.datasheet import datasheet, split_counts
 from xaiutils.datasets.entry import DatasetEntry
 from xaiutils.datasets.image_dataset import ImageDataset, balanced_indices
 from xaiutils.datasets.leaks import find_leaks
@@ -24,6 +24,7 @@ __all__ = [
     "datasheet",
     "find_leaks",
     "load_dataset",
+    "split_counts",
 ]
 
 

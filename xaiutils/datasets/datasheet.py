@@ -33,7 +33,7 @@ def datasheet(
         first=first,
         entry=entry,
         title=entry.title if entry else first.name or "Data set",
-        splits=markdown_table(_counts(splits)),
+        splits=markdown_table(split_counts(splits)),
         recorded=[*_targets(splits), *_recorded(splits)],
         evidence=_evidence_length(splits),
         patients_known=_patients_known(splits),
@@ -49,7 +49,9 @@ def _patients_known(splits: Mapping[str, ImageDataset]) -> bool:
     return all(d.patients is not None for d in splits.values())
 
 
-def _counts(splits: Mapping[str, ImageDataset]) -> pd.DataFrame:
+def split_counts(splits: Mapping[str, ImageDataset]) -> pd.DataFrame:
+    """A row for each split: split, images, of (how many there are), a column for each class, patients where they are
+    known, and "with evidence": images with a mask that is not empty, "-" without masks."""
     names, known, rows = next(iter(splits.values())).class_names, _patients_known(splits), []
     for split, d in splits.items():
         evidence = "-" if d.masks is None else int(d.masks.any(axis=(1, 2)).sum())

@@ -1,15 +1,16 @@
-"""The comparison of maps in words: the facts, which the templates ``findings.md.j2`` and ``slopes.md.j2`` put into
+"""The comparison of maps in words: the facts, which templates (``findings.md.j2``, ``short.md.j2``, ...) put into
 sentences.
 
 What is called better or worse, and what is undecided, is what `xaiutils.evaluation.claims` says.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from xaiutils.attribution import METHODS
 from xaiutils.evaluation.claims import RANDOM_WEIGHTS, claims
@@ -20,11 +21,13 @@ from xaiutils.evaluation.score_tables import (
     RANDOM,
     UNDECIDED,
     by_reading,
+    of_kind,
     of_methods,
     of_random_weights,
     readings,
     without_random_weights,
 )
+from xaiutils.statistics.paired_tests import fewest_units
 from xaiutils.statistics.summaries import UNIT
 from xaiutils.templates import Markdown, render
 
@@ -65,6 +68,28 @@ def in_words(
     notes = [Markdown(note) for note in notes]
     page = render("findings.md.j2", alpha=f"{alpha:g}", evidence=evidence, sections=sections, notes=notes)
     return re.sub(r"\n{3,}", "\n\n", page).rstrip("\n") + "\n"
+
+
+def in_short(table: pd.DataFrame, kind: str, alpha: float = 0.05, n_resamples: int = 1000, seed: int = 0) -> str:
+    """A line in Markdown for each model of ``table`` (with a column ``model``; maps of one reading): which methods are
+    better than chance, and than every control, by the metrics of ``kind``: "masks" (they find the evidence) or "model"
+    (they name what the model uses). What is better is said as in `claims`, whose table and options these are."""
+    found = {}
+    for model, rows in table.groupby("model", sort=False):
+        rows = of_kind(rows, kind)
+        found[model] = _in_short(claims(rows, alpha, n_resamples, seed), kind) if len(rows) else None
+    return render("short.md.j2", found=found).strip()
+
+
+def agreement_in_short(ranks: Mapping[str, pd.DataFrame]) -> str:
+    """A line in Markdown for each model: Kendall's tau of the two orders of its methods that `ranking.two_orders`
+    found, with its p."""
+    found = {}
+    for model, table in ranks.items():
+        known = table.dropna()
+        tau, p = stats.kendalltau(known["masks"], known["model"]) if len(known) > 2 else (np.nan, np.nan)
+        found[model] = {"n": len(known), "tau": _number(tau), "p": f"{p:.2g}", "shown": p < 0.05, "known": p == p}
+    return render("agree.md.j2", found=found).strip()
 
 
 def _sections(models: Iterable[tuple[str, pd.DataFrame]]) -> Iterator[tuple[str, pd.DataFrame, Facts]]:
@@ -130,7 +155,7 @@ def _control_columns(said: pd.DataFrame) -> list[tuple[tuple, tuple, tuple]]:
 
 def _in_short(said: pd.DataFrame, kind: str) -> Facts | None:
     """Each method's count of metrics by which it is better than chance, and better than all controls."""
-    chosen = said[said["metric"].map(lambda m: METRICS[m].needs == kind) & said["level_of"].ne("")]
+    chosen = of_kind(said[said["level_of"].ne("")], kind)
     if chosen.empty:
         return None
     total = chosen["metric"].nunique()
@@ -151,8 +176,7 @@ def _in_short(said: pd.DataFrame, kind: str) -> Facts | None:
 
 
 def _agreement(rows: pd.DataFrame) -> Facts | None:
-    own = of_methods(rows)
-    judged = own[own["metric"].map(lambda m: METRICS[m].needs != "maps")]
+    judged = of_kind(of_methods(rows), "masks", "model", "method")
     tau, w = agreement(judged), concordance(judged)
     if not np.isfinite(w):
         return None
@@ -268,10 +292,9 @@ def _power(rows: pd.DataFrame, said: pd.DataFrame, metric: str, alpha: float) ->
         "control": with_control,
         "pairs": k * (k - 1) // 2,
     }
-    least = 2.0 / 2**n
-    blind = {name: size for name, size in tests.items() if size and least * size >= alpha}
+    blind = {name: size for name, size in tests.items() if size and n < fewest_units(size, alpha)}
     unit = "patients" if UNIT in rows and n < known["image_id"].nunique() else "images"
-    return set(blind), {"n": n, "unit": unit, "least": f"{least:.2g}", "tests": blind} if blind else None
+    return set(blind), {"n": n, "unit": unit, "least": f"{2.0 / 2**n:.2g}", "tests": blind} if blind else None
 
 
 def slopes_in_words(fits: pd.DataFrame) -> str:

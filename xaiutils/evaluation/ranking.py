@@ -15,7 +15,7 @@ import pandas as pd
 from scipy import stats
 
 from xaiutils.evaluation.metrics import METRICS
-from xaiutils.evaluation.score_tables import CHANCE, UNDECIDED, by_image
+from xaiutils.evaluation.score_tables import CHANCE, UNDECIDED, by_image, of_kind
 from xaiutils.registry import suggest
 from xaiutils.statistics.multiple_comparisons import holm, nemenyi_critical_difference
 from xaiutils.statistics.paired_tests import friedman, hits_against_chance, paired_test
@@ -161,6 +161,13 @@ def mean_ranks(table: pd.DataFrame) -> pd.DataFrame:
             continue
     methods = [m for m in dict.fromkeys(table["method"]) if any(m in ranks for ranks in columns.values())]
     return pd.DataFrame(columns, index=pd.Index(methods, name="method"))
+
+
+def two_orders(table: pd.DataFrame) -> pd.DataFrame:
+    """Each method's mean rank by the metrics against masks ("masks": who finds the evidence) and by those that run the
+    model ("model": who names what it uses), 1 is best; NaN for a kind without values."""
+    kinds = {kind: of_kind(table, kind) for kind in ("masks", "model")}
+    return pd.DataFrame({kind: mean_ranks(rows).mean(axis=1) for kind, rows in kinds.items()}, dtype=float)
 
 
 def disagreements(table: pd.DataFrame, metric: str, a: str, b: str, n: int = 6) -> pd.DataFrame:

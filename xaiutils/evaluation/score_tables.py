@@ -66,6 +66,11 @@ def of_random_weights(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["weights"] == RANDOM] if "weights" in table else table[:0]
 
 
+def of_kind(table: pd.DataFrame, *needs: str) -> pd.DataFrame:
+    """The rows of metrics that need ``needs``: "masks" (the evidence), "model" (they run it), "method" or "maps"."""
+    return table[table["metric"].map(lambda m: METRICS[m].needs in needs).astype(bool)]
+
+
 def by_image(table: pd.DataFrame, metric: str) -> tuple[pd.DataFrame, np.ndarray]:
     """Values of a metric with a row for each image and a column for each method that have any, and each row's unit."""
     METRICS[metric]  # an unknown name raises with its neighbours

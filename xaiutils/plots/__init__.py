@@ -24,7 +24,7 @@ from xaiutils.plots.data import (
 )
 from xaiutils.plots.evaluation import forest
 from xaiutils.plots.labels import auc_forest, label_roc_curves, predicted_values
-from xaiutils.plots.maps import CLIP_PERCENTILE, attribution_grid, display_range, draw_map, explanation
+from xaiutils.plots.maps import CLIP_PERCENTILE, attribution_grid, display_range, draw_map, explanation, gallery
 from xaiutils.plots.ranking import (
     against,
     agreement_heatmap,
@@ -32,6 +32,7 @@ from xaiutils.plots.ranking import (
     disagreement_grid,
     rank_heatmap,
     scatter_pair,
+    two_orders,
 )
 from xaiutils.plots.retraining import retraining_curves
 from xaiutils.plots.sanity import consistency_matrix, dropout_maps, randomisation_curves, randomisation_grid
@@ -60,6 +61,7 @@ __all__ = [
     "dropout_maps",
     "explanation",
     "forest",
+    "gallery",
     "image_grid",
     "intensities",
     "label_roc_curves",
@@ -79,4 +81,5 @@ __all__ = [
     "toy_accuracy",
     "training_curves",
     "twins",
+    "two_orders",
 ]

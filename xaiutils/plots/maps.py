@@ -215,3 +215,36 @@ def attribution_grid(
         axes.set_title(drawn(column_titles[name]), fontsize=9)
     figure.suptitle(drawn(title), fontsize=11)
     return figure
+
+
+def gallery(
+    image: np.ndarray,
+    maps: Mapping[str, np.ndarray],
+    families: Mapping[str, str],
+    signed: Mapping[str, bool],
+    titles: Mapping[str, str],
+    mask: np.ndarray | None = None,
+    title: str = "",
+) -> Figure:
+    """Many maps ``(height, width)`` of one image by the methods' names, those of a family beside each other.
+
+    ``families``, ``signed`` and ``titles`` are by method; families stand in the order of their first method, with six
+    maps in a row. Each map has its own colour limits.
+    """
+    rows = []
+    for family in dict.fromkeys(families[name] for name in maps):
+        names = [name for name in maps if families[name] == family]
+        rows += [(family if i == 0 else "", names[i : i + 6]) for i in range(0, len(names), 6)]
+    figure = Figure(figsize=(10.2, 1.6 * len(rows) + 0.4), layout="compressed")
+    grid = figure.subplots(len(rows), 7, squeeze=False)
+    for axes in grid.ravel():
+        axes.set_axis_off()
+    draw_image(grid[0, 0], image, mask)
+    grid[0, 0].set_axis_on()
+    for row, (family, names) in zip(grid, rows, strict=True):
+        row[0].set_title(drawn(family), fontsize=9, fontweight="bold", loc="left")
+        for axes, name in zip(row[1:], names, strict=False):
+            draw_map(axes, image, maps[name], signed[name], mask, opacity=0.9, outline_width=0.35)
+            axes.set_title(drawn(titles[name]), fontsize=7)
+    figure.suptitle(drawn(title), fontsize=11)
+    return figure

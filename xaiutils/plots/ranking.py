@@ -11,7 +11,7 @@ from xaiutils.datasets import ImageDataset
 from xaiutils.evaluation.metrics import METRICS
 from xaiutils.evaluation.ranking import Ranking
 from xaiutils.plots.maps import attribution_grid
-from xaiutils.plots.style import COLOURS, SLANTED, heat_map, numbers_as_text, panels, tidy, title_of
+from xaiutils.plots.style import COLOURS, SLANTED, heat_map, legend_below, numbers_as_text, panels, tidy, title_of
 from xaiutils.statistics.formatting import p_value
 from xaiutils.statistics.summaries import check_one_reading
 from xaiutils.text import drawn
@@ -53,6 +53,24 @@ def critical_difference(ranking: Ranking, titles: Mapping[str, str] = MappingPro
         axes.plot(ends, [0.4 + 0.22 * i] * 2, color=COLOURS[0], linewidth=4, solid_capstyle="butt")
     found = f"{p_value(ranking.p)}{'' if differ else ': no difference found'}"
     axes.set_title(f"{METRICS[ranking.metric].title}: Friedman's test over {ranking.n} units, {found}", fontsize=10)
+    return figure
+
+
+def two_orders(found: Mapping[str, pd.DataFrame], titles: Mapping[str, str] = MappingProxyType({})) -> Figure:
+    """A panel for each model: its methods by how well they find the evidence (across) and name what the model uses
+    (up), mean ranks as `xaiutils.evaluation.ranking.two_orders` has them; the best of both is at the upper right."""
+    figure, grid = panels(len(found), 3, (4.6, 3.6), (0.3, 0.3), sharex=True, sharey=True)
+    worst = max((float(np.nanmax(ranks.to_numpy(), initial=1)) for ranks in found.values()), default=1.0)
+    for axes, (model, ranks) in zip(grid, found.items(), strict=True):
+        axes.plot([1, worst], [1, worst], color="0.6", linestyle=":", linewidth=1)
+        for i, (name, across, up) in enumerate(ranks.dropna().itertuples()):
+            axes.plot(across, up, "o", color=COLOURS[i % len(COLOURS)], markersize=5, label=title_of(name, titles))
+        axes.set(xlim=(worst + 0.5, 0.5), ylim=(worst + 0.5, 0.5), aspect="equal")
+        axes.set_xlabel("finds the evidence: mean rank, 1 is best", fontsize=9)
+        axes.set_title(drawn(model), fontsize=10)
+        tidy(axes)
+    grid[0].set_ylabel("names what the model uses: mean rank", fontsize=9)
+    legend_below(figure, grid[0], 4)
     return figure
 
 

@@ -1,5 +1,6 @@
 """Tests of paired values, such as of two methods' scores on the same images, over units (patients, else images)."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -48,6 +49,12 @@ def wilcoxon_signed_rank(differences: np.ndarray) -> tuple[float, float]:
     exact = len(moved) <= 50 and len(np.unique(np.abs(moved))) == len(moved)
     found = stats.wilcoxon(moved, method="exact" if exact else "asymptotic", correction=not exact)
     return float(found.pvalue), effect
+
+
+def fewest_units(n_tests: int, alpha: float = 0.05) -> int:
+    """On how many units Wilcoxon's test can reject at all, where Holm corrects it for ``n_tests``: the least p that n
+    units can give is 2 / 2^n, when all their differences have one sign."""
+    return math.floor(math.log2(2 * n_tests / alpha)) + 1
 
 
 def friedman(ranks: np.ndarray) -> tuple[float, float]:

@@ -72,6 +72,7 @@ _DECLARED = (
     Parameter("transforms", list, [], "the image changes"),
     Parameter("transform", str, "original", "the image change that is looked at first"),
     Parameter("image_index", int, -1, "position in the test split; -1 for a clear example of the positive class", -1),
+    Parameter("gallery_images", list, [-1], "test images drawn by every method that suits; -1: as image_index"),
     Parameter(
         "metrics",
         list,
@@ -100,6 +101,7 @@ _DECLARED = (
     Parameter("n_images", int, 24, "test images whose maps are scored", 2),
     Parameter("n_faithfulness", int, 8, "of these, images for metrics that run the model", 2),
     Parameter("faithfulness_steps", int, 10, "steps of the insertion and deletion curves", 2, 10_000),
+    Parameter("more", bool, True, "also what stands below More in notebook 05"),
     Parameter("n_sanity", int, 8, "test images of the sanity checks", 2),
     Parameter("n_stages", int, 5, "groups of layers that lose their weights one after the other", 2, 1000),
     Parameter("n_axioms", int, 4, "of the images of the sanity checks, those whose axioms are measured", 2),
@@ -114,6 +116,8 @@ _DECLARED = (
     Parameter("fit_epochs", int, 100, "epochs to fit permuted labels", 1, 100_000),
 )
 PARAMETERS = {p.name: p for p in _DECLARED}
+# Defaults that a notebook has for itself: 07 trains many models, on small images.
+OWN_DEFAULTS = {"07_retraining_checks": {"image_size": 96, "n_train": 300, "n_val": 60}}
 
 
 @cache

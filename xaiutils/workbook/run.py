@@ -34,7 +34,7 @@ from xaiutils.own_model.wrap import wrap
 from xaiutils.workbook.environment import environment
 from xaiutils.workbook.map_files import read_maps, write_maps
 from xaiutils.workbook.own_models import KEPT, OwnModel, by_name, read_kept, write_kept
-from xaiutils.workbook.parameters import PARAMETERS
+from xaiutils.workbook.parameters import OWN_DEFAULTS, PARAMETERS
 from xaiutils.workbook.picture import FIGURE_DPI, Picture, shows_images
 from xaiutils.workbook.take_own import again, outdated, sample_of, take, unchanged
 
@@ -321,7 +321,8 @@ class Run:
         made with other parameters have no known value: the line gives theirs.
         """
         ours = {k: v for k, v in self.parameters.items() if k not in _NOTEBOOKS_OWN}
-        if any(v != PARAMETERS[k].default for k, v in ours.items()):
+        known_as = {**{k: PARAMETERS[k].default for k in ours}, **OWN_DEFAULTS.get(self.notebook, {})}
+        if any(v != known_as[k] for k, v in ours.items()):
             return f"{what}: {value:.4g}"
         if abs(value - known) <= tolerance:
             return f"{what}: {known:g} +- {tolerance:g}, as expected"

@@ -5,7 +5,7 @@ It is a necessary check that cannot rank methods: maps keep the scale of activat
 (Binder et al. 2023, arXiv:2211.12486).
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,11 +86,13 @@ def randomised_maps(
     batch_size: int = 32,
     parameters: Mapping[str, Mapping[str, Any]] | None = None,
     seed: int = 0,
+    known: Sequence[Stage] = (),
 ) -> Iterator[Stage]:
     """The maps that `randomisation_test` compares, the trained model's first, one stage at a time.
 
     ``model``, ``images``, ``methods``, ``targets``, ``mode``, ``n_stages``, ``norms``, ``batch_size``, ``parameters``
-    and ``seed`` are its own. Whenever a stage is handed out the model has its own weights.
+    and ``seed`` are its own. Whenever a stage is handed out the model has its own weights. ``known`` stages are handed
+    out first and not explained again: both modes share their first two, the trained model and the lost logits.
     """
     if mode not in MODES:
         raise ValueError(f"mode={mode!r}; {suggest(mode, list(MODES))}")
@@ -104,10 +106,10 @@ def randomised_maps(
         p = answers(model, images, batch_size)[np.arange(len(images)), targets].mean()
         return Stage(name, depth, explain_all(model, images, targets, methods, batch_size, parameters), float(p))
 
-    yield explained("none", 0)
+    yield from known or [explained("none", 0)]
     groups = stages(model, n_stages, norms)
     names = list(groups)
-    for depth in progress(range(1, len(names) + 1), title=f"{mode} randomisation"):
+    for depth in progress(range(max(1, len(known)), len(names) + 1), title=f"{mode} randomisation"):
         chosen = names[:depth] if mode == "cascading" else [names[depth - 1]]
         with random_weights([layer for name in chosen for layer in groups[name]], seed):
             found = explained(names[depth - 1], depth)
