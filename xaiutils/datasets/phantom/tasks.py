@@ -34,7 +34,7 @@ MULTI_LABEL = "multi_label"  # several labels in one image, each present or not:
 LABELS = ("mass", "calcification", "marker")
 TAG_PROBABILITY = 0.95  # of the marker on a malignant image of the shortcut task
 
-DEFAULT_DIFFICULTY = "easy"  # whose numbers the notebooks and tables state
+DEFAULT_DIFFICULTY = "medium"  # "easy" is solved by looking for bright pixels
 # Peak of a mass, or of a cluster's brightest grain, above its background, as a fraction of the grey range.
 CONTRASTS = {"easy": (0.25, 0.50), "medium": (0.12, 0.25), "hard": (0.06, 0.12)}
 GRAIN_CONTRASTS = {"easy": (0.30, 0.60), "medium": (0.15, 0.30), "hard": (0.08, 0.15)}
