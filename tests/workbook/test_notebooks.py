@@ -2,6 +2,7 @@
 
 import ast
 import os
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,7 @@ SMALLER = {
     },
     "07_retraining_checks": {"n_train": 150, "n_test": 100, "epochs": 3},
 }
+READ_IN_TEN_MINUTES = [p for p in PATHS if p.stem[:2] in ("01", "02")]
 each = pytest.mark.parametrize("path", PATHS, ids=lambda p: p.stem)
 
 
@@ -84,6 +86,18 @@ def test_form(path):
     assert all(c.execution_count for c in code(notebook)), "commit the notebooks executed: make notebooks"
     shown = [d for c in code(notebook) for o in c.outputs for d in o.get("data", {})]
     assert "image/png" in shown or "image/jpeg" in shown
+
+
+@pytest.mark.parametrize("path", READ_IN_TEN_MINUTES, ids=lambda p: p.stem)
+def test_it_reads_in_ten_minutes(path):
+    notebook = read(path)
+    words = sum(len(c.source.split()) for c in notebook.cells if c.cell_type == "markdown")
+    assert words <= 900
+    assert 12 <= len(code(notebook)) <= 18
+    (parameters,) = code(notebook, "parameters")
+    assert len(parameters.source.splitlines()) <= 20
+    lengths = [len(c.source.splitlines()) for c in code(notebook) if c is not parameters]
+    assert statistics.median(lengths) <= 6
 
 
 @each
