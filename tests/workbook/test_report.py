@@ -1,6 +1,7 @@
 """The page of a run: what strange data and hostile records make of it."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -93,3 +94,29 @@ def test_files_that_cannot_be_shown_are_named(folder):
     (folder / "note.md").write_bytes(b"\xff\xfe")
     page = record(folder, ("figure", "figures/f.png"), ("table", "tables/t.csv"), ("text", "note.md"))
     assert page.count("cannot be shown") == 3
+
+
+def test_the_first_screen_says_which_method_finds_the_evidence(folder):
+    values = {
+        ("grad_cam", "trained"): 0.7,
+        ("vanilla_gradients", "trained"): 0.2,
+        ("intensity", "none"): 0.4,
+        ("random", "none"): 0.1,
+    }
+    noise = np.random.default_rng(0).uniform(-0.05, 0.05, (len(values), 30))
+    rows = [
+        {"method": method, "weights": weights, "image_id": f"i{i}", "metric": "iou", "reading": "magnitude",
+         "value": value + noise[k, i], "model": "net"}
+        for k, ((method, weights), value) in enumerate(values.items()) for i in range(30)
+    ]  # fmt: skip
+    pd.DataFrame(rows).to_csv(folder / "tables" / "metrics.csv", index=False)
+    ends = pd.DataFrame({"method": ["a", "b"], "mean": [0.25, 0.5], "low": [0.125, np.nan], "high": [1.0, np.nan]})
+    ends.to_csv(folder / "tables" / "metrics_by_method.csv", index=False)
+    page = record(folder, ("table", "tables/metrics_by_method.csv"), name="05_maps", notebook="05_maps")
+    for cell in ("mean [low, high]", "0.25 [0.125, 1]", "0.5"):
+        assert f'<t{"h" if "mean" in cell else "d"} class="number">{cell}<' in page
+    first = " ".join(re.sub("<[^>]+>", "", page[page.index('id="summary"') : page.index('class="chapter"')]).split())
+    assert "Which method finds the evidence? Table 5.1" in first
+    assert "net (30 images, maps read by their magnitude): Grad-CAM has the best IoU, 0.7" in first
+    assert "the best control, brightness, has 0.4" in first
+    assert "2 of 2 methods beat a random map; every control is beaten by Grad-CAM (IoU)." in first

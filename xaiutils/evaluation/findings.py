@@ -216,9 +216,10 @@ def _missing(rows: pd.DataFrame) -> Facts:
 # Of one metric ----------------------------------------------------------------------------------------------------
 
 
-def _metric(rows: pd.DataFrame, said: pd.DataFrame, name: str, alpha: float, seed: int) -> Facts:
+def _metric(rows: pd.DataFrame, said: pd.DataFrame, name: str, alpha: float, seed: int, pairs: bool = True) -> Facts:
     metric = METRICS[name]
     facts: Facts = {"title": metric.title, "direction": metric.direction, "of_the_map": metric.needs == "maps"}
+    facts |= {"controls": None, "power": None}
     said = said.sort_values("mean", ascending=not metric.higher_is_better, kind="stable")
     said = said[said["mean"].notna()]
     facts["methods"] = [(_title(row.method), _interval(row)) for row in said.itertuples()]
@@ -235,7 +236,7 @@ def _metric(rows: pd.DataFrame, said: pd.DataFrame, name: str, alpha: float, see
     facts["controls"] = None if "control" in blind else _controls(rows, said, means, metric.higher_is_better)
     known = (("oracle", "as coarse as the maps"), ("oracle_full", "pixel by pixel"))
     facts["oracles"] = [(_number(means[o]), words) for o, words in known if o in means]
-    facts["pairs"] = None if "pairs" in blind else _pairs_of_methods(rows, said, name, alpha, seed)
+    facts["pairs"] = None if not pairs or "pairs" in blind else _pairs_of_methods(rows, said, name, alpha, seed)
     return facts
 
 
@@ -306,3 +307,38 @@ def slopes_in_words(fits: pd.DataFrame) -> str:
         slopes = [(_title(r.method), f"{r.coefficient:+.2f} [{r.low:.2f}, {r.high:.2f}]") for r in moved.itertuples()]
         facts.append({"title": METRICS[metric].title, "column": column, "n": len(known), "slopes": slopes})
     return " ".join(render("slopes.md.j2", fits=facts).split())
+
+
+def headline(table: pd.DataFrame, alpha: float = 0.05, n_resamples: int = 1000, seed: int = 0) -> Facts:
+    """What a first page says of one model: the facts.
+
+    ``table`` is as for `in_words`, of one model; of several readings of the maps the first is taken. ``reading``: how
+    maps were read; ``images`` and ``in_short`` by kind of metric ("masks", "model"); ``metrics``: of each metric that
+    tells right from wrong its title and needs, the best method with its interval, the best control and its mean, the
+    methods better than every control, and why nothing can be said, if so.
+    """
+    reading, rows = by_reading(table)[0]
+    rows = rows[rows["metric"].map(lambda m: METRICS[m].needs != "maps")]
+    said = claims(rows, alpha, n_resamples, seed)
+    found = [
+        (m, _metric(rows, said[said["metric"] == m], m, alpha, seed, pairs=False)) for m in said["metric"].unique()
+    ]
+    metrics = [
+        {
+            "title": METRICS[name].title,
+            "needs": METRICS[name].needs,
+            "best": facts["methods"][0],
+            "control": facts["controls"]["means"][0] if facts["controls"] and facts["controls"]["means"] else None,
+            "ahead": facts["controls"]["ahead"] if facts["controls"] else [],
+            "power": facts["power"],
+        }
+        for name, facts in found
+        if facts["methods"]
+    ]
+    known = readings(rows)
+    return {
+        "reading": _READ_BY.get(reading or (known[0] if len(known) == 1 else ""), "what each method declares"),
+        "images": {part["kind"]: part for part in _images(rows)},
+        "in_short": {kind: _in_short(said, kind) for kind in ("masks", "model")},
+        "metrics": metrics,
+    }

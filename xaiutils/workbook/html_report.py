@@ -1,6 +1,7 @@
 """One HTML page that shows a run: figures, tables, parameters and versions. It opens offline, from any place."""
 
 import base64
+import hashlib
 import io
 import json
 from datetime import UTC, datetime
@@ -8,17 +9,25 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import mistune
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
 from PIL import Image
 
 from xaiutils.files import inside, write_text
 from xaiutils.templates import render
 from xaiutils.text import one_line
+from xaiutils.workbook.first_screen import first_screen, sources
+from xaiutils.workbook.picture import FIGURE_DPI
 from xaiutils.workbook.saved_tables import read_saved_table
 
 _ROWS_SHOWN = 60
-_WIDTH_SHOWN, _BYTES_SHOWN = 1600, 300_000
+_MOST_BYTES = 3_300_000  # of all pictures; in base64 a third more
+_WIDTHS = (1600, 1200, 900, 640, 400)  # of pictures; those that take more than their share get the next one
+_THUMBNAIL = 720
+_CSS_DPI = 96
+_COLUMNS_PRINTED, _ROWS_PRINTED = 20, 16  # a wider table is not legible on A4
 
 
 def write_report(folder: str | Path) -> Path:
@@ -32,14 +41,23 @@ def write_report(folder: str | Path) -> Path:
     records = [record for record in found.values() if record is not None]
     if not records:
         raise FileNotFoundError(f"{folder} holds no record of a notebook that can be read; there is nothing to report.")
+    sections = [_section(record, folder, number) for number, record in enumerate(records, start=1)]
+    items = [item for section in sections for item in section["items"]]
+    _put_pictures(items, folder)
+    shown = {item["file"]: item for item in reversed(items) if "label" in item}  # where it is shown first
+    cited = sources(shown)
+    _choose_for_paper(sections, {file for files in cited.values() for file in files})
     html = render(
         "report.html.j2",
         name=folder.name,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         parameters=_parameters(records),
         environment=records[-1]["environment"],
-        sections=[_section(record, folder) for record in records],
+        sections=sections,
         damaged=[path.name for path in files if found.get(path.name) is None],
+        first=first_screen(folder, records),
+        cited={claim: [shown[file] for file in files] for claim, files in cited.items()},
+        thumbnail=_thumbnail(items, folder),
     )
     return write_text(folder / "report.html", html)
 
@@ -76,15 +94,43 @@ def _parameters(records: list[dict[str, Any]]) -> dict[str, list[str]]:
     return {name: values for name, values in shown.items() if values}
 
 
-def _section(record: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _section(record: dict[str, Any], folder: Path, number: int) -> dict[str, Any]:
+    """A chapter: what a notebook saved; its figures and tables bear the notebook's number."""
+    digits, _, title = record["notebook"].partition("_")
+    chapter = int(digits) if digits.isdecimal() else number
     notebook = f"notebooks/{record['notebook']}.ipynb"
+    items = [shown for item in record["items"] if (shown := _item(item, folder)) is not None]
+    counts = {"figure": 0, "table": 0}
+    for place, item in enumerate(items):
+        item["id"] = f"c{number}-{place}"
+        if item["kind"] in counts:
+            counts[item["kind"]] += 1
+            item["label"] = f"{item['kind'].capitalize()} {chapter}.{counts[item['kind']]}"
     return {
-        "title": record["notebook"],
+        "id": f"c{number}",
+        "title": f"{digits} {title.replace('_', ' ').capitalize()}".strip(),
         "link": quote(notebook) if (folder / notebook).exists() else "",
         "seconds": record["seconds"],
         "finished": record.get("finished") is True,
-        "items": [shown for item in record["items"] if (shown := _item(item, folder)) is not None],
+        "items": items,
     }
+
+
+def _choose_for_paper(sections: list[dict[str, Any]], cited: set[str]) -> None:
+    """Mark as ``key`` what is printed of a folded chapter: what the first screen cites and is small enough, else the
+    chapter's first figure."""
+    for section in sections:
+        items = [item for item in section["items"] if "label" in item]
+        keys = {
+            item["id"]
+            for item in items
+            if item["file"] in cited
+            and len(item.get("columns", ())) <= _COLUMNS_PRINTED
+            and item.get("rows", 0) <= _ROWS_PRINTED
+        }
+        keys = keys or {item["id"] for item in [i for i in items if i["kind"] == "figure"][:1]}
+        for item in items:
+            item["key"] = item["id"] in keys
 
 
 def _item(item: dict[str, str], folder: Path) -> dict[str, Any] | None:
@@ -96,24 +142,88 @@ def _item(item: dict[str, str], folder: Path) -> dict[str, Any] | None:
         return shown | {"kind": "error", "error": f"{item['file']} is not in the run's folder"}
     try:
         if item["kind"] == "figure":
-            shown["mime"], data = for_screen(path)
-            shown["data"] = base64.b64encode(data).decode("ascii")
+            with Image.open(path) as picture:
+                picture.load()
+                dpi = picture.info.get("dpi", (FIGURE_DPI["saved"],))[0]
+            shown["width"] = max(1, round(picture.width * _CSS_DPI / dpi))  # as on paper: type has its own size
+            shown["height"] = max(1, round(picture.height * _CSS_DPI / dpi))
+            pdf = Path(item["file"]).with_suffix(".pdf")
+            shown["pdf"] = quote(pdf.as_posix()) if path.with_suffix(".pdf").is_file() else ""
         elif item["kind"] == "table":
-            shown |= cells(read_saved_table(path), _ROWS_SHOWN)
+            shown |= _cells(read_saved_table(path))
         elif item["kind"] == "text":
-            shown["text"] = path.read_text(encoding="utf-8")
+            shown["html"] = Markup(_rendered(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         return shown | {"kind": "error", "error": f"{item['file']} cannot be shown: {error}"}
     return shown
 
 
-def cells(table: pd.DataFrame, most: int) -> dict[str, Any]:
-    """A table for a page: ``columns``, (name, whether of numbers); ``values`` of the first ``most`` rows; ``rows``."""
-    columns = [
-        (one_line(name), pd.api.types.is_numeric_dtype(kind)) for name, kind in zip(table, table.dtypes, strict=True)
-    ]
-    values = [[in_words(cell) for cell in row] for row in table.head(most).itertuples(index=False, name=None)]
-    return {"columns": columns, "values": values, "rows": len(table)}
+class _Safe(mistune.HTMLRenderer):
+    """Markdown without HTML of its own and without pictures, which would be fetched; headings begin at the third."""
+
+    def heading(self, text: str, level: int, **attrs: Any) -> str:
+        return super().heading(text, min(level + 2, 6))
+
+    def image(self, text: str, url: str, title: str | None = None) -> str:
+        return text
+
+    def table(self, text: str) -> str:
+        return f'<div class="scroll" tabindex="0"><table>{text}</table></div>'
+
+
+_rendered: Any = mistune.create_markdown(renderer=_Safe(), plugins=["table"])
+
+
+def _put_pictures(items: list[dict[str, Any]], folder: Path) -> None:
+    """Put into each figure its picture, each picture once, all of them within `_MOST_BYTES`."""
+    first: dict[bytes, dict[str, Any]] = {}
+    for item in items:
+        if item["kind"] == "figure":
+            digest = hashlib.sha256((folder / item["file"]).read_bytes()).digest()
+            item["same"], item["data"] = first.get(digest), ""
+            first.setdefault(digest, item)
+    encoded: dict[str, tuple[str, bytes]] = {}
+    for width in _WIDTHS:
+        if sum(len(data) for _, data in encoded.values()) <= _MOST_BYTES and encoded:
+            break
+        for item in first.values():
+            known = encoded.get(item["file"])
+            if known is None or len(known[1]) > _MOST_BYTES / len(first):
+                encoded[item["file"]] = for_screen(folder / item["file"], width)
+    for item in first.values():
+        mime, data = encoded[item["file"]]
+        item |= {"mime": mime, "data": base64.b64encode(data).decode("ascii")}
+
+
+def _thumbnail(items: list[dict[str, Any]], folder: Path) -> dict[str, Any] | None:
+    """The first grid of maps, small."""
+    figures = [item for item in items if item["kind"] == "figure"]
+    chosen = next((item for item in figures if Path(item["file"]).name.startswith("grid_")), None)
+    if chosen is None:
+        return None
+    _, data = for_screen(folder / chosen["file"], _THUMBNAIL)
+    return chosen | {"data": base64.b64encode(data).decode("ascii")}
+
+
+def _cells(table: pd.DataFrame) -> dict[str, Any]:
+    """A table for the page: ``columns``, (name, whether of numbers); ``values`` of the first rows; ``rows``, their
+    number. A value and the ends of its interval are one column."""
+    columns, texts, place = [], [], 0
+    while place < table.shape[1]:
+        name, shown = str(table.columns[place]), table.iloc[:_ROWS_SHOWN, place : place + 3]
+        number = [pd.api.types.is_numeric_dtype(kind) for kind in shown.dtypes]
+        low, high = [str(end).removeprefix(name).lstrip(" _") for end in shown.columns[1:]] + [""] * (3 - len(number))
+        joined = all(number) and (low, high) == ("low", "high")
+        columns.append((one_line(name) + " [low, high]" * joined, number[0]))
+        rows = shown.itertuples(index=False, name=None)
+        texts.append([_with_ends(*row) if joined else in_words(row[0]) for row in rows])
+        place += 3 if joined else 1
+    return {"columns": columns, "values": list(zip(*texts, strict=True)), "rows": len(table)}
+
+
+def _with_ends(value: float, low: float, high: float) -> str:
+    known = np.isfinite(low) and np.isfinite(high)
+    return f"{value:.3g} [{low:.3g}, {high:.3g}]" if known else in_words(float(value))
 
 
 def in_words(value: Any) -> str:
@@ -123,14 +233,11 @@ def in_words(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else one_line(value)
 
 
-def for_screen(path: Path) -> tuple[str, bytes]:
-    """MIME type and bytes of a figure as the page embeds it: the file itself, or a smaller JPEG of a large one."""
-    data = path.read_bytes()
-    if len(data) <= _BYTES_SHOWN and data.startswith(b"\x89PNG"):
-        return "image/png", data
+def for_screen(path: Path, width: int = 1600) -> tuple[str, bytes]:
+    """MIME type and bytes of a figure as a page embeds it: WebP, at most ``width`` pixels wide."""
     with Image.open(path) as picture:
         rgb = picture.convert("RGB")
-    rgb.thumbnail((_WIDTH_SHOWN, 10 * _WIDTH_SHOWN))
+    rgb.thumbnail((width, 10 * width))
     small = io.BytesIO()
-    rgb.save(small, "jpeg", quality=88)
-    return "image/jpeg", small.getvalue()
+    rgb.save(small, "webp", quality=82, method=2)
+    return "image/webp", small.getvalue()

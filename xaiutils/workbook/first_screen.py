@@ -1,0 +1,166 @@
+"""What a reader of a run's report sees first: the facts, from the tables that its notebooks saved.
+
+The sentences are in ``templates/first_screen.html.j2``. A table that is not there, or not as the workbook writes it,
+answers no question.
+"""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pandas.api.types import is_numeric_dtype
+
+from xaiutils.attribution import METHODS
+from xaiutils.datasets import DATASETS
+from xaiutils.evaluation.findings import headline
+from xaiutils.evaluation.metrics import METRICS
+from xaiutils.files import inside
+from xaiutils.workbook.saved_tables import read_saved_table
+
+Facts = dict[str, Any]
+
+# What shows each claim: of each group the first file that the run has.
+_SOURCES = {
+    "what": (("tables/splits.csv",), ("figures/examples.png",)),
+    "models": (("tables/classification.csv",), ("figures/roc.png",)),
+    "use": (("tables/evidence_use.csv",),),
+    "masks": (("tables/metrics_by_method.csv",), ("figures/finds_the_evidence.png", "figures/metrics_magnitude.png")),
+    "model": (("tables/metrics_by_method.csv",), ("figures/names_what_is_used.png", "figures/metrics_magnitude.png")),
+    "forget": (("tables/randomisation_summary.csv",), ("figures/randomisation_ssim.png",)),
+    "leaks": (("tables/leaks.csv",),),
+}
+
+
+def sources(files: Collection[str]) -> dict[str, list[str]]:
+    """The files that show each claim of `first_screen`, of those that a report shows."""
+    found = {
+        claim: [known[0] for group in groups if (known := [file for file in group if file in files])]
+        for claim, groups in _SOURCES.items()
+    }
+    return found | {"values": [file for file in files if file.startswith("tables/report_")][:1]}
+
+
+def first_screen(folder: Path, records: list[Facts]) -> Facts:
+    """What was run, whether the models are worth explaining, what their maps find, and what fails.
+
+    ``folder`` is the run's; ``records`` are its notebooks' as `xaiutils.workbook` writes them.
+    """
+    models = _models(folder)
+    return {
+        "what": _what(records),
+        "models": models,
+        "values": _values(folder),
+        "use": _use(folder),
+        "maps": _maps(folder),
+        "fails": _fails(folder, records, models),
+    }
+
+
+def _table(folder: Path, name: str, texts: str, numbers: str = "") -> pd.DataFrame | None:
+    """A table of the run with these columns (blanks part them), or None."""
+    path = inside(folder, f"tables/{name}.csv")
+    try:
+        table = read_saved_table(path) if path is not None and path.is_file() else None
+    except (OSError, ValueError):
+        return None
+    if table is None or not len(table) or not {*texts.split("|"), *filter(None, numbers.split("|"))} <= set(table):
+        return None
+    return table if all(is_numeric_dtype(table[n]) for n in numbers.split("|") if n) else None
+
+
+def _what(records: list[Facts]) -> Facts:
+    parameters: Facts = {}
+    for record in records:
+        parameters |= record["parameters"]
+    name = str(parameters.get("dataset", ""))
+    return {
+        "dataset": DATASETS[name].title if name in DATASETS else name,
+        "size": parameters.get("image_size"),
+        "seed": parameters.get("seed"),
+        "minutes": sum(record["seconds"] for record in records) / 60,
+        "notebooks": len(records),
+        "finished": sum(record.get("finished") is True for record in records),
+    }
+
+
+def _models(folder: Path) -> list[Facts]:
+    """Of each classifier how it does on the test split, by balanced accuracy: class imbalance fools accuracy."""
+    what = "balanced accuracy"
+    table = _table(folder, "classification", "level|model", f"n|{what}|{what} low|{what} high")
+    if table is None:
+        return []
+    table = table[table["level"] == table["level"].iloc[0]]
+    of_nobody = table[f"{what} low"].isna() & table["model"].astype(str).str.startswith(("always ", "random, "))
+    guess = table.loc[of_nobody, what].max()
+    rows = table[~of_nobody].to_dict("records")
+    return [
+        {
+            "name": row["model"],
+            "n": int(row["n"]),
+            "level": row["level"],
+            "value": f"{row[what]:.2f} [{row[f'{what} low']:.2f}, {row[f'{what} high']:.2f}]",
+            "guess": f"{guess:.2f}",
+            "worth": bool(row[f"{what} low"] > guess),
+            "weak": bool(row[what] < (1 + guess) / 2),  # nearer to guessing than to no error
+        }
+        for row in rows
+    ]
+
+
+def _values(folder: Path) -> list[Facts]:
+    """Of each model of a quantity its mean error beside that of a constant answer."""
+    found = []
+    for path in sorted((folder / "tables").glob("report_*.csv")):
+        table = _table(folder, path.stem, "what|always the mean")
+        name = path.stem.removeprefix("report_")
+        if table is not None and name in table and "MAE" in set(table["what"]):
+            row = table[table["what"] == "MAE"].iloc[0]
+            found.append({"name": name, "value": row[name], "constant": row["always the mean"]})
+    return found
+
+
+def _use(folder: Path) -> dict[str, Facts]:
+    """Whether each model, or of each label, loses its answer with the evidence."""
+    table = _table(folder, "evidence_use", "verdict|by|group", "n|AUC|AUC_evidence_gone")
+    if table is None:
+        return {}
+    return {
+        str(row[table.columns[0]]): {
+            "verdict": row["verdict"],
+            "n": int(row["n"]),
+            "AUC": [f"{row[n]:.2f}" for n in ("AUC", "AUC_evidence_gone") if np.isfinite(row[n])],
+        }
+        for row in table.drop_duplicates(table.columns[0]).to_dict("records")
+    }
+
+
+def _maps(folder: Path) -> dict[str, Facts]:
+    """`headline` of each model."""
+    table = _table(folder, "metrics", "model|method|metric|image_id|reading|weights", "value")
+    if table is None:
+        return {}
+    table = table[table["metric"].isin(list(METRICS))]
+    if "correct" in table:
+        table = table.assign(correct=table["correct"].astype(str).eq("True"))
+    found = {}
+    for model, rows in table.groupby("model", sort=False):
+        try:
+            found[str(model)] = headline(rows)
+        except (ValueError, KeyError):  # nothing that can be compared
+            continue
+    return found
+
+
+def _fails(folder: Path, records: list[Facts], models: list[Facts]) -> Facts:
+    verdicts = _table(folder, "randomisation_summary", "method|ssim")
+    forget = [] if verdicts is None else list(verdicts.loc[verdicts["ssim"] == "fails", "method"])
+    leaks = _table(folder, "leaks", "what")
+    return {
+        "unfinished": [record["notebook"] for record in records if record.get("finished") is not True],
+        "unskilled": [model["name"] for model in models if not model["worth"]],
+        "forget": [METHODS[m].title if m in METHODS else m for m in forget],
+        "of": 0 if verdicts is None else len(verdicts),
+        "leaks": 0 if leaks is None else len(leaks),
+    }
