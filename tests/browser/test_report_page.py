@@ -72,6 +72,8 @@ def test_the_first_screen_answers_and_leads_to_what_shows_it(page):
     assert not shown.is_visible()
     link.click()
     assert shown.is_visible()  # the chapter opens
+    page.locator("nav a", has_text="02 Part").click()
+    assert page.locator("#c2").is_visible()
 
 
 @pytest.mark.parametrize("width", [1280, 1920])
