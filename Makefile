@@ -20,7 +20,7 @@ RUN_PARAMETERS = $(call given,DATASET,dataset) $(call given,DATA_DIR,data_dir) $
 .PHONY: help setup run lab app batch pack test structure digest fuzz mutation notebooks bench contract lock clean
 
 help:
-	@echo "make run        execute the notebooks but 07, 09 and 10; results and report.html under runs/default"
+	@echo "make run        execute the notebooks but 07, 09, 10 and 11; results and report.html under runs/default"
 	@echo "                DATASET=folder DATA_DIR=path MODEL=a,b NAME=run PARAMETERS=file.yml SET='name=value ...'"
 	@echo "                (SET: values without blanks, lists with commas; data_options.task=five sets one option)"
 	@echo "                MODEL: names, or files of your own: MODEL=mine.keras SET=model_options.scaling=0-1"

@@ -28,6 +28,7 @@ NAMES = [
     "08_beyond_one_map",
     "09_mammograms",
     "10_label_wise_localisation",
+    "11_shortcuts",
 ]
 PATHS = notebooks(ROOT / "notebooks", on_request=True)
 OWN = {

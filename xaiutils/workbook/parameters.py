@@ -116,8 +116,15 @@ _DECLARED = (
     Parameter("fit_epochs", int, 100, "epochs to fit permuted labels", 1, 100_000),
 )
 PARAMETERS = {p.name: p for p in _DECLARED}
-# Defaults that a notebook has for itself: 07 trains many models, on small images.
-OWN_DEFAULTS = {"07_retraining_checks": {"image_size": 96, "n_train": 300, "n_val": 60}}
+# Defaults that a notebook has for itself: 07 trains many models, on small images, and 11 small ones from nothing.
+OWN_DEFAULTS: dict[str, dict[str, Any]] = {
+    "07_retraining_checks": {"image_size": 96, "n_train": 300, "n_val": 60},
+    "11_shortcuts": {
+        "data_options": {"task": "presence", "difficulty": "easy"},
+        **{"image_size": 96, "n_train": 400, "n_test": 120, "epochs": 20},
+        "run_name": "shortcuts",
+    },
+}
 
 
 @cache

@@ -33,7 +33,7 @@ NOTEBOOKS = ROOT / "notebooks"
 RETRAINS = "07_retraining_checks"  # many models, and never a user's own
 EVALUATES = "02_train_models"  # says how own models are read
 PREPARE = ("01", "02")  # data and models, which the others need; of each other these need nothing
-ON_REQUEST = (RETRAINS, "09_mammograms", "10_label_wise_localisation")  # these train models of their own
+ON_REQUEST = (RETRAINS, "09_mammograms", "10_label_wise_localisation", "11_shortcuts")  # train models of their own
 
 
 def notebooks(folder: Path = NOTEBOOKS, on_request: bool = False) -> list[Path]:
