@@ -79,7 +79,13 @@ def test_of_a_patients_run_only_what_can_show_none_goes_along(patients, capsys):
     folder, _ = patients
     assert main([str(folder)]) == 0
     files = content(folder.with_name("r.zip"))
-    assert set(files) == {"figures/confusion.png", "tables/classification.csv", "CONTENTS.md", "SHA256SUMS"}
+    assert set(files) == {
+        "figures/confusion.png",
+        "figures/confusion.pdf",
+        "tables/classification.csv",
+        "CONTENTS.md",
+        "SHA256SUMS",
+    }
     assert [name for name, text in files.items() if b"Anna" in text] == []
     left = {}
     for line in files["CONTENTS.md"].decode().splitlines():

@@ -127,7 +127,11 @@ def test_every_figure_draws_names_as_they_are(names):
         own = [t for t in texts if "mathdefault" not in t.get_text()]
         assert not any(t._preprocess_math(t.get_text())[1] for t in own)
         for legend in figure.findobj(Legend):
-            curves = [a for a in legend.axes.get_children() if str(a.get_label()).lstrip("\u2060") == names[0]]
+            curves = [
+                a
+                for a in (legend.axes or figure.axes[0]).get_children()
+                if str(a.get_label()).lstrip("\u2060") == names[0]
+            ]
             assert not curves or any(text.drawn(names[0]) == t.get_text() for t in legend.get_texts())
 
 

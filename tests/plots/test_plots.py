@@ -7,12 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from simulated_predictions import simulated
 
 from xaiutils import plots
 from xaiutils.classification import Predictions, assess
 from xaiutils.datasets import ImageDataset, phantom
 from xaiutils.evaluation.ranking import agreement, mean_ranks, rank
+from xaiutils.plots.columns import fit_columns
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +23,10 @@ def ds(images):
 
 
 def drawn(figure):
-    figure.savefig("/dev/null", format="png")
+    """The figure as it is printed: at the width of one or two columns, with type that can be read there."""
+    fit_columns(figure).savefig("/dev/null", format="png")
+    assert figure.get_tightbbox().width < 7.25
+    assert min(t.get_fontsize() for t in figure.findobj(Text) if t.get_text()) >= 6
     return figure
 
 
@@ -39,6 +44,21 @@ def test_display_range():
     spike[5] = 1
     assert plots.display_range(spike, True).vmax == 1
     assert plots.display_range(spike, False).vmax == 1
+
+
+def test_columns_of_a_journal():
+    figure = Figure(figsize=(14, 4), layout="constrained")
+    for axes in figure.subplots(1, 7):
+        axes.plot([0, 1], [0, 0.0012])
+        axes.set_title("a title too long for its panel", fontsize=14)
+    fit_columns(figure)
+    assert figure.get_size_inches() == pytest.approx((7.2, 4 * 7.2 / 14))
+    assert figure.axes[0].title.get_fontsize() == pytest.approx(7.2)
+    assert figure.axes[0].get_title().count("\n") >= 2
+    assert {t.get_fontsize() for t in figure.axes[0].get_xticklabels()} == {6}
+    assert fit_columns(Figure(figsize=(4, 4))).get_figwidth() == fit_columns(figure, 1).get_figwidth() == 3.5
+    with pytest.raises(ValueError, match="columns must be 1, 2 or 0"):
+        fit_columns(figure, 3)
 
 
 def test_class_balance_and_grid(ds):
@@ -182,7 +202,7 @@ def test_explanation_and_grid(ds, images):
         images[:2], {"m": maps[:2]}, {"m": True}, rows, {"m": "Method"}, ds.masks[:2], "title"
     )
     drawn(figure)
-    assert figure.axes[0].get_ylabel() == "original"
+    assert figure.axes[0].texts[0].get_text() == "original"
     assert figure.axes[1].get_title() == "Method"
 
 
@@ -319,7 +339,7 @@ def test_images_of_disagreement(ds, images):
     maps = {"a": images[..., 0], "b": images[..., 1]}
     found = pd.DataFrame({"image_id": ["y", "v"], "a": [0.9, 0.1], "b": [0.2, 0.6]})
     figure = drawn(plots.disagreement_grid(ds, maps, found, "a", "b", "iou", {"a": False, "b": False}, {"a": "A"}))
-    assert [figure.axes[0].get_ylabel(), figure.axes[3].get_ylabel()] == ["a\n0.90 | 0.20", "a\n0.10 | 0.60"]
+    assert [figure.axes[k].texts[0].get_text() for k in (0, 3)] == ["a\n0.90 | 0.20", "a\n0.10 | 0.60"]
     assert [figure.axes[k].get_title() for k in (1, 2)] == ["A", "b"]
     axes = Figure().subplots()
     plots.draw_map(axes, ds.images[3], maps["a"][3], False, opacity=0.9)

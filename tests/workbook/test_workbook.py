@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from PIL import Image
 
 from xaiutils import datasets, workbook
 from xaiutils.backend import keras
@@ -251,12 +252,17 @@ def test_a_run_can_be_read_without_a_trace(parameters):
 
 def test_results_are_written_and_recorded(parameters):
     run = workbook.start("05_x", parameters)
-    figure = Figure()
+    figure = Figure(layout="constrained")
     figure.subplots().plot([1, 2])
     picture = run.save_figure(figure, "line", "A line.")
     assert set(picture._repr_mimebundle_()) == {"image/png", "text/plain"}
     drawn = workbook.Picture(figure)  # at the resolution that is shown
     assert (picture.width, picture.height) == pytest.approx((drawn.width, drawn.height), abs=2)
+    with Image.open(run.folder / "figures" / "line.png") as png:
+        assert (png.width, png.info["dpi"][0]) == pytest.approx((7.2 * 300, 300), rel=0.02)
+    pdf = (run.folder / "figures" / "line.pdf").read_bytes()
+    assert b"/FontFile2" in pdf, "the font is inside"
+    assert b"/Type3" not in pdf
     table = pd.DataFrame({"value": range(200)})
     assert run.save_table(table, "numbers", "Numbers.") is table
     maps = {"m": np.random.default_rng(0).normal(size=(3, 8, 8)).astype(np.float32) * 1e-6, "zero": np.zeros((3, 8, 8))}

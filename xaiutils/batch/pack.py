@@ -52,7 +52,8 @@ class Packer:
         for record in [read_facts(path) for path in run.glob("record/*.json")]:
             items = record["items"] if isinstance(record.get("items"), list) else []
             plain = [item for item in items if isinstance(item, dict) and item.get("pictures") is False]
-            self.plain |= {run / str(item.get("file")) for item in plain}
+            files = {run / str(item.get("file")) for item in plain}
+            self.plain |= files | {path.with_suffix(".pdf") for path in files}
             parameters.append(record["parameters"] if isinstance(record.get("parameters"), dict) else {})
         datasets = [given["dataset"] for given in parameters if "dataset" in given]
         return bool(datasets) and all(name in WITHOUT_PATIENTS for name in datasets)
@@ -81,7 +82,7 @@ class Packer:
             return {kind}
         if free or path in self.plain or path.name in ("parameters.json", "matrix.yml", DONE):
             return set()
-        if path.suffix in (".png", ".jpg", ".jpeg"):
+        if path.suffix in (".png", ".jpg", ".jpeg", ".pdf"):
             return set() if run is None and path.name.startswith("ranks_") else {"pictures"}
         if path.suffix == ".csv":
             columns = pd.read_csv(path, nrows=0, encoding_errors="replace").columns if path.stat().st_size > 1 else []

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 
 from xaiutils.classification import SCREENING, Report
 from xaiutils.classification.curves import threshold_table
-from xaiutils.plots.style import COLOURS, heat_map, line_style, panels, tidy
+from xaiutils.plots.style import COLOURS, WIDEST, heat_map, line_style, panels, tidy
 from xaiutils.statistics.formatting import plural, score, with_interval
 from xaiutils.text import drawn
 
@@ -83,7 +83,7 @@ def precision_recall_curves(reports: Mapping[str, Report]) -> Figure:
 def reliability(reports: Mapping[str, Report]) -> Figure:
     """Observed frequency against predicted probability, in bins of equal numbers, with Wilson's intervals;
     the diagonal is perfect. Below: how many of each outcome were given which probability."""
-    figure = Figure(figsize=(3.6 * len(reports) + 0.4, 4.6), layout="constrained")
+    figure = Figure(figsize=(min(WIDEST, 3.6 * len(reports) + 0.4), 4.6), layout="constrained")
     grid = figure.subplots(2, len(reports), squeeze=False, sharex=True, height_ratios=(3, 1))
     for column, (name, report) in enumerate(reports.items()):
         upper, lower = grid[:, column]
@@ -103,7 +103,8 @@ def reliability(reports: Mapping[str, Report]) -> Figure:
             [p[happened], p[~happened]], edges, stacked=True, color=(colour, "0.75"), label=(what, f"not {what}")
         )
         lower.set(xlabel=f"stated probability of {stated}", ylabel=plural(report.level))
-        lower.legend(frameon=False, fontsize=7)
+        lower.margins(y=0.7)  # for the legend
+        lower.legend(frameon=False, fontsize=8)
         for axes in (upper, lower):
             tidy(axes)
     return figure
@@ -143,9 +144,9 @@ def _curves(
 ) -> Figure:
     """One panel for all models with a positive class; otherwise one per model, with one line per class."""
     together = all(r.positive is not None for r in reports.values())
-    panels = [reports] if together else [{name: r} for name, r in reports.items()]
-    figure = Figure(figsize=(5 if together else 4.2 * len(panels), 5 if together else 4.9), layout="constrained")
-    for axes, shown in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    parts = [reports] if together else [{name: r} for name, r in reports.items()]
+    figure, grid = panels(len(parts), 2, (5, 6.2) if together else (4.2, 5.6))
+    for axes, shown in zip(grid, parts, strict=True):
         finish(axes, shown)
         for i, (name, report) in enumerate(shown.items()):
             row = report.metrics.loc[what]

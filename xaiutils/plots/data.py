@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from xaiutils.datasets import ImageDataset
 from xaiutils.datasets.phantom import Phantom
 from xaiutils.plots.maps import draw_image
-from xaiutils.plots.style import COLOURS, MAP_COLOURS, panels, tidy
+from xaiutils.plots.style import COLOURS, MAP_COLOURS, SLANTED, WIDEST, panels, tidy
 from xaiutils.text import drawn
 
 COMPOSITION = ("view", "side", "density", "abnormality", "tag")  # columns of the metadata that are shown
@@ -20,7 +20,8 @@ def class_balance(splits: Mapping[str, ImageDataset]) -> Figure:
     """Images by class and split; horizontal bars where there are many classes or long names."""
     names = next(iter(splits.values())).class_names
     horizontal = len(names) > 6 or sum(map(len, names)) > 40
-    figure = Figure(figsize=(6.5, max(3, 0.24 * len(names) * len(splits) ** 0.5)) if horizontal else (6.5, 3))
+    height = max(3, 0.24 * len(names) * len(splits) ** 0.5) if horizontal else 3
+    figure = Figure(figsize=(6.5, height), layout="constrained")
     axes = figure.subplots()
     for i, (split, ds) in enumerate(splits.items()):
         bars = _bars(axes, ds.class_counts, i, len(splits), split, horizontal)
@@ -59,7 +60,7 @@ def composition(splits: Mapping[str, ImageDataset], columns: Sequence[str] = COM
         return None
     class_names = next(iter(splits.values())).class_names
     rows = 2 if len(class_names) <= 6 else 1
-    figure = Figure(figsize=(3.2 * len(known), 2.6 * rows), layout="constrained")
+    figure = Figure(figsize=(min(WIDEST, 3.2 * len(known)), 2.6 * rows), layout="constrained")
     grid = figure.subplots(rows, len(known), squeeze=False)
     for column, (name, values) in enumerate(known.items()):
         groups = [(s, d.metadata[name].map(_stated)) for s, d in splits.items() if name in d.metadata]
@@ -70,9 +71,8 @@ def composition(splits: Mapping[str, ImageDataset], columns: Sequence[str] = COM
             for label, stated in found:
                 parts = np.array([(stated == v).mean() if len(stated) else 0 for v in values])
                 _bars(axes, parts, list(order).index(label), len(order), label)
-            axes.set_xticks(
-                np.arange(len(values)), list(map(drawn, values)), rotation=35 if max(map(len, values)) > 5 else 0
-            )
+            slanted = SLANTED if max(map(len, values)) > 5 else {}
+            axes.set_xticks(np.arange(len(values)), list(map(drawn, values)), **slanted)
             axes.set_title(drawn(name), fontsize=10)
             tidy(axes)
     for axes, what in zip(grid[:, 0], ("fraction of the split", "fraction of the class"), strict=False):
@@ -90,7 +90,7 @@ def _stated(value: object) -> str:
 def intensities(ds: ImageDataset, most: int = 300) -> Figure:
     """How often each grey value (mean of the channels) occurs, by class: the mean over images (at most ``most`` of a
     class, evenly spread), with the middle half of them shaded. Over six classes are drawn as one."""
-    figure = Figure(figsize=(6.5, 3))
+    figure = Figure(figsize=(6.5, 3), layout="constrained")
     axes = figure.subplots()
     edges = np.arange(0, 257, 8)
     few = len(ds.class_names) <= 6
@@ -123,7 +123,7 @@ def lesion_lengths(lengths: Mapping[str, np.ndarray], image_size: int) -> Figure
     edges = (
         np.unique(np.round(np.geomspace(low, high, 25))) - 0.5
     ).tolist()  # between whole pixels: no bin is empty by its place
-    figure = Figure(figsize=(6.5, 3))
+    figure = Figure(figsize=(6.5, 3), layout="constrained")
     axes = figure.subplots()
     for i, (name, values) in enumerate(found.items()):
         axes.hist(values, edges, histtype="step", linewidth=1.6, color=COLOURS[i], label=drawn(name))
@@ -143,7 +143,7 @@ def lesion_lengths(lengths: Mapping[str, np.ndarray], image_size: int) -> Figure
 def twins(phantoms: Sequence[Phantom], others: Sequence[Phantom], names: Sequence[str]) -> Figure:
     """Phantoms over their counterfactual twins over the evidence, the difference between the two; ``names`` are the
     classes by label."""
-    figure = Figure(figsize=(2.2 * len(phantoms), 6.9), layout="compressed")
+    figure = Figure(figsize=(min(WIDEST, 2.2 * len(phantoms)), 6.9), layout="compressed")
     grid = figure.subplots(3, len(phantoms), squeeze=False)
     for axes in grid.flat:
         axes.set(xticks=[], yticks=[])
@@ -182,7 +182,7 @@ def image_grid(ds: ImageDataset, columns: int = 6, titles: Sequence[str] | None 
 
 def pictures(images: np.ndarray, titles: Sequence[str], columns: int = 6, masks: np.ndarray | None = None) -> Figure:
     """Images ``(n, height, width, 3)`` in [0, 255] with a title each, and the outlines of masks."""
-    figure, grid = panels(len(images), columns, (1.7, 1.9), layout="compressed")
+    figure, grid = panels(len(images), columns, (1.55, 1.75), layout="compressed")
     for i, axes in enumerate(grid):
         draw_image(axes, images[i], None if masks is None else masks[i])
         axes.set_title(drawn(titles[i]), fontsize=9)

@@ -14,7 +14,7 @@ from xaiutils.text import drawn
 def forest(
     summary: pd.DataFrame, metric_titles: Mapping[str, str], chance: Mapping[str, float], controls: Sequence[str]
 ) -> Figure:
-    """Mean and interval of each method (rows) and metric (columns, six in a row), one colour for each model.
+    """Mean and interval of each method (rows) and metric (columns, four in a row), one colour for each model.
 
     ``summary`` has the columns method, metric, model, mean, low, high, and weights where there are maps of random
     weights (`xaiutils.evaluation.score_tables`): these are hollow grey marks in the row of their method. Control maps
@@ -23,7 +23,7 @@ def forest(
     metrics, methods = list(dict.fromkeys(summary["metric"])), list(dict.fromkeys(summary["method"]))
     random, others = of_random_weights(summary), without_random_weights(summary)
     models = list(dict.fromkeys(summary["model"]))
-    figure, grid = panels(len(metrics), 6, (2.4, 0.3 * len(methods) + 0.9), (1.5, 0.4), sharey=True)
+    figure, grid = panels(len(metrics), 4, (2.0, 0.3 * len(methods) + 0.9), (1.5, 0.4), sharey=True)
     for axes, metric in zip(grid, metrics, strict=True):
         for i, model in enumerate(models):
             shift = (i - (len(models) - 1) / 2) * 0.25

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from xaiutils.classification.curves import threshold_table
 from xaiutils.classification.labels import LabelReport
 from xaiutils.classification.values import ValueReport
-from xaiutils.plots.style import COLOURS, legend_below, line_style, panels, tidy
+from xaiutils.plots.style import COLOURS, WIDEST, legend_below, line_style, panels, tidy
 from xaiutils.statistics.formatting import score
 from xaiutils.text import drawn
 
@@ -66,7 +66,7 @@ def label_roc_curves(reports: Mapping[str, LabelReport]) -> Figure:
 def predicted_values(reports: Mapping[str, ValueReport]) -> Figure:
     """Predicted against measured values, and below the difference of both against their mean, with bias and limits of
     agreement (Bland & Altman 1986); a column for each model."""
-    figure = Figure(figsize=(3.8 * len(reports) + 0.3, 6.8), layout="constrained")
+    figure = Figure(figsize=(min(WIDEST, 3.8 * len(reports) + 0.3), 6.8), layout="constrained")
     grid = figure.subplots(2, len(reports), squeeze=False)
     for column, (name, report) in enumerate(reports.items()):
         _scatter(grid[0, column], name, report, COLOURS[column % len(COLOURS)])

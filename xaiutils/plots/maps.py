@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from xaiutils.images import as_rgb
-from xaiutils.plots.style import COLOURS, MAP_COLOURS, outline, tidy
+from xaiutils.plots.style import COLOURS, MAP_COLOURS, WIDEST, outline, row_title, tidy
+from xaiutils.plots.style import column_titles as set_column_titles
 from xaiutils.text import drawn
 
 CLIP_PERCENTILE = 99.0  # the strongest hundredth of the pixels would otherwise hide the rest
@@ -171,7 +172,7 @@ def explanation(
         opacity: of the strongest attribution, 0..1.
         image_title: of the image.
     """
-    figure = Figure(figsize=(10.5, 3.6), layout="constrained")
+    figure = Figure(figsize=(WIDEST, 3.4), layout="constrained")
     left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1.18, 0.8))
     draw_image(left, image, mask)
     left.set_title(drawn(image_title), fontsize=10)
@@ -201,18 +202,17 @@ def attribution_grid(
     no unit.
     """
     rows, columns = len(images), len(maps) + 1
-    figure = Figure(figsize=(1.35 * columns + 0.6, 1.5 * rows + 0.5), layout="compressed")
+    cell = min(1.35, (WIDEST - 0.6) / columns)
+    figure = Figure(figsize=(cell * columns + 0.6, 1.1 * cell * rows + 0.5), layout="compressed")
     grid = figure.subplots(rows, columns, squeeze=False)
     for row in range(rows):
         mask = None if masks is None else masks[row]
         first = grid[row, 0]
         draw_image(first, images[row], mask)
-        first.set_ylabel(drawn(row_titles[row]), fontsize=8)
+        row_title(first, row_titles[row])
         for axes, (name, found) in zip(grid[row, 1:], maps.items(), strict=True):
             draw_map(axes, images[row], found[row], signed[name], mask, opacity=0.9, outline_width=0.35)
-    grid[0, 0].set_title("input", fontsize=9)
-    for axes, name in zip(grid[0, 1:], maps, strict=True):
-        axes.set_title(drawn(column_titles[name]), fontsize=9)
+    set_column_titles(figure, grid[0], ["input", *(column_titles[name] for name in maps)], cell)
     figure.suptitle(drawn(title), fontsize=11)
     return figure
 
@@ -235,7 +235,7 @@ def gallery(
     for family in dict.fromkeys(families[name] for name in maps):
         names = [name for name in maps if families[name] == family]
         rows += [(family if i == 0 else "", names[i : i + 6]) for i in range(0, len(names), 6)]
-    figure = Figure(figsize=(10.2, 1.6 * len(rows) + 0.4), layout="compressed")
+    figure = Figure(figsize=(WIDEST, 1.55 * len(rows) + 0.4), layout="compressed")
     grid = figure.subplots(len(rows), 7, squeeze=False)
     for axes in grid.ravel():
         axes.set_axis_off()
@@ -245,6 +245,6 @@ def gallery(
         row[0].set_title(drawn(family), fontsize=9, fontweight="bold", loc="left")
         for axes, name in zip(row[1:], names, strict=False):
             draw_map(axes, image, maps[name], signed[name], mask, opacity=0.9, outline_width=0.35)
-            axes.set_title(drawn(titles[name]), fontsize=7)
+            axes.set_title(drawn(titles[name]), fontsize=8)
     figure.suptitle(drawn(title), fontsize=11)
     return figure

@@ -59,12 +59,13 @@ def critical_difference(ranking: Ranking, titles: Mapping[str, str] = MappingPro
 def two_orders(found: Mapping[str, pd.DataFrame], titles: Mapping[str, str] = MappingProxyType({})) -> Figure:
     """A panel for each model: its methods by how well they find the evidence (across) and name what the model uses
     (up), mean ranks as `xaiutils.evaluation.ranking.two_orders` has them; the best of both is at the upper right."""
-    figure, grid = panels(len(found), 3, (4.6, 3.6), (0.3, 0.3), sharex=True, sharey=True)
+    figure, grid = panels(len(found), 2, (4.6, 4.3), (0.3, 0.3), sharex=True, sharey=True)
     worst = max((float(np.nanmax(ranks.to_numpy(), initial=1)) for ranks in found.values()), default=1.0)
     for axes, (model, ranks) in zip(grid, found.items(), strict=True):
         axes.plot([1, worst], [1, worst], color="0.6", linestyle=":", linewidth=1)
         for i, (name, across, up) in enumerate(ranks.dropna().itertuples()):
-            axes.plot(across, up, "o", color=COLOURS[i % len(COLOURS)], markersize=5, label=title_of(name, titles))
+            colour, mark = COLOURS[i % len(COLOURS)], "os^D"[i // len(COLOURS) % 4]
+            axes.plot(across, up, mark, color=colour, markersize=5, label=title_of(name, titles))
         axes.set(xlim=(worst + 0.5, 0.5), ylim=(worst + 0.5, 0.5), aspect="equal")
         axes.set_xlabel("finds the evidence: mean rank, 1 is best", fontsize=9)
         axes.set_title(drawn(model), fontsize=10)
@@ -164,7 +165,7 @@ def against(
     """A metric of each image against a fact of it (size of the lesion, probability), one panel per method, with the
     line of least squares where the fact varies."""
     check_one_reading(table[table["metric"] == metric])
-    figure, grid = panels(len(methods), 4, (2.5, 2.3), (0.6, 0.5), sharex=True, sharey=True)
+    figure, grid = panels(len(methods), 4, (2.2, 2.1), (0.6, 0.5), sharex=True, sharey=True)
     for axes, method in zip(grid, methods, strict=True):
         chosen = table[(table["metric"] == metric) & (table["method"] == method)].dropna(subset=["value", column])
         x, y = chosen[column].to_numpy(float), chosen["value"].to_numpy(float)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.figure import Figure
 
-from xaiutils.plots.style import COLOURS, legend_below, tidy
+from xaiutils.plots.style import COLOURS, WIDEST, legend_below, tidy
 from xaiutils.text import drawn
 
 
@@ -20,7 +20,7 @@ def retraining_curves(table: pd.DataFrame, controls: Sequence[str] = (), majorit
     modes = list(dict.fromkeys(table["mode"]))
     words = {"accuracy": "test accuracy", "auc": "test AUC"}
     verbs = {"remove": "replaced", "keep": "kept", "shape": "replaced, the others white"}
-    figure = Figure(figsize=(4.2 * len(modes), 5.4), layout="constrained")
+    figure = Figure(figsize=(min(WIDEST, 4.2 * len(modes)), 5.4), layout="constrained")
     grid = figure.subplots(2, len(modes), sharey="row", sharex="col", squeeze=False)
     for column, mode in enumerate(modes):
         part = table[table["mode"] == mode]

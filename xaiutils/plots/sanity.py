@@ -4,12 +4,21 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from xaiutils.plots.maps import draw_map
-from xaiutils.plots.style import COLOURS, SLANTED, heat_map, numbers_as_text, panels, tidy, title_of
-from xaiutils.text import drawn
+from xaiutils.plots.style import (
+    COLOURS,
+    SLANTED,
+    WIDEST,
+    column_titles,
+    heat_map,
+    numbers_as_text,
+    panels,
+    row_title,
+    tidy,
+    title_of,
+)
 
 _MODES = {"cascading": ("o-", COLOURS[0]), "independent": ("s--", COLOURS[1])}
 
@@ -24,7 +33,7 @@ def randomisation_curves(
     """
     methods = list(dict.fromkeys(summary["method"]))
     stages = summary.drop_duplicates("depth").sort_values("depth")["stage"].to_list()
-    figure, grid = panels(len(methods), columns, (2.5, 2.2), (0.5, 1.0), sharex=True, sharey=True)
+    figure, grid = panels(len(methods), columns, (2.2, 2.1), (0.5, 1.0), sharex=True, sharey=True)
     for axes, method in zip(grid, methods, strict=True):
         for mode, part in summary[summary["method"] == method].groupby("mode", sort=False):
             mark, colour = _MODES[mode]
@@ -61,19 +70,15 @@ def randomisation_grid(
     weights are of any size.
     """
     stages, methods = list(maps), list(next(iter(maps.values())))
-    figure = Figure(figsize=(1.35 * len(stages) + 1.1, 1.4 * len(methods) + 0.5), layout="compressed")
+    cell = min(1.35, (WIDEST - 1.1) / len(stages))
+    figure = Figure(figsize=(cell * len(stages) + 1.1, 1.04 * cell * len(methods) + 0.5), layout="compressed")
     grid = figure.subplots(len(methods), len(stages), squeeze=False)
     for row, method in enumerate(methods):
         for axes, stage in zip(grid[row], stages, strict=True):
             draw_map(axes, image, maps[stage][method], signed[method], mask, opacity=0.9, outline_width=0.35)
-        _row_title(grid[row, 0], title_of(method, titles))
-    for axes, stage in zip(grid[0], stages, strict=True):
-        axes.set_title("trained" if stage == "none" else drawn(stage), fontsize=7)
+        row_title(grid[row, 0], titles.get(method, method))
+    column_titles(figure, grid[0], ["trained" if stage == "none" else stage for stage in stages], cell)
     return figure
-
-
-def _row_title(axes: Axes, text: str) -> None:
-    axes.text(-0.06, 0.5, text, transform=axes.transAxes, rotation=90, ha="right", va="center", fontsize=8)
 
 
 def consistency_matrix(table: pd.DataFrame, change: pd.Series, titles: Mapping[str, str], label: str) -> Figure:
@@ -121,7 +126,7 @@ def dropout_maps(
         size = float(np.abs(mean[method]).mean())
         part = f"{float(std[method].mean()) / size:.1f} of the mean" if size > 0 else "the mean is 0"
         row[2].set_title(part, fontsize=7, pad=2)
-        _row_title(row[0], title_of(method, titles))
+        row_title(row[0], titles.get(method, method))
     for axes, text in zip(grid[0], ("no dropout", "mean", "standard deviation"), strict=True):
         axes.set_title(f"{text}\n{axes.get_title()}" if axes.get_title() else text, fontsize=8)
     return figure

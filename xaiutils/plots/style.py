@@ -1,5 +1,6 @@
 """What all figures share: colours, panels, cells with numbers, and how axes and outlines look."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from xaiutils.text import drawn
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 LINES = ("-", "--", "-.", ":")
 OUTLINE = "#E69F00"
+WIDEST = 9.6  # inches: at two columns of a journal, three quarters of it, 8 points are 6 (`xaiutils.plots.columns`)
 MAP_COLOURS = {True: "RdBu_r", False: "viridis"}  # by whether the map is signed
 
 
@@ -46,9 +48,9 @@ def panels(
     sharex: bool = False,
     sharey: bool = False,
 ) -> tuple[Figure, list[Axes]]:
-    """A figure and its ``n`` panels, at most ``most`` in a row; ``size`` of a panel and what lies ``around``, in
-    inches."""
-    columns = min(n, most)
+    """A figure and its ``n`` panels, at most ``most`` in a row and as many as `WIDEST` has room for; ``size`` of a
+    panel and what lies ``around``, in inches."""
+    columns = max(1, min(n, most, int((WIDEST - around[0]) / size[0])))
     rows = -(-n // columns)
     figure = Figure(figsize=(size[0] * columns + around[0], size[1] * rows + around[1]), layout=layout)
     grid = figure.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=sharey).ravel()
@@ -58,8 +60,26 @@ def panels(
 
 
 def legend_below(figure: Figure, axes: Axes, columns: int) -> None:
-    """One legend for the whole figure, of what ``axes`` show."""
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns, frameon=False)
+    """One legend for the whole figure, of what ``axes`` show, in ``columns`` at most."""
+    handles, labels = axes.get_legend_handles_labels()
+    columns = min(columns, int(figure.get_figwidth() / (0.75 + 0.075 * max(map(len, labels), default=0)))) or 1
+    figure.set_figheight(figure.get_figheight() + 0.18 * (-(-len(labels) // columns) - 1))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
+
+
+def column_titles(figure: Figure, grid: Sequence[Axes], titles: Sequence[str], inches: float) -> None:
+    """Titles above the first row of a figure's ``grid``, whose columns are ``inches`` wide: upright where one of their
+    words is wider."""
+    upright = 0.07 * max((len(word) for title in titles for word in title.split()), default=0) > inches
+    figure.set_figheight(figure.get_figheight() + 1.3 * upright)
+    for axes, title in zip(grid, titles, strict=True):
+        axes.set_title(drawn(textwrap.fill(title, 22) if upright else title), fontsize=8, rotation=90 * upright)
+
+
+def row_title(axes: Axes, text: str) -> None:
+    """The title of a grid's row, left of its first panel."""
+    lines = "\n".join(textwrap.fill(line, 16, break_long_words=False) for line in text.split("\n"))
+    axes.text(-0.06, 0.5, drawn(lines), transform=axes.transAxes, fontsize=8, ha="right", va="center")
 
 
 def heat_map(

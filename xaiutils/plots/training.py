@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from xaiutils.classification.model_card import kept_epoch
-from xaiutils.plots.style import COLOURS, legend_below, line_style, tidy
+from xaiutils.plots.style import COLOURS, WIDEST, legend_below, line_style, tidy
 from xaiutils.text import drawn
 
 _ROWS = {"loss": "loss", "accuracy": "accuracy", "mae": "mean absolute error", "auc": "AUC"}
@@ -22,7 +22,7 @@ def training_curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
     Grey lines separate the stages of a history that has a column ``stage``.
     """
     rows = [what for what in _ROWS if any(f"val_{what}" in h for h in histories.values())]
-    figure = Figure(figsize=(4 * len(histories), 2.5 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(min(WIDEST, 4 * len(histories)), 2.5 * len(rows)), layout="constrained")
     grid = figure.subplots(len(rows), len(histories), squeeze=False)
     for column, (name, history) in enumerate(histories.items()):
         kept = history["epoch"] == kept_epoch(history)
@@ -40,10 +40,10 @@ def training_curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
             _part_stages(axes, history, named=what == rows[1])
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             tidy(axes)
-        grid[0, column].set_title(drawn(name))
+        grid[0, column].set_title(drawn(name), fontsize=9)
         used = [a for a in grid[:, column] if a.axison]
         used[-1].set_xlabel("epoch")
-    grid[0, 0].legend(frameon=False)
+    legend_below(figure, grid[0, 0], 2)
     return figure
 
 

@@ -5,11 +5,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage, BboxImage, FigureImage
 from PIL import Image
 
-FIGURE_DPI = {"saved": 160, "shown": 72}
+from xaiutils.files import replace_file
+from xaiutils.plots.columns import fit_columns
+
+FIGURE_DPI = {"saved": 300, "shown": 110}
+_PAD = 0.02  # inches around a figure
 _PNG_LIMIT = 120_000  # bytes: pictures over it are shown as JPEG, so that notebooks stay small
 
 
@@ -24,7 +29,8 @@ class Picture:
                 picture = saved.convert("RGB").resize((shown[0], shown[1]), Image.Resampling.LANCZOS)
         else:
             buffer = io.BytesIO()
-            figure.savefig(buffer, format="png", dpi=FIGURE_DPI["shown"], bbox_inches="tight")
+            fit_columns(figure)
+            figure.savefig(buffer, format="png", dpi=FIGURE_DPI["shown"], bbox_inches="tight", pad_inches=_PAD)
             picture = Image.open(buffer).convert("RGB")
         self.width, self.height = picture.size
         small, photo = io.BytesIO(), io.BytesIO()
@@ -35,6 +41,21 @@ class Picture:
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         return {**self._data, "text/plain": f"<Picture {self.width} x {self.height}>"}
+
+
+def print_figure(figure: Figure, path: Path, columns: int = 0) -> None:
+    """Write a figure at the width of a journal's columns (`xaiutils.plots.columns.fit_columns`): ``path``, a PNG of 300
+    dpi, and beside it a PDF, vectors with their fonts inside."""
+    dpi = figure.get_dpi()
+    figure.set_dpi(FIGURE_DPI["saved"])  # letters are laid out as wide as they are printed
+    fit_columns(figure, columns)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # it is laid out: not again for each file
+    box = figure.get_tightbbox().padded(_PAD)
+    for file in (path, path.with_suffix(".pdf")):
+        with rc_context({"pdf.fonttype": 42}):
+            replace_file(file, lambda part: figure.savefig(part, dpi=FIGURE_DPI["saved"], bbox_inches=box))
+    figure.set_dpi(dpi)
 
 
 def figure_of(

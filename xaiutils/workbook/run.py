@@ -35,7 +35,7 @@ from xaiutils.workbook.environment import environment
 from xaiutils.workbook.map_files import read_maps, write_maps
 from xaiutils.workbook.own_models import KEPT, OwnModel, by_name, read_kept, write_kept
 from xaiutils.workbook.parameters import OWN_DEFAULTS, PARAMETERS
-from xaiutils.workbook.picture import FIGURE_DPI, Picture, shows_images
+from xaiutils.workbook.picture import Picture, print_figure, shows_images
 from xaiutils.workbook.take_own import again, outdated, sample_of, take, unchanged
 
 # What notebook 01 settles for all later notebooks of a run.
@@ -275,11 +275,12 @@ class Run:
 
     # Results --------------------------------------------------------------------------------------------------------
 
-    def save_figure(self, figure: Figure, name: str, caption: str) -> Picture:
-        """Write ``figures/<name>.png`` and return a picture for the notebook to show. ``caption`` goes to the
-        report."""
+    def save_figure(self, figure: Figure, name: str, caption: str, columns: int = 0) -> Picture:
+        """Write ``figures/<name>.png`` (300 dpi) and ``.pdf``, ``columns`` (1 or 2; 0: as it is drawn) of a journal
+        wide (`xaiutils.plots.columns.fit_columns`), and return a picture for the notebook to show. ``caption`` goes to
+        the report."""
         path = self.folder / "figures" / f"{name}.png"
-        replace_file(path, lambda temporary: figure.savefig(temporary, dpi=FIGURE_DPI["saved"], bbox_inches="tight"))
+        print_figure(figure, path, columns)
         self._add("figure", path, caption, pictures=shows_images(figure))
         return Picture(path)
 
