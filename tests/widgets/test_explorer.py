@@ -57,19 +57,19 @@ def parameter(explorer, name, column=0):
 
 def cells(explorer, quantity) -> list[str]:
     """What the table says of a quantity, by map."""
-    return re.findall(rf'<td [^>]*class="[^"]*\b{quantity}"[^>]*>([^<]*)</td>', explorer.numbers.value)
+    return re.findall(rf'<td [^>]*class="[^"]*\b{quantity}"[^>]*>([^<]*)</td>', explorer.parts.numbers.value)
 
 
 def test_first_picture_is_there_at_once(explorer, models, ds):
     assert explorer.status.startswith("done in ")
     assert explorer.status.endswith(": grad_cam of image 0 on cnn, original (i0)")
-    assert bytes(explorer.picture.value).startswith(b"\x89PNG")
+    assert bytes(explorer.parts.picture.value).startswith(b"\x89PNG")
     expected = xai.explain(models["nested"], ds.images[:1])[0]
     np.testing.assert_allclose(explorer.scene.maps[0].values, expected, atol=1e-6)
 
 
 def test_changes_are_computed_behind_the_panel(explorer, models, ds):
-    before = bytes(explorer.picture.value)
+    before = bytes(explorer.parts.picture.value)
     explorer.controls.maps[0].method.value = "smoothgrad"
     explorer.controls.widgets["image"].value = 3
     explorer.controls.widgets["model"].value = "vit"
@@ -78,7 +78,7 @@ def test_changes_are_computed_behind_the_panel(explorer, models, ds):
     explorer.controls.widgets["target"].value = 2
     explorer.wait()
     assert explorer.status.endswith(": smoothgrad of image 3 on vit, rotate_180 (i3)")
-    assert explorer.picture.value != before
+    assert explorer.parts.picture.value != before
     rotated = xai.TRANSFORMS["rotate_180"].apply(ds.images[3:4])
     expected = xai.explain(models["vit"], rotated, 2, "smoothgrad", n_samples=4)[0]
     np.testing.assert_allclose(explorer.scene.maps[0].values, expected, atol=1e-6)
@@ -89,7 +89,7 @@ def test_changes_are_computed_behind_the_panel(explorer, models, ds):
 def test_cheap_controls_run_no_model(explorer, monkeypatch):
     for name in ("explain", "answers"):
         monkeypatch.setattr(compute_scene, name, lambda *a, **k: pytest.fail("a model was run"))
-    seen = {bytes(explorer.picture.value)}
+    seen = {bytes(explorer.parts.picture.value)}
     c = explorer.controls.widgets
     changes = {
         "opacity": 0.3,
@@ -111,8 +111,8 @@ def test_cheap_controls_run_no_model(explorer, monkeypatch):
         assert explorer.status.startswith("done"), explorer.status
         assert not explorer.is_stale
         if name not in ("opacity", "scale"):  # of contours and of one map they change nothing
-            assert bytes(explorer.picture.value) not in seen or name == "style", name
-        seen.add(bytes(explorer.picture.value))
+            assert bytes(explorer.parts.picture.value) not in seen or name == "style", name
+        seen.add(bytes(explorer.parts.picture.value))
     assert c["opacity"].disabled
     assert c["area"].layout.display == ""
     assert c["level"].layout.display == "none"
@@ -126,7 +126,8 @@ def test_only_the_parameters_of_the_method_are_shown(explorer):
         assert shown == [p.name for p in method.parameters if p.kind is not np.ndarray]
         assert column.library.options == method.libraries
         assert column.library.value == "xaiutils"
-        assert method.paper.split(",")[0].replace("&", "&amp;") in column.cost.value
+        about = next(one["about"] for one in column.method.methods if one["name"] == name)
+        assert method.paper.split(",")[0].replace("&", "&amp;") in about
     column.set(None)
     explorer.wait()
     assert explorer.status.startswith("done in ")  # setting asks for nothing
@@ -219,35 +220,35 @@ def test_yaml_that_cannot_be_read_is_refused_in_words(explorer):
 
 
 def test_a_box_drawn_on_the_page_is_the_region(explorer):
-    explorer.region.receive({"box": [0.25, 0.125, 0.5, 0.75]})  # as the page's script sends it
+    explorer.layer.receive({"box": [0.25, 0.125, 0.5, 0.75]})  # as the page's script sends it
     explorer.wait()
     assert explorer.controls.widgets["region"].value == "8, 4, 16, 24"
     assert explorer.scene.view.region == (8, 4, 16, 24)
     values = np.maximum(explorer.scene.maps[0].values, 0)
     numbers = explorer.scene.numbers.set_index("quantity").value
     assert numbers.region_positive == pytest.approx(values[4:24, 8:16].sum() / values.sum(), abs=1e-6)
-    assert "share of the map in the region" in explorer.numbers.value
-    assert "evidence 6.2%, region 15.6%" in explorer.numbers.value
+    assert "share of the map in the region" in explorer.parts.numbers.value
+    assert "evidence 6.2%, region 15.6%" in explorer.parts.numbers.value
     explorer.controls.widgets["region"].value = "0, 0, 4, 32"
     explorer.wait()
-    assert explorer.region.box == [0, 0, 0.125, 1]
-    explorer.region.receive({"box": []})
+    assert explorer.layer.box == [0, 0, 0.125, 1]
+    explorer.layer.receive({"box": []})
     explorer.wait()
-    assert explorer.region.box == []
+    assert explorer.layer.box == []
     assert explorer.scene.view.region is None
 
 
 def test_the_picture_follows_the_width_of_the_page(explorer):
-    narrow = Image.open(io.BytesIO(explorer.picture.value)).size
+    narrow = Image.open(io.BytesIO(explorer.parts.picture.value)).size
     for column in explorer.controls.maps[1:]:
         column.method.value = "layer_cam"
-    explorer.region.width, explorer.region.ratio = 1400, 2.0
+    explorer.layer.width, explorer.layer.ratio = 1400, 2.0
     explorer.wait()
-    wide = Image.open(io.BytesIO(explorer.picture.value)).size
+    wide = Image.open(io.BytesIO(explorer.parts.picture.value)).size
     assert wide[0] == pytest.approx(2800, abs=4)
-    assert explorer.stage.layout.width == "1400px"
+    assert explorer.parts.stage.layout.width == "1400px"
     assert narrow[0] < 1000
-    assert len(explorer.region.frames) == 4
+    assert len(explorer.layer.frames) == 4
 
 
 def test_one_panel_at_a_time(explorer, networks, ds):
@@ -257,7 +258,7 @@ def test_one_panel_at_a_time(explorer, networks, ds):
     assert inner.comm is None  # closed, with all in it
     assert other.panel.comm is not None
     assert other.view.maps[0].parameters["patch_size"] == 8
-    assert other.pin_button.disabled
+    assert other.keep.pin_button.disabled
     with pytest.raises(ValueError, match="without folder"):
         other.pin()
     other.close()
@@ -325,7 +326,7 @@ def test_stop_in_the_panel(explorer, monkeypatch):
         return real(*args, **kwargs)
 
     monkeypatch.setattr(compute_scene, "explain", slow)
-    picture = bytes(explorer.picture.value)
+    picture = bytes(explorer.parts.picture.value)
     explorer.controls.maps[0].method.value = "occlusion"
     assert entered.wait(10)
     time.sleep(0.3)
@@ -340,7 +341,7 @@ def test_stop_in_the_panel(explorer, monkeypatch):
     assert time.monotonic() - start < 0.3
     assert explorer.status.startswith("stopped")
     assert explorer.status_line.stop.disabled
-    assert explorer.picture.value == picture
+    assert explorer.parts.picture.value == picture
     entered.clear()
     explorer.controls.maps[0].method.value = "rise"
     explorer.controls.maps[0].method.value = "vanilla_gradients"  # drops the request before it
@@ -385,7 +386,7 @@ def test_a_scene_that_fails_is_not_shown_under_the_new_controls(explorer, monkey
     explorer.wait()
     assert explorer.status == "error: the transform broke"
     assert explorer.is_stale
-    explorer.save_button.click()
+    explorer.keep.save_button.click()
     explorer.wait()
     assert "nothing was kept" in explorer.status
 
@@ -429,7 +430,7 @@ def test_names_of_classes_are_shown_as_they_are(models, images):
     odd = ImageDataset(images.astype(np.uint8), [0, 1, 2, 0, 1], names, [f"$i_{k}<" for k in range(5)], name="toy")
     made = Explorer({"$m$": models["nested"]}, odd)
     try:
-        made.curves.click()
+        made.parts.buttons["curves"].click()
         made.wait()
         assert made.status.startswith("done")
         assert "&lt;" in made.status_line.line.value
@@ -493,12 +494,12 @@ def test_numbers_are_those_of_evaluate_by_every_reading(explorer, models, ds):
 
 
 def test_deletion_curves_on_demand(explorer, models, ds):
-    assert explorer.curve_picture.layout.display == "none"
+    assert explorer.parts.curve_picture.layout.display == "none"
     explorer.controls.maps[1].method.value = "occlusion"
     explorer.wait()
-    explorer.curves.click()
+    explorer.parts.buttons["curves"].click()
     explorer.wait()
-    assert explorer.curve_picture.layout.display == ""
+    assert explorer.parts.curve_picture.layout.display == ""
     assert explorer.status.startswith("done")
     maps = explorer.scene.maps[1].values[None]
     one = ds.select([0])
@@ -515,10 +516,10 @@ def test_deletion_curves_on_demand(explorer, models, ds):
     assert cells(explorer, "deletion")[1] == f"{deletion.areas[2]:.2f} (random {deletion.areas[RANDOM_ORDER]:.2f})"
     explorer.controls.widgets["opacity"].value = 0.1
     explorer.wait()
-    assert explorer.curve_picture.layout.display == ""  # the maps are the same
+    assert explorer.parts.curve_picture.layout.display == ""  # the maps are the same
     explorer.controls.widgets["image"].value = 1
     explorer.wait()
-    assert explorer.curve_picture.layout.display == "none"
+    assert explorer.parts.curve_picture.layout.display == "none"
 
 
 def test_a_model_that_was_trained_further_is_computed_again(ds):
@@ -606,9 +607,9 @@ def test_a_finding_is_made_again_from_its_json(explorer, networks, ds, tmp_path)
     explorer.controls.widgets["transform"].value = "gaussian_noise"
     explorer.controls.widgets["seed"].value = 5
     explorer.controls.widgets["region"].value = "1, 2, 9, 30"
-    explorer.note.value = "looks <odd>"
+    explorer.keep.note.value = "looks <odd>"
     explorer.wait()
-    explorer.pin_button.click()
+    explorer.keep.pin_button.click()
     explorer.wait()
     assert explorer.status.startswith("done: pinned as finding_001")
     record = tmp_path / "findings" / "finding_001.json"
@@ -623,13 +624,13 @@ def test_a_finding_is_made_again_from_its_json(explorer, networks, ds, tmp_path)
         np.testing.assert_array_equal(a.values, b.values)
     assert again.numbers.equals(explorer.scene.numbers)
     assert len(drawing.frames) == 3
-    assert len(explorer.cards.box.children) == 1
-    assert "looks &lt;odd&gt;" in explorer.cards.box.children[0].children[1].value
+    assert len(explorer.keep.cards.box.children) == 1
+    assert "looks &lt;odd&gt;" in explorer.keep.cards.box.children[0].children[1].value
 
     explorer.controls.widgets["transform"].value = "original"
     explorer.controls.maps[1].method.value = ""
     explorer.wait()
-    explorer.cards.box.children[0].children[2].click()  # show again
+    explorer.keep.cards.box.children[0].children[2].click()  # show again
     explorer.wait()
     assert explorer.scene.view == View.from_json(facts["view"]).check()
     assert explorer.pin("mine").record.name == "mine.json"
@@ -654,9 +655,9 @@ def test_two_panels_of_one_run_take_no_names_from_each_other(explorer, tmp_path)
         thread.join(60)
     assert sorted(made) == [f"finding_{k:03d}" for k in range(1, 9)]
     assert len(boards[0].findings()) == 8
-    explorer.pin_button.click()
+    explorer.keep.pin_button.click()
     explorer.wait()
-    assert len(explorer.cards.box.children) == CARDS  # those of the others too
+    assert len(explorer.keep.cards.box.children) == CARDS  # those of the others too
 
 
 def test_findings_that_cannot_be_the_same_say_so(explorer, networks, ds, models, tmp_path):
@@ -673,7 +674,7 @@ def test_findings_that_cannot_be_the_same_say_so(explorer, networks, ds, models,
 
 
 def test_saving_for_print(explorer, tmp_path):
-    explorer.save_button.click()
+    explorer.keep.save_button.click()
     explorer.wait()
     assert "explorer_001.png and explorer_001.pdf" in explorer.status
     assert (tmp_path / "figures" / "explorer_001.pdf").read_bytes().startswith(b"%PDF")

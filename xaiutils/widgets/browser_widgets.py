@@ -1,4 +1,5 @@
-"""The two parts of the panel that have a script of their own in the browser: drawing a box, choosing a thumbnail.
+"""The parts of the panel that have a script of their own in the browser: what is done on a picture, choosing a method,
+choosing a thumbnail.
 
 Their scripts lie beside this file and travel inside the notebook's messages: nothing is fetched from anywhere. Where
 they cannot run, the typed box and the image's number do the same.
@@ -14,56 +15,54 @@ import traitlets
 _HERE = Path(__file__).parent
 
 STALE = "xai-stale"  # the class of a picture that does not belong to the controls
-CSS = """
-.xai-stale { opacity: 0.35; }
-.xai-panel { overflow: visible; color: var(--jp-ui-font-color1, #111); }
-.xai-panel .widget-label, .xai-panel label { color: var(--jp-ui-font-color1, #111); }
-.xai-panel select { text-overflow: ellipsis; }
-.xai-panel select, .xai-panel input, .xai-panel button { font-size: 13px; }
-.xai-panel :focus-visible { outline: 2px solid #0072B2; outline-offset: 1px; }
-.xai-column { flex: 1 1 205px; min-width: 200px; padding-top: 4px;
-    border-top: 3px solid var(--jp-border-color2, #ccc); }
-.xai-column .widget-inline-hbox, .xai-column .jupyter-widgets { min-width: 0; }
-.xai-panel .widget-readout { box-shadow: none !important; }
-.xai-cost { font-size: 11.5px; line-height: 15px; color: var(--jp-ui-font-color2, #555); white-space: normal; }
-.xai-numbers { border-collapse: collapse; table-layout: fixed; font-size: 12.5px; width: 100%; }
-.xai-numbers th, .xai-numbers td { padding: 1px 8px; text-align: left; line-height: 18px; font-weight: 400; }
-.xai-numbers thead th { font-weight: 600; border-bottom: 1px solid var(--jp-border-color2, #ccc); }
-.xai-numbers td { font-variant-numeric: tabular-nums; }
-.xai-status { font-size: 13px; line-height: 18px; white-space: normal; }
-.xai-status[data-state="error"] { color: #A33B00; font-weight: 600; }
-.xai-card { width: 210px; }
-"""
+CSS = (_HERE / "panel.css").read_text(encoding="utf-8")
 
 
-class RegionLayer(anywidget.AnyWidget):
-    """A layer over a picture.
+class MethodPicker(anywidget.AnyWidget):
+    """A field to choose a method in: what is typed filters the list, which is grouped by family and has the formula,
+    the cost and the pitfalls of the method under the pointer beside it.
+
+    ``value``: the chosen name, or empty for none; ``label`` of the field; ``optional``: whether none may be chosen;
+    ``methods``: a dictionary with name, title, family and about (HTML) for each; ``unsuited``: names of those that do
+    not suit the model, which are shown pale and cannot be chosen, with the reason.
+    """
+
+    _esm = _HERE / "methods.js"
+    value = traitlets.Unicode("").tag(sync=True)
+    label = traitlets.Unicode("").tag(sync=True)
+    optional = traitlets.Bool(False).tag(sync=True)
+    methods: traitlets.List = traitlets.List().tag(sync=True)
+    unsuited: traitlets.Dict = traitlets.Dict().tag(sync=True)
+
+
+class PictureLayer(anywidget.AnyWidget):
+    """A layer over a picture, for what is done with the pointer: a box is drawn, or all images are moved, or their grey
+    levels changed, as ``mode`` says; with Ctrl the wheel zooms into all images.
 
     ``frames``: (left, top, width, height) of the images in it, as fractions of the picture; ``box``: the box to show,
-    (left, top, right, bottom) as fractions of an image, or empty; ``width`` of the panel and ``ratio`` of screen to
-    page pixels, as the page reports them. ``drawn`` is called with each box that is drawn, empty for a click.
+    (left, top, right, bottom) as fractions of what an image shows, or empty; ``zoom``: the part of an image that is
+    shown, as fractions of it; ``window``: grey levels; ``width`` of the picture's place, ``height`` of the window and
+    ``ratio`` of screen to page pixels, and whether the page is ``dark``, as the page reports them; ``view``: JSON that
+    a page of its own writes into its address. ``told`` is called with each message of the script: a box (empty for a
+    click), a zoom, a window, or steps to undo.
     """
 
-    _esm = _HERE / "region.js"
-    _css = """
-    .xai-region { position: relative; margin: 0; overflow: hidden; z-index: 1; }
-    .xai-region > div { position: absolute; cursor: crosshair; touch-action: none; }
-    .xai-region > div > div { position: absolute; box-sizing: border-box; pointer-events: none;
-        border: 2px solid #CC79A7; outline: 1px solid white; }
-    """
+    _esm = _HERE / "picture.js"
+    mode = traitlets.Unicode("region").tag(sync=True)
     frames: traitlets.List = traitlets.List().tag(sync=True)
     box: traitlets.List = traitlets.List().tag(sync=True)
+    zoom: traitlets.List = traitlets.List([0, 0, 1, 1]).tag(sync=True)
+    window: traitlets.List = traitlets.List([0, 255]).tag(sync=True)
     width = traitlets.Int(0).tag(sync=True)
+    height = traitlets.Int(0).tag(sync=True)
     ratio = traitlets.Float(1.0).tag(sync=True)
+    dark = traitlets.Bool(False).tag(sync=True)
+    view = traitlets.Unicode("").tag(sync=True)
 
-    def __init__(self, drawn: Callable[[list[float]], None], **values: Any):
+    def __init__(self, told: Callable[[Mapping[str, Any]], None], **values: Any):
         super().__init__(**values)
-        self._drawn = drawn
-        self.on_msg(lambda _widget, content, _buffers: self.receive(content))
-
-    def receive(self, content: Mapping[str, Any]) -> None:
-        """A message of the script."""
-        self._drawn(content["box"])
+        self.on_msg(lambda _widget, content, _buffers: told(content))
+        self.receive = told  # a message of the script
 
 
 class Thumbnails(anywidget.AnyWidget):
@@ -75,15 +74,6 @@ class Thumbnails(anywidget.AnyWidget):
     """
 
     _esm = _HERE / "thumbnails.js"
-    _css = """
-    .xai-thumbnails { display: flex; flex-wrap: wrap; gap: 4px; padding: 2px; overflow: visible; }
-    .xai-thumbnails button { border: 2px solid transparent; background: none; padding: 2px; cursor: pointer;
-        display: flex; flex-direction: column; align-items: center; font: 11px/14px sans-serif; color: inherit; }
-    .xai-thumbnails button:hover { background: var(--jp-layout-color2, #eee); }
-    .xai-thumbnails button[aria-selected="true"] { border-color: #0072B2; background: var(--jp-layout-color2, #eee); }
-    .xai-thumbnails button:focus-visible { outline: 2px solid #D55E00; }
-    .xai-thumbnails [data-mark="wrong"] span:last-child { color: #A33B00; font-weight: 600; }
-    """
     sheet = traitlets.Bytes(b"").tag(sync=True)
     side = traitlets.Int(64).tag(sync=True)
     cells: traitlets.List = traitlets.List().tag(sync=True)

@@ -4,10 +4,9 @@ What they depend on is what is in the images and the weights, not their names: a
 another data set under an old name, is computed again.
 """
 
-import json
 import time
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,37 +28,12 @@ from xaiutils.registry import suggest
 from xaiutils.transforms import TRANSFORMS
 from xaiutils.widgets.numbers_table import measure
 from xaiutils.widgets.result_cache import ResultCache, array_checksum, weights_checksum
-from xaiutils.widgets.scene import RANDOM_ORDER, ComputedMap, DeletionCurves, Scene, truths
+from xaiutils.widgets.scene import RANDOM_ORDER, Answer, ComputedMap, DeletionCurves, Scene, answer_text, truths
+from xaiutils.widgets.scene_request import Request, parameters_text, target_of
 from xaiutils.widgets.view_settings import MethodChoice, View, check_box
 
 DELETION_STEPS = 20
 _FIRST_METHODS = ("grad_cam", "vanilla_gradients", "occlusion")
-
-
-@dataclass(frozen=True)
-class _Request:
-    """A checked view, with what its results depend on."""
-
-    view: View
-    model: keras.Model
-    original: np.ndarray  # float32 (1, height, width, C)
-    rows: Mapping[str, np.ndarray]  # of further inputs of the model
-    model_key: tuple[Hashable, int]
-    original_key: Hashable
-    image_key: Hashable  # of the transformed image
-
-    @property
-    def key(self) -> tuple[Hashable, Hashable]:
-        """Of the model, and of the transformed image."""
-        return self.model_key, self.image_key
-
-    def map_key(self, choice: MethodChoice, target: int) -> Hashable:
-        """Of a raw map."""
-        return "map", self.key, target, choice.method, choice.library, _text(choice.parameters)
-
-    def target(self, before: np.ndarray) -> int:
-        """The class that is explained; ``before``: probabilities of the original."""
-        return int(before.argmax()) if self.view.target < 0 else self.view.target
 
 
 class SceneComputer:
@@ -142,24 +116,43 @@ class SceneComputer:
         n_classes = len(self.class_names(view))
         if not -1 <= view.target < n_classes:
             raise ValueError(f"target {view.target}: the classes are 0 to {n_classes - 1}, or -1.")
-        if view.region is not None:
-            view = replace(view, region=check_box(view.region, *ds.pixels.shape[1:3]))
-        return view
+        for choice in view.maps:
+            self.model(replace(view, model=choice.model or view.model))
+            n_own = len(self.class_names(replace(view, model=choice.model or view.model)))
+            if choice.target is not None and choice.target >= n_own:
+                raise ValueError(f"target {choice.target} of a map: the classes are 0 to {n_own - 1}, or -1.")
+        rows, columns = ds.pixels.shape[1:3]
+        region = None if view.region is None else check_box(view.region, rows, columns)
+        zoom = None if view.zoom is None else check_box(view.zoom, rows, columns, "zoom")
+        return replace(view, region=region, zoom=zoom)
 
-    def _request(self, view: View) -> _Request:
+    def _request(self, view: View) -> Request:
         view = self.check(view)
         model, transform = self.model(view), TRANSFORMS[view.transform]
         original = self.dataset(view).pixels[view.image : view.image + 1].astype(np.float32)
         rows = case_rows(model, _rows_at(self.dataset(view), slice(view.image, view.image + 1)), 1)
         model_key, original_key = _model_key(model), (original.shape, array_checksum(original, *rows.values()))
-        parameters = _text(view.transform_parameters)
+        parameters = parameters_text(view.transform_parameters)
         made_by = model_key if transform.needs_model else None
         image_key = original_key, view.transform, parameters, view.seed, made_by
-        return _Request(view, model, original, rows, model_key, original_key, image_key)
+        return Request(view, model, original, rows, model_key, original_key, image_key)
+
+    def _own(self, request: Request, choice: MethodChoice) -> Request:
+        """The same on the model of one of its maps; the image stays, even one that was turned against the view's."""
+        if choice.model in ("", request.view.model):
+            return request
+        model = self.models[choice.model]
+        at = request.view.image
+        rows = case_rows(model, _rows_at(self.dataset(request.view), slice(at, at + 1)), 1)
+        return replace(request, model=model, rows=rows, model_key=_model_key(model))
+
+    def _key(self, request: Request) -> tuple[Hashable, ...]:
+        others = (self._own(request, choice).model_key for choice in request.view.maps)
+        return request.model_key, request.image_key, *others
 
     def check_current(self, scene: Scene) -> None:
-        """Raises ValueError where the model or the image is no longer what a scene was computed from."""
-        if self._request(scene.view).key != scene.key:
+        """Raises ValueError where a model or the image is no longer what a scene was computed from."""
+        if self._key(self._request(scene.view)) != scene.key:
             raise ValueError("the model or the data changed since the picture was drawn; change a control to draw it.")
 
     def is_computed(self, view: View) -> bool:
@@ -168,11 +161,20 @@ class SceneComputer:
             request = self._request(view)
         except (KeyError, TypeError, ValueError):
             return False
-        before = self._results.find(("probabilities", request.model_key, request.original_key))
-        if before is None or ("probabilities", *request.key) not in self._results:
+        if (target := self._known_target(request, view.target)) is None:
             return False
-        target = request.target(before)
-        return all(request.map_key(choice, target) in self._results for choice in request.view.maps)
+        for choice in request.view.maps:
+            own = self._own(request, choice)
+            chosen = target if choice.target is None else choice.target
+            found = self._known_target(own, chosen)
+            if found is None or own.map_key(choice, found) not in self._results:
+                return False
+        return True
+
+    def _known_target(self, request: Request, chosen: int) -> int | None:
+        """The class that is explained; None where the model has not answered yet."""
+        before, after = (self._results.find(key) for key in request.answer_keys)
+        return None if before is None or after is None else target_of(chosen, before)
 
     # A scene --------------------------------------------------------------------------------------------------------
 
@@ -183,23 +185,17 @@ class SceneComputer:
         message in its `ComputedMap`, beside the maps of the others.
         """
         request = self._request(view)
+        view, ds = request.view, self.dataset(view)
         with holding(request.model, dict(request.rows)):
-            return self._scene(request, strict)
-
-    def _scene(self, request: _Request, strict: bool) -> Scene:
-        view = request.view
-        ds = self.dataset(view)
-        before = self._probabilities(request, request.original, "original", request.original_key)
-        image = self._image(request)
-        after = self._probabilities(request, image, view.transform, request.image_key)
-        target = request.target(before)
-        masks, mask = ds.masks, None
-        if ds.multi_label and ds.label_masks is not None:
-            masks = ds.label_masks[:, target]
-        if masks is not None:
-            one = np.asarray(masks[view.image : view.image + 1])
-            mask = TRANSFORMS[view.transform].apply_to_masks(one, **view.transform_parameters)[0]
-        maps = tuple(self._map(request, choice, target, strict) for choice in view.maps)
+            image = self._image(request)
+        before, after = self._probabilities(request, image)
+        answer = self._answer(request, image, view.target)
+        maps = []
+        for choice in view.maps:
+            own = self._own(request, choice)
+            target = answer.target if choice.target is None else choice.target
+            with holding(own.model, dict(own.rows)):
+                maps.append(self._map(own, choice, image, self._answer(own, image, target, choice.model), strict))
         return Scene(
             view=view,
             image_id=ds.ids[view.image],
@@ -207,18 +203,34 @@ class SceneComputer:
             class_names=self.class_names(view),
             original=request.original[0],
             image=image[0],
-            mask=mask,
+            mask=answer.mask,
             before=before,
             probabilities=after,
-            target=target,
-            maps=maps,
+            target=answer.target,
+            maps=tuple(maps),
             grid=_grid_of(request.model) if view.show_grid else None,
-            numbers=measure(maps, mask, view, self.correlation),
-            key=request.key,
+            numbers=measure(maps, view, self.correlation),
+            key=self._key(request),
             is_score=self.is_score(view.model),
+            mm_per_pixel=_mm_per_pixel(ds, view),
         )
 
-    def _image(self, request: _Request) -> np.ndarray:
+    def _answer(self, request: Request, image: np.ndarray, chosen: int, model: str = "") -> Answer:
+        """What is explained of a model, by default the view's."""
+        view, ds = request.view, self.dataset(request.view)
+        name = model or view.model
+        before, after = self._probabilities(request, image)
+        target = target_of(chosen, before)
+        masks, mask = ds.masks, None
+        if ds.multi_label and ds.label_masks is not None:
+            masks = ds.label_masks[:, target]
+        if masks is not None:
+            one = np.asarray(masks[view.image : view.image + 1])
+            mask = TRANSFORMS[view.transform].apply_to_masks(one, **view.transform_parameters)[0]
+        names = self.class_names(replace(view, model=name))
+        return Answer(name, target, names[target], answer_text(after[target], self.is_score(name)), mask)
+
+    def _image(self, request: Request) -> np.ndarray:
         """The transformed image, float32 ``(1, height, width, C)``."""
         view = request.view
         # An attack turns the model from its own answer, whichever class is explained.
@@ -226,24 +238,32 @@ class SceneComputer:
         apply = TRANSFORMS[view.transform].apply
         return self._results.get(("image", request.image_key), lambda: apply(request.original, **given))
 
-    def _probabilities(self, request: _Request, image: np.ndarray, transform: str, image_key: Hashable) -> np.ndarray:
-        def make() -> np.ndarray:
-            found = answers(request.model, image)[0]
+    def _probabilities(self, request: Request, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The model's probabilities of the original and of the transformed image."""
+
+        def make(pixels: np.ndarray, transform: str) -> np.ndarray:
+            with holding(request.model, dict(request.rows)):
+                found = answers(request.model, pixels)[0]
             if not np.isfinite(found).all():
+                name = next(name for name, model in self.models.items() if model is request.model)
                 what = f"image {request.view.image} ({transform})"
-                raise ValueError(f"{request.view.model} answers {what} with values that are NaN or infinite.")
+                raise ValueError(f"{name} answers {what} with values that are NaN or infinite.")
             return found
 
-        return self._results.get(("probabilities", request.model_key, image_key), make)
+        first, second = request.answer_keys
+        before = self._results.get(first, lambda: make(request.original, "original"))
+        return before, self._results.get(second, lambda: make(image, request.view.transform))
 
-    def _map(self, request: _Request, choice: MethodChoice, target: int, strict: bool) -> ComputedMap:
+    def _map(
+        self, request: Request, choice: MethodChoice, image: np.ndarray, answer: Answer, strict: bool
+    ) -> ComputedMap:
         """The map as the view reads it."""
-        key = request.map_key(choice, target)
+        key, target = request.map_key(choice, answer.target), answer.target
         signed = METHODS[choice.method].is_signed(choice.parameters)
 
         def make() -> tuple[np.ndarray, float]:
             start = time.monotonic()
-            image, size = self._image(request), self.batch_size
+            size = self.batch_size
             found = explain(request.model, image, target, choice.method, choice.library, size, **choice.parameters)
             if wrong := int((~np.isfinite(found)).sum()):
                 raise ValueError(f"{wrong} of the map's {found.size} values are no numbers (NaN or infinite).")
@@ -254,13 +274,12 @@ class SceneComputer:
         except Exception as error:
             if strict:
                 raise
-            return ComputedMap(choice, signed, None, str(error) or type(error).__name__)
+            return ComputedMap(choice, answer, signed, None, str(error) or type(error).__name__)
         if not signed:
-            return ComputedMap(choice, signed, values, seconds=seconds, key=key)
+            return ComputedMap(choice, answer, signed, values, seconds=seconds, key=key)
         reading = request.view.reading_of(choice)
-        return ComputedMap(
-            choice, reading == "signed", read_maps(values, reading), "", seconds, (key, reading), reading
-        )
+        read = read_maps(values, reading)
+        return ComputedMap(choice, answer, reading == "signed", read, "", seconds, (key, reading), reading)
 
     def correlation(self, a: ComputedMap, b: ComputedMap) -> float:
         """Spearman's rank correlation of two maps that have values."""
@@ -271,9 +290,9 @@ class SceneComputer:
 
     def compute_curve(self, scene: Scene) -> bool:
         """Compute one of the curves of `deletion_curves` that is not there yet; False where all are."""
-        for values, key in self._rankings(scene).values():
+        for values, key, of in self._rankings(scene).values():
             if key not in self._results:
-                self._curve(scene, values, key)
+                self._curve(scene, values, key, of)
                 return True
         return False
 
@@ -285,21 +304,27 @@ class SceneComputer:
         found = {k: self._curve(scene, *ranking) for k, ranking in self._rankings(scene).items()}
         return DeletionCurves(found[RANDOM_ORDER][0], {k: curve for k, (_, curve) in found.items()})
 
-    def _rankings(self, scene: Scene) -> dict[int, tuple[np.ndarray, Hashable]]:
-        """What orders the pixels, by the curve's number, and the key of that curve. Raises as `check_current`."""
+    def _rankings(self, scene: Scene) -> dict[int, tuple[np.ndarray, Hashable, tuple[MethodChoice, int]]]:
+        """By the curve's number: what orders the pixels, the key of that curve, and whose class it is of. Raises as
+        `check_current`."""
         self.check_current(scene)
-        key = "curve", scene.key, scene.target
-        known = {k: (m.values, (*key, m.key)) for k, m in enumerate(scene.maps, 1) if m.values is not None}
+        known: dict[int, tuple[np.ndarray, Hashable, tuple[MethodChoice, int]]] = {
+            k: (m.values, ("curve", m.key), (m.choice, m.answer.target))
+            for k, m in enumerate(scene.maps, 1)
+            if m.values is not None
+        }
         noise = np.random.default_rng(0).random(scene.image.shape[:2], np.float32)
-        return {**known, RANDOM_ORDER: (noise, (*key, "random order"))}
+        plain = MethodChoice(scene.maps[0].choice.method), scene.target
+        return {**known, RANDOM_ORDER: (noise, ("curve", scene.key[:2], scene.target, "random order"), plain)}
 
-    def _curve(self, scene: Scene, values: np.ndarray, key: Hashable) -> np.ndarray:
+    def _curve(self, scene: Scene, values: np.ndarray, key: Hashable, of: tuple[MethodChoice, int]) -> np.ndarray:
         """Fractions and probabilities, float64 ``(2, steps + 1)``."""
 
         def make() -> np.ndarray:
-            model, size = self.model(scene.view), self.batch_size
-            rows = self._request(scene.view).rows
-            _, images, targets = prepare(model, scene.image[None], scene.target, size, rows)
+            size, (choice, target) = self.batch_size, of
+            own = self._own(self._request(scene.view), choice)
+            model, rows = own.model, own.rows
+            _, images, targets = prepare(model, scene.image[None], target, size, rows)
             case = Case(values[None], model=model, images=images, targets=targets, batch_size=size)
             with holding(model, dict(rows)):
                 fractions, curve = perturbation_curve(case, n_steps=DELETION_STEPS, fill="mean", insert=False)
@@ -338,6 +363,14 @@ def _rows_at(ds: ImageDataset, at: slice) -> dict[str, np.ndarray] | None:
     return {name: rows[at] for name, rows in ds.inputs.items()} if ds.inputs else None
 
 
+def _mm_per_pixel(ds: ImageDataset, view: View) -> float | None:
+    """The side of a pixel in mm; None where it is not known, or the transform changes it."""
+    if "mm_per_pixel" not in ds.metadata or TRANSFORMS[view.transform].geometric:
+        return None
+    found = float(ds.metadata["mm_per_pixel"].iloc[view.image])
+    return found if found > 0 else None
+
+
 def _model_key(model: keras.Model) -> tuple[Hashable, int]:
     return Network.of(model), weights_checksum(model)
 
@@ -347,7 +380,3 @@ def _grid_of(model: keras.Model) -> tuple[int, int] | None:
         return cam_grid(model)
     except ValueError:  # a model without a field that could be drawn
         return None
-
-
-def _text(parameters: Mapping[str, Any]) -> str:
-    return json.dumps(parameters, sort_keys=True, default=lambda a: [str(a.dtype), a.shape, array_checksum(a)])

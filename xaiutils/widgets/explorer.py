@@ -7,29 +7,37 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import ipywidgets as widgets
 import numpy as np
 
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
-from xaiutils.files import replace_file
 from xaiutils.graph.network import Network
 from xaiutils.graph.tiers import compile_used
 from xaiutils.widgets.background_worker import Progress, Worker
-from xaiutils.widgets.browser_widgets import CSS, STALE, RegionLayer
+from xaiutils.widgets.browser_widgets import STALE, PictureLayer
 from xaiutils.widgets.compute_scene import SceneComputer
 from xaiutils.widgets.image_picker import ImagePicker
+from xaiutils.widgets.keep_controls import KeepControls
 from xaiutils.widgets.numbers_table import numbers_table
-from xaiutils.widgets.parameter_controls import labelled
-from xaiutils.widgets.pinned_views import Board, Finding, PinnedCards, claim_name, close_all
+from xaiutils.widgets.panel_parts import PanelParts
+from xaiutils.widgets.pinned_views import Board, Finding, close_all
 from xaiutils.widgets.scene import Scene
-from xaiutils.widgets.scene_drawing import PRINT_DPI, SCREEN_WIDTH, Drawing, draw_deletion, draw_scene
+from xaiutils.widgets.scene_drawing import (
+    PRINT_HEIGHT,
+    SCREEN_WIDTH,
+    Drawing,
+    draw_deletion,
+    draw_scene,
+    for_dark_page,
+)
 from xaiutils.widgets.status_line import StatusLine
 from xaiutils.widgets.view_controls import ViewControls
+from xaiutils.widgets.view_history import ViewHistory
 from xaiutils.widgets.view_settings import View
 
 _KINDS = {"scene": "computing", "save": "saving", "deletion": "deletion curves", "answers": "asking the model"}
-_WIDEST = 1900  # pixels of a picture
+_WIDEST = 3000  # pixels of a picture
+_OF_WINDOW = 0.4  # the height of an image at most, so that its controls stay in sight
 _on_show: list["Explorer"] = []  # running a panel's cell again closes it instead of leaving two
 
 
@@ -69,72 +77,37 @@ class Explorer:
         defaults = dict(method_parameters or {})
         self.computer = SceneComputer(models, datasets, batch_size)
         self.folder = None if folder is None else Path(folder)
-        self.board = None if self.folder is None else Board(self.folder / "findings", context)
         self.is_stale = False  # whether picture and numbers do not belong to the controls
         self._drawing = threading.RLock()
         self._asked: View | None = None
         self._curves: tuple[tuple, dict[int, float]] | None = None  # of which maps, and the areas below them
         self._layers: dict[Network, tuple[str, ...]] = {}
+        self.history = ViewHistory()
         self.worker = Worker(tuple(_KINDS), self._busy, self._progress, self._failed, self._idle)
         self.controls = ViewControls(self.computer, self._control_changed, self._guarded, defaults)
         self.picker = ImagePicker(self._image_picked, self._ask_answers, self._guarded)
         self.status_line = StatusLine()
-        self.region = RegionLayer(self._guarded(self.controls.set_region))
-        self.cards = PinnedCards(self._show_view, self._guarded)
-        self.panel = self._layout()
+        self.layer = PictureLayer(self._guarded(self._told))
+        self.keep = KeepControls(
+            self.folder, context, self.computer, self._drawn, self._ask_keep, self._show_view, self._guarded
+        )
+        actions = {
+            "clear": lambda: self.controls.set_region([]),
+            "curves": self._ask_curves,
+            "undo": lambda: self._go(-1),
+            "redo": lambda: self._go(1),
+            "whole": lambda: self.controls.set_zoom([0, 0, 1, 1]),
+        }
+        self.parts = PanelParts(self.layer, actions, self._guarded)
+        self.status_line.stop.on_click(self._guarded(lambda _: self._stop()))
+        self.layer.observe(self._guarded(lambda _: self._ask()), names=["width", "height", "ratio", "dark"])
+        self.panel = self.parts.arrange(self.controls, self.picker, self.keep, self.status_line)
         view = view or self.computer.first_view(defaults)
         view = self._checked(view)
         self._show_controls(view)
         self._draw(self.view)  # the first picture is there when the cell ends
         self._idle()
-        self._show_cards()
         _on_show.append(self)
-
-    def _layout(self) -> widgets.VBox:
-        """All parts below each other."""
-        filling = {"width": "100%", "margin": "0", "grid_area": "one"}
-        self.picture = widgets.Image(format="png", layout=widgets.Layout(**filling))
-        self.region.layout = widgets.Layout(height="100%", **filling)
-        one_place = {"grid_template_areas": '"one"', "grid_template_columns": "100%"}
-        layout = widgets.Layout(max_width="100%", overflow="hidden", **one_place)
-        self.stage = widgets.GridBox([self.picture, self.region], layout=layout)
-        self.numbers = widgets.HTML(layout=widgets.Layout(max_width="100%"))
-        self.curve_picture = widgets.Image(format="png", layout=widgets.Layout(max_width="100%", display="none"))
-        wrap = widgets.Layout(flex_flow="row wrap", align_items="center")
-        self.clear = self._button("Clear region", "no region", lambda: self.controls.set_region([]), "100px")
-        curves = "how fast the probability falls as pixels are replaced"
-        self.curves = self._button("Deletion curves", curves, self._ask_curves, "132px")
-        note = labelled("note", "goes with the view that is pinned", "300px", "initial")
-        self.note = widgets.Text(placeholder="what you see here", **note)
-        self.pin_button = self._button("Pin", "keep this view in the run's folder", self._ask_pin, "60px")
-        self.save_button = self._button("Save for print", "PNG of 300 dpi and PDF", self._ask_save, "110px")
-        if self.folder is None:
-            self.pin_button.disabled = self.save_button.disabled = self.note.disabled = True
-            self.pin_button.tooltip = self.save_button.tooltip = "this panel was made without a run's folder"
-        self.status_line.stop.on_click(self._guarded(lambda _: self._stop()))
-        self.region.observe(self._guarded(lambda _: self._ask()), names=["width", "ratio"])
-        panel = widgets.VBox(
-            [
-                widgets.HTML(f"<style>{CSS}</style>", layout=widgets.Layout(height="0", margin="0")),
-                self.picker.box,
-                self.stage,
-                self.numbers,
-                self.status_line.box,
-                self.controls.columns,
-                self.controls.look,
-                widgets.HBox([self.controls.widgets["region"], self.clear, self.curves], layout=wrap),
-                self.curve_picture,
-                widgets.HBox([self.note, self.pin_button, self.save_button], layout=wrap),
-                self.cards.box,
-            ]
-        )
-        panel.add_class("xai-panel")
-        return panel
-
-    def _button(self, text: str, tooltip: str, handler: Callable[[], None], width: str) -> widgets.Button:
-        made = widgets.Button(description=text, tooltip=tooltip, layout=widgets.Layout(width=width))
-        made.on_click(self._guarded(lambda _: handler()))
-        return made
 
     def close(self) -> None:
         """Remove the panel and stop its work."""
@@ -180,6 +153,21 @@ class Explorer:
     def _image_picked(self, image: int) -> None:
         self.controls.widgets["image"].value = image
 
+    def _told(self, said: Mapping[str, Any]) -> None:
+        """What was done on the picture."""
+        if "box" in said:
+            self.controls.set_region(said["box"])
+        elif "zoom" in said:
+            self.controls.set_zoom(said["zoom"])
+        elif "window" in said:
+            self.controls.widgets["window"].value = tuple(said["window"])
+        elif self.history.can(said["undo"]):
+            self._go(said["undo"])
+
+    def _go(self, by: int) -> None:
+        """Undo or redo so many changes."""
+        self.view = self.history.go(by)
+
     # State ----------------------------------------------------------------------------------------------------------
 
     @property
@@ -219,6 +207,7 @@ class Explorer:
         with self._drawing:
             self.worker.stop()
             self._show_controls(self.scene.view)
+            self._keep_view()
             self._set_stale(False)
         self.status_line.rest()
         self.status_line.say("stopped", "stopped; picture and controls are of the last finished view")
@@ -226,7 +215,7 @@ class Explorer:
     def _set_stale(self, stale: bool) -> None:
         """Picture and numbers that do not belong to the controls are pale, and cannot be kept."""
         self.is_stale = stale
-        for shown in (self.stage, self.numbers):
+        for shown in (self.parts.stage, self.parts.numbers):
             (shown.add_class if stale else shown.remove_class)(STALE)
 
     def _drawn(self) -> Scene:
@@ -259,38 +248,69 @@ class Explorer:
     def _draw(self, view: View) -> None:
         start = time.monotonic()
         scene = self.computer.scene(view, strict=False)
-        drawing = draw_scene(scene, min(self.region.width or SCREEN_WIDTH, _WIDEST), full=False)
-        png = drawing.png(100 * self.region.ratio)
-        network = Network.of(self.computer.model(view))
-        if network not in self._layers:
-            self._layers[network] = tuple(network.spatial_layers())
+        highest = _OF_WINDOW * self.layer.height or PRINT_HEIGHT
+        drawing = draw_scene(scene, min(self.layer.width or SCREEN_WIDTH, _WIDEST), full=False, highest=highest)
+        png = self._png(drawing)
+        networks = {m: Network.of(self.computer.models[m]) for m in (view.model, *(c.model for c in view.maps)) if m}
+        for network in networks.values():
+            if network not in self._layers:
+                self._layers[network] = tuple(network.spatial_layers())
         with self._drawing:  # not between a stop and the controls that it brings back
             self.worker.check()
-            self._show(scene, drawing, png, self._layers[network])
+            self._show(scene, drawing, png, {model: self._layers[network] for model, network in networks.items()})
             self.status_line.say(*done_text(scene, time.monotonic() - start))
-        compile_used(network)  # while the picture is looked at
+        for network in networks.values():
+            compile_used(network)  # while the picture is looked at
 
-    def _show(self, scene: Scene, drawing: Drawing, png: bytes, layers: tuple[str, ...]) -> None:
+    def _png(self, drawing: Drawing) -> bytes:
+        """A picture as sharp as the screen, and for the theme of the page."""
+        if self.layer.dark:
+            for_dark_page(drawing.figure)
+        return drawing.png(100 * self.layer.ratio)
+
+    def _keep_view(self) -> None:
+        """The view that is drawn can be come back to: by undo and redo, and on a page of its own by its address."""
+        view = self.scene.view
+        self.history.add(view)
+        self.parts.buttons["undo"].disabled, self.parts.buttons["redo"].disabled = (
+            not self.history.can(-1),
+            not self.history.can(1),
+        )
+        try:
+            self.layer.view = view.to_text()
+        except TypeError:  # of a parameter that is an array, given in Python
+            self.layer.view = ""
+
+    def _show(self, scene: Scene, drawing: Drawing, png: bytes, layers: Mapping[str, tuple[str, ...]]) -> None:
         last = getattr(self, "scene", scene)
         self.scene = scene
         if scene.view.model == last.view.model and scene.key[0] != last.key[0]:
             self._show_images()  # the model was trained further: its known answers are of before
-        self.picture.value = png
-        self.stage.layout.width = self.numbers.layout.width = drawing.css_width  # a column of numbers below each image
-        self.region.frames = [list(frame) for frame in drawing.frames]
+        self.parts.picture.value = png
+        self.parts.stage.layout.width = self.parts.numbers.layout.width = (
+            drawing.css_width
+        )  # a column of numbers below each image
         rows, columns = scene.image.shape[:2]
-        box = scene.view.region
-        self.region.box = [] if box is None else np.divide(box, (columns, rows, columns, rows)).tolist()
+        whole = np.array((0, 0, columns, rows))
+        part, box = np.array(scene.view.zoom or whole), scene.view.region
+        with self.layer.hold_sync():
+            self.layer.frames = [list(frame) for frame in drawing.frames]
+            self.layer.zoom = (part / np.tile(whole[2:], 2)).tolist()
+            self.layer.window = list(scene.view.window)
+            size = np.tile(part[2:] - part[:2], 2)
+            self.layer.box = [] if box is None else ((np.array(box) - np.tile(part[:2], 2)) / size).tolist()
+        self.parts.buttons["whole"].disabled = scene.view.zoom is None
+        self._keep_view()
         self.controls.offer(scene.view, layers)
         if self._curves is not None and self._curves[0] != _map_keys(scene):
             self._curves = None
-            self.curve_picture.layout.display = "none"
+            self.parts.curve_picture.layout.display = "none"
         self._show_numbers()
         self._set_stale(False)
         self.picker.show_image(scene.view.image)
 
     def _show_numbers(self) -> None:
-        self.numbers.value = numbers_table(self.scene, {} if self._curves is None else self._curves[1])
+        self.parts.numbers.value = numbers_table(self.scene, {} if self._curves is None else self._curves[1])
 
     def _ask_curves(self) -> None:
         self.worker.request("deletion", self._draw_curves)
@@ -302,13 +322,13 @@ class Explorer:
             self._ask_curves()
             return
         deletion = self.computer.deletion_curves(scene)
-        titles = [found.choice.title for found in scene.maps]
+        titles = [found.choice.title + scene.own(found) for found in scene.maps]
         drawing = draw_deletion(deletion, titles, scene.class_names[scene.target], is_score=scene.is_score)
         self.worker.check()
         self._curves = _map_keys(scene), deletion.areas
-        self.curve_picture.value = drawing.png(100 * self.region.ratio)
-        self.curve_picture.layout.width = drawing.css_width
-        self.curve_picture.layout.display = ""
+        self.parts.curve_picture.value = self._png(drawing)
+        self.parts.curve_picture.layout.width = drawing.css_width
+        self.parts.curve_picture.layout.display = ""
         self._show_numbers()
 
     def _ask_answers(self) -> None:
@@ -329,50 +349,25 @@ class Explorer:
 
     # What is kept ---------------------------------------------------------------------------------------------------
 
+    @property
+    def board(self) -> Board | None:
+        """The findings of the run."""
+        return self.keep.board
+
     def pin(self, name: str = "", note: str = "") -> Finding:
         """Keep the drawn view in ``findings/`` of the run's folder, under ``name`` or the next free number.
 
         Raises ValueError where the panel was made without a folder, the name is none of a file, or the picture is not
         of the controls.
         """
-        if self.board is None:
-            raise ValueError("the panel was made without folder=, so nothing can be kept.")
-        finding = self.board.pin(self._drawn(), self.computer, name, note)
-        self._show_cards()
-        return finding
-
-    def _ask_pin(self) -> None:
-        note = self.note.value
-
-        def work() -> None:
-            finding = self.pin(note=note)
-            self.note.value = ""
-            self.status_line.say("done", f"done: pinned as {finding.name} in {finding.record.parent}")
-
-        self.worker.request("save", work)
-
-    def _show_cards(self) -> None:
-        if self.board is not None:
-            self.cards.show(self.board.findings())
+        return self.keep.pin(name, note)
 
     def save(self) -> list[Path]:
         """Write the drawn view to ``figures/`` of the run's folder as PNG of 300 dpi and as PDF; returns the paths."""
-        if self.folder is None:
-            raise ValueError("the panel was made without folder=, so nothing can be saved.")
-        figure = draw_scene(self._drawn()).figure
-        figures = self.folder / "figures"
-        stem = claim_name(figures, "explorer")
-        return [
-            replace_file(figures / f"{stem}.{kind}", lambda temporary: figure.savefig(temporary, dpi=PRINT_DPI))
-            for kind in ("png", "pdf")
-        ]
+        return self.keep.save()
 
-    def _ask_save(self) -> None:
-        def work() -> None:
-            paths = self.save()
-            self.status_line.say("done", f"done: saved {' and '.join(p.name for p in paths)} in {paths[0].parent}")
-
-        self.worker.request("save", work)
+    def _ask_keep(self, keep: Callable[[], str]) -> None:
+        self.worker.request("save", lambda: self.status_line.say("done", f"done: {keep()}"))
 
 
 def done_text(scene: Scene, seconds: float | None = None) -> tuple[str, str]:
@@ -381,7 +376,7 @@ def done_text(scene: Scene, seconds: float | None = None) -> tuple[str, str]:
     if errors:
         return "error", "error in " + "; ".join(errors)
     view = scene.view
-    names = ", ".join(found.choice.method for found in scene.maps)
+    names = ", ".join(found.choice.method + scene.own(found) for found in scene.maps)
     took = "" if seconds is None else f" in {_duration(seconds)}"
     what = f"{names} of image {view.image} on {view.model}, {view.transform} ({scene.image_id})"
     if scene.explains != scene.class_names[scene.target]:

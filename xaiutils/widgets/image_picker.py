@@ -85,10 +85,10 @@ def are_right(ds: ImageDataset, probabilities: np.ndarray) -> np.ndarray:
 
 def _filters() -> dict[str, widgets.Widget]:
     """The controls of an `ImageFilter`."""
-    plain = {"width": "max-content", "label_width": "initial"}
+    plain = {"label_width": "0"}
     among = {"min": 0, "max": 1, "continuous_update": False}
-    sure = labelled("confidence", "probability of the predicted class", "280px", "initial")
-    size = labelled("evidence px", "longer side of the evidence in pixels", "280px", "initial")
+    sure = labelled("sure", "probability of the predicted class")
+    size = labelled("evidence", "longer side of the evidence in pixels")
     return {
         "label": dropdown("", {-1: "any class"}, "true class", **plain),
         "answer": dropdown("", ANSWERS, "the model's answer", **plain),
@@ -125,7 +125,7 @@ class ImagePicker:
     def __init__(self, picked: Callable[[int], None], asked: Callable[[], None], guard: Guard):
         self._asked, self._quiet = asked, Quiet()
         self.controls: dict[str, widgets.Widget] = _filters()
-        turn = {"layout": widgets.Layout(width="84px")}
+        turn = {"layout": widgets.Layout(width="62px")}
         self.back = widgets.Button(description="‹ back", tooltip="images before these", **turn)
         self.forth = widgets.Button(description="next ›", tooltip="images after these", **turn)
         # As wide as it needs: a cut "13-24 of 200" is a wrong number.
@@ -135,10 +135,9 @@ class ImagePicker:
         self.forth.on_click(guard(lambda _: self._turn(1)))
         for widget in self.controls.values():
             widget.observe(guard(lambda _: self.refresh()), names="value")
-        wrap = widgets.Layout(flex_flow="row wrap", align_items="center")
-        filters = widgets.HBox([*self.controls.values()], layout=wrap)
-        pages = widgets.VBox([self.back, self.forth, self.count], layout=widgets.Layout(flex="0 0 auto"))
-        self.box = widgets.VBox([filters, widgets.HBox([self.thumbnails, pages])])
+        filters = widgets.VBox([*self.controls.values()])
+        filters.add_class("xai-filters")
+        self.box = widgets.VBox([filters, widgets.HBox([self.back, self.forth, self.count]), self.thumbnails])
         self.found = self._shown = np.zeros(0, np.int64)
         self._page, self.image = 0, -1
         self._answers: np.ndarray | None = None

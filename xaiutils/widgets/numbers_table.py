@@ -25,7 +25,6 @@ def box_mask(box: Box, shape: tuple[int, ...]) -> np.ndarray:
 
 def measure(
     maps: Sequence[ComputedMap],
-    mask: np.ndarray | None,
     view: View,
     correlation: Callable[[ComputedMap, ComputedMap], float],
 ) -> pd.DataFrame:
@@ -40,7 +39,7 @@ def measure(
     for i, found in enumerate(maps, 1):
         if found.values is None:
             continue
-        values = found.values[None]
+        values, mask = found.values[None], found.answer.mask
         measured: dict[str, tuple[float, float]] = {}
         if mask is not None and mask.any():
             for name, given in (("iou", view.threshold_parameters), ("pointing_game", {}), ("relevance_mass", {})):
@@ -79,7 +78,7 @@ def numbers_table(scene: Scene, areas: Mapping[int, float]) -> str:
         if k in areas:
             table.loc["deletion", k] = f"{areas[k]:.2f} (random {areas[RANDOM_ORDER]:.2f})"
     table = table[table.ne("").any(axis=1)]
-    titles = [f"{k}: {one_line(found.choice.title)}" for k, found in maps.items()]
+    titles = [f"{k}: {one_line(found.choice.title + scene.own(found))}" for k, found in maps.items()]
     table = table.set_axis(titles, axis=1).rename_axis(columns=_about(scene))
     classes = pd.DataFrame(dict.fromkeys(table.columns, table.index), table.index)
     style = table.style.format(escape="html").set_td_classes(classes).set_table_attributes('class="xai-numbers"')

@@ -98,6 +98,7 @@ class Board:
                 "pixels": _digest([scene.original]),
             },
             "weights": _digest(computer.model(view).get_weights()),
+            "other_weights": {m: _digest(computer.models[m].get_weights()) for m in {c.model for c in view.maps} if m},
             "target": scene.class_names[scene.target],
             "probabilities": {
                 "original": dict(zip(scene.class_names, before, strict=True)),
@@ -169,6 +170,11 @@ def recreate(
         changed.append("the image has other pixels")
     if _digest(computer.model(view).get_weights()) != finding.facts["weights"]:
         changed.append(f"{view.model} has other weights")
+    changed += [
+        f"{name} has other weights"
+        for name, digest in finding.facts.get("other_weights", {}).items()
+        if _digest(computer.model(replace(view, model=name)).get_weights()) != digest
+    ]
     if changed:
         warnings.warn(f"{finding.name} cannot be the same: {' and '.join(changed)}.", stacklevel=2)
     scene = computer.scene(view, strict=False)

@@ -18,14 +18,28 @@ def truths(ds: ImageDataset) -> list[str]:
 
 
 @dataclass(frozen=True)
+class Answer:
+    """What is explained of a model: ``target``, the position of the class, ``name``, what it is called, and ``text``,
+    what the model says of it on the image that is shown, in words; ``model``: its name. ``mask``: the known evidence of
+    that class, bool ``(height, width)``, or None."""
+
+    model: str
+    target: int
+    name: str
+    text: str
+    mask: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
 class ComputedMap:
     """A map as it was read, float32 ``(height, width)``, or None and the ``error`` message.
 
     ``signed``: whether its values have a sign; ``reading``: how they were read, empty where the method gives no sign;
-    ``seconds`` that computing it took; ``key``: what it depends on.
+    ``seconds`` that computing it took; ``key``: what it depends on; ``answer``: whose map it is.
     """
 
     choice: MethodChoice
+    answer: Answer
     signed: bool
     values: np.ndarray | None
     error: str = ""
@@ -60,8 +74,9 @@ class Scene:
     maps: tuple[ComputedMap, ...]
     grid: tuple[int, int] | None  # rows and columns of the fields that the model sees
     numbers: pd.DataFrame  # see `xaiutils.widgets.numbers_table.measure`
-    key: tuple[Hashable, Hashable] = field(repr=False)  # of the model, and of the transformed image
+    key: tuple[Hashable, ...] = field(repr=False)  # of the models, and of the transformed image
     is_score: bool = False
+    mm_per_pixel: float | None = None  # None where the size of a pixel is not known
 
     @property
     def explains(self) -> str:
@@ -75,8 +90,18 @@ class Scene:
     @property
     def answer(self) -> str:
         """What the model says of the explained class, for a title."""
-        value = self.probabilities[self.target]
-        return f"{value:.4g}" if self.is_score else f"p = {value:.2f}"
+        return answer_text(self.probabilities[self.target], self.is_score)
+
+    def own(self, found: ComputedMap) -> str:
+        """The model and the class of one of the maps, where they are not those of the view: " (vit, malignant)"."""
+        own = [found.answer.model] if found.answer.model != self.view.model else []
+        own += [found.answer.name] if found.answer.target != self.target else []
+        return f" ({', '.join(own)})" if own else ""
+
+
+def answer_text(value: float, is_score: bool) -> str:
+    """A model's score or probability in words."""
+    return f"{value:.4g}" if is_score else f"p = {value:.2f}"
 
 
 RANDOM_ORDER = 0  # the number of the curve of pixels in a random order, an uninformed control

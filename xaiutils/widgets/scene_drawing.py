@@ -7,14 +7,16 @@ import io
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import Normalize, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
+from matplotlib.text import Text
 from scipy.ndimage import label
 
 from xaiutils.evaluation.thresholds import binary_map
@@ -24,10 +26,11 @@ from xaiutils.plots.style import outline, tidy
 from xaiutils.text import drawn
 from xaiutils.transforms import TRANSFORMS
 from xaiutils.widgets.scene import RANDOM_ORDER, ComputedMap, DeletionCurves, Scene
-from xaiutils.widgets.view_settings import PALETTES, READ_AS
+from xaiutils.widgets.view_settings import GREYS, PALETTES, READ_AS
 
 SCREEN_WIDTH, PRINT_DPI = 1000, 300
-_SIDES = (120, 360)  # the width of an image, at least and at most
+_SIDES = (120, 640)  # the width of an image, at least and at most
+PRINT_HEIGHT = 360.0  # of an image, at most
 _GAP, _MARGIN, _ABOVE, _BELOW = 18, 8, 44, 66  # between images, at the edges, for the titles, for what lies below
 _SCREEN_PIXELS = 640  # larger images are thinned out for the screen
 _BARS, _BAR = 3, 19  # classes whose probability is shown, and the height of each
@@ -54,39 +57,43 @@ class Drawing:
         return f"{self.figure.get_figwidth() * 100:.0f}px"
 
 
-def draw_scene(scene: Scene, width: int = SCREEN_WIDTH, full: bool = True) -> Drawing:
+def draw_scene(scene: Scene, width: int = SCREEN_WIDTH, full: bool = True, highest: float = PRINT_HEIGHT) -> Drawing:
     """The picture of a scene: the image with its probabilities, and each map with its colour scale.
 
     Args:
-        width: of the whole in pixels of 1/100 inch; images are at most 360 wide.
+        width: of the whole in pixels of 1/100 inch.
         full: draw all pixels of large images; without it every k-th, for the screen.
+        highest: the height of an image at most, in the same pixels.
     """
     columns = 1 + len(scene.maps)
-    side = float(np.clip((width - 2 * _MARGIN - _GAP * (columns - 1)) / columns, *_SIDES))
-    rows, cols = scene.image.shape[:2]
+    left, top, right, bottom = scene.view.zoom or (0, 0, *scene.image.shape[1::-1])
+    rows, cols = bottom - top, right - left
+    among = (width - 2 * _MARGIN - _GAP * (columns - 1)) / columns
+    side = float(np.clip(min(among, highest * cols / rows), *_SIDES))
     height = side * rows / cols
     size = 2 * _MARGIN + columns * side + _GAP * (columns - 1), _ABOVE + height + _BELOW
     figure = Figure(figsize=(size[0] / 100, size[1] / 100))
     step = 1 if full else -(-max(rows, cols) // _SCREEN_PIXELS)
     places = [(_MARGIN + k * (side + _GAP), float(_ABOVE), side, height) for k in range(columns)]
     below = _ABOVE + height + 10
-    explained = f"for {scene.explains}, {scene.answer}"
 
     axes = _add_axes(figure, places[0])
-    draw_image(axes, scene.image[::step, ::step])
-    _draw_marks(axes, scene, step)
+    draw_image(axes, _windowed(scene)[::step, ::step])
+    _draw_marks(axes, scene, scene.mask, step)
+    if scene.mm_per_pixel is not None:
+        _draw_scale_bar(axes, cols * scene.mm_per_pixel)
     title = f"image {scene.view.image}: {scene.truth}"
     _draw_titles(axes, side, title, TRANSFORMS[scene.view.transform].title)
     _draw_probabilities(figure, scene, (places[0][0], below, side, _BAR * min(_BARS, len(scene.class_names))))
     for place, found, (limits, signed) in zip(places[1:], scene.maps, _colour_scales(scene), strict=True):
         axes = _add_axes(figure, place)
-        _draw_titles(axes, side, found.choice.title, explained)
+        _draw_titles(axes, side, found.choice.title, _explained(scene, found))
         if found.values is None:
             _draw_error(axes, found.error, side)
             continue
         shown = _draw_map(axes, scene, found.values[::step, ::step], limits, signed, step)
         _draw_found(axes, scene, found, signed, step)
-        _draw_marks(axes, scene, step)
+        _draw_marks(axes, scene, found.answer.mask, step)
         scale = _add_axes(figure, (place[0] + 0.08 * side, below, 0.84 * side, 9))
         _draw_colour_scale(scale, shown, found, limits is not None, signed)
     whole = np.array([*size, *size])
@@ -115,6 +122,49 @@ def _limits(values: np.ndarray, signed: bool) -> Normalize | None:
     return None if is_even(values) else display_range(values, signed)
 
 
+def _explained(scene: Scene, found: ComputedMap) -> str:
+    """Whose map it is, for the line below its title."""
+    own = found.answer
+    if own.model != scene.view.model:
+        return f"for {own.name}, {own.text}, on {own.model}"
+    name = scene.explains if own.target == scene.target else own.name
+    return f"for {name}, {own.text}"
+
+
+def _windowed(scene: Scene) -> np.ndarray:
+    """The image with the chosen grey levels as black and white."""
+    black, white = scene.view.window
+    if (black, white) == GREYS:
+        return scene.image
+    return np.clip((scene.image - black) * (255 / (white - black)), 0, 255)
+
+
+def _draw_scale_bar(axes: Axes, width: float) -> None:
+    """A bar of 1, 2 or 5 times a power of ten millimetres, at most a third of the picture, which is ``width`` mm."""
+    tens = 10.0 ** np.floor(np.log10(width / 3))
+    length = max(k * tens for k in (1, 2, 5) if k * tens <= width / 3)
+    stroke = [withStroke(linewidth=3.5, foreground="black")]
+    place: dict[str, Any] = {"transform": axes.transAxes, "color": "white", "path_effects": stroke}
+    axes.plot([0.04, 0.04 + length / width], [0.04, 0.04], linewidth=2, solid_capstyle="butt", clip_on=False, **place)
+    axes.text(0.04, 0.06, f"{length:g} mm", fontsize=8.5, va="bottom", **place)
+
+
+def for_dark_page(figure: Figure) -> None:
+    """Make a figure fit a dark page: no ground of its own, and light letters in place of grey and black ones."""
+    figure.set_facecolor("none")
+    for axes in figure.axes:
+        if axes.get_facecolor()[:3] == to_rgb("#EEEEEE"):
+            axes.set_facecolor("#3A3A3A")
+        elif axes.get_xlabel() and axes.lines:
+            axes.set_facecolor("none")
+            axes.spines[:].set_color("#BBBBBB")
+            axes.tick_params(color="#BBBBBB")
+    for text in figure.findobj(Text):
+        red, green, blue = to_rgb(text.get_color())
+        if red == green == blue < 0.5:
+            text.set_color(str(0.9 - 0.6 * red))
+
+
 def _short(text: str, most: float) -> str:
     """A text that is not longer than its place allows."""
     return text if len(text) <= most else f"{text[: int(most) - 1]}…"
@@ -134,7 +184,7 @@ def _draw_map(
     view = scene.view
     return draw_map(
         axes,
-        scene.image[::step, ::step],
+        _windowed(scene)[::step, ::step],
         values,
         signed,
         opacity=view.opacity,
@@ -158,11 +208,11 @@ def _draw_found(axes: Axes, scene: Scene, found: ComputedMap, signed: bool, step
         lines.set_path_effects([withStroke(linewidth=2.4, foreground="white")])
 
 
-def _draw_marks(axes: Axes, scene: Scene, step: int) -> None:
-    """The border of the known evidence, the grid, the region."""
+def _draw_marks(axes: Axes, scene: Scene, mask: np.ndarray | None, step: int) -> None:
+    """The border of the known evidence, the grid, the region; only the part that is zoomed to stays in sight."""
     view, (rows, cols) = scene.view, scene.image.shape[:2]
-    if view.show_mask and scene.mask is not None:
-        outline(axes, scene.mask[::step, ::step], 0.9)
+    if view.show_mask and mask is not None:
+        outline(axes, mask[::step, ::step], 0.9)
     if scene.grid is not None:
         style = {"color": "white", "linewidth": 0.5, "alpha": 0.7}
         for n, draw in zip(scene.grid, (axes.axhline, axes.axvline), strict=True):
@@ -174,6 +224,9 @@ def _draw_marks(axes: Axes, scene: Scene, step: int) -> None:
         box = Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, edgecolor=COLOURS[3])
         box.set(linewidth=1.4, path_effects=[withStroke(linewidth=2.6, foreground="white")])
         axes.add_patch(box)
+    if view.zoom is not None:
+        left, top, right, bottom = np.array(view.zoom) / step - 0.5
+        axes.set(xlim=(left, right), ylim=(bottom, top))
 
 
 def _draw_error(axes: Axes, text: str, side: float) -> None:

@@ -1,6 +1,6 @@
 """The controls of a `View`: what is explained, how its maps are made, and how they are drawn."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,21 +11,20 @@ from xaiutils.datasets import ImageDataset
 from xaiutils.evaluation.thresholds import THRESHOLD
 from xaiutils.transforms import TRANSFORMS
 from xaiutils.widgets.compute_scene import SceneComputer
-from xaiutils.widgets.map_controls import MapControls
+from xaiutils.widgets.map_controls import MapControls, MapOffers
 from xaiutils.widgets.parameter_controls import Guard, ParameterBox, Quiet, dropdown, labelled, options
-from xaiutils.widgets.view_settings import MOST_MAPS, PALETTES, READ_AS, SCALES, STYLES, View, clip_box, read_box
+from xaiutils.widgets.view_settings import GREYS, MOST_MAPS, PALETTES, READ_AS, SCALES, STYLES, View, clip_box, read_box
 
 _SOURCE = ("dataset", "model", "image", "target", "transform")
-_LOOK = ("style", "opacity", "palette", "reading", "scale", "threshold", "level", "area")
+_LOOK = ("style", "opacity", "palette", "reading", "scale", "window", "threshold", "level", "area")
 _OUTLINES = ("show_mask", "show_found", "show_grid")
-_WRAP = {"flex_flow": "row wrap", "align_items": "center"}
 
 
 class ViewControls:
     """All controls of a view.
 
     ``widgets`` are those of its plain values, by name; ``transform_parameters`` and ``maps`` those of its transform and
-    methods; ``columns`` and ``look`` are boxes with all of them but the region.
+    methods. ``source`` has those of what is explained, ``columns`` those of the drawing and of the maps.
 
     Args:
         computer: whose models and data sets can be chosen.
@@ -44,18 +43,24 @@ class ViewControls:
         self._computer, self._changed, self._quiet = computer, changed, Quiet()
         self.widgets: dict[str, widgets.Widget] = {**_source(computer), **_look(), "region": _region()}
         self.transform_parameters = ParameterBox(guard(lambda _: self._tell("transform_parameters")))
-        self.maps = [
-            MapControls(k + 1, lambda: self._tell("maps"), guard, self._quiet, defaults) for k in range(MOST_MAPS)
-        ]
+        self.zoom: list[int] | None = None  # the part of the image that is drawn
+        offers = MapOffers(
+            lambda: self._tell("maps"),
+            guard,
+            self._quiet,
+            defaults,
+            list(computer.models),
+            self._class_names,
+            lambda: self.maps[0].choice,
+        )
+        self.maps = [MapControls(k + 1, offers) for k in range(MOST_MAPS)]
         for name, widget in self.widgets.items():
             widget.observe(guard(partial(self._value_changed, name)), names="value")
         w = self.widgets
-        source = widgets.VBox([*(w[name] for name in _SOURCE), self.transform_parameters.box, w["seed"]])
-        source.add_class("xai-column")
-        across = widgets.Layout(flex_flow="row wrap", align_items="flex-start", grid_gap="10px")
-        self.columns = widgets.HBox([source, *(one.box for one in self.maps)], layout=across)
-        rows = [[w[name] for name in names] for names in (_LOOK, _OUTLINES)]
-        self.look = widgets.VBox([widgets.HBox(row, layout=widgets.Layout(**_WRAP)) for row in rows])
+        self.source = widgets.VBox([*(w[name] for name in _SOURCE), self.transform_parameters.box, w["seed"]])
+        look = widgets.VBox([w[name] for name in (*_LOOK, *_OUTLINES)])
+        look.add_class("xai-column")
+        self.columns = widgets.HBox([look, *(one.box for one in self.maps)])
 
     @property
     def dataset(self) -> ImageDataset:
@@ -68,6 +73,7 @@ class ViewControls:
         rows, columns = self.dataset.pixels.shape[1:3]
         values["region"] = read_box(values["region"], rows, columns)
         maps = tuple(choice for one in self.maps if (choice := one.choice) is not None)
+        values["zoom"] = None if self.zoom is None else tuple(self.zoom)
         return View(**values, transform_parameters=self.transform_parameters.values(), maps=maps)
 
     def show(self, view: View) -> None:
@@ -79,24 +85,43 @@ class ViewControls:
                 if name != "region":
                     widget.value = getattr(view, name)
             self.widgets["region"].value = "" if view.region is None else ", ".join(map(str, view.region))
+            self.zoom = None if view.zoom is None else list(view.zoom)
+            self._show_what_counts(view)
             self.transform_parameters.show(TRANSFORMS[view.transform].parameters, view.transform_parameters)
             for one, choice in zip(self.maps, [*view.maps, None, None], strict=False):
                 one.set(choice)
 
-    def offer(self, view: View, layers: tuple[str, ...]) -> None:
-        """Show the controls that mean something for a view, and offer the layers of its model."""
+    def offer(self, view: View, layers: Mapping[str, tuple[str, ...]]) -> None:
+        """Show the controls that mean something for a view, and offer the layers of its models, by the model's name."""
+        self._show_what_counts(view)
+        for one in self.maps:
+            model = one.model.value or view.model
+            one.offer_layers(layers.get(model, ()))
+            one.offer_methods(self._computer.unsuited(model))
+
+    def _show_what_counts(self, view: View) -> None:
         self.widgets["level"].layout.display = "" if view.threshold == "fixed" else "none"
         self.widgets["area"].layout.display = "" if view.threshold == "top_area" else "none"
         self.widgets["opacity"].disabled = view.style != "overlay"
-        for one in self.maps:
-            one.offer_layers(layers)
-            one.offer_methods(self._computer.unsuited(view.model))
+        transform = TRANSFORMS[view.transform]
+        self.widgets["seed"].layout.display = "none" if view.transform == "original" or transform.geometric else ""
 
     def set_region(self, box: list[float]) -> None:
-        """The region by its corners as fractions of the image: left, top, right, bottom; empty for none."""
+        """The region by its corners as fractions of what an image shows: left, top, right, bottom; empty for none."""
         rows, columns = self.dataset.pixels.shape[1:3]
-        found = clip_box(np.multiply(box, (columns, rows, columns, rows)).tolist(), rows, columns) if box else None
+        left, top, right, bottom = self.zoom or (0, 0, columns, rows)
+        size = (right - left, bottom - top)
+        found = clip_box((np.multiply(box, size * 2) + (left, top) * 2).tolist(), rows, columns) if box else None
         self.widgets["region"].value = "" if found is None else ", ".join(map(str, found))
+
+    def set_zoom(self, part: list[float]) -> None:
+        """The part of the images that is drawn, as fractions of an image: left, top, right, bottom."""
+        rows, columns = self.dataset.pixels.shape[1:3]
+        found = clip_box(np.multiply(part, (columns, rows, columns, rows)).tolist(), rows, columns)
+        zoom = None if found in (None, (0, 0, columns, rows)) else list(found)
+        if zoom != self.zoom:
+            self.zoom = zoom
+            self._tell("zoom")
 
     def _tell(self, name: str) -> None:
         if not self._quiet.on:
@@ -108,7 +133,8 @@ class ViewControls:
         if name in ("dataset", "model"):
             with self._quiet:
                 self._offer_images_and_classes()
-                self.widgets["region"].value = "" if name == "dataset" else self.widgets["region"].value
+                if name == "dataset":
+                    self.widgets["region"].value, self.zoom = "", None
         if name == "transform":
             self.transform_parameters.show(TRANSFORMS[self.widgets["transform"].value].parameters, {})
         self._changed(name)
@@ -116,12 +142,18 @@ class ViewControls:
     def _offer_images_and_classes(self) -> None:
         ds, target, model = self.dataset, self.widgets["target"], self.widgets["model"].value
         self.widgets["image"].max = len(ds) - 1
-        names = self._computer.class_names(View(model, 0, dataset=self.widgets["dataset"].value))
+        names = self._class_names("")
+        for one in self.maps:
+            one.offer_classes()
         predicted = "the score" if self._computer.is_score(model) else "predicted class"
         classes = options({-1: predicted, **{i: str(name) for i, name in enumerate(names)}})
         if list(target.options) != classes:
             target.options = classes
             target.value = -1
+
+    def _class_names(self, model: str) -> Sequence[str]:
+        values = self.widgets
+        return self._computer.class_names(View(model or values["model"].value, 0, dataset=values["dataset"].value))
 
 
 def _source(computer: SceneComputer) -> dict[str, widgets.Widget]:
@@ -142,10 +174,10 @@ def _look() -> dict[str, widgets.Widget]:
     """The controls of the drawing, and of which pixels count as found."""
 
     def choose(name: str, texts: Mapping[str, str], tooltip: str) -> widgets.Dropdown:
-        return dropdown(name, texts, tooltip, "max-content", "initial")
+        return dropdown(name, texts, tooltip)
 
     def slide(name: str, value: float, tooltip: str) -> widgets.FloatSlider:
-        given = labelled(name, tooltip, "200px", "initial")
+        given = labelled(name, tooltip)
         return widgets.FloatSlider(value=value, min=0, max=1, step=0.01, **given)
 
     def tick(name: str, tooltip: str) -> widgets.Checkbox:
@@ -153,12 +185,14 @@ def _look() -> dict[str, widgets.Widget]:
         return widgets.Checkbox(description=name, tooltip=tooltip, indent=False, layout=layout)
 
     threshold, level, area = THRESHOLD
+    greys = "the grey levels that are drawn black and white; the model sees the image as it is"
     return {
         "style": choose("show", STYLES, "how the maps are drawn"),
         "opacity": slide("opacity", 0.8, "of the overlay"),
         "palette": choose("colours", {name: name for name in PALETTES}, "all safe for any colour vision"),
         "reading": choose("read maps", READ_AS, "what is drawn, outlined, measured and deleted of a sign"),
         "scale": choose("scale", SCALES, "maps of different methods share no unit"),
+        "window": widgets.IntRangeSlider(value=GREYS, min=GREYS[0], max=GREYS[1], **labelled("greys", greys)),
         "threshold": choose("threshold", {name: name for name in threshold.choices}, threshold.help),
         "level": slide("level", level.default, level.help),
         "area": slide("area", area.default, area.help),

@@ -1,5 +1,6 @@
 """Everything that one picture of the panel depends on, as data: compared, written to JSON, and read again."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from numbers import Real
@@ -27,6 +28,7 @@ PALETTES = {
     "fire": {False: "inferno", True: "BrBG_r"},
 }
 Box = tuple[int, int, int, int]
+GREYS = (0, 255)  # black and white of an image as it is
 _MOST = 1e9  # pixels; NaN and what is infinite is not below it
 _NUMBERS = (
     Parameter("image", int, 0, "position in the data set"),
@@ -34,21 +36,30 @@ _NUMBERS = (
     Parameter("seed", int, 0, "of the transform's random draws", 0),
     Parameter("opacity", float, 0.8, "of an overlay", 0.0, 1.0),
 )
+_OWN_TARGET = Parameter("target", int, -1, "class index; -1: the one that the map's model predicts", -1)
 
 
 @dataclass(frozen=True)
 class MethodChoice:
-    """A method, its parameters (declared defaults where not given), and the library that computes it."""
+    """A method, its parameters (declared defaults where not given), and the library that computes it.
+
+    ``model`` and ``target``, where given, take the place of the view's, so that two models or two classes stand side
+    by side: a model's name, and a class index, or -1 for the class that this model predicts.
+    """
 
     method: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
     library: str = "xaiutils"
+    model: str = ""
+    target: int | None = None
 
     def check(self) -> "MethodChoice":
         """The same with all parameters that the library takes. Raises as `xaiutils.explain` does."""
         method = METHODS[self.method]
         if self.library not in method.libraries:
             raise ValueError(f"{self.method} is not offered by {self.library!r}; it is by {method.libraries}.")
+        if self.target is not None:
+            check_parameters(f"map by {self.method!r}", (_OWN_TARGET,), {"target": self.target})
         taken = taken_parameters(self.method, self.library)
         return replace(self, parameters=check_parameters(f"method {self.method!r}", taken, self.parameters))
 
@@ -87,6 +98,8 @@ class View:
         threshold, level, area: which pixels count as found, see `xaiutils.evaluation.thresholds.binary_map`.
         show_found, show_mask, show_grid: outlines of what is found and of the known evidence; the grid of patches.
         region: left, top, right, bottom in pixels, the right and bottom ends not included; None for none.
+        zoom: the part of the pictures that is drawn, as a region is given; None for all of them. Numbers are of all.
+        window: the grey levels that are drawn black and white. The model sees the image as it is.
     """
 
     model: str
@@ -109,6 +122,8 @@ class View:
     show_grid: bool = False
     region: Box | None = None
     reading: str = "own"
+    zoom: Box | None = None
+    window: tuple[int, int] = GREYS
 
     def check(self) -> "View":
         """The same with all parameters filled in. Raises UnknownNameError, TypeError or ValueError."""
@@ -117,6 +132,9 @@ class View:
         for name, known in (("style", STYLES), ("palette", PALETTES), ("scale", SCALES), ("reading", READ_AS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}: {suggest(getattr(self, name), list(known))}")
+        black, white = self.window
+        if not GREYS[0] <= black < white <= GREYS[1]:
+            raise ValueError(f"window {black}, {white}: expected two rising grey levels from {GREYS[0]} to {GREYS[1]}.")
         check_parameters("a view", _NUMBERS, {p.name: getattr(self, p.name) for p in _NUMBERS})
         check_parameters("a view", THRESHOLD, self.threshold_parameters)
         transform = TRANSFORMS[self.transform]
@@ -131,6 +149,21 @@ class View:
     def threshold_parameters(self) -> dict[str, Any]:
         return {"threshold": self.threshold, "level": self.level, "area": self.area}
 
+    def to_text(self) -> str:
+        """What differs from a view's defaults, as JSON that `from_text` reads. Raises as `to_json`."""
+        defaults = asdict(View("", -1))
+        return json.dumps({k: v for k, v in asdict(self).items() if v != defaults[k]}, separators=(",", ":"))
+
+    @classmethod
+    def from_text(cls, text: str) -> "View":
+        """The view of `to_text`. Raises ValueError for a text that is none."""
+        try:
+            values = json.loads(text)
+            defaults = asdict(View("", -1))
+            return cls.from_json({**defaults, **values})
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"the view {text[:80]!r} cannot be read: {error}.") from error
+
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON. Raises TypeError for parameters that are arrays, which belong into no JSON."""
         return asdict(self)
@@ -141,10 +174,9 @@ class View:
         unknown = set(values) - {f.name for f in fields(cls)}
         if unknown:
             raise ValueError(f"a view has no {', '.join(sorted(unknown))}; was it written by a later version?")
-        region = values.get("region")
-        maps = tuple(MethodChoice(**choice) for choice in values["maps"])
         values = {"reading": "signed", **values}  # as views were drawn before they held it
-        return cls(**{**values, "maps": maps, "region": None if region is None else tuple(region)})
+        pairs = {name: tuple(values[name]) for name in ("region", "zoom", "window") if values.get(name) is not None}
+        return cls(**{**values, **pairs, "maps": tuple(MethodChoice(**choice) for choice in values["maps"])})
 
 
 def clip_box(box: tuple[float, float, float, float], height: int, width: int) -> Box | None:
@@ -156,9 +188,9 @@ def clip_box(box: tuple[float, float, float, float], height: int, width: int) ->
     return columns[0], rows[0], columns[1], rows[1]
 
 
-def check_box(box: Sequence[Any], height: int, width: int) -> Box:
+def check_box(box: Sequence[Any], height: int, width: int, what: str = "region") -> Box:
     """Left, top, right, bottom as whole pixels of the image. Raises ValueError that says what is wrong with it."""
-    given = f"region {', '.join(map(str, box))!r}"
+    given = f"{what} {', '.join(map(str, box))!r}"
     numbers = [float(v) for v in box if isinstance(v, Real) and not isinstance(v, bool)]
     if len(box) != 4 or len(numbers) != 4 or not all(abs(v) < _MOST for v in numbers):
         raise ValueError(f"{given}: expected four numbers: left, top, right, bottom, in pixels.")

@@ -1,0 +1,95 @@
+"""What the catalogue of methods and the explorer say of a method beyond its declaration."""
+
+import inspect
+import re
+
+from xaiutils.attribution.method import Method
+
+# What to watch for, beyond what the docstring says.
+PITFALLS = {
+    "vanilla_gradients": "Says where the score is sensitive, not what made it: a strong gradient on a dark background "
+    "is no evidence. Shattered and noisy in deep ReLU networks.",
+    "gradients_x_inputs": "Depends on what the value 0 means: black pixels never get attribution, which hides dark "
+    "lesions.",
+    "smoothgrad": "The noise is a fraction of each image's range; libraries that take an absolute sigma give another "
+    "map for images in [0, 255]. The absolute value is taken after the mean.",
+    "smoothgrad_squared": "Squares make the map positive and sharpen it: only the order of pixels can be compared with "
+    "other methods.",
+    "vargrad": "Shows where the gradient varies, which includes places where its mean is 0; it does not tell for or "
+    "against.",
+    "integrated_gradients": "The baseline decides: pixels that equal it get nothing. Check completeness (the map sums "
+    "to S(x) - S(baseline)) before reading a map with few steps; saturated networks need more.",
+    "integrated_gradients_bw": "Twice the cost of one baseline; in a grey image, whose pixels lie between the "
+    "two, contributions of opposite sign can cancel.",
+    "expected_gradients": "A random draw: raise n_samples until two seeds agree. The background images are part of the "
+    "explanation; state them.",
+    "guided_backprop": "Nearly independent of the class and of the upper layers' weights (Adebayo et al. 2018, "
+    "arXiv:1810.03292): it shows edges that the first layers pass on. Defined for ReLU networks.",
+    "deconvolution": "As for guided backpropagation: hardly depends on the class. Defined for ReLU networks.",
+    "deep_lift": "The baseline decides, as for integrated gradients. Products (gates, attention) and normalisation "
+    "need rules that the paper does not give.",
+    "full_grad": "Complete only with the implicit biases of smooth activations, norms and products. The drawn map is "
+    "no longer complete: absolute values are scaled before they are added.",
+    "occlusion": "The window's size decides what can be seen: evidence smaller than it is smeared, evidence that is "
+    "repeated elsewhere is missed. A grey window is itself an unusual image.",
+    "rise": "Random masks: noise falls with the root of n_masks, and evidence much smaller than a mask's cell is "
+    "lost. The map has a constant background level.",
+    "lime": "Depends on the superpixels and on the random draw; compare several seeds. Explains a linear model fitted "
+    "to cut-up images.",
+    "prediction_difference": "By far the slowest. The conditional model of a patch is Gaussian and local, so what it "
+    "fills in is plausible in texture only.",
+    "cam": "Only for a linear head on globally averaged features. The map is as coarse as the last feature map.",
+    "grad_cam": "Coarse, and it averages gradients over the map: with several objects, or a head that is not pooled, "
+    "it can point to places that the model did not use. On a transformer with a class token that mean says least: "
+    "there LayerCAM of the same layer found far more (benchmarks/attributions.md). "
+    "Below an attention head (attention pooling, `where_and_what`, a gated multiple-instance head) the mean over "
+    "places is the wrong weight: a channel's gradient is large at the few places that are looked at and near 0, or of "
+    "the other sign, elsewhere, and its mean, diluted by all those, says little of either. The weights of the places "
+    "that decide are then applied to places that the head never used. HiResCAM multiplies place by place, and so keeps "
+    "to what was attended; at the neck below the attention it is right where Grad-CAM is not (a prototype on 100 test "
+    "mammograms of CBIS-DDSM: HiResCAM points at the lesion in .64 of them, Grad-CAM in .37, and at `top_relu` .56 "
+    "and .21). At layer `evidence` of the head `where_and_what` both are what was added up. "
+    "An empty map means that every place spoke against the class.",
+    "grad_cam_plus_plus": "Positive gradients alone make its weights, so it says little about evidence against. The "
+    "closed form holds for exp(S) as the score.",
+    "xgrad_cam": "Divides by a channel's sum of activation, which is near 0 or negative after SiLU and LayerNorm.",
+    "hirescam": "Faithful where the head is linear behind the layer; coarse.",
+    "layer_cam": "Early layers give fine but noisy maps.",
+    "score_cam": "One forward pass for each channel. The paper's softmax of logits can leave nearly all weight to "
+    "a few channels; its authors' code weights by probability and shows more of them. Maps also change with the black "
+    "that surrounds what a mask keeps. Channels that have a sign and cancel, as those of layer `evidence` of the head "
+    '`where_and_what`, may leave an empty map: give `layer="neck"`.',
+    "faster_score_cam": "Keeps the channels that vary most, which need not be those that matter.",
+    "ablation_cam": "The paper's relative form divides by the score: near 0 it has no meaning, below 0 it turns over.",
+    "guided_grad_cam": "Inherits guided backpropagation's blindness to the class within the region of Grad-CAM.",
+    "layer_aggregate": "Deep layers are smooth and early ones noisy; at one scale a layer that finds nothing counts "
+    "as much as the others, without scaling the layer with the largest numbers decides.",
+    "relevance_cam": "As coarse as the layer, and only as good as the propagation rules for the layers behind it.",
+    "xrelevance_cam": "As Relevance-CAM; the sum of a channel's activation, by which it divides, can be near 0.",
+    "lrp": "A family, not one method: state rule, stabiliser and how norms, gates and attention are passed. alpha-beta "
+    "and z+ on every layer hardly depend on the class; the epsilon rule alone is as noisy as gradients x inputs.",
+    "clrp": "A difference of two maps: what both classes share cancels, and so does shared evidence. With two classes "
+    "whose logits are each other's negative, the epsilon rule in the last layer leaves nothing.",
+    "sglrp": "Weights come from the softmax: for a prediction with probability near 1 they all but vanish. With two "
+    "classes whose logits are each other's negative, the epsilon rule in the last layer leaves nothing.",
+    "raw_attention": "The same map for every class. One layer's attention is not what flows through the whole "
+    "network, and single tokens can collect attention without meaning.",
+    "attention_rollout": "The same map for every class; it ignores values, MLPs and signs. Deep models tend to a "
+    "uniform map.",
+    "transformer_attribution": "Sees attention layers only: what MLPs and values do enters through the gradient alone. "
+    "Empty where every gradient speaks against the class.",
+    "legrad": "Adds layers as they are, so layers with large gradients decide.",
+    "xrai": "Regions come from a segmentation of the image, not of the evidence: a lesion without edges is merged with "
+    "its surroundings.",
+}
+
+
+def formula(method: Method) -> list[str]:
+    """The formula and what the docstring of the method says more, in paragraphs; those of a list begin with "- "."""
+    function = getattr(method.compute, "func", method.compute)  # of a partial
+    text = function.__doc__
+    if not text:
+        raise ValueError(f"the compute function of {method.name!r} has no docstring, which is its catalogue entry.")
+    text = re.split(r"\n\s*\n(?:Args|Returns|Raises):\n", inspect.cleandoc(text))[0]
+    blocks = [block for paragraph in re.split(r"\n\s*\n", text) for block in re.split(r"\n(?=- )", paragraph)]
+    return [" ".join(block.split()) for block in blocks]
