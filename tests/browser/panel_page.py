@@ -94,6 +94,11 @@ class Page:
     def choose(self, label: str, option: str) -> None:
         self.page.get_by_label(label, exact=True).select_option(label=option)
 
+    def choose_method(self, field: str, typed: str) -> None:
+        """Search a method in a map's list, and take the one that is marked."""
+        self.page.get_by_label(field, exact=True).fill(typed)
+        self.page.keyboard.press("Enter")
+
     def slider(self, name: str):
         return self.page.locator(".widget-slider", has=self.page.get_by_text(name, exact=True))
 
@@ -109,7 +114,7 @@ class Page:
 
     def drag(self, frame: int, box: tuple[float, float, float, float]) -> None:
         """Draw a box on an image of the picture: left, top, right, bottom as fractions of that image."""
-        image = self.page.locator(".xai-region > div").nth(frame)
+        image = self.page.locator(".xai-layer > div").nth(frame)
         image.scroll_into_view_if_needed()
         area = image.bounding_box()
         x = [area["x"] + area["width"] * part for part in box[::2]]

@@ -109,10 +109,10 @@ def test_jupyterlab(lab, run, open_page):
     keys, image = page.page.keyboard, clear_image(page)
     settles(lambda: shown(page), expected(run, "efficientnet_lite0", image, "original", "grad_cam"))
 
-    # The method, by keyboard: the page's own way to choose in a list is to type.
-    method = page.page.get_by_label("map 1", exact=True)
-    method.focus()
-    page.redrawn(lambda: keys.type("Gradients x"), says=": gradients_x_inputs of")
+    # The method, by keyboard: what is typed filters the list.
+    page.page.get_by_label("map 1", exact=True).focus()
+    keys.type("Gradients x")
+    page.redrawn(lambda: keys.press("Enter"), says=": gradients_x_inputs of")
     settles(lambda: shown(page), expected(run, "efficientnet_lite0", image, "original", "gradients_x_inputs"))
 
     # The transform, by mouse and by keyboard.
@@ -131,12 +131,12 @@ def test_jupyterlab(lab, run, open_page):
     assert opacity.locator(".widget-readout").inner_text() == "0.75"
     assert page.picture() != picture
     assert np.median(times) < 1.0  # far below where nothing else runs on the machine
-    page.redrawn(lambda: page.pull(opacity.locator(".noUi-handle"), -30))
+    page.redrawn(lambda: page.pull(opacity.locator(".noUi-handle"), -60))
     assert float(opacity.locator(".widget-readout").inner_text()) < 0.5
     settles(lambda: shown(page), numbers)
 
     # A second map, a parameter's slider, and the correlation between the two.
-    page.redrawn(lambda: page.choose("map 2", "SmoothGrad"))
+    page.redrawn(lambda: page.choose_method("map 2", "SmoothGrad"))
     assert page.number("correlation_2", 1) == page.number("correlation_1", 2) != ""
     before = shown(page, 2)
     noise = page.slider("noise")
@@ -151,7 +151,7 @@ def test_jupyterlab(lab, run, open_page):
     region = page.page.get_by_label("region", exact=True)
     box = [int(part) for part in region.input_value().split(",")]
     np.testing.assert_allclose(box, [16, 16, 48, 32], atol=1)
-    assert page.page.locator(".xai-region > div > div").count() == 3  # on the image and both maps
+    assert page.page.locator(".xai-layer > div > div").count() == 3  # on the image and both maps
     maps = xai.explain(
         run.model("efficientnet_lite0"), run.dataset("test").select([image]).images, None, "smoothgrad", noise=1.0
     )
@@ -168,11 +168,14 @@ def test_jupyterlab(lab, run, open_page):
     page.redrawn(lambda: page.page.get_by_role("button", name="Clear region").click())
     settles(page.page.locator("td.region_positive").count, 0)
 
-    # A method that the other model cannot have is offered where it suits, and an error in words where it does not; the
-    # other map stays.
-    assert "Raw attention" not in page.page.get_by_label("map 2", exact=True).inner_text()
+    # A method that a model cannot have is pale in the list, with the reason, and an error in words where the model is
+    # changed under it; the other map stays.
+    page.page.get_by_label("map 2", exact=True).fill("raw attention")
+    assert page.page.locator(".xai-methods [role=option]:visible").get_attribute("aria-disabled") == "true"
+    assert "Does not suit this model" in page.page.locator(".xai-about:visible").inner_text()
+    keys.press("Escape")
     page.redrawn(lambda: page.choose("model", "vit_mini16"))
-    page.redrawn(lambda: page.choose("map 2", "Raw attention"))
+    page.redrawn(lambda: page.choose_method("map 2", "Raw attention"))
     page.redrawn(lambda: page.choose("model", "efficientnet_lite0"), state="error")
     assert "error in map 2 (Raw attention" in page.status
     page.redrawn(lambda: page.choose("model", "vit_mini16"))
@@ -216,7 +219,7 @@ def test_stop_during_occlusion_and_a_second_run(lab, run, open_page):
     page.open_notebook(lab)
     page.run_all()
     page.redrawn(lambda: page.choose("model", "vit_mini16"))
-    page.redrawn(lambda: page.choose("map 1", "Occlusion"), says=": occlusion of")
+    page.redrawn(lambda: page.choose_method("map 1", "Occlusion"), says=": occlusion of")
     before, size = page.source, page.page.get_by_label("patch_size", exact=True)
     patch = size.input_value()
     size.fill("1")
@@ -230,7 +233,7 @@ def test_stop_during_occlusion_and_a_second_run(lab, run, open_page):
     assert page.page.locator(".xai-panel .widget-gridbox").evaluate("e => +getComputedStyle(e).opacity") == 1
     assert page.page.get_by_label("patch_size", exact=True).input_value() == patch
     page.shot("lab_stop")
-    page.redrawn(lambda: page.choose("map 1", "Grad-CAM"))
+    page.redrawn(lambda: page.choose_method("map 1", "Grad-CAM"))
     assert shown(page)["iou"] != ""
 
     page.menu("Kernel", "Restart Kernel and Run All Cells")
@@ -242,7 +245,7 @@ def test_stop_during_occlusion_and_a_second_run(lab, run, open_page):
     assert page.page.locator(".xai-panel").count() == 1
     image = clear_image(page)
     settles(lambda: shown(page), expected(run, "efficientnet_lite0", image, "original", "grad_cam"))
-    page.redrawn(lambda: page.choose("map 1", "LayerCAM"))
+    page.redrawn(lambda: page.choose_method("map 1", "LayerCAM"))
     assert page.errors == []
 
 
@@ -261,8 +264,7 @@ def test_app(page_of_app, run, open_page):
     page.shot("app_1280")
     keys, image = page.page.keyboard, clear_image(page)
     settles(lambda: shown(page), expected(run, "efficientnet_lite0", image, "original", "grad_cam"))
-    page.page.get_by_label("map 1", exact=True).focus()
-    page.redrawn(lambda: keys.type("LayerCAM"), says=": layer_cam of")
+    page.redrawn(lambda: page.choose_method("map 1", "LayerCAM"), says=": layer_cam of")
     settles(lambda: shown(page), expected(run, "efficientnet_lite0", image, "original", "layer_cam"))
     page.redrawn(lambda: page.choose("transform", "Rotation by 180°"))
     settles(lambda: shown(page), expected(run, "efficientnet_lite0", image, "rotate_180", "layer_cam"))

@@ -21,7 +21,8 @@ class ViewHistory:
         if self._views and view == self._views[self._at]:
             return
         now, changed = time.monotonic(), self._differences(view)
-        again = changed == self._changed and now - self._time < _AT_ONCE and self._at > 0
+        pulled = changed == self._changed and "image" not in changed  # each picture that was looked at is one
+        again = pulled and now - self._time < _AT_ONCE and self._at > 0
         del self._views[self._at + (0 if again else 1) :]
         self._views = [*self._views, view][-_MOST:]
         self._at, self._changed, self._time = len(self._views) - 1, changed, now
