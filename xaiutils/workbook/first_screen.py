@@ -94,18 +94,19 @@ def _models(folder: Path) -> list[Facts]:
     table = table[table["level"] == table["level"].iloc[0]]
     of_nobody = table[f"{what} low"].isna() & table["model"].astype(str).str.startswith(("always ", "random, "))
     guess = table.loc[of_nobody, what].max()
-    rows = table[~of_nobody].to_dict("records")
+    rows = table[~of_nobody].to_dict("records") if np.isfinite(guess) else []
     return [
         {
             "name": row["model"],
             "n": int(row["n"]),
             "level": row["level"],
-            "value": f"{row[what]:.2f} [{row[f'{what} low']:.2f}, {row[f'{what} high']:.2f}]",
+            "value": f"{row[what]:.2f}" + " [{:.2f}, {:.2f}]".format(*ends) * bool(np.isfinite(ends).all()),
             "guess": f"{guess:.2f}",
             "worth": bool(row[f"{what} low"] > guess),
             "weak": bool(row[what] < (1 + guess) / 2),  # nearer to guessing than to no error
         }
         for row in rows
+        for ends in [(row[f"{what} low"], row[f"{what} high"])]
     ]
 
 
