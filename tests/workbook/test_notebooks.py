@@ -51,7 +51,7 @@ SMALLER = {
     },
     "07_retraining_checks": {"n_train": 150, "n_test": 100, "epochs": 3},
 }
-READ_IN_TEN_MINUTES = [p for p in PATHS if p.stem[:2] in ("01", "02", "03", "08")]
+READ_IN_TEN_MINUTES = [p for p in PATHS if p.stem[:2] in ("01", "02", "03", "08", "11")]
 each = pytest.mark.parametrize("path", PATHS, ids=lambda p: p.stem)
 
 
