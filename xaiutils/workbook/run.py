@@ -41,8 +41,10 @@ from xaiutils.workbook.take_own import again, outdated, sample_of, take, unchang
 # What notebook 01 settles for all later notebooks of a run.
 SETTLED = ("dataset", "data_dir", "data_options", "image_size", "n_train", "n_val", "n_test", "seed", "positive_class",
            "label")  # fmt: skip
-# Parameters whose default is each notebook's own, or that decide where files are and not what is in them.
-_NOTEBOOKS_OWN = {"methods", "method_parameters", "transforms", "model", "models", "run_name", "runs_dir", "data_dir"}
+# Parameters whose default is each notebook's own, that decide where files are and not what is in them, or how many more
+# numbers there are, which leaves each as it is.
+_NOTEBOOKS_OWN = {"methods", "method_parameters", "transforms", "model", "models", "run_name", "runs_dir", "data_dir",
+                  "fractions", "n_seeds"}  # fmt: skip
 _TAKES = "02_train_models"  # the notebook that takes a user's own models into a run, again each time
 
 
