@@ -6,6 +6,7 @@ import numpy as np
 
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
+from xaiutils.models.mldam import mldam
 from xaiutils.models.where_and_what import start_as_sum, where_and_what
 
 layers = keras.layers
@@ -37,6 +38,18 @@ def where_and_what_network(
     model = keras.Model(inputs, layers.Softmax(name="probabilities")(logits))
     start_as_sum(model)
     return model
+
+
+def mldam_network(variant: str = "published", attention: str = "both", units: int = 1) -> keras.Model:
+    """The head "mldam" on five convolutions of stride 2, images of 64 x 96 pixels; one sigmoid unit, or a softmax."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((64, 96, 3))
+    maps = [layers.Rescaling(1 / 128, offset=-1.0)(inputs)]
+    for filters in (8, 8, 4, 8, 16):
+        maps.append(layers.Conv2D(filters, 3, strides=2, padding="same", activation="relu")(maps[-1]))
+    x = mldam(*maps[-3:], variant=variant, attention=attention, units=(16, 8))
+    logits = layers.Dense(units, name="logits")(x)
+    return keras.Model(inputs, layers.Activation("softmax" if units > 1 else "sigmoid", name="probabilities")(logits))
 
 
 def discs(n: int, seed: int, size: tuple[int, int] = (64, 96), radius: int = 9) -> ImageDataset:

@@ -52,8 +52,8 @@ def test_refusals():
         xai.build_model("vit_ti16", 2, 64, head="where_and_what")
     with pytest.raises(ValueError, match="at least 64 pixels"):
         xai.build_model("efficientnet_lite0", 2, (96, 32), head="where_and_what")
-    with pytest.raises(ValueError, match="pooling='mean' is for head='where_and_what'"):
-        xai.build_model("efficientnet_lite0", 2, 64, pooling="mean")
+    with pytest.raises(TypeError, match="no option .pooling."):
+        xai.build_model("efficientnet_lite0", 2, 64, head_options={"pooling": "mean"})
     with pytest.raises(ValueError, match=r"expected one number, or of a CNN \(height, width\)"):
         xai.build_model("vit_ti16", 2, (64, 96))
 

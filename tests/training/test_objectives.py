@@ -1,8 +1,11 @@
 """Training for several labels in one image and for a measured quantity: the losses by hand, and that both learn."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
+from small_models import discs, mldam_network
 
 import xaiutils as xai
 from xaiutils.backend import keras, tf
@@ -11,6 +14,7 @@ from xaiutils.datasets import ImageDataset
 from xaiutils.plots import training_curves
 from xaiutils.training import RECIPES, classification_report, clear_example, multi_label_report, regression_report
 from xaiutils.training.losses import epoch_order, make_label_loss, squared_error
+from xaiutils.training.objectives import Classes, OneUnit
 
 FAST = {"epochs": 12, "batch_size": 16, "learning_rate": 0.02, "weight_decay": 0.0, "flip": False, "patience": 12}
 
@@ -33,7 +37,7 @@ def small(outputs, seed=0):
     inputs = keras.Input((16, 16, 3))
     x = layers.Conv2D(8, 3, strides=2, activation="relu")(layers.Rescaling(1 / 127.5, -1)(inputs))
     x = layers.GlobalAveragePooling2D(name="features")(x)
-    logits = layers.Dense(1 if outputs == "regression" else 3, name="logits")(x)
+    logits = layers.Dense(3 if outputs == "sigmoid" else 1, name="logits")(x)
     if outputs == "regression":
         last = layers.Dense(1, kernel_initializer="ones", name="value", trainable=False)
     else:
@@ -51,6 +55,28 @@ def test_built_models_end_as_they_are_asked_to(outputs):
     assert [layer.name for layer in model.layers][-1] == small(outputs).layers[-1].name
     with pytest.raises(ValueError, match="outputs='ordinal'"):
         xai.build_model("vit_mini16", 3, 32, outputs="ordinal")
+
+
+def test_one_unit_is_the_softmax_of_two():
+    """Losses and measures are those of the logits 0 and z; it learns, and has two classes."""
+    one, two = OneUnit(), Classes()
+    y, z = np.array([0, 1, 1, 0]), np.array([[2.0], [-1.0], [3.0], [-30.0]], np.float32)
+    both = np.concatenate([0 * z, z], axis=1)
+    for changes in ({}, {"loss": "binary_cross_entropy"}, {"loss": "focal"}, {"balance": "class_weights"}):
+        recipe = replace(RECIPES["scratch"], **changes)
+        np.testing.assert_allclose(one.loss(recipe, y, 1)(y, z), two.loss(recipe, y, 2)(y, both), rtol=1e-6)
+    assert one.validate(y, z, auc=True) == two.validate(y, both, auc=True)
+    assert one.validate(y, z, auc=False)["val_loss"] == pytest.approx(log_loss(y, 1 / (1 + np.exp(-z[:, 0]))))
+    train, val = TRAIN.of_label("r"), VAL.of_label("r")
+    model = small("binary")
+    history = xai.train(model, train, val, "scratch", **FAST)
+    right = xai.predict(model, val.images).argmax(axis=1) == val.labels
+    assert right.mean() == history["val_accuracy"][history["kept"]].item() > 0.9
+
+
+def test_a_new_batch_norm_of_attention_is_not_left_as_it_is():
+    with pytest.raises(ValueError, match="recipe modern leaves batch norm as it is, .*mldam_position_norm"):
+        xai.train(mldam_network("study"), discs(4, 0), discs(4, 1), "modern")
 
 
 def test_several_labels_are_learnt_around_what_is_unknown(tmp_path):

@@ -133,7 +133,6 @@ def test_recipes_from_yaml(tmp_path):
         ({"then": RECIPES["modern"]}, ValueError, "cannot follow one that trains the backbone"),
         ({"also_keep": "val_loss"}, ValueError, "must differ from monitor"),
         ({"also_keep": "loss", "then": PLAIN}, ValueError, "be of the last stage"),
-        ({"scaling": "znorm"}, ValueError, "did you mean z_norm"),
         ({"last_layers": 2}, ValueError, "last_layers=2 needs freeze_norm=True"),
     ],
 )
@@ -259,6 +258,18 @@ def test_masks_move_with_their_images():
     masks = aug.warp(square, moves, "NEAREST") > 0.5
     assert not np.array_equal(masks, square > 0.5)
     assert np.mean(moved != masks) < 0.01
+
+
+def test_the_studys_augmentation():
+    """RandomAffine(degrees=10, translate=(0.05, 0.1), scale=(0.95, 1.05), fillcolor=0): across and down, one factor."""
+    moves = aug.draw(400, RECIPES["attention_study"], np.random.default_rng(0))
+    for name, largest in (("rotation", 10), ("shift", (0.1, 0.05)), ("shear", 0), ("zoom", (1.05, 1.05))):
+        np.testing.assert_allclose(moves[name].max(axis=0), largest, rtol=0.05)
+    np.testing.assert_array_equal(*moves["zoom"].T)
+    white = np.full((1, 8, 8, 1), 255, np.float32)
+    up = aug.warp(white, matrices((8, 8), shift=(0.25, 0)), black=True)[0, :, :, 0]
+    assert (up[:6] == 255).all()
+    assert (up[6:] == 0).all()
 
 
 def test_mirroring_by_axis_and_seed():
@@ -432,10 +443,9 @@ def test_two_sets_of_weights_are_kept(tmp_path):
     """The study's recipe: by validation loss, and by training loss."""
     train, val = colours(24, 0, spread=214), colours(24, 1, spread=214)
     model = tiny()
-    with pytest.warns(UserWarning, match="another scaling"):
-        history = xai.train(
-            model, train, val, "attention_study", epochs=5, learning_rate=0.05, run_dir=tmp_path, batch_size=8
-        )
+    history = xai.train(
+        model, train, val, "attention_study", epochs=5, learning_rate=0.05, run_dir=tmp_path, batch_size=8
+    )
     by_loss = history["epoch"][history["kept_by_loss"]].tolist()
     assert by_loss == [history["epoch"][history["loss"].idxmin()]]
     other = keras.models.load_model(tmp_path / "model_by_loss.keras")

@@ -148,25 +148,25 @@ def test_z_normalisation_of_each_image():
     )
     np.testing.assert_allclose(z, expected, atol=1e-4)
     plain = xai.build_model("vit_mini16", 2, 32)
-    normed = xai.build_model("vit_mini16", 2, 32, scaling="z_norm")
+    normed = xai.build_model("vit_mini16", 2, 32, scaling="per_image")
     for a, b in zip(plain.get_weights(), normed.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
     brighter = images * 0.5 + 20
     np.testing.assert_allclose(xai.predict(normed, brighter)[:2], xai.predict(normed, images)[:2], atol=1e-4)
     assert not np.allclose(xai.predict(plain, brighter), xai.predict(plain, images), atol=1e-4)
     assert np.isfinite(xai.explain(normed, images, method="vanilla_gradients")).all()
-    with pytest.raises(ValueError, match="did you mean z_norm"):
-        xai.build_model("vit_mini16", 2, 32, scaling="znorm")
+    with pytest.raises(ValueError, match="did you mean per_image"):
+        xai.build_model("vit_mini16", 2, 32, scaling="per image")
 
 
 def test_z_normalised_models_are_saved_and_loaded(tmp_path):
-    model = xai.build_model("vit_mini16", 2, 32, scaling="z_norm", seed=3)
+    model = xai.build_model("vit_mini16", 2, 32, scaling="per_image", seed=3)
     model.save(tmp_path / "m.keras")
     model.save_weights(tmp_path / "m.weights.h5")
     images = colours(3, 0).images
     expected = xai.predict(model, images)
     for file in ("m.keras", "m.weights.h5"):
-        again = xai.build_model("vit_mini16", 2, 32, tmp_path / file, scaling="z_norm")
+        again = xai.build_model("vit_mini16", 2, 32, tmp_path / file, scaling="per_image")
         np.testing.assert_allclose(xai.predict(again, images), expected, atol=1e-5)
     np.testing.assert_allclose(xai.predict(keras.models.load_model(tmp_path / "m.keras"), images), expected, atol=1e-5)
 

@@ -1,7 +1,7 @@
 """Image classifiers by name: `build_model`. Each scales its own input from [0, 255]."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,17 +10,19 @@ from typing import Any
 from xaiutils.backend import keras
 from xaiutils.models import applications, augreg, dinov2, vit
 from xaiutils.models.efficientnet_lite0 import efficientnet_lite0_backbone, load_imagenet_weights
+from xaiutils.models.mldam import mldam, mldam_taps
 from xaiutils.models.scaling import with_z_norm
-from xaiutils.models.where_and_what import POOLINGS, start_as_sum, where_and_what
-from xaiutils.registry import Registry, check_choice, check_integer
+from xaiutils.models.where_and_what import start_as_sum, where_and_what
+from xaiutils.registry import Registry, check_choice, check_integer, suggest
 
 layers = keras.layers
 
 __all__ = ["HEADS", "MODELS", "OUTPUTS", "VALUE_LAYER", "ModelEntry", "build_model", "load_model"]
 
-HEADS = ("linear", "thesis", "imagenet", "where_and_what")
-SCALINGS = ("family", "z_norm")
-OUTPUTS = ("softmax", "sigmoid", "regression")
+HEADS = ("linear", "flat", "thesis", "imagenet", "where_and_what", "mldam")
+HEAD_OPTIONS = {"where_and_what": ("pooling",), "mldam": ("variant", "attention", "taps", "units")}
+SCALINGS = ("family", "imagenet", "per_image")
+OUTPUTS = ("softmax", "binary", "sigmoid", "regression")
 VALUE_LAYER = "value"  # the last of a regression model: from standardised values to their own units
 
 
@@ -126,73 +128,69 @@ def build_model(
     seed: int = 0,
     scaling: str = "family",
     outputs: str = "softmax",
-    pooling: str = "attention",
+    head_options: Mapping[str, Any] | None = None,
 ) -> keras.Model:
     """Build an image classifier: a flat functional model that ends in layers ``logits`` and ``probabilities`` (of a
     quantity ``value``).
 
     Args:
         name: see `MODELS`.
-        n_classes: number of classes, at least 2 (``head="imagenet"`` always has 1000), or of labels (of a quantity
-            there is one output).
+        n_classes: number of classes, at least 2 (``head="imagenet"`` always has 1000), or of labels (of a quantity,
+            and of two classes with ``outputs="binary"``, there is one output).
         image_size: height and width of the input in pixels, or of a CNN (height, width); each at least 32, and for a
             ViT a multiple of its patch size.
         weights: None (random, from ``seed``), "imagenet" (the backbone's; the classes' too with ``head="imagenet"``),
             or a path: a ``.weights.h5`` or ``.keras`` file of the same model, or a backbone in the family's own
             format: Google's ``.npz`` (`augreg`), DINOv2's ``.npz`` (`dinov2`), ``..._notop.h5`` of
             ``keras.applications``.
-        head: "linear": global average pooling (ViT: class token), then the logits. "thesis": EfficientNet with
+        head: "linear": global average pooling (ViT: class token), then the logits. "flat" (of CNNs): the whole feature
+            map, flattened, then the logits (of DenseNet-121 before its last ReLU). "thesis": EfficientNet with
             global max pooling, or ViT with its class token; dropout 0.2, a GELU layer of 256 units, then the logits
             (the thesis gives the widths in a figure only; 256 is ours). "imagenet": as the original network, with its
             1000 classes. "where_and_what" (of CNNs): a map of where the evidence lies weighs maps of what it speaks
-            for, see `where_and_what`; recipes "where_and_what..." train it, from boxes or masks too.
+            for, see `where_and_what`; recipes "where_and_what..." train it, from boxes or masks too. "mldam" (of CNNs):
+            attention over places and channels of three feature maps, see `mldam`; most of its weights are those of the
+            layers behind it, so compare it with ``head_options={"attention": "none"}``.
         seed: of the random initial weights.
-        scaling: "family": of the pixels as the family's weights were trained with. "z_norm": before that each channel
-            of each image is set to ImageNet's mean and deviation, so that the network sees its z-scores, see
-            `scaling.ZNorm`; for the attention study, whose weights were trained so.
-        outputs: "softmax": one class for each image. "sigmoid": several labels at once, each by itself. "regression": a
-            quantity in its own units, to be explained as ``xaiutils.wrap(model, "model", head="regression")``.
-        pooling: of ``head="where_and_what"``: "attention", "top_k" (of the places where the map of where is largest) or
-            "mean" (over all places alike).
+        scaling: "family": of the pixels as the family's weights were trained with. "imagenet" (of networks of
+            ``keras.applications``): to zero mean and unit deviation over ImageNet, as torchvision's weights take them.
+            "per_image": before the family's each channel of each image is set to ImageNet's mean and deviation, so that
+            the network sees the image's own z-scores, see `scaling.ZNorm`.
+        outputs: "softmax": one class for each image. "binary": the same of two classes by one sigmoid unit, the
+            probability of the second. "sigmoid": several labels at once, each by itself. "regression": a quantity in
+            its own units, to be explained as ``xaiutils.wrap(model, "model", head="regression")``.
+        head_options: of ``head="where_and_what"``: ``pooling``, "attention" (default), "top_k" (of the places where
+            the map of where is largest) or "mean" (over all places alike). Of "mldam": ``variant``, ``attention`` and
+            ``units``, see `mldam`, and ``taps``, the names of three layers, shallow, middle and last.
 
     Returns:
-        A model from float32 images ``(n, height, width, 3)`` in [0, 255] to probabilities
-        ``(n, n_classes)``, or values ``(n, 1)``. Layer ``features`` is the pooled vector that the head starts from.
+        A model from float32 images ``(n, height, width, 3)`` in [0, 255] to probabilities ``(n, n_classes)``, of the
+        second of two classes ``(n, 1)``, or values ``(n, 1)``. Layer ``features`` is the vector that the head starts
+        from.
 
     Raises:
         ValueError: an argument that is out of range, or weights of another model; the message says what to do.
         FileNotFoundError: no file of this path.
         OSError: weights that cannot be downloaded.
     """
-    entry = MODELS[name]
+    entry, options = MODELS[name], dict(head_options or {})
     size: Any = tuple(image_size) if isinstance(image_size, tuple | list) else (image_size, image_size)
     _check_arguments(entry, n_classes, size, weights, head)
-    check_choice("outputs", outputs, OUTPUTS)
-    check_choice("pooling", pooling, POOLINGS)
-    if pooling != "attention" and head != "where_and_what":
-        raise ValueError(f"pooling={pooling!r} is for head='where_and_what', not for {head!r}.")
-    if head == "imagenet" and outputs != "softmax":
-        raise ValueError(f"outputs={outputs!r}: the ImageNet head names one of 1000 classes; give head='linear'.")
-    check_choice("scaling", scaling, SCALINGS)
+    _check_outputs(outputs, head, n_classes)
+    _check_scaling(name, scaling, weights)
+    for option in options:
+        if option not in HEAD_OPTIONS.get(head, ()):
+            raise TypeError(f"head={head!r} has no option {option!r}; {suggest(option, [*HEAD_OPTIONS.get(head, ())])}")
     keras.utils.set_random_seed(seed)
-    inputs, features = entry.backbone(size if entry.family == "cnn" else size[0])
-    units = 1000 if head == "imagenet" else 1 if outputs == "regression" else n_classes
-    if head == "where_and_what":
-        x = where_and_what(inputs, features, units, pooling)
-    elif head == "imagenet" and entry.imagenet_head is not None:
-        x = entry.imagenet_head(features)
-    elif entry.family == "vit":
-        x = vit.TakeClassToken(name="features")(features)
+    if scaling == "imagenet":
+        inputs, top = applications.application_backbone(applications.APPLICATIONS[name], size, standardise=True)
     else:
-        pool = layers.GlobalMaxPooling2D if head == "thesis" else layers.GlobalAveragePooling2D
-        x = pool(name="features")(features)
-    if head == "thesis":
-        x = layers.Dropout(0.2, name="head_dropout")(x)
-        x = layers.Dense(256, activation="gelu", name="head_dense")(x)
-    logits = layers.Dense(units, name="logits")(x)
+        inputs, top = entry.backbone(size if entry.family == "cnn" else size[0])
+    units = 1000 if head == "imagenet" else 1 if outputs in ("regression", "binary") else n_classes
+    logits = layers.Dense(units, name="logits")(_features(entry, head, options, inputs, top, units))
     if outputs == "regression":  # what training standardised by; one layer more of which every method knows the rule
         last = layers.Dense(1, kernel_initializer="ones", name=VALUE_LAYER, trainable=False)(logits)
-    elif outputs == "sigmoid":
+    elif outputs in ("sigmoid", "binary"):
         last = layers.Activation("sigmoid", name="probabilities")(logits)
     else:
         last = layers.Softmax(name="probabilities")(logits)
@@ -203,7 +201,27 @@ def build_model(
         entry.load_weights(model, head == "imagenet")
     elif weights is not None:
         _load_file(entry, model, Path(weights), head == "imagenet")
-    return with_z_norm(model) if scaling == "z_norm" else model
+    return with_z_norm(model) if scaling == "per_image" else model
+
+
+def _features(entry: ModelEntry, head: str, options: dict[str, Any], inputs: Any, top: Any, units: int) -> Any:
+    """What the logits are made of, from a backbone's last feature map or tokens ``top``."""
+    if head == "where_and_what":
+        return where_and_what(inputs, top, units, **options)
+    if head in ("mldam", "flat"):
+        taps = mldam_taps(entry.name, inputs, top, options.pop("taps", ()))
+        return mldam(*taps, **options) if head == "mldam" else layers.Flatten(name="features")(taps[-1])
+    if head == "imagenet" and entry.imagenet_head is not None:
+        return entry.imagenet_head(top)
+    if entry.family == "vit":
+        x = vit.TakeClassToken(name="features")(top)
+    else:
+        pool = layers.GlobalMaxPooling2D if head == "thesis" else layers.GlobalAveragePooling2D
+        x = pool(name="features")(top)
+    if head == "thesis":
+        x = layers.Dropout(0.2, name="head_dropout")(x)
+        x = layers.Dense(256, activation="gelu", name="head_dense")(x)
+    return x
 
 
 def load_model(path: str | Path) -> keras.Model:
@@ -226,6 +244,11 @@ def _check_arguments(entry: ModelEntry, n_classes: Any, size: tuple[Any, ...], w
             f"head='where_and_what' reads feature maps of strides 16 and 32: it needs a CNN and images of at least 64 "
             f"pixels, got {entry.name} and {image_size}."
         )
+    if head in ("flat", "mldam") and (entry.family != "cnn" or (head == "mldam" and any(n % 32 for n in size))):
+        raise ValueError(
+            f"head={head!r} reads feature maps: it needs a CNN, and 'mldam' images whose sides are multiples of 32; "
+            f"got {entry.name} and {image_size}."
+        )
     if weights == "imagenet" and entry.load_weights is None:
         other = "give the path of a file as weights=" if entry.load_file else "use weights=None and train it"
         raise ValueError(
@@ -241,6 +264,27 @@ def _check_arguments(entry: ModelEntry, n_classes: Any, size: tuple[Any, ...], w
         raise TypeError(f"weights={weights!r}; expected None, 'imagenet' or a path.")
     if weights is not None and weights != "imagenet" and not Path(weights).is_file():
         raise FileNotFoundError(f"weights={str(weights)!r} is neither 'imagenet' nor an existing file.")
+
+
+def _check_outputs(outputs: str, head: str, n_classes: int) -> None:
+    check_choice("outputs", outputs, OUTPUTS)
+    if head == "imagenet" and outputs != "softmax":
+        raise ValueError(f"outputs={outputs!r}: the ImageNet head names one of 1000 classes; give head='linear'.")
+    if outputs == "binary" and (n_classes != 2 or head == "where_and_what"):
+        raise ValueError(
+            "outputs='binary' is one unit for two classes, of any head but 'where_and_what', which has a map for "
+            f"each; got n_classes={n_classes} and head={head!r}."
+        )
+
+
+def _check_scaling(name: str, scaling: str, weights: object) -> None:
+    check_choice("scaling", scaling, SCALINGS)
+    known = applications.APPLICATIONS.get(name)
+    if scaling == "imagenet" and (known is None or (weights == "imagenet" and known.scale is not known.standardise)):
+        raise ValueError(
+            f"scaling='imagenet': {name} {'and its ImageNet weights were trained' if known else 'is made'} with "
+            "another; give scaling='family', which is as fixed."
+        )
 
 
 def _load_file(entry: ModelEntry, model: keras.Model, path: Path, with_head: bool) -> None:

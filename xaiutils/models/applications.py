@@ -17,13 +17,14 @@ layers = keras.layers
 
 @dataclass(frozen=True)
 class Application:
-    """One network: its class in ``keras.applications``, the module of its ``preprocess_input``, and the same scaling as
-    layers."""
+    """One network: its class in ``keras.applications``, the module of its ``preprocess_input``, the same scaling as
+    layers, and that by ImageNet's mean and deviation, as torchvision's weights take their images."""
 
     class_name: str
     module: ModuleType
     scale: Callable[[keras.KerasTensor], keras.KerasTensor]
     paper: str
+    standardise: Callable[[keras.KerasTensor], keras.KerasTensor] = scaling.standardised
 
 
 _TAN = "Tan & Le 2019, EfficientNet: rethinking model scaling, arXiv:1905.11946"
@@ -37,7 +38,9 @@ def _efficientnet_scale(images: keras.KerasTensor) -> keras.KerasTensor:
 
 
 APPLICATIONS = {
-    f"efficientnet_b{i}": Application(f"EfficientNetB{i}", keras.applications.efficientnet, _efficientnet_scale, _TAN)
+    f"efficientnet_b{i}": Application(
+        f"EfficientNetB{i}", keras.applications.efficientnet, _efficientnet_scale, _TAN, _efficientnet_scale
+    )
     for i in range(8)
 } | {
     "resnet50": Application(
@@ -68,11 +71,12 @@ APPLICATIONS = {
 
 
 def application_backbone(
-    application: Application, size: tuple[int, int]
+    application: Application, size: tuple[int, int], standardise: bool = False
 ) -> tuple[keras.KerasTensor, keras.KerasTensor]:
-    """Input tensor (images in [0, 255]) and the last feature map ``(n, rows, columns, channels)``."""
+    """Input tensor (images in [0, 255]) and the last feature map ``(n, rows, columns, channels)``; ``standardise``: by
+    ImageNet's mean and deviation."""
     inputs = keras.Input((*size, 3), name="images")
-    scaled = application.scale(inputs)
+    scaled = (application.standardise if standardise else application.scale)(inputs)
     network = getattr(keras.applications, application.class_name)
     return inputs, network(include_top=False, weights=None, input_tensor=scaled).output
 
@@ -93,7 +97,11 @@ def load_imagenet(application: Application, model: keras.Model, with_head: bool)
     if with_head and size != source.input_shape[1:3]:
         return
     noise = np.random.default_rng(0).uniform(0, 255, (1, *size, 3)).astype(np.float32)
-    top = model.output if with_head else model.get_layer(source.layers[-1].name).output
+    top = model.output
+    if not with_head:  # a head may read the features before their last activation
+        names = {layer.name for layer in model.layers}
+        last = next(layer.name for layer in reversed(source.layers) if layer.name in names)
+        top, source = model.get_layer(last).output, keras.Model(source.input, source.get_layer(last).output)
     ours = keras.Model(model.input, top)(noise)
     theirs = source(application.module.preprocess_input(noise.copy()))
     if not np.allclose(ours, theirs, rtol=1e-2, atol=1e-3 * float(np.abs(theirs).max())):

@@ -14,6 +14,7 @@ instances (Ilse, Tomczak & Welling 2018, arXiv:1802.04712).
 from typing import Any
 
 from xaiutils.backend import keras
+from xaiutils.registry import check_choice
 
 layers, ops = keras.layers, keras.ops
 
@@ -59,13 +60,14 @@ class KeepLargest(keras.layers.Layer):
         return super().get_config() | {"fraction": self.fraction}
 
 
-def where_and_what(inputs: Any, top: Any, n_classes: int, pooling: str) -> Any:
+def where_and_what(inputs: Any, top: Any, n_classes: int, pooling: str = "attention") -> Any:
     """``features`` ``(n, classes)``, what is summed over the places, from the backbone's image input and its last
     feature map, of stride 32.
 
     ``pooling``: "attention" as above; "top_k" the same over the `TOP_FRACTION` of the places where l is largest;
     "mean": sharpness is 0 and stays so, which makes it the mean over all places, and ``where`` is for the eye alone.
     """
+    check_choice("pooling", pooling, POOLINGS)
     fine = tensor_of_stride(keras.Model(inputs, top), STRIDE)
     coarse = layers.UpSampling2D(2, name="neck_up")(layers.Conv2D(CHANNELS, 1, name="neck_coarse")(top))
     # Copied, then smoothed: near to bilinear, which Keras does at fixed sizes alone, and training sees crops.

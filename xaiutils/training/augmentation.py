@@ -1,7 +1,8 @@
 """Random changes of training images, in batches: rotation, shift, shear, zoom and mirroring.
 
 Ranges, order and edges are those of Keras' ImageDataGenerator, which the thesis used: out of the picture lies the
-nearest pixel of its edge, and values between pixels are interpolated linearly.
+nearest pixel of its edge (or black, as torchvision's RandomAffine has it), and values between pixels are interpolated
+linearly.
 """
 
 from typing import Any
@@ -10,17 +11,22 @@ import numpy as np
 
 from xaiutils.backend import tf
 
-AUGMENTATIONS = ("flip", "flip_horizontal", "flip_vertical", "rotation", "shift", "shear", "zoom")  # fields of a recipe
+# Fields of a recipe.
+AUGMENTATIONS = (
+    *("flip", "flip_horizontal", "flip_vertical"),
+    *("rotation", "shift", "shift_across", "shear", "zoom", "zoom_alike", "black"),
+)
 
 
 def augment(images: np.ndarray, recipe: Any, rng: np.random.Generator) -> np.ndarray:
     """Changed images, float32 ``(n, height, width, channels)``; each image is changed in a way of its own.
 
-    ``recipe`` gives ``rotation``, ``shift``, ``shear``, ``zoom``, ``flip``, ``flip_horizontal`` and ``flip_vertical``;
-    of those that are 0 or False nothing is drawn from ``rng``.
+    ``recipe`` gives `AUGMENTATIONS`; of mirroring, and of all the others together, nothing is drawn from ``rng`` where
+    it is off.
     """
-    if recipe.rotation or recipe.shift or recipe.shear or recipe.zoom:
-        images = warp(images, affine_matrices(images.shape[1:3], **draw(len(images), recipe, rng)))
+    if recipe.rotation or recipe.shift or recipe.shift_across or recipe.shear or recipe.zoom:
+        matrices = affine_matrices(images.shape[1:3], **draw(len(images), recipe, rng))
+        images = warp(images, matrices, black=recipe.black)
     if recipe.flip:
         images = mirrored(images, rng, axes=(1, 2))
     elif axes := tuple(axis for axis, on in ((1, recipe.flip_vertical), (2, recipe.flip_horizontal)) if on):
@@ -30,12 +36,16 @@ def augment(images: np.ndarray, recipe: Any, rng: np.random.Generator) -> np.nda
 
 def draw(n: int, recipe: Any, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Random arguments of `affine_matrices` within the recipe's ranges, even distributions."""
-    return {
+    shift = np.array([recipe.shift, recipe.shift_across or recipe.shift])
+    drawn = {
         "rotation": rng.uniform(-recipe.rotation, recipe.rotation, n),
-        "shift": rng.uniform(-recipe.shift, recipe.shift, (n, 2)),
+        "shift": rng.uniform(-shift, shift, (n, 2)),
         "shear": rng.uniform(-recipe.shear, recipe.shear, n),
         "zoom": rng.uniform(1 - recipe.zoom, 1 + recipe.zoom, (n, 2)),
     }
+    if recipe.zoom_alike:
+        drawn["zoom"][:, 1] = drawn["zoom"][:, 0]
+    return drawn
 
 
 def affine_matrices(
@@ -64,8 +74,9 @@ def affine_matrices(
     return centred @ turned @ moved @ sheared @ zoomed @ np.linalg.inv(centred)
 
 
-def warp(images: np.ndarray, matrices: np.ndarray, interpolation: str = "BILINEAR") -> np.ndarray:
+def warp(images: np.ndarray, matrices: np.ndarray, interpolation: str = "BILINEAR", black: bool = False) -> np.ndarray:
     """Images, or masks with ``interpolation="NEAREST"``, ``(n, height, width, channels)`` moved by `affine_matrices`.
+    Beyond the edge lies its nearest pixel, or 0 where ``black``.
 
     One operation for the batch, on a GPU where there is one.
     """
@@ -76,7 +87,7 @@ def warp(images: np.ndarray, matrices: np.ndarray, interpolation: str = "BILINEA
         output_shape=images.shape[1:3],
         fill_value=0.0,
         interpolation=interpolation,
-        fill_mode="NEAREST",
+        fill_mode="CONSTANT" if black else "NEAREST",
     ).numpy()
 
 

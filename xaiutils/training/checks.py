@@ -107,16 +107,23 @@ def recipe_warnings(recipe: Recipe, steps: int) -> list[str]:
     return [f"{text}. Raise clip or learning_rate."]
 
 
-def input_warnings(model: keras.Model, images: np.ndarray, stages: Iterable[Recipe]) -> list[str]:
-    """Sentences on a model that does not have the recipes' ``scaling``, and on images that it does not seem to be made
-    for, judged by a few of them, float32 ``(n, height, width, 3)``: their range, and what arrives at the first layer
-    with weights."""
-    found, names = [], [layer.name for layer in model.layers]
-    wanted = next((stage for stage in stages if stage.scaling != "any" and stage.scaling not in names), None)
-    if wanted is not None:
-        found.append(
-            f"recipe {wanted.name} is meant for another scaling of the images: build_model(scaling={wanted.scaling!r})."
+def check_norms(model: keras.Model, stages: Iterable[Recipe]) -> None:
+    """ValueError for a stage that leaves the batch norm of the head "mldam", which begins without statistics, as it is
+    before it has seen any data."""
+    stage = next(iter(stages))
+    norms = [x for x in model.layers if isinstance(x, keras.layers.BatchNormalization) and x.name.startswith("mldam")]
+    new = [x.name for x in norms if not np.any(x.moving_mean)]
+    if new and (stage.frozen or stage.freeze_norm):
+        raise ValueError(
+            f"recipe {stage.name} leaves batch norm as it is, and {new[0]!r} has seen no data yet; take "
+            "head_options={'variant': 'published'}, or a recipe with frozen=False and freeze_norm=False first."
         )
+
+
+def input_warnings(model: keras.Model, images: np.ndarray) -> list[str]:
+    """Sentences on images that a model does not seem to be made for, judged by a few of them, float32 ``(n, height,
+    width, 3)``: their range, and what arrives at the first layer with weights."""
+    found = []
     if images.max() <= 1:
         if images.any():
             found.append("the images range over [0, 1]; models take [0, 255]. Multiply by 255.")

@@ -82,6 +82,23 @@ class Classes:
         return len(np.unique(ds.labels)) > 1
 
 
+class OneUnit(Classes):
+    """Two classes by one sigmoid unit z, which is the softmax of the logits 0 and z."""
+
+    def check(self, name: str, ds: ImageDataset, outputs: int) -> None:
+        super().check(name, ds, 2)
+
+    def loss(self, recipe: Recipe, y: np.ndarray, outputs: int) -> Loss:
+        of_two = super().loss(recipe, y, 2)
+        return lambda y, z: of_two(y, tf.concat([tf.zeros_like(z), z], axis=1))
+
+    def score(self, y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        return super().score(y, tf.concat([tf.zeros_like(logits), logits], axis=1))
+
+    def validate(self, y: np.ndarray, logits: np.ndarray, auc: bool) -> dict[str, float]:
+        return super().validate(y, np.concatenate([np.zeros_like(logits), logits], axis=1), auc)
+
+
 class Labels:
     """Several labels in one image: a sigmoid for each; where a label is unknown, it counts for nothing."""
 
@@ -182,5 +199,5 @@ def objective_of(model: keras.Model, train_ds: ImageDataset) -> Objective:
             last.set_weights([np.array([[scale]]), np.array([offset])])
         return Values(offset, scale)
     if isinstance(last, keras.layers.Activation) and last.activation is keras.activations.sigmoid:
-        return Labels()
+        return OneUnit() if last.output.shape[-1] == 1 and not train_ds.multi_label else Labels()
     return Classes()

@@ -12,7 +12,6 @@ from xaiutils.training.optimisation import OPTIMIZERS, SCHEDULES
 
 MONITORS = ("val_loss", "val_accuracy", "val_auc", "loss")
 LOSSES = ("cross_entropy", "binary_cross_entropy", "focal")
-SCALINGS = ("any", "z_norm")
 BALANCES = ("none", "class_weights", "balanced_batches")
 _ALWAYS_SHOWN = ("batch_size", "optimizer", "clip", "schedule", "monitor", "patience")
 
@@ -85,10 +84,12 @@ class Recipe:
     rotation: float = _about("random rotation, degrees either way", 0.0)
     shift: float = _about("random shift down and across, fraction of the side either way", 0.0)
     shear: float = _about("random shear, degrees either way", 0.0)
+    shift_across: float = _about("random shift across, where it is to differ from shift; 0: as shift", 0.0)
     zoom: float = _about("random zoom of height and width, factors from 1 - zoom to 1 + zoom", 0.0)
+    zoom_alike: bool = _about("one factor of zoom for height and width", False)
+    black: bool = _about("beyond the edge of a moved image lies black, not its nearest pixel", False)
     copies: int = _about("augmented copies of each image whose features a frozen backbone makes", 0)
 
-    scaling: str = _about("the scaling= that build_model is to be given; train warns of a model without it", "any")
     then: "Recipe | None" = field(
         default=None, metadata={"about": "the stage that follows, which begins with the best weights of this one"}
     )
@@ -194,7 +195,6 @@ _CHOICES = {
     "clip_by": ["global", "variable"],
     "monitor": list(MONITORS),
     "also_keep": ["", *MONITORS],
-    "scaling": list(SCALINGS),
     "loss": list(LOSSES),
     "balance": list(BALANCES),
 }
@@ -216,6 +216,7 @@ _RANGES = {
     "last_layers": (0, float("inf")),
     "rotation": (0, 180),
     "shift": (0, 1),
+    "shift_across": (0, 1),
     "shear": (0, 60),
     "zoom": (0, 0.9),
     "copies": (0, 1000),

@@ -39,15 +39,17 @@ FINETUNE = Recipe(
 # Both stages in one call. Of all epochs the best is kept, so that fine-tuning that does harm is undone.
 MODERN_FINETUNE = replace(MODERN, name="modern_finetune", then=FINETUNE)
 # Gonçalves & Cardoso 2021, Preliminary study on the impact of attention mechanisms for medical image classification
-# (RECPAD): two sets of weights, and no early stopping. Its batches are of 1 to 4 images; the ranges of its rotation,
-# translation and scale are not given, those here are ours.
+# (RECPAD), as its code has it: two sets of weights, no early stopping, batches of 2 (1 to 4 in the paper), and moved
+# images of which PyTorch takes the nearest pixel, this package the mean of its neighbours. Its "z-normalisation" is by
+# ImageNet's fixed mean and deviation, as its weights were trained: here any network's own scaling. Its models are
+# build_model(head="flat" (ResNet: "linear") or "mldam", outputs="binary", head_options={"variant": "study"}).
 ATTENTION_STUDY = Recipe(
     "attention_study",
     frozen=False,
     learning_rate=1e-4,
     weight_decay=0.0,
     epochs=300,
-    batch_size=4,
+    batch_size=2,
     clip=0.0,
     patience=300,
     optimizer="adam",
@@ -58,8 +60,10 @@ ATTENTION_STUDY = Recipe(
     flip_horizontal=True,
     rotation=10.0,
     shift=0.1,
-    zoom=0.1,
-    scaling="z_norm",
+    shift_across=0.05,
+    zoom=0.05,
+    zoom_alike=True,
+    black=True,
 )
 # The thesis' own, in every number that it states. It can hardly learn: see `xaiutils.training.toy_problem`. What
 # differs: the frozen backbone sees each image in 4 fixed augmented versions, not in a fresh one each epoch. Its

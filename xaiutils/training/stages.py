@@ -19,6 +19,7 @@ from xaiutils.training.callback import Callback, StopTraining
 from xaiutils.training.checks import (
     check_data,
     check_devices,
+    check_norms,
     check_output,
     head_dropout,
     input_warnings,
@@ -58,7 +59,8 @@ def train(
 
     Args:
         model: as `xaiutils.build_model` makes it, ending in layers ``logits`` and ``probabilities``; a frozen recipe
-            and one with dropout, freeze_norm or last_layers also need its layer ``features``. With
+            and one with dropout, freeze_norm or last_layers also need its layer ``features``. Its softmax, or one
+            sigmoid unit for the second of two classes, is trained by cross-entropy, which is the same of both. With
             ``outputs="sigmoid"`` the images have several labels: binary cross-entropy of each, of which unknown ones
             (-1) count for nothing. With ``outputs="regression"`` the loss is the squared error of the standardised
             ``values``; the model answers in their own units.
@@ -251,6 +253,7 @@ def _prepared(
         warnings.append("val_ds has images of one class alone, which has no AUC: val_loss is watched instead.")
         stages = [_watching_loss(s, ("val_auc",)) for s in stages]
     check_places(model, train_ds, stages, objective)
+    check_norms(model, stages)
     return stages, warnings
 
 
@@ -271,7 +274,7 @@ def _watching_loss(recipe: Recipe, in_place_of: tuple[str, ...]) -> Recipe:
 
 def _warnings(model: keras.Model, train_ds: ImageDataset, stages: list[Recipe]) -> list[str]:
     few = train_ds.pixels[:: max(1, len(train_ds) // 8)][:8].astype(np.float32)
-    found = input_warnings(model, few, stages)
+    found = input_warnings(model, few)
     for stage in stages:
         found += recipe_warnings(stage, stage.epochs * (len(train_ds) // min(stage.batch_size, len(train_ds))))
     return found

@@ -11,6 +11,7 @@ from typing import Any
 from xaiutils.backend import keras
 from xaiutils.graph.flat_graph import ModelError, Step
 from xaiutils.graph.layers import attention, linear, log_counterparts, norms
+from xaiutils.models.mldam import PlaceProduct, RepeatChannels
 from xaiutils.models.scaling import ReverseChannels
 from xaiutils.models.vit import ClassToken, LayerScale, PositionEmbedding, SelfAttention, TakeClassToken
 from xaiutils.models.where_and_what import SumPlaces
@@ -147,6 +148,7 @@ LAYER_TYPES: dict[type | str, LayerType] = {
     **_several("Where", LayerType(None, MERGED)),
     **_several("Concatenate", LayerType(SELECT, JOINED, log=log_counterparts.moved)),
     **_several("Matmul", LayerType(MATMUL)),
+    PlaceProduct: LayerType(MATMUL, MIXED),
     # Values that move, are repeated or left out
     **_several(
         """BroadcastTo ExpandDims Flatten GetItem Moveaxis Permute Repeat RepeatVector Reshape Squeeze Stack Swapaxes
@@ -156,6 +158,7 @@ LAYER_TYPES: dict[type | str, LayerType] = {
     **_several("Cropping1D Cropping2D Cropping3D Flip Roll Split UpSampling1D UpSampling3D", _CUTS),
     layers.UpSampling2D: _RESIZES,
     ReverseChannels: _CUTS,
+    RepeatChannels: _MOVES,
     TakeClassToken: _CUTS,
     **_several("ZeroPadding1D ZeroPadding3D", LayerType(SELECT, pads="zeros")),
     layers.ZeroPadding2D: LayerType(SELECT, PADDED, pads="zeros"),
