@@ -1,4 +1,4 @@
-"""Raw attention: one layer's attention from the class token to the patches."""
+"""Raw attention: one layer's attention from the class token to the patches, or between the places of a feature map."""
 
 from typing import Any
 
@@ -6,7 +6,9 @@ import numpy as np
 
 from xaiutils.attribution import attention_maps as attention
 from xaiutils.attribution.method import Method
+from xaiutils.backend import keras, tf
 from xaiutils.graph.network import ModelError, Network, Step
+from xaiutils.models.mldam import PlaceProduct
 from xaiutils.registry import Parameter, suggest
 
 
@@ -25,7 +27,19 @@ def raw_attention(
 
     ``layer`` is the path of an attention layer, by default the last. Where the head pools the patches, the mean of
     their rows is drawn. The map does not depend on the class that is asked for.
+
+    Of a network with the head "mldam" A is that of its places, of which the mean row is drawn: how much of each place's
+    value all places take together. It has one head and no class token.
     """
+    if (places := _of_places(network, layer)) is not None:
+        if query == "class_token":
+            raise ModelError("query='class_token': places have none; use query='patches' or 'auto'.")
+        probabilities, values = places
+
+        def mean_row(batch: Any, _: Any) -> Any:
+            return tf.reduce_mean(tf.cast(network.forward(batch, [probabilities.path])[1][0], tf.float32), axis=1)
+
+        return attention.token_maps(network, images, targets, batch_size, ("raw attention",), values, mean_row)
     steps = attention.attention_layers(network)
     chosen = _layer_named(network, steps, layer)
     weights = attention.query_weights(network, chosen, steps[-1], images, query)
@@ -37,6 +51,23 @@ def raw_attention(
 
     key = ("raw attention", fusion, weights.tobytes())
     return attention.token_maps(network, images, targets, batch_size, key, chosen, relevance)
+
+
+def _of_places(network: Network, layer: str) -> tuple[Step, Step] | None:
+    """The steps that give the probabilities and the values of attention between places, the one named or the last."""
+    found = {}
+    for step in network.steps_to_logits:
+        if isinstance(step.operation, PlaceProduct):
+            read, values = network.producers(step)
+            if read is not None and values is not None and isinstance(read.operation, keras.layers.Softmax):
+                found[read.path] = read, values
+    named = [path for path in found if layer in ("", path, path.split("/")[-1])]
+    return found[named[-1]] if named else None
+
+
+def _check(network: Network) -> None:
+    if _of_places(network, "") is None:
+        _layer_named(network, attention.attention_layers(network), "")
 
 
 def _layer_named(network: Network, steps: list[Step], layer: str) -> Step:
@@ -59,7 +90,7 @@ RAW_ATTENTION = Method(
     cost="1 forward",
     compute=raw_attention,
     needs="attention",
-    check=lambda network: _layer_named(network, attention.attention_layers(network), ""),
+    check=_check,
     parameters=(
         Parameter("layer", str, "", "path of the attention layer; empty: the last"),
         attention.FUSION,
