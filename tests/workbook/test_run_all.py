@@ -414,6 +414,9 @@ def test_a_wrong_folder_is_refused_before_a_notebook_starts(tmp_path, capsys):
         values = {"dataset": "folder", "data_dir": str(tmp_path / place)}
         with pytest.raises(ValueError, match=re.escape(words)):
             run_notebooks(values, tmp_path / "runs")
+    for place in ("file", "file/new", "nowhere/new"):  # of a set that is downloaded
+        with pytest.raises(ValueError, match="is no folder, nor can it be a new one"):
+            run_notebooks({"dataset": "mnist", "data_dir": str(tmp_path / place)}, tmp_path / "runs")
     with pytest.raises(ValueError, match="It holds only/"):
         run_notebooks({"dataset": "folder", "data_dir": str(tmp_path / "one")}, tmp_path / "runs")
     with pytest.raises(ValueError, match="no images of class"):

@@ -204,9 +204,13 @@ def check_data(parameters: Mapping[str, Any]) -> None:
 
     name = parameters.get("dataset", PARAMETERS["dataset"].default)
     entry = DATASETS[name]
-    if not entry.reads_files or "downloaded" in entry.access:
+    if not entry.reads_files:
         return
     place = Path(parameters.get("data_dir") or NOTEBOOKS / PARAMETERS["data_dir"].default)
+    if "downloaded" in entry.access:  # into a new folder too, but not far from where folders are
+        if not (place if place.exists() else place.parent).is_dir():
+            raise ValueError(f"dataset={name!r}: data_dir={str(place)!r} is no folder, nor can it be a new one.")
+        return
     try:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
