@@ -4,7 +4,7 @@ The sentences are in ``templates/first_screen.html.j2``. A table that is not the
 answers no question.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,24 +45,26 @@ def sources(files: Collection[str]) -> dict[str, list[str]]:
 def first_screen(folder: Path, records: list[Facts]) -> Facts:
     """What was run, whether the models are worth explaining, what their maps find, and what fails.
 
-    ``folder`` is the run's; ``records`` are its notebooks' as `xaiutils.workbook` writes them.
+    ``folder`` is the run's; ``records`` are its notebooks' as `xaiutils.workbook` writes them. Tables that no record
+    names are left over from another execution and answer nothing.
     """
-    models = _models(folder)
+    files = [item["file"] for record in records for item in record["items"] if item["kind"] == "table"]
+    known = {Path(file).stem: path for file in files if (path := inside(folder, file)) is not None}
+    models = _models(known)
     return {
         "what": _what(records),
         "models": models,
-        "values": _values(folder),
-        "use": _use(folder),
-        "maps": _maps(folder),
-        "fails": _fails(folder, records, models),
+        "values": _values(known),
+        "use": _use(known),
+        "maps": _maps(known),
+        "fails": _fails(known, records, models),
     }
 
 
-def _table(folder: Path, name: str, texts: str, numbers: str = "") -> pd.DataFrame | None:
-    """A table of the run with these columns (blanks part them), or None."""
-    path = inside(folder, f"tables/{name}.csv")
+def _table(known: Mapping[str, Path], name: str, texts: str, numbers: str = "") -> pd.DataFrame | None:
+    """A table of the run with these columns (bars part them), or None."""
     try:
-        table = read_saved_table(path) if path is not None and path.is_file() else None
+        table = read_saved_table(known[name]) if name in known else None
     except (OSError, ValueError):
         return None
     if table is None or not len(table) or not {*texts.split("|"), *filter(None, numbers.split("|"))} <= set(table):
@@ -85,10 +87,10 @@ def _what(records: list[Facts]) -> Facts:
     }
 
 
-def _models(folder: Path) -> list[Facts]:
+def _models(known: Mapping[str, Path]) -> list[Facts]:
     """Of each classifier how it does on the test split, by balanced accuracy: class imbalance fools accuracy."""
     what = "balanced accuracy"
-    table = _table(folder, "classification", "level|model", f"n|{what}|{what} low|{what} high")
+    table = _table(known, "classification", "level|model", f"n|{what}|{what} low|{what} high")
     if table is None:
         return []
     table = table[table["level"] == table["level"].iloc[0]]
@@ -110,21 +112,21 @@ def _models(folder: Path) -> list[Facts]:
     ]
 
 
-def _values(folder: Path) -> list[Facts]:
+def _values(known: Mapping[str, Path]) -> list[Facts]:
     """Of each model of a quantity its mean error beside that of a constant answer."""
     found = []
-    for path in sorted((folder / "tables").glob("report_*.csv")):
-        table = _table(folder, path.stem, "what|always the mean")
-        name = path.stem.removeprefix("report_")
+    for file in [file for file in known if file.startswith("report_")]:
+        table = _table(known, file, "what|always the mean")
+        name = file.removeprefix("report_")
         if table is not None and name in table and "MAE" in set(table["what"]):
             row = table[table["what"] == "MAE"].iloc[0]
             found.append({"name": name, "value": row[name], "constant": row["always the mean"]})
     return found
 
 
-def _use(folder: Path) -> dict[str, Facts]:
+def _use(known: Mapping[str, Path]) -> dict[str, Facts]:
     """Whether each model, or of each label, loses its answer with the evidence."""
-    table = _table(folder, "evidence_use", "verdict|by|group", "n|AUC|AUC_evidence_gone")
+    table = _table(known, "evidence_use", "verdict|by|group", "n|AUC|AUC_evidence_gone")
     if table is None:
         return {}
     return {
@@ -137,9 +139,9 @@ def _use(folder: Path) -> dict[str, Facts]:
     }
 
 
-def _maps(folder: Path) -> dict[str, Facts]:
+def _maps(known: Mapping[str, Path]) -> dict[str, Facts]:
     """`headline` of each model."""
-    table = _table(folder, "metrics", "model|method|metric|image_id|reading|weights", "value")
+    table = _table(known, "metrics", "model|method|metric|image_id|reading|weights", "value")
     if table is None:
         return {}
     table = table[table["metric"].isin(list(METRICS))]
@@ -154,10 +156,10 @@ def _maps(folder: Path) -> dict[str, Facts]:
     return found
 
 
-def _fails(folder: Path, records: list[Facts], models: list[Facts]) -> Facts:
-    verdicts = _table(folder, "randomisation_summary", "method|ssim")
+def _fails(known: Mapping[str, Path], records: list[Facts], models: list[Facts]) -> Facts:
+    verdicts = _table(known, "randomisation_summary", "method|ssim")
     forget = [] if verdicts is None else list(verdicts.loc[verdicts["ssim"] == "fails", "method"])
-    leaks = _table(folder, "leaks", "what")
+    leaks = _table(known, "leaks", "what")
     return {
         "unfinished": [record["notebook"] for record in records if record.get("finished") is not True],
         "unskilled": [model["name"] for model in models if not model["worth"]],
