@@ -212,8 +212,8 @@ def test_a_gallery_keeps_families_together(ds, images):
     maps, titles = dict.fromkeys(names, images[0, ..., 0]), {name: name.upper() for name in names}
     figure = drawn(plots.gallery(images[0], maps, families, dict.fromkeys(names, False), titles, ds.masks[0]))
     rows = [[axes.get_title() for axes in figure.axes[i : i + 7]] for i in (0, 7)]
-    assert rows == [["", "A", "H", "", "", "", ""], ["", *"BCDEFG"]]
-    assert [figure.axes[i].get_title(loc="left") for i in (0, 7)] == ["X", "Y"]
+    assert rows == [["", "input", "A", "H", "", "", ""], ["", *"BCDEFG"]]
+    assert [figure.axes[i].texts[0].get_text() for i in (0, 7)] == ["X", "Y"]
 
 
 @pytest.mark.parametrize(("value", "words"), [(0.0, "all 0"), (0.3, "all 0.3"), (-2.0, "all -2")])

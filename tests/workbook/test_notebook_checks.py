@@ -1,11 +1,13 @@
 """The check cells of notebooks 03 and 04 notice what they are there for, without running the notebooks."""
 
+import ast
 import dataclasses
 import itertools
 import sys
 
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 
 import xaiutils as xai
@@ -23,10 +25,16 @@ import refresh_notebooks
 SIZE = 64
 
 
-def cells(name: str) -> list[str]:
-    """Sources of a notebook's cells that compare numbers."""
+def cells(name: str, *words: str) -> list[str]:
+    """Sources of a notebook's cells that compare numbers, or of those with one of ``words``."""
     notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
-    return [c.source for c in notebook.cells if "run.expected(" in c.source]
+    code = [c.source for c in notebook.cells if c.cell_type == "code"]
+    return [source for source in code if any(word in source for word in words or ("run.expected(",))]
+
+
+def known_of(source: str) -> dict[str, float]:
+    """The numbers that a cell expects, by what they are."""
+    return ast.literal_eval(ast.parse(source).body[0].value)
 
 
 def lines(source: str, capsys, **namespace) -> list[str]:
@@ -115,24 +123,36 @@ def test_notebook_03_notices(fault, bright, spots, capsys, monkeypatch):
 
 
 def test_notebook_04_tells_all_methods_apart(run, capsys):
-    """Maps of the known sizes are as expected; no two methods can change places, or one be doubled, unnoticed."""
-    (source,) = cells("04_qualitative_comparison")
-    namespace = {"np": np, "maps": {}}
-    exec(source, namespace)
-    sizes = namespace["sizes"]
-    assert len(sizes) == 8
+    """Maps of the known sizes are as expected; no two methods can change places, or one be doubled or turned over,
+    unnoticed."""
+    facts, source = cells("04_qualitative_comparison", "def facts(", "run.expected(")
+    known = {tuple(what.split(", ")): value for what, value in known_of(source).items()}
+    names = list(dict.fromkeys(name for name, _ in known))
+    assert len(names) == 8
+    mask = np.zeros((1, 16, 16), bool)
+    mask[0, 4:8, 4:8] = True
 
-    def said(found):
-        maps = {name: np.full((2, 3, 3), -(10.0**size)) for name, size in found.items()}
-        return [
-            line.endswith("as expected") for line in lines(source, capsys, run=run, maps={"efficientnet_lite0": maps})
-        ]
+    def made(name):
+        """A map of the known size, mean on the evidence, and largest value."""
+        on, largest = known.get((name, "on the evidence"), 0.0), known.get((name, "largest"), 0.0)
+        found = np.where(np.arange(256).reshape(16, 16) % 2, 1.0, -1.0)
+        found[mask[0]], found[0, 0] = on, largest
+        rest = ~mask[0] & (np.arange(256).reshape(16, 16) > 0)
+        found[rest] *= (256 - largest - 16 * abs(on)) / rest.sum()
+        return found[None] * 10 ** known[name, "size"]
 
-    assert said(sizes) == [True] * 8
-    for a, b in itertools.combinations(sizes, 2):
-        assert said({**sizes, a: sizes[b], b: sizes[a]}).count(False) == 2, (a, b)
-    for name in sizes:
-        assert said({**sizes, name: sizes[name] + np.log10(2)}).count(False) == 1
+    def said(found, masks=mask):
+        namespace = {"run": run, "maps": {"efficientnet_lite0": found}, "masks": masks, "pd": pd}
+        return [line.endswith("as expected") for line in lines(f"{facts}\n{source}", capsys, **namespace)]
+
+    sound = {name: made(name) for name in names}
+    assert said(sound) == [True] * 16
+    assert said(sound, np.roll(mask, 8, axis=2)).count(False) >= 4
+    for a, b in itertools.combinations(names, 2):
+        assert said({**sound, a: sound[b], b: sound[a]}).count(False) >= 2, (a, b)
+    for name in names:
+        assert False in said({**sound, name: 2 * sound[name]})
+        assert False in said({**sound, name: -sound[name]}), name
 
 
 def test_lines_of_expected_numbers(run, tmp_path):

@@ -29,7 +29,8 @@ _NOTEBOOK_KEYS = ("folder", "data", "train", "cells")
 _DEFAULT_NOTEBOOKS = {
     "data": "01_data_preparation",
     "train": "02_train_models",
-    "cells": ["04_qualitative_comparison", "05_quantitative_comparison"],
+    # A gallery of all methods in each cell of a method would be the same picture many times.
+    "cells": [{"name": "04_qualitative_comparison", "gallery_images": []}, "05_quantitative_comparison"],
 }
 _AXIS_PARAMETERS = {"dataset", "model", "models", "recipe", "seed", "method", "methods"}
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")

@@ -3,6 +3,7 @@
 `draw_map` is the one place where a map becomes a picture; the panel of `xaiutils.widgets` draws through it too.
 """
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -229,22 +230,25 @@ def gallery(
     """Many maps ``(height, width)`` of one image by the methods' names, those of a family beside each other.
 
     ``families``, ``signed`` and ``titles`` are by method; families stand in the order of their first method, with six
-    maps in a row. Each map has its own colour limits.
+    pictures in a row, the image before the first. Each map has its own colour limits.
     """
-    rows = []
+    rows: list[tuple[str, list[str]]] = []
     for family in dict.fromkeys(families[name] for name in maps):
         names = [name for name in maps if families[name] == family]
+        names = names if rows else ["", *names]
         rows += [(family if i == 0 else "", names[i : i + 6]) for i in range(0, len(names), 6)]
-    figure = Figure(figsize=(WIDEST, 1.55 * len(rows) + 0.4), layout="compressed")
+    figure = Figure(figsize=(WIDEST, 1.6 * len(rows) + 0.4), layout="compressed")
     grid = figure.subplots(len(rows), 7, squeeze=False)
     for axes in grid.ravel():
         axes.set_axis_off()
-    draw_image(grid[0, 0], image, mask)
-    grid[0, 0].set_axis_on()
     for row, (family, names) in zip(grid, rows, strict=True):
-        row[0].set_title(drawn(family), fontsize=9, fontweight="bold", loc="left")
+        words = textwrap.fill(drawn(family), 14, break_long_words=False)
+        row[0].text(1, 0.5, words, ha="right", va="center", fontsize=9, fontweight="bold", transform=row[0].transAxes)
         for axes, name in zip(row[1:], names, strict=False):
-            draw_map(axes, image, maps[name], signed[name], mask, opacity=0.9, outline_width=0.35)
-            axes.set_title(drawn(titles[name]), fontsize=8)
+            if name:
+                draw_map(axes, image, maps[name], signed[name], mask, opacity=0.9, outline_width=0.35)
+            else:
+                draw_image(axes, image, mask)
+            axes.set_title(textwrap.fill(drawn(titles.get(name, "input")), 22), fontsize=8)
     figure.suptitle(drawn(title), fontsize=11)
     return figure

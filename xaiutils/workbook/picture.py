@@ -35,7 +35,7 @@ class Picture:
         self.width, self.height = picture.size
         small, photo = io.BytesIO(), io.BytesIO()
         picture.quantize(256, dither=Image.Dither.NONE).save(small, "png", optimize=True)
-        picture.save(photo, "jpeg", quality=88)
+        picture.save(photo, "jpeg", quality=80)
         png = small.tell() < _PNG_LIMIT
         self._data = {"image/png": small.getvalue()} if png else {"image/jpeg": photo.getvalue()}
 
