@@ -27,6 +27,7 @@ _PUBLIC = {
     "predict": "xaiutils.graph.predict",
     "evaluate": "xaiutils.evaluation",
     "METRICS": "xaiutils.evaluation",
+    "export_maps": "xaiutils.workbook.export_maps",
     "evidence_use": "xaiutils.evaluation.studies.evidence_use",
 }
 _MODULES = {

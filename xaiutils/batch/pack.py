@@ -84,6 +84,8 @@ class Packer:
             return set()
         if path.suffix in (".png", ".jpg", ".jpeg", ".pdf"):
             return set() if run is None and path.name.startswith("ranks_") else {"pictures"}
+        if path.suffix in (".dcm", ".tiff", ".npy", ".gz"):  # exported maps
+            return {"maps", "names", "pictures"}
         if path.suffix == ".csv":
             columns = pd.read_csv(path, nrows=0, encoding_errors="replace").columns if path.stat().st_size > 1 else []
             return {"names"} if any(_NAMES.search(str(column)) for column in columns) else set()
