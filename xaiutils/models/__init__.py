@@ -187,7 +187,8 @@ def build_model(
     else:
         inputs, top = entry.backbone(size if entry.family == "cnn" else size[0])
     units = 1000 if head == "imagenet" else 1 if outputs in ("regression", "binary") else n_classes
-    logits = layers.Dense(units, name="logits")(_features(entry, head, options, inputs, top, units))
+    x = _features(entry, head, options, inputs, top, units)
+    logits = layers.Dense(units, name="logits")(x)  # made last: a layer's seed is drawn when it is made
     if outputs == "regression":  # what training standardised by; one layer more of which every method knows the rule
         last = layers.Dense(1, kernel_initializer="ones", name=VALUE_LAYER, trainable=False)(logits)
     elif outputs in ("sigmoid", "binary"):
