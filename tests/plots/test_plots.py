@@ -13,6 +13,7 @@ from simulated_predictions import simulated
 from xaiutils import plots
 from xaiutils.classification import Predictions, assess
 from xaiutils.datasets import ImageDataset, phantom
+from xaiutils.evaluation.map_similarity import method_agreement
 from xaiutils.evaluation.ranking import agreement, mean_ranks, rank
 from xaiutils.plots.columns import fit_columns
 
@@ -255,6 +256,11 @@ def test_forest_draws_random_weights_in_the_row_of_the_method():
     marks = {float(m.get_xdata()[0]): m for m in axes.lines if m.get_marker() == "o" and len(m.get_xdata()) == 1}
     assert {x: m.get_ydata()[0] for x, m in marks.items()} == {0.5: 0, 0.2: 0, 0.4: 1}
     assert [marks[x].get_markerfacecolor() == "white" for x in (0.5, 0.2, 0.4)] == [False, True, False]
+    images = pd.DataFrame({"method": ["g", "g", "h"], "metric": "iou", "model": "m", "value": [0.1, 0.9, 0.4]})
+    axes = drawn(plots.forest(summary, {"iou": "IoU"}, {}, [], images)).axes[0]
+    dots = np.concatenate([c.get_offsets() for c in axes.collections])
+    assert sorted(map(tuple, dots.tolist())) == [(0.1, 0), (0.4, 1), (0.9, 0)]
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["g", "h"]
 
 
 def long_table(values, methods, metric="iou"):
@@ -300,8 +306,37 @@ def test_heat_maps_print_their_numbers():
     ]
     holed = drawn(plots.rank_heatmap(ranks.mask(ranks == 3))).axes[0]
     assert len(holed.texts) == 4
-    axes = drawn(plots.agreement_heatmap(agreement(table))).axes[0]
-    assert [t.get_text() for t in axes.texts] == ["1.00"] * 4
+    texts = [t.get_text() for axes in drawn(plots.agreement_heatmap(agreement(table))).axes for t in axes.texts]
+    assert texts == ["1.00"] * 4
+
+
+def test_maps_that_agree_are_beside_each_other():
+    rng = np.random.default_rng(0)
+    one, other = rng.normal(size=(2, 2, 16, 16))
+    maps = {"a": one, "b": other, "c": 2 * one + 0.1 * other, "even": np.ones((2, 16, 16)), "d": -other}
+    table = method_agreement(maps, "signed")
+    assert table.loc["b", "d"] == pytest.approx(-1)
+    assert table["even"].isna().all()
+    assert method_agreement(maps)["b"]["d"] == pytest.approx(1)
+    heat = next(axes for axes in drawn(plots.cluster_map(table, "correlation", {"a": "A$"})).axes if axes.texts)
+    names = [t.get_text() for t in heat.get_yticklabels()]
+    assert abs(names.index(r"A\$") - names.index("c")) == 1
+    assert len(heat.texts) == 16, "what is not known is blank"
+    row, column = names.index("b"), names.index(r"A\$")
+    numbers = {t.get_position(): t.get_text() for t in heat.texts}
+    assert numbers[column + 0.5, row + 0.5] == f"{table.loc['a', 'b'] + 0.0:.2f}"
+
+
+def test_metrics_in_pairs():
+    table = pd.concat(
+        [long_table([[0.1, 0.2], [0.3, 0.9]], "ab", metric) for metric in ("iou", "dice", "pointing_game")]
+    )
+    grid = drawn(plots.metric_pairs(table, {"a": "A"}))
+    pair = next(axes for axes in grid.axes if (axes.get_xlabel(), axes.get_ylabel()) == ("IoU", "Pointing game"))
+    assert sorted(map(tuple, np.concatenate([c.get_offsets() for c in pair.collections]).tolist()))[0] == (0.1, 0.1)
+    assert [t.get_text() for t in grid.legends[0].get_texts()] == ["A", "b"]
+    with pytest.raises(ValueError, match="1 metrics; 2 to 6"):
+        plots.metric_pairs(table[table["metric"] == "iou"])
 
 
 def test_two_methods_image_by_image():
@@ -321,8 +356,9 @@ def test_a_metric_against_a_fact_of_the_image():
     table["size"] = [k // 2 * 2 for k in range(10)]
     figure = drawn(plots.against(table, "iou", "size", ["a", "b"], "size of it"))
     (line,) = figure.axes[0].lines
-    assert (line.get_xdata().tolist(), line.get_ydata().tolist()) == ([0, 8], pytest.approx([0, 4]))
-    assert figure.axes[1].lines[0].get_ydata() == pytest.approx([1, 1])
+    ends = line.get_xydata()[[0, -1]].ravel().tolist()
+    assert ends == pytest.approx([0, 0, 8, 4])
+    assert set(figure.axes[1].lines[0].get_ydata().round(9)) == {1}
     same = drawn(plots.against(table.assign(size=1), "iou", "size", ["a"]))
     assert not same.axes[0].lines
 
@@ -353,6 +389,7 @@ def test_pyplot_is_not_used(ds):
     before = plt.get_fignums()
     plots.class_balance({"train": ds})
     plots.image_grid(ds)
+    plots.cluster_map(pd.DataFrame(np.eye(3)), "agreement")
     assert plt.get_fignums() == before
 
 

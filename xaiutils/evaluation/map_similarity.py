@@ -112,3 +112,13 @@ def similarity_table(
             for name in similarities
         ]
     return pd.concat(tables, ignore_index=True)
+
+
+def method_agreement(maps: Mapping[str, np.ndarray], reading: str = "magnitude") -> pd.DataFrame:
+    """How alike the maps ``(n, height, width)`` of every two methods are: rank correlation of their pixels, the mean
+    over the images where neither is constant (NaN: none). Maps are read first (`xaiutils.map_reading`).
+    """
+    read = {method: read_maps(values, reading) for method, values in maps.items()}
+    count = len(next(iter(read.values())))
+    tables = [pd.DataFrame({m: v[i].ravel() for m, v in read.items()}).corr("spearman") for i in range(count)]
+    return pd.concat(tables).groupby(level=0, sort=False).mean()

@@ -34,6 +34,7 @@ from xaiutils.plots.ranking import (
     scatter_pair,
     two_orders,
 )
+from xaiutils.plots.relations import cluster_map, metric_pairs
 from xaiutils.plots.retraining import retraining_curves
 from xaiutils.plots.sanity import consistency_matrix, dropout_maps, randomisation_curves, randomisation_grid
 from xaiutils.plots.style import COLOURS, MAP_COLOURS, OUTLINE, outline
@@ -50,6 +51,7 @@ __all__ = [
     "attribution_grid",
     "auc_forest",
     "class_balance",
+    "cluster_map",
     "composition",
     "confusion_matrices",
     "consistency_matrix",
@@ -66,6 +68,7 @@ __all__ = [
     "intensities",
     "label_roc_curves",
     "lesion_lengths",
+    "metric_pairs",
     "outline",
     "patch_grid",
     "pictures",

@@ -5,12 +5,14 @@ from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.figure import Figure
 
 from xaiutils.datasets import ImageDataset
 from xaiutils.evaluation.metrics import METRICS
 from xaiutils.evaluation.ranking import Ranking
 from xaiutils.plots.maps import attribution_grid
+from xaiutils.plots.relations import cluster_map
 from xaiutils.plots.style import COLOURS, SLANTED, heat_map, legend_below, numbers_as_text, panels, tidy, title_of
 from xaiutils.statistics.formatting import p_value
 from xaiutils.statistics.summaries import check_one_reading
@@ -82,33 +84,20 @@ def rank_heatmap(
     letters. Rows keep their order."""
     names = [f"{METRICS[m].title}\n({'higher' if METRICS[m].higher_is_better else 'lower'} is better)" for m in ranks]
     rows = [titles.get(m, m) for m in ranks.index]
-    figure = _heat_map_figure(ranks, rows, names, (1, len(ranks)), "viridis_r", "mean rank (1: best)", "{:.1f}")
-    for label, method in zip(figure.axes[0].get_yticklabels(), ranks.index, strict=True):
+    figure = Figure(figsize=(0.85 * len(names) + 3.0, 0.34 * len(rows) + 1.9), layout="constrained")
+    axes = figure.subplots()
+    values = ranks.to_numpy(float)
+    texts = numbers_as_text(values, "{:.1f}")
+    shown = heat_map(axes, values, texts, rows, names, "viridis_r", (1, len(ranks)), **SLANTED)
+    figure.colorbar(shown, ax=axes, label="mean rank (1: best)", shrink=0.8)
+    for label, method in zip(axes.get_yticklabels(), ranks.index, strict=True):
         label.set_color("0.5" if method in controls else "black")
     return figure
 
 
 def agreement_heatmap(tau: pd.DataFrame) -> Figure:
-    """Kendall's tau of every two metrics, as `agreement` gives it."""
-    names = [METRICS[m].title for m in tau]
-    return _heat_map_figure(tau, names, names, (-1, 1), "RdBu", "Kendall's tau", "{:.2f}")
-
-
-def _heat_map_figure(
-    table: pd.DataFrame,
-    rows: list[str],
-    columns: list[str],
-    limits: tuple[float, float],
-    colours: str,
-    label: str,
-    written: str,
-) -> Figure:
-    figure = Figure(figsize=(0.85 * len(columns) + 3.0, 0.34 * len(rows) + 1.9), layout="constrained")
-    axes = figure.subplots()
-    values = table.to_numpy(float)
-    shown = heat_map(axes, values, numbers_as_text(values, written), rows, columns, colours, limits, **SLANTED)
-    figure.colorbar(shown, ax=axes, label=label, shrink=0.8)
-    return figure
+    """Kendall's tau of every two metrics, as `agreement` gives it, those that agree beside each other."""
+    return cluster_map(tau, "Kendall's tau", {name: METRICS[name].title for name in tau})
 
 
 def scatter_pair(
@@ -169,11 +158,9 @@ def against(
     for axes, method in zip(grid, methods, strict=True):
         chosen = table[(table["metric"] == metric) & (table["method"] == method)].dropna(subset=["value", column])
         x, y = chosen[column].to_numpy(float), chosen["value"].to_numpy(float)
-        axes.scatter(x, y, s=14, color=COLOURS[0], alpha=0.7, linewidths=0)
-        if len(x) > 2 and np.ptp(x) > 0:
-            slope, offset = np.polyfit(x, y, 1)
-            ends = np.array([x.min(), x.max()])
-            axes.plot(ends, slope * ends + offset, color=COLOURS[1], linewidth=1.5)
+        dots, line = {"s": 14, "alpha": 0.7, "linewidths": 0}, {"color": COLOURS[1], "linewidth": 1.5}
+        fits = len(x) > 2 and np.ptp(x) > 0
+        sns.regplot(x=x, y=y, ci=None, fit_reg=fits, color=COLOURS[0], scatter_kws=dots, line_kws=line, ax=axes)
         axes.set_title(title_of(method, titles), fontsize=9)
         tidy(axes)
     figure.supxlabel(drawn(label or column), fontsize=9)
