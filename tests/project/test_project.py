@@ -58,8 +58,10 @@ def imported_packages(folder):
     return {name: path for name, path in found.items() if name not in sys.stdlib_module_names and name not in ours}
 
 
-# lime is offered behind explain(library="lime") where it is installed.
-@pytest.mark.parametrize(("folder", "extras", "optional"), [("xaiutils", [], {"lime"}), ("tests", ["test"], set())])
+# explain(library="lime") and export_maps' NIfTI are offered where these are installed.
+@pytest.mark.parametrize(
+    ("folder", "extras", "optional"), [("xaiutils", [], {"lime", "nibabel"}), ("tests", ["test"], set())]
+)
 def test_every_imported_package_is_declared(folder, extras, optional):
     """A package that another one happens to bring is missing one day: a clean environment once lacked statsmodels."""
     wanted = [*PROJECT["dependencies"], *(r for extra in extras for r in PROJECT["optional-dependencies"][extra])]
