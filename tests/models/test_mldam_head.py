@@ -172,6 +172,13 @@ def test_networks_of_the_registry():
     assert flat.output.shape == (None, 1)
 
 
+def test_imagenets_weights_are_those_of_the_backbone():
+    options = {"weights": "imagenet", "image_size": 64, "head_options": {"units": (4, 4)}}
+    model = xai.build_model("efficientnet_lite0", head="mldam", **options)
+    assert np.any(model.get_layer("top_norm").moving_mean)
+    np.testing.assert_array_equal(model.get_layer("mldam_position_norm").gamma, 1)
+
+
 @pytest.mark.parametrize("variant", ["published", "study"])
 def test_it_is_saved_and_loaded(variant, tmp_path):
     model = mldam_network(variant)

@@ -13,6 +13,7 @@ from xaiutils.classification.curves import mean_label_auc
 from xaiutils.datasets import ImageDataset
 from xaiutils.plots import training_curves
 from xaiutils.training import RECIPES, classification_report, clear_example, multi_label_report, regression_report
+from xaiutils.training.devices import computing_in
 from xaiutils.training.losses import epoch_order, make_label_loss, squared_error
 from xaiutils.training.objectives import Classes, OneUnit
 
@@ -77,6 +78,14 @@ def test_one_unit_is_the_softmax_of_two():
 def test_a_new_batch_norm_of_attention_is_not_left_as_it_is():
     with pytest.raises(ValueError, match="recipe modern leaves batch norm as it is, .*mldam_position_norm"):
         xai.train(mldam_network("study"), discs(4, 0), discs(4, 1), "modern")
+
+
+def test_attention_of_channels_keeps_float32():
+    model = mldam_network()
+    with computing_in(model, "mixed_float16"):
+        computes_in = {layer.name: layer.compute_dtype for layer in model.layers}
+    assert {computes_in[f"mldam_{part}"] for part in ("mixed", "channel", "channel_norm")} == {"float32"}
+    assert computes_in["features"] == "float16"
 
 
 def test_several_labels_are_learnt_around_what_is_unknown(tmp_path):

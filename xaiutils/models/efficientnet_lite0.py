@@ -82,7 +82,7 @@ def load_imagenet_weights(model: keras.Model, with_head: bool) -> None:
     if with_head:
         model.get_layer("logits").set_weights([state["_fc.weight"].T, state["_fc.bias"]])
     for layer in model.layers:
-        if layer.name.endswith(("_conv", "_norm")):
+        if layer.name.startswith(("stem_", "block_", "top_")) and layer.name.endswith(("_conv", "_norm")):
             layer.set_weights(_layer_weights(layer, state))
 
 

@@ -63,11 +63,12 @@ def computing_in(model: keras.Model, precision: str) -> Iterator[Callable[[], Ab
     arXiv:1710.03740), where they are compiled there; "float32" leaves them as they are.
 
     All variables stay float32. So do the computations of the layers before the first one with weights, which scale the
-    pixels (bfloat16 has 8 binary digits), and of ``logits`` and what follows. Yields a context in which the layers
-    are as before once more.
+    pixels (bfloat16 has 8 binary digits), of ``logits`` and what follows, and of the head "mldam", whose channel
+    attention is of the third power of the features. Yields a context in which the layers are as before once more.
     """
     inner = model.layers[: [layer.name for layer in model.layers].index("logits")]
-    parts = [] if precision == "float32" else [part for leaf in _after_scaling(inner) for part in _parts(leaf)]
+    halved = [] if precision == "float32" else _after_scaling(inner)
+    parts = [part for leaf in halved if not leaf.name.startswith("mldam_") for part in _parts(leaf)]
     before = [part.dtype_policy for part in parts]
 
     def set_all(policies: Sequence[Any]) -> None:
