@@ -72,8 +72,8 @@ PITFALLS = {
     "whose logits are each other's negative, the epsilon rule in the last layer leaves nothing.",
     "sglrp": "Weights come from the softmax: for a prediction with probability near 1 they all but vanish. With two "
     "classes whose logits are each other's negative, the epsilon rule in the last layer leaves nothing.",
-    "raw_attention": "The same map for every class. Between the places of the head `mldam`, whose scores are not scaled, "
-    "it is often a choice of single places. One layer's attention is not what flows through the whole "
+    "raw_attention": "The same map for every class. Between the places of the head `mldam`, of unscaled scores, it is "
+    "often a choice of single places. One layer's attention is not what flows through the whole "
     "network, and single tokens can collect attention without meaning.",
     "attention_rollout": "The same map for every class; it ignores values, MLPs and signs. Deep models tend to a "
     "uniform map.",

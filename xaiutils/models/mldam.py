@@ -12,9 +12,9 @@ entries of (Q K^T)^T, so that what a place reads of the others is a small part o
 batch norm; and the units are C and C / 2. There the shallow and middle maps of DenseNet also came behind another
 pooling of its stem; here all three are of one network.
 
-Nothing is scaled. Of ImageNet's EfficientNet-Lite0, before training, on 24 images of BUSI each, Q K^T has a deviation of
-550: each row of P takes a single place, and the study's softmax one of all 2,401 pairs, which makes its attention .05
-of V where the published one has 1.0. V (V^T V) is 10^4 times V, so half precision is no place for it.
+Nothing is scaled. On 24 images of BUSI and the features of ImageNet's EfficientNet-Lite0, before training, Q K^T has a
+deviation of 550: each row of P takes a single place, and the study's softmax one of all 2,401 pairs, so that the norm
+of P V is .05 of V's where the published one's is 1.0. V (V^T V) is 10^4 times V, too large for half precision.
 """
 
 from collections.abc import Sequence
