@@ -18,7 +18,7 @@ _DOWNLOADED = {"mnist": (70_000, 60e6), "cats_vs_dogs": (25_000, 1.7e9), "oxford
 _GENERATED = 2000  # images of the phantom and the digits, all splits
 _WEIGHT_BYTES = 4.2  # float32, and Keras' description of the layers
 _FEATURE_BYTES = 1280 * 4 * 10  # of a training image while the head of a frozen backbone is trained on ten copies
-_NOTEBOOK_BYTES = 4e6  # figures, tables and the executed notebook of one job
+_NOTEBOOK_BYTES = 8e6  # figures, tables and the executed notebook of one job
 _RESERVE_BYTES = 2e8  # left free
 
 

@@ -11,7 +11,7 @@ _ONE_HOLDS = 5.0  # inches: what is drawn wider needs two columns
 
 
 def fit_columns(figure: Figure, columns: int = 0) -> Figure:
-    """Bring a figure to the width of 1 or 2 `COLUMNS`, its height in proportion, and return it.
+    """Bring a figure to the width of 1 or 2 `COLUMNS`, its height in proportion, lay it out, and return it.
 
     ``columns`` 0, the default: one where it is drawn at most 5 inches wide, else two. Type shrinks with a wider figure,
     to no less than `LEAST_TYPE`; titles that no longer fit are broken into lines. Raises ValueError for other numbers.
@@ -22,17 +22,16 @@ def fit_columns(figure: Figure, columns: int = 0) -> Figure:
         raise ValueError(f"columns must be 1, 2 or 0 (as the figure is drawn), got {columns!r}.")
     scale = COLUMNS[columns] / width
     figure.set_size_inches(COLUMNS[columns], height * scale)
-    for axes in figure.axes:
+    for axes in (axes for axes in figure.axes if axes.axison):
         for axis in (axes.xaxis, axes.yaxis):  # labels that the new size adds or moves
             axis.set_tick_params(labelsize=_fitted(axis.get_major_ticks(1)[0].label1, scale))
     for text in figure.findobj(Text):
         text.set_fontsize(_fitted(text, scale))
     figure.draw_without_rendering()
-    for axes in figure.axes:
-        for text in (axes.title, axes.xaxis.label):
-            _break(text, axes.get_window_extent().width)
-    for text in figure.texts:
-        _break(text, figure.bbox.width)
+    broken = [_break(t, axes.bbox.width) for axes in figure.axes for t in (axes.title, axes.xaxis.label)]
+    broken += [_break(text, figure.bbox.width) for text in figure.texts]
+    if any(broken):
+        figure.draw_without_rendering()
     return figure
 
 
@@ -40,11 +39,13 @@ def _fitted(text: Text, scale: float) -> float:
     return max(LEAST_TYPE, float(text.get_fontsize()) * min(1, scale))
 
 
-def _break(text: Text, room: float) -> None:
-    """Break the lines of a text that is wider than ``room``, in pixels."""
+def _break(text: Text, room: float) -> bool:
+    """Break the lines of a text that is wider than ``room``, in pixels; whether it was."""
     needed = text.get_window_extent().width if text.get_text() and not text.get_rotation() else 0
-    if needed > 1.05 * room:
+    too_wide = bool(needed > 1.05 * room)
+    if too_wide:
         lines = text.get_text().split("\n")
         most = max(8, int(max(map(len, lines)) * room / needed))
         broken = (textwrap.fill(line, most, break_long_words=False, break_on_hyphens=False) for line in lines)
         text.set_text("\n".join(broken))
+    return too_wide

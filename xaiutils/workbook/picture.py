@@ -49,7 +49,6 @@ def print_figure(figure: Figure, path: Path, columns: int = 0) -> None:
     dpi = figure.get_dpi()
     figure.set_dpi(FIGURE_DPI["saved"])  # letters are laid out as wide as they are printed
     fit_columns(figure, columns)
-    figure.draw_without_rendering()
     figure.set_layout_engine("none")  # it is laid out: not again for each file
     box = figure.get_tightbbox().padded(_PAD)
     for file in (path, path.with_suffix(".pdf")):
