@@ -33,7 +33,13 @@ _DECLARED = (
     Parameter("model", str, "", "the model that is explained, by name or path; empty: the first of this run"),
     Parameter("label", str, "", "of several labels, the one that is explained; empty: that of most positive cases"),
     Parameter("weights", str, "auto", "pretrained weights where there are some, or none", choices=("auto", "none")),
-    Parameter("head", str, "linear", "what follows the backbone", choices=("linear", "thesis", "where_and_what")),
+    Parameter(
+        "head",
+        str,
+        "linear",
+        "what follows the backbone",
+        choices=("linear", "flat", "thesis", "where_and_what", "mldam"),
+    ),
     Parameter(
         "recipe",
         str,
