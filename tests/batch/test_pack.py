@@ -43,6 +43,8 @@ def make_run(folder, dataset, data_dir=""):
     run.save_table(pd.DataFrame({"model": ["a"], "accuracy": [0.9]}), "classification", "Scores of the models.")
     run.save_text(f"The image {ds.ids[0]}. It is of {patients[0]}.", "datasheet", "Datasheet.")
     run.save_maps("test", {"grad_cam": np.ones((len(ds), 64, 64), np.float32)}, ds.ids)
+    (run.folder / "exported").mkdir()
+    (run.folder / "exported" / "a_grad_cam.dcm").write_bytes(b"Anna")
     (run.model_folder("a") / "model.keras").parent.mkdir(parents=True)
     (run.model_folder("a") / "model.keras").write_bytes(b"weights")
     notebook = nbformat.v4.new_notebook()
@@ -92,7 +94,8 @@ def test_of_a_patients_run_only_what_can_show_none_goes_along(patients, capsys):
         if line.startswith("- `"):
             name, _, why = line[3:].partition("`: ")
             left[name] = why
-    for name, word in (("figures/examples.png", "images"), ("maps/test.npz", "maps"), ("models/a/model.keras", "model"),
+    for name, word in (("figures/examples.png", "images"), ("exported/a_grad_cam.dcm", "images"),
+                       ("figures/examples.pdf", "images"), ("maps/test.npz", "maps"), ("models/a/model.keras", "model"),
                        ("tables/skipped.csv", "name"), ("tables/metrics.csv", "name"), ("datasheet.md", "name"),
                        ("notebooks/01_x.ipynb", "images"), ("record/01_x.json", "name")):  # fmt: skip
         assert word in left[name], name
