@@ -171,7 +171,7 @@ def _checkpoint(tensor: bytes, size: int = 6) -> bytes:
     (_checkpoint(b"K\0(J\xff\xff\xff\x7ftK\0\x85"), "more elements than its storage"),  # stride 0
     (_checkpoint(b"K\0K\x06\x85K\x01\x85", 2**40), "cut off"),
     (pickle.dumps(0x1950A86A20F9469CFC6C, 2)[:-1] + b"r\xff\xff\xff\xff.", "larger than those of a state dict"),
-    (b"", "not a legacy PyTorch checkpoint"),
+    (b"", "not a PyTorch checkpoint"),
     (b"\x80\x02\x8d" + struct.pack("<q", 2**40) + b"x.", "not a readable PyTorch checkpoint"),
 ])  # fmt: skip
 def test_a_checkpoint_allocates_nothing_that_it_does_not_hold(tmp_path, content, words):

@@ -4,6 +4,7 @@ import functools
 import io
 import pickle
 import struct
+import zipfile
 
 import numpy as np
 import pytest
@@ -55,6 +56,20 @@ def legacy_checkpoint(state: bytes, storages) -> bytes:
     return out.getvalue()
 
 
+def zip_checkpoint(state: bytes, storages, order: str = "little") -> bytes:
+    """The bytes of a PyTorch file as it is written since 1.6."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as packed:
+        packed.writestr("m/data.pkl", state)
+        packed.writestr("m/byteorder", order)
+        for key, values in storages:
+            packed.writestr(f"m/data/{key}", np.asarray(values, np.float32).tobytes())
+    return out.getvalue()
+
+
+CONTAINERS = pytest.mark.parametrize("contained", [legacy_checkpoint, zip_checkpoint])
+
+
 def raw_state(name="w", shape=(2, 3), stride=(3, 1), size=6, module=b"torch._utils", function=b"_rebuild_tensor_v2"):
     """A hand-written pickle of {name: tensor}, so that no PyTorch is needed to write it."""
 
@@ -72,14 +87,16 @@ def raw_state(name="w", shape=(2, 3), stride=(3, 1), size=6, module=b"torch._uti
     return b"\x80\x02}" + text(name) + b"c" + module + b"\n" + function + b"\n" + arguments + b"Rs."
 
 
-def test_a_legacy_checkpoint_is_read(tmp_path):
+@CONTAINERS
+def test_a_checkpoint_is_read(tmp_path, contained):
     path = tmp_path / "a.pth"
-    path.write_bytes(legacy_checkpoint(raw_state(), [("0", range(6))]))
+    path.write_bytes(contained(raw_state(), [("0", range(6))]))
     np.testing.assert_array_equal(read_torch_checkpoint(path)["w"], [[0, 1, 2], [3, 4, 5]])
-    path.write_bytes(legacy_checkpoint(raw_state(shape=(3, 2), stride=(1, 3)), [("0", range(6))]))
+    path.write_bytes(contained(raw_state(shape=(3, 2), stride=(1, 3)), [("0", range(6))]))
     np.testing.assert_array_equal(read_torch_checkpoint(path)["w"], [[0, 3], [1, 4], [2, 5]])
 
 
+@CONTAINERS
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -92,11 +109,24 @@ def test_a_legacy_checkpoint_is_read(tmp_path):
         (b"\x80\x02]q\x00.", "does not match|other than a dict"),
     ],
 )
-def test_a_tampered_checkpoint_is_refused(tmp_path, content, words):
+def test_a_tampered_checkpoint_is_refused(tmp_path, contained, content, words):
     path = tmp_path / "bad.pth"
-    path.write_bytes(legacy_checkpoint(content, [("0", range(6))]))
+    path.write_bytes(contained(content, [("0", range(6))]))
     with pytest.raises(FileError, match=words):
         read_torch_checkpoint(path)
+
+
+def test_a_zip_file_of_something_else_is_refused(tmp_path):
+    path, whole = tmp_path / "bad.pth", zip_checkpoint(raw_state(), [("0", range(6))])
+    for content, words in (
+        (zip_checkpoint(raw_state(), []), "'0' does not match"),
+        (zip_checkpoint(raw_state(), [("0", range(6))], "big"), "another byte order"),
+        (whole.replace(b"data.pkl", b"data.pkk"), "no state dict"),
+        (whole[:-30], "zip file"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(FileError, match=words):
+            read_torch_checkpoint(path)
 
 
 def test_a_cut_checkpoint_is_refused(tmp_path):

@@ -11,6 +11,7 @@ from xaiutils.backend import keras
 from xaiutils.models import applications, augreg, dinov2, vit
 from xaiutils.models.efficientnet_lite0 import efficientnet_lite0_backbone, load_imagenet_weights
 from xaiutils.models.mldam import mldam, mldam_taps
+from xaiutils.models.resnets import RESNETS, load_resnet, resnet_backbone
 from xaiutils.models.scaling import with_z_norm
 from xaiutils.models.where_and_what import start_as_sum, where_and_what
 from xaiutils.registry import Registry, check_choice, check_integer, suggest
@@ -37,6 +38,7 @@ class ModelEntry:
         load_weights: copies ImageNet's weights into a model, its 1000 classes too if the second argument is True; None
             where there are none to download.
         load_file: the same from a file in the family's own format, in place of one that `build_model`'s models saved.
+        files: endings of the names of such files.
         imagenet_head: layers of the original from its feature map up to its logits, where it is not only a pooling.
         weights_licence: of the weights, or where it is stated; "" without weights.
     """
@@ -48,6 +50,7 @@ class ModelEntry:
     backbone: Callable[[Any], tuple[keras.KerasTensor, keras.KerasTensor]]
     load_weights: Callable[[keras.Model, bool], None] | None = None
     load_file: Callable[[keras.Model, Path, bool], None] | None = None
+    files: tuple[str, ...] = ()
     imagenet_head: Callable[[keras.KerasTensor], keras.KerasTensor] | None = None
     weights_licence: str = ""
 
@@ -75,8 +78,22 @@ for _name, _application in applications.APPLICATIONS.items():
             partial(applications.application_backbone, _application),
             partial(applications.load_imagenet, _application),
             partial(applications.load_application_file, _application),
+            (".h5",),
             applications.vgg16_head if _name == "vgg16" else None,
             weights_licence="stated by Keras, https://keras.io/api/applications",
+        )
+    )
+for _name, _resnet in RESNETS.items():
+    MODELS.add(
+        ModelEntry(
+            _name,
+            "cnn",
+            _resnet.paper,
+            "from a file of torchvision or timm",
+            partial(resnet_backbone, _resnet),
+            load_file=load_resnet,
+            files=(".pth", ".safetensors"),
+            weights_licence="torchvision: BSD-3-Clause; timm: Apache-2.0",
         )
     )
 
@@ -106,13 +123,14 @@ for _name, _config in vit.CONFIGS.items():
             _backbone,
             partial(_load_google_weights, _name),
             partial(_load_google_file, _name),
+            (".npz",),
             weights_licence="Apache-2.0",
         )
     elif _name.startswith("dinov2"):
         _paper = "Oquab et al. 2023, DINOv2: learning robust visual features, arXiv:2304.07193"
         _load = partial(_load_dinov2_file, _name)
         _entry = ModelEntry(
-            _name, "vit", _paper, "from a file", _backbone, load_file=_load, weights_licence="Apache-2.0"
+            _name, "vit", _paper, "from a file", _backbone, None, _load, (".npz",), weights_licence="Apache-2.0"
         )
     else:
         _entry = ModelEntry(_name, "vit", _DOSOVITSKIY, "none", _backbone)
@@ -142,7 +160,7 @@ def build_model(
         weights: None (random, from ``seed``), "imagenet" (the backbone's; the classes' too with ``head="imagenet"``),
             or a path: a ``.weights.h5`` or ``.keras`` file of the same model, or a backbone in the family's own
             format: Google's ``.npz`` (`augreg`), DINOv2's ``.npz`` (`dinov2`), ``..._notop.h5`` of
-            ``keras.applications``.
+            ``keras.applications``, ``.pth`` and ``.safetensors`` of torchvision and timm (`resnets`).
         head: "linear": global average pooling (ViT: class token), then the logits. "flat" (of CNNs): the whole feature
             map, flattened, then the logits (of DenseNet-121 before its last ReLU). "thesis": EfficientNet with
             global max pooling, or ViT with its class token; dropout 0.2, a GELU layer of 256 units, then the logits
@@ -182,7 +200,7 @@ def build_model(
         if option not in HEAD_OPTIONS.get(head, ()):
             raise TypeError(f"head={head!r} has no option {option!r}; {suggest(option, [*HEAD_OPTIONS.get(head, ())])}")
     keras.utils.set_random_seed(seed)
-    if scaling == "imagenet":
+    if scaling == "imagenet" and name in applications.APPLICATIONS:
         inputs, top = applications.application_backbone(applications.APPLICATIONS[name], size, standardise=True)
     else:
         inputs, top = entry.backbone(size if entry.family == "cnn" else size[0])
@@ -281,7 +299,11 @@ def _check_outputs(outputs: str, head: str, n_classes: int) -> None:
 def _check_scaling(name: str, scaling: str, weights: object) -> None:
     check_choice("scaling", scaling, SCALINGS)
     known = applications.APPLICATIONS.get(name)
-    if scaling == "imagenet" and (known is None or (weights == "imagenet" and known.scale is not known.standardise)):
+    if (
+        scaling == "imagenet"
+        and name not in RESNETS
+        and (known is None or (weights == "imagenet" and known.scale is not known.standardise))
+    ):
         raise ValueError(
             f"scaling='imagenet': {name} {'and its ImageNet weights were trained' if known else 'is made'} with "
             "another; give scaling='family', which is as fixed."
@@ -290,11 +312,12 @@ def _check_scaling(name: str, scaling: str, weights: object) -> None:
 
 def _load_file(entry: ModelEntry, model: keras.Model, path: Path, with_head: bool) -> None:
     """Weights from a file: one that a model of `build_model` saved, or in the family's own format."""
-    if path.suffix == ".npz" and entry.load_file is not None:
-        return entry.load_file(model, path, with_head)
+    load = entry.load_file if path.suffix in entry.files else None
+    if load is not None and path.suffix != ".h5":
+        return load(model, path, with_head)
     attempts = [model.load_weights] if path.name.endswith((".weights.h5", ".keras")) else []
-    if path.suffix == ".h5" and entry.family == "cnn" and entry.load_file is not None:
-        attempts.append(lambda file: entry.load_file(model, file, with_head))
+    if load is not None:
+        attempts.append(lambda file: load(model, file, with_head))
     problems = []
     for attempt in attempts:
         try:
@@ -303,8 +326,8 @@ def _load_file(entry: ModelEntry, model: keras.Model, path: Path, with_head: boo
                 return attempt(path)
         except (ValueError, OSError, KeyError) as error:  # Keras' and h5py's, for files of other layers
             problems.append(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
-    formats = {"cnn": ", ..._notop.h5", "vit": ", .npz"}[entry.family] if entry.load_file else ""
-    reason = "; ".join(problems) or f"of its formats (.weights.h5, .keras{formats}) the name shows none"
+    formats = ", ".join((".weights.h5", ".keras", *entry.files)).replace(" .h5", " ..._notop.h5")
+    reason = "; ".join(problems) or f"of its formats ({formats}) the name shows none"
     raise ValueError(
         f"{path} does not fit {entry.name} of {model.get_layer('logits').units} classes and image_size="
         f"{model.input_shape[1]}: {reason}. Give the weights of the same name, n_classes, image_size and head."

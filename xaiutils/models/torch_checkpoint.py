@@ -1,14 +1,17 @@
-"""Reads PyTorch's legacy checkpoint format without PyTorch and without running code from the file.
+"""Reads state dicts: PyTorch's checkpoints, without PyTorch and without running code from the file, and safetensors.
 
-A legacy file is five pickles (magic number, protocol version, system facts, the state dict, the storage keys)
-followed by the raw storages, each led by its element count as int64. The unpickler resolves four harmless names and
-refuses every other, so a tampered file cannot load an object of its own; arrays are views of the mapped file, so that a
-tampered size allocates nothing.
+A checkpoint is a zip file with the pickled state dict and one member for each storage, or, before PyTorch 1.6, five
+pickles (magic number, protocol version, system facts, the state dict, the storage keys) followed by the raw storages,
+each led by its element count as int64. The unpickler resolves four harmless names and refuses every other, so a
+tampered file cannot load an object of its own. No size is believed: an array is a view of the mapped file, or of a
+member that has it.
 """
 
+import io
 import mmap
 import pickle
 import pickletools
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,8 +19,9 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 import numpy as np
+from safetensors.numpy import load_file
 
-from xaiutils.file_limits import check_regular, naming
+from xaiutils.file_limits import check_regular, check_zip, naming
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
@@ -85,17 +89,59 @@ class _RestrictedUnpickler(pickle.Unpickler):
         return self._storages.setdefault(str(key), _Storage(dtype, int(size)))
 
 
-def read_torch_checkpoint(path: str | Path) -> dict[str, np.ndarray]:
-    """The state dict of a legacy ``.pth`` file as NumPy arrays by name, read-only.
+def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
+    """The tensors of a ``.safetensors`` file, or of a PyTorch checkpoint, as NumPy arrays by name.
 
-    Raises FileError: the file is not a legacy checkpoint, is cut, or asks for anything but tensors.
+    Raises FileError: the file is damaged, or holds anything but tensors.
+    """
+    if Path(path).suffix != ".safetensors":
+        return read_torch_checkpoint(path)
+    check_regular(path)
+    with naming(path, "it is not a readable safetensors file"):
+        return load_file(path)
+
+
+def read_torch_checkpoint(path: str | Path) -> dict[str, np.ndarray]:
+    """The state dict of a ``.pth`` file as NumPy arrays by name, read-only.
+
+    Raises FileError: the file is not a checkpoint, is cut, or asks for anything but tensors.
     """
     if check_regular(path) == 0:
         with naming(path):
-            raise ValueError("it is not a legacy PyTorch checkpoint: it is empty")
+            raise ValueError("it is not a PyTorch checkpoint: it is empty")
     with naming(path, "it is not a readable PyTorch checkpoint"), Path(path).open("rb") as file:
+        if file.read(4) == b"PK\x03\x04":
+            return _read_zip(path)
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # closed with the last array
         return _read(mapped, np.frombuffer(mapped, np.uint8))
+
+
+def _read_zip(path: str | Path) -> dict[str, np.ndarray]:
+    check_zip(path)
+    storages: dict[str, _Storage] = {}
+    with zipfile.ZipFile(path) as packed:
+        members = {member.filename: member for member in packed.infolist()}
+        names = [name for name in members if name.endswith("/data.pkl")]
+        if len(names) != 1:
+            raise ValueError("it has no state dict, or several")
+        folder = names[0].removesuffix("data.pkl")
+        if f"{folder}byteorder" in members and packed.read(f"{folder}byteorder") != b"little":
+            raise ValueError("it was written by a machine of another byte order")
+        state = _tensors(_load(io.BytesIO(packed.read(names[0])), storages))
+        for key, storage in storages.items():
+            member = members.get(f"{folder}data/{key}")
+            if member is None or member.file_size != storage.size * storage.dtype.itemsize:
+                raise ValueError(f"its storage {key[:40]!r} does not match its tensors")
+            storage.data = np.frombuffer(packed.read(member), storage.dtype)
+    return {name: tensor.numpy() for name, tensor in state.items()}
+
+
+def _tensors(state: Any) -> dict[str, _Tensor]:
+    if not isinstance(state, dict) or not all(isinstance(t, _Tensor) for t in state.values()):
+        raise ValueError("it holds something other than a dict of tensors")
+    if not all(isinstance(name, str) for name in state):
+        raise ValueError("the names of its tensors are not texts")
+    return state
 
 
 def _read(file: mmap.mmap, raw: np.ndarray) -> dict[str, np.ndarray]:
@@ -103,11 +149,7 @@ def _read(file: mmap.mmap, raw: np.ndarray) -> dict[str, np.ndarray]:
     if _load(file, storages) != _MAGIC or _load(file, storages) != _PROTOCOL:
         raise ValueError("it is of another format than PyTorch's legacy one")
     _load(file, storages)  # byte order and integer sizes of the writer
-    state, keys = _load(file, storages), _load(file, storages)
-    if not isinstance(state, dict) or not all(isinstance(t, _Tensor) for t in state.values()):
-        raise ValueError("it holds something other than a dict of tensors")
-    if not all(isinstance(name, str) for name in state):
-        raise ValueError("the names of its tensors are not texts")
+    state, keys = _tensors(_load(file, storages)), _load(file, storages)
     position = file.tell()
     for key in keys:
         if not isinstance(key, str | int):
@@ -125,7 +167,7 @@ def _read(file: mmap.mmap, raw: np.ndarray) -> dict[str, np.ndarray]:
     return {name: tensor.numpy() for name, tensor in state.items()}
 
 
-def _load(file: mmap.mmap, storages: dict[str, _Storage]) -> Any:
+def _load(file: mmap.mmap | io.BytesIO, storages: dict[str, _Storage]) -> Any:
     """The next pickle, after a look through its operations: a memo index of four billion alone takes 32 GB, and a tuple
     of one tuple twice, forty times over, has a hash that is never done. So no tuple is used twice."""
     start, before, tuples = file.tell(), "", set()

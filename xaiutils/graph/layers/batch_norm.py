@@ -14,6 +14,7 @@ from xaiutils.graph.flat_graph import FlatGraph, Rule, Step
 from xaiutils.graph.layers.activations import applied_activation
 from xaiutils.graph.layers.linear import Linear
 from xaiutils.graph.layers.table import LINEAR, linear_parts
+from xaiutils.models.grouped_convolution import GroupedConv2D
 
 
 def with_batch_norm(part: Linear, norm: Any) -> Linear:
@@ -76,7 +77,7 @@ def foldable_norms(graph: FlatGraph, wanted: Set[Step] = frozenset()) -> dict[St
 
 def _is_plain_convolution(layer: Any) -> bool:
     return (
-        type(layer) in (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
+        type(layer) in (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, GroupedConv2D)
         and layer.activation is keras.activations.linear
         and layer.data_format == "channels_last"
         and layer.compute_dtype == "float32"

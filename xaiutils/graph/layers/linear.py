@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from xaiutils.backend import keras, tf
+from xaiutils.models.grouped_convolution import grouped_convolution
 
 layers, ops = keras.layers, keras.ops
 
@@ -90,6 +91,8 @@ def convolution(layer: Any) -> Parts | None:
         return None
 
     def apply(x, kernel):
+        if layer.groups > 1 and len(layer.kernel_size) == 2:
+            return grouped_convolution(x, kernel, layer.strides, layer.padding, layer.dilation_rate)
         return ops.conv(x, kernel, list(layer.strides), layer.padding, "channels_last", layer.dilation_rate)
 
     pull = _pull(layer)

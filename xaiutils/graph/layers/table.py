@@ -11,6 +11,7 @@ from typing import Any
 from xaiutils.backend import keras
 from xaiutils.graph.flat_graph import ModelError, Step
 from xaiutils.graph.layers import attention, linear, log_counterparts, norms
+from xaiutils.models.grouped_convolution import GroupedConv2D
 from xaiutils.models.mldam import PlaceProduct, RepeatChannels
 from xaiutils.models.scaling import ReverseChannels
 from xaiutils.models.vit import ClassToken, LayerScale, PositionEmbedding, SelfAttention, TakeClassToken
@@ -103,6 +104,7 @@ LAYER_TYPES: dict[type | str, LayerType] = {
     layers.EinsumDense: LayerType(LINEAR, parts=linear.einsum_dense, dense=True),
     layers.Conv1D: _CONVOLUTION,
     layers.Conv2D: _CONVOLUTION,
+    GroupedConv2D: _CONVOLUTION,
     layers.DepthwiseConv2D: LayerType(LINEAR, parts=linear.depthwise_convolution),
     layers.SeparableConv2D: LayerType(LINEAR, parts=linear.separable_convolution),
     layers.Conv2DTranspose: LayerType(LINEAR, parts=linear.transposed_convolution),
