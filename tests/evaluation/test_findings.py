@@ -201,6 +201,8 @@ def test_three_answers_in_short(table):
     assert evidence == start + "Relevance mass."
     assert other.endswith(": none; better than every control, too: none.")
     assert "better than a random map by the metric: Grad-CAM" in in_short(both, "model")
+    more = pd.concat([table, with_random_weights(scored({"grad_cam": 0.1, "random": 0.1}, "iou"))]).assign(model="a")
+    assert "by all 2 metrics: none; by some: Grad-CAM (1); better than every" in in_short(more, "masks")
     assert in_short(table.assign(model="a"), "method") == "- **a**: no metric of this kind has a value."
 
 

@@ -1,4 +1,4 @@
-"""The check cells of notebooks 03 and 04 notice what they are there for, without running the notebooks."""
+"""The check cells of notebooks 03 to 06 notice what they are there for, without running the notebooks."""
 
 import ast
 import dataclasses
@@ -16,6 +16,7 @@ from xaiutils.attribution.cam.gradient_cams import grad_cam_weights
 from xaiutils.attribution.cam.weighted_sum import cam_of_weights
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset, balanced_indices
+from xaiutils.evaluation import evaluate_all, score_tables
 from xaiutils.evaluation.metrics import localisation
 from xaiutils.workbook.run_all import ROOT
 
@@ -153,6 +154,52 @@ def test_notebook_04_tells_all_methods_apart(run, capsys):
     for name in names:
         assert False in said({**sound, name: 2 * sound[name]})
         assert False in said({**sound, name: -sound[name]}), name
+
+
+@pytest.mark.parametrize("fault", [None, "masks", flip_grad_cam, swap_methods])
+def test_notebook_05_notices(fault, bright, spots, capsys, monkeypatch):
+    """As of notebook 03, in the scores of maps that are read by their positive part."""
+    (source,) = cells("05_quantitative_comparison")
+
+    def measured(ds):
+        model = keras.models.clone_model(bright)
+        model.set_weights(bright.get_weights())
+        maps = {"grad_cam": xai.explain(model, ds.images, 1)}
+        found = Measured()
+        table = evaluate_all(None, ds, maps, ["roc_auc", "entropy"], reading="positive")
+        scores = table.assign(model="efficientnet_lite0")
+        lines(source, capsys, run=found, score_tables=score_tables, scores=scores)
+        return found
+
+    sound = measured(spots)
+    assert len(sound.values) == 2
+    if fault == "masks":
+        spots = ImageDataset(spots.pixels, spots.labels, spots.class_names, spots.ids, np.roll(spots.masks, 8, axis=2))
+    elif fault is not None:
+        fault(monkeypatch)
+    assert bool(sound.differ(measured(spots))) == (fault is not None)
+
+
+@pytest.mark.parametrize("name", ["05_quantitative_comparison", "06_sanity_checks"])
+def test_no_two_methods_change_places_unnoticed(name, run, capsys):
+    (source,) = cells(name)
+    known = {tuple(what.split(", ")): value for what, value in known_of(source).items()}
+
+    def said(found):
+        keys = pd.MultiIndex.from_tuples(found, names=["method", "metric"])
+        table = pd.Series(found.values(), keys, name="value").reset_index()
+        scores = table.assign(weights="trained", reading="positive", model="efficientnet_lite0")
+        left, auc, size = ({m: v for (m, of), v in found.items() if of == part} for part in ("left", "roc_auc", "size"))
+        plain = {m: np.full((1, 2, 2), -v) for m, v in size.items()}
+        namespace = {"score_tables": score_tables, "scores": scores, "left": left, "auc": auc, "plain": plain}
+        return lines(source, capsys, run=run, model="efficientnet_lite0", **namespace)
+
+    assert len(said(known)) == len(known)
+    assert all(line.endswith("as expected") for line in said(known))
+    for a, b in itertools.combinations(dict.fromkeys(method for method, _ in known), 2):
+        swapped = {(({a: b, b: a}).get(m, m), part): value for (m, part), value in known.items()}
+        in_both = {key: swapped[key] for key in known if key in swapped}
+        assert not all(line.endswith("as expected") for line in said(in_both)), (a, b)
 
 
 def test_lines_of_expected_numbers(run, tmp_path):
