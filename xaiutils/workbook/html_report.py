@@ -23,7 +23,7 @@ from xaiutils.workbook.picture import FIGURE_DPI
 from xaiutils.workbook.saved_tables import read_saved_table
 
 _ROWS_SHOWN = 60
-_MOST_BYTES = 3_300_000  # of all pictures; in base64 a third more
+_MOST_BYTES = 3_000_000  # of all pictures; in base64 a third more
 _WIDTHS = (1600, 1200, 900, 640, 400)  # of pictures; those that take more than their share get the next one
 _THUMBNAIL = 720
 _CSS_DPI = 96
@@ -46,7 +46,9 @@ def write_report(folder: str | Path) -> Path:
     _put_pictures(items, folder)
     shown = {item["file"]: item for item in reversed(items) if "label" in item}  # where it is shown first
     cited = sources(shown)
-    _choose_for_paper(sections, {file for files in cited.values() for file in files})
+    thumbnail = _thumbnail(items, folder)
+    printed = {file for files in cited.values() for file in files}
+    _choose_for_paper(sections, printed | ({thumbnail["file"]} if thumbnail else set()))
     html = render(
         "report.html.j2",
         name=folder.name,
@@ -57,7 +59,7 @@ def write_report(folder: str | Path) -> Path:
         damaged=[path.name for path in files if found.get(path.name) is None],
         first=first_screen(folder, records),
         cited={claim: [shown[file] for file in files] for claim, files in cited.items()},
-        thumbnail=_thumbnail(items, folder),
+        thumbnail=thumbnail,
     )
     return write_text(folder / "report.html", html)
 
