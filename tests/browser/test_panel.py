@@ -179,7 +179,7 @@ def test_jupyterlab(lab, run, open_page):
     page.redrawn(lambda: page.choose("model", "efficientnet_lite0"), state="error")
     assert "error in map 2 (Raw attention" in page.status
     page.redrawn(lambda: page.choose("model", "vit_mini16"))
-    page.page.get_by_label("grid of patches").focus()
+    page.page.get_by_label("grid", exact=True).focus()
     page.redrawn(lambda: keys.press("Space"))
     page.panel_shot("lab_vit")
 

@@ -287,9 +287,7 @@ class Explorer:
         if scene.view.model == last.view.model and scene.key[0] != last.key[0]:
             self._show_images()  # the model was trained further: its known answers are of before
         self.parts.picture.value = png
-        self.parts.stage.layout.width = self.parts.numbers.layout.width = (
-            drawing.css_width
-        )  # a column of numbers below each image
+        self.parts.fit(drawing.width, self.layer.width)
         rows, columns = scene.image.shape[:2]
         whole = np.array((0, 0, columns, rows))
         part, box = np.array(scene.view.zoom or whole), scene.view.region
@@ -327,7 +325,7 @@ class Explorer:
         self.worker.check()
         self._curves = _map_keys(scene), deletion.areas
         self.parts.curve_picture.value = self._png(drawing)
-        self.parts.curve_picture.layout.width = drawing.css_width
+        self.parts.curve_picture.layout.width = f"{drawing.width:.0f}px"
         self.parts.curve_picture.layout.display = ""
         self._show_numbers()
 

@@ -87,7 +87,7 @@ def _filters() -> dict[str, widgets.Widget]:
     """The controls of an `ImageFilter`."""
     plain = {"label_width": "0"}
     among = {"min": 0, "max": 1, "continuous_update": False}
-    sure = labelled("sure", "probability of the predicted class")
+    sure = labelled("confidence", "probability of the predicted class")
     size = labelled("evidence", "longer side of the evidence in pixels")
     return {
         "label": dropdown("", {-1: "any class"}, "true class", **plain),

@@ -44,10 +44,10 @@ class MapControls:
         self._unsuited: Mapping[str, str] = {}
         self.method = MethodPicker(label=f"map {number}", optional=number > 1, methods=_catalogue())
         plain = {"width": "auto", "label_width": "0"}
-        models = {"": "model as left", **{name: name for name in offers.models}}
+        models = {"": "same model", **{name: name for name in offers.models}}
         self.model = dropdown("", models, f"the model of map {number}", **plain)
         self.model.layout.display = "" if len(offers.models) > 1 else "none"
-        self.target = dropdown("", {_AS_VIEW: "class as left"}, f"the class that map {number} explains", **plain)
+        self.target = dropdown("", {_AS_VIEW: "same class"}, f"the class that map {number} explains", **plain)
         own = widgets.HBox([self.model, self.target])
         own.add_class("xai-own")
         self.library = dropdown("by", {}, "the library that computes it", label_width="46px")
@@ -94,7 +94,7 @@ class MapControls:
     def offer_classes(self) -> None:
         """Offer the classes of the map's model."""
         names = self._offers.class_names(self.model.value)
-        texts = {_AS_VIEW: "class as left", -1: "what it predicts", **{i: str(name) for i, name in enumerate(names)}}
+        texts = {_AS_VIEW: "same class", -1: "what it predicts", **{i: str(name) for i, name in enumerate(names)}}
         if list(self.target.options) != options(texts):
             with self._offers.quiet:
                 self.target.options = options(texts)
@@ -157,7 +157,7 @@ def _catalogue() -> list[dict[str, str]]:
         for name, entry in METHODS.items():
             if entry.family == family:
                 about = [f"<p><b>{html(entry.title)}</b> ({html(name)})</p>"]
-                about += [f'<p class="xai-formula">{_linked(text)}</p>' for text in formula(entry)]
+                about += [f"<p>{_linked(text)}</p>" for text in formula(entry)]
                 about += [f"<p><b>Watch for</b> {_linked(PITFALLS[name])}</p>"] if name in PITFALLS else []
                 about += [f"<p><b>Cost</b> {html(entry.cost)}. <b>Reference</b> {_linked(entry.paper)}</p>"]
                 said = FAMILY_TITLES.get(family, family.capitalize())
@@ -166,5 +166,7 @@ def _catalogue() -> list[dict[str, str]]:
 
 
 def _linked(text: str) -> str:
+    """A docstring's text as HTML, with its code and its links."""
     link = r'<a href="https://arxiv.org/abs/\1" target="_blank" rel="noopener">arXiv:\1</a>'
-    return re.sub(r"arXiv:(\d{4}\.\d{4,5})", link, html(text))
+    code = re.sub(r"``?([^`]+)``?", r"<code>\1</code>", html(text))
+    return re.sub(r"arXiv:(\d{4}\.\d{4,5})", link, code)

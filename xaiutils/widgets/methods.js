@@ -16,6 +16,7 @@ function render({ model, el }) {
   for (const [name, value] of Object.entries({ role: "combobox", "aria-expanded": "false", autocomplete: "off" }))
     field.setAttribute(name, value);
   field.setAttribute("aria-label", model.get("label"));
+  field.placeholder = "add a map";
   field.title = "attribution method: type to search, by name, family or author";
   list.setAttribute("role", "listbox");
   list.setAttribute("aria-label", "methods");
@@ -28,7 +29,7 @@ function render({ model, el }) {
   const isOpen = () => popup.matches(":popover-open");
 
   function refresh() {
-    field.value = chosen().title;
+    field.value = model.get("value") ? chosen().title : "";
     field.setAttribute("aria-invalid", String(Boolean(reason(chosen().name))));
     if (isOpen()) fill("");
   }

@@ -10,9 +10,7 @@ from xaiutils.evaluation.metrics.metric import Case
 from xaiutils.registry import check_parameters
 from xaiutils.text import one_line
 from xaiutils.widgets.scene import RANDOM_ORDER, ComputedMap, Scene
-from xaiutils.widgets.view_settings import READ_AS, Box, View
-
-_THRESHOLDS = {"mean_std": "mean + 1 SD", "otsu": "Otsu"}
+from xaiutils.widgets.view_settings import READ_AS, THRESHOLDS, Box, View
 
 
 def box_mask(box: Box, shape: tuple[int, ...]) -> np.ndarray:
@@ -91,7 +89,7 @@ def _labels(scene: Scene, count: int) -> dict[str, str]:
     level = {"fixed": f"{view.level:.2f} of the range", "top_area": f"the top {view.area:.0%}"}
     return {
         "read": "read",
-        "iou": f"IoU, over {_THRESHOLDS.get(view.threshold) or level[view.threshold]}",
+        "iou": f"IoU, over {level.get(view.threshold, THRESHOLDS[view.threshold])}",
         "pointing_game": "maximum in the evidence",
         "relevance_mass": "relevance mass in the evidence",
         "region_positive": "share of the map in the region",

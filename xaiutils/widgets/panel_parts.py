@@ -20,6 +20,7 @@ _BUTTONS = {
     "clear": ("Clear region", "no region"),
     "curves": ("Deletion curves", "how fast the probability falls as pixels are replaced"),
 }
+_BESIDE = 430  # pixels that the numbers need beside the picture
 _MODES = {"region": "draw region", "move": "move", "window": "grey levels"}
 _MODE_TOOLTIPS = [
     "draw a box on an image; a click clears it",
@@ -43,6 +44,7 @@ class PanelParts:
         self.stage = widgets.GridBox([self.picture, layer], layout=layout)
         self.numbers = widgets.HTML(layout=widgets.Layout(max_width="100%"))
         self.curve_picture = widgets.Image(format="png", layout=widgets.Layout(max_width="100%", display="none"))
+        self.results = _box(widgets.VBox, "xai-results", self.numbers, self.curve_picture)
         self.buttons: dict[str, widgets.Button] = {}
         for name, (text, tooltip) in _BUTTONS.items():
             made = widgets.Button(description=text, tooltip=tooltip, layout=widgets.Layout(width="auto"))
@@ -50,6 +52,14 @@ class PanelParts:
             self.buttons[name] = made
         self._mode = widgets.ToggleButtons(options=options(_MODES), tooltips=_MODE_TOOLTIPS)
         traitlets.link((self._mode, "value"), (layer, "mode"))
+
+    def fit(self, drawn: float, place: int) -> None:
+        """Give the picture its width, of ``place`` pixels there are, and the numbers a place: beside it where there is
+        room, else below it, a column below each image."""
+        beside = place - drawn >= _BESIDE
+        (self.results.add_class if beside else self.results.remove_class)("xai-beside")
+        self.stage.layout.width = f"{drawn:.0f}px"
+        self.numbers.layout.width = "100%" if beside else self.stage.layout.width
 
     def arrange(
         self, controls: ViewControls, picker: ImagePicker, keep: KeepControls, status: StatusLine
@@ -66,10 +76,7 @@ class PanelParts:
             "xai-main",
             _box(widgets.HBox, "xai-bar", *tools, *region),
             status.box,
-            self.stage,
-            controls.columns,
-            self.numbers,
-            self.curve_picture,
+            _box(widgets.HBox, "xai-view", self.stage, controls.columns, self.results),
             keep.cards.box,
         )
         style = widgets.HTML(f"<style>{CSS}</style>", layout=widgets.Layout(height="0", margin="0"))

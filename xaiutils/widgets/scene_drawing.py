@@ -52,9 +52,9 @@ class Drawing:
         return file.getvalue()
 
     @property
-    def css_width(self) -> str:
-        """The width of the picture on a page."""
-        return f"{self.figure.get_figwidth() * 100:.0f}px"
+    def width(self) -> float:
+        """The width of the picture on a page, in pixels."""
+        return self.figure.get_figwidth() * 100
 
 
 def draw_scene(scene: Scene, width: int = SCREEN_WIDTH, full: bool = True, highest: float = PRINT_HEIGHT) -> Drawing:

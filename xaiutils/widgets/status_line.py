@@ -15,7 +15,7 @@ class StatusLine:
             description="Stop", disabled=True, tooltip="stop computing", layout=widgets.Layout(width="70px")
         )
         self.line = widgets.HTML(layout=widgets.Layout(flex="1 1 auto"))
-        self._bar = widgets.FloatProgress(min=0, max=1, layout=widgets.Layout(width="160px", visibility="hidden"))
+        self._bar = widgets.FloatProgress(min=0, max=1, layout=widgets.Layout(width="100px", visibility="hidden"))
         self.box = widgets.HBox([self.stop, self.line, self._bar], layout=widgets.Layout(align_items="center"))
 
     def say(self, state: str, text: str) -> None:

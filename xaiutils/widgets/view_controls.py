@@ -13,7 +13,18 @@ from xaiutils.transforms import TRANSFORMS
 from xaiutils.widgets.compute_scene import SceneComputer
 from xaiutils.widgets.map_controls import MapControls, MapOffers
 from xaiutils.widgets.parameter_controls import Guard, ParameterBox, Quiet, dropdown, labelled, options
-from xaiutils.widgets.view_settings import GREYS, MOST_MAPS, PALETTES, READ_AS, SCALES, STYLES, View, clip_box, read_box
+from xaiutils.widgets.view_settings import (
+    GREYS,
+    MOST_MAPS,
+    PALETTES,
+    READ_AS,
+    SCALES,
+    STYLES,
+    THRESHOLDS,
+    View,
+    clip_box,
+    read_box,
+)
 
 _SOURCE = ("dataset", "model", "image", "target", "transform")
 _LOOK = ("style", "opacity", "palette", "reading", "scale", "window", "threshold", "level", "area")
@@ -58,7 +69,9 @@ class ViewControls:
             widget.observe(guard(partial(self._value_changed, name)), names="value")
         w = self.widgets
         self.source = widgets.VBox([*(w[name] for name in _SOURCE), self.transform_parameters.box, w["seed"]])
-        look = widgets.VBox([w[name] for name in (*_LOOK, *_OUTLINES)])
+        ticks = widgets.HBox([widgets.Label("outline"), *(w[name] for name in _OUTLINES)])
+        ticks.add_class("xai-ticks")
+        look = widgets.VBox([*(w[name] for name in _LOOK), ticks])
         look.add_class("xai-column")
         self.columns = widgets.HBox([look, *(one.box for one in self.maps)])
 
@@ -181,7 +194,7 @@ def _look() -> dict[str, widgets.Widget]:
         return widgets.FloatSlider(value=value, min=0, max=1, step=0.01, **given)
 
     def tick(name: str, tooltip: str) -> widgets.Checkbox:
-        layout = widgets.Layout(width="auto", margin="2px 14px 2px 2px")
+        layout = widgets.Layout(width="auto")
         return widgets.Checkbox(description=name, tooltip=tooltip, indent=False, layout=layout)
 
     threshold, level, area = THRESHOLD
@@ -193,12 +206,12 @@ def _look() -> dict[str, widgets.Widget]:
         "reading": choose("read maps", READ_AS, "what is drawn, outlined, measured and deleted of a sign"),
         "scale": choose("scale", SCALES, "maps of different methods share no unit"),
         "window": widgets.IntRangeSlider(value=GREYS, min=GREYS[0], max=GREYS[1], **labelled("greys", greys)),
-        "threshold": choose("threshold", {name: name for name in threshold.choices}, threshold.help),
+        "threshold": choose("threshold", THRESHOLDS, threshold.help),
         "level": slide("level", level.default, level.help),
         "area": slide("area", area.default, area.help),
-        "show_mask": tick("outline the evidence", "the border of the known mask"),
-        "show_found": tick("outline what is found", "the pixels over the threshold, which IoU counts"),
-        "show_grid": tick("grid of patches", "the fields that the model sees: patches, or the last feature map"),
+        "show_mask": tick("evidence", "the border of the known mask"),
+        "show_found": tick("found", "the pixels over the threshold, which IoU counts"),
+        "show_grid": tick("grid", "the fields that the model sees: patches, or the last feature map"),
     }
 
 
@@ -207,5 +220,5 @@ def _region() -> widgets.Text:
     return widgets.Text(
         placeholder="left, top, right, bottom",
         continuous_update=False,
-        **labelled("region", tooltip, "260px", "initial"),
+        **labelled("region", tooltip, "200px", "initial"),
     )

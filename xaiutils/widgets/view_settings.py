@@ -15,11 +15,12 @@ from xaiutils.transforms import TRANSFORMS
 MOST_MAPS = 3
 STYLES = {"overlay": "overlay", "contour": "contour lines", "alone": "map alone"}
 READ_AS = {
-    "own": "as the method declares",
+    "own": "as declared",
     "signed": "with their sign",
     "positive": "positive part",
     "magnitude": "magnitude",
 }
+THRESHOLDS = {"mean_std": "mean + 1 SD", "otsu": "Otsu", "fixed": "a fixed level", "top_area": "the highest pixels"}
 SCALES = {"own": "own colour scale", "shared": "shared colour scale"}
 # Colour maps by whether the map is signed; all are readable with any colour vision.
 PALETTES = {
