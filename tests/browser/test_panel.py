@@ -165,7 +165,7 @@ def test_jupyterlab(lab, run, open_page):
     region.press("Enter")
     page.said("error")
     assert "expected four numbers" in page.status
-    page.redrawn(lambda: page.page.get_by_role("button", name="Clear region").click())
+    page.redrawn(lambda: page.page.get_by_role("button", name="Clear", exact=True).click())
     settles(page.page.locator("td.region_positive").count, 0)
 
     # A method that a model cannot have is pale in the list, with the reason, and an error in words where the model is

@@ -17,11 +17,11 @@ _BUTTONS = {
     "undo": ("Undo", "the view before this one (Ctrl+Z)"),
     "redo": ("Redo", "the view after this one (Ctrl+Shift+Z)"),
     "whole": ("Whole image", "zoom out; Ctrl with the wheel zooms in, Shift with the pointer moves"),
-    "clear": ("Clear region", "no region"),
+    "clear": ("Clear", "no region"),
     "curves": ("Deletion curves", "how fast the probability falls as pixels are replaced"),
 }
 _BESIDE = 430  # pixels that the numbers need beside the picture
-_MODES = {"region": "draw region", "move": "move", "window": "grey levels"}
+_MODES = {"region": "region", "move": "move", "window": "grey levels"}
 _MODE_TOOLTIPS = [
     "draw a box on an image; a click clears it",
     "pull all images; the wheel zooms",

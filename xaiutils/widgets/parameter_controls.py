@@ -54,7 +54,7 @@ def options(texts: Mapping[Any, str]) -> list[tuple[str, Any]]:
 
 def control(parameter: Parameter, layers: Sequence[str] = ()) -> widgets.Widget:
     """The control that suits a declared parameter; ``layers`` are offered where a layer is asked for."""
-    common = labelled(parameter.name, parameter.help, label_width="120px")
+    common = labelled(parameter.name, parameter.help, label_width="104px")
     if parameter.choices and parameter.kind is str:
         return widgets.Dropdown(options=parameter.choices, value=parameter.default, **common)
     if parameter.kind is bool:

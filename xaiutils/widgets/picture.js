@@ -159,7 +159,8 @@ function render({ model, el }) {
   const keepKeys = (event) => event.target.setAttribute("data-lm-suppress-shortcuts", "true");
   function keys(event) {
     if (!(event.ctrlKey || event.metaKey) || event.key.toLowerCase() !== "z") return;
-    if (event.target.matches("input:not([type=checkbox]), textarea")) return; // it undoes its own letters
+    const typed = "input:not([type=checkbox], [aria-expanded=false]), textarea"; // but a list of methods that is shut
+    if (event.target.matches(typed)) return; // it undoes its own letters
     event.preventDefault();
     event.stopPropagation();
     model.send({ undo: event.shiftKey ? 1 : -1 });

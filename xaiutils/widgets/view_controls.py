@@ -220,5 +220,5 @@ def _region() -> widgets.Text:
     return widgets.Text(
         placeholder="left, top, right, bottom",
         continuous_update=False,
-        **labelled("region", tooltip, "200px", "initial"),
+        **labelled("region", tooltip, label_width="initial") | {"layout": widgets.Layout(width="200px")},
     )

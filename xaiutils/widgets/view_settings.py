@@ -21,7 +21,7 @@ READ_AS = {
     "magnitude": "magnitude",
 }
 THRESHOLDS = {"mean_std": "mean + 1 SD", "otsu": "Otsu", "fixed": "a fixed level", "top_area": "the highest pixels"}
-SCALES = {"own": "own colour scale", "shared": "shared colour scale"}
+SCALES = {"own": "one for each", "shared": "shared"}
 # Colour maps by whether the map is signed; all are readable with any colour vision.
 PALETTES = {
     "standard": {False: "viridis", True: "RdBu_r"},
