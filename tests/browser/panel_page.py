@@ -125,6 +125,14 @@ class Page:
         self.page.mouse.move(x[1], y[1], steps=4)
         self.page.mouse.up()
 
+    def zoom(self, frame: int, at: tuple[float, float]) -> None:
+        """Turn the wheel with Ctrl at a place of an image, in fractions of it."""
+        area = self.page.locator(".xai-layer > div").nth(frame).bounding_box()
+        self.page.mouse.move(area["x"] + area["width"] * at[0], area["y"] + area["height"] * at[1])
+        self.page.keyboard.down("Control")
+        self.page.mouse.wheel(0, -200)
+        self.page.keyboard.up("Control")
+
     def shot(self, name: str) -> None:
         SHOTS.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=SHOTS / f"{name}.png")

@@ -273,6 +273,15 @@ def test_app(page_of_app, run, open_page):
     page.redrawn(lambda: keys.press("ArrowLeft"))
     page.redrawn(lambda: page.drag(0, (0.5, 0.5, 0.9, 0.9)))
     assert page.number("region_positive").endswith("%")
+    whole = page.page.get_by_role("button", name="Whole image", exact=True)
+    page.redrawn(lambda: page.zoom(1, (0.5, 0.5)))
+    settles(whole.is_enabled, True)
+    page.redrawn(whole.click)
+    page.redrawn(lambda: page.page.emulate_media(color_scheme="dark"))  # light letters
+    assert page.page.evaluate("getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)"
+        "rgb(17, 17, 17)",
+        "rgb(33, 33, 33)",
+    )
     page.page.locator(".xai-thumbnails button").nth(3).click()
     page.page.wait_for_function("document.querySelectorAll('.xai-thumbnails button')[3].ariaSelected === 'true'")
     page.page.get_by_role("button", name="Deletion curves").click()
@@ -308,8 +317,13 @@ def test_left_pages_leave_no_kernels(browser, run, tmp_path):
         for page in (first, second):
             page.wait_for_function(f"document.querySelector('{STATUS}').innerText.includes('pinned as')", timeout=LONG)
         assert len(set(pins.glob("*.json")) - kept) == 2
+        image = first.get_by_label("image", exact=True)
+        image.fill("7")
+        image.press("Enter")
+        first.wait_for_url(re.compile("image%22%3A7"))
         first.reload(timeout=LONG)
         first.wait_for_selector(STATUS, timeout=LONG)
+        settles(image.input_value, "7")  # as it was left
         settles(lambda: kernels_of(server.process), 2)
         first.close(run_before_unload=True)
         settles(lambda: kernels_of(server.process), 1)

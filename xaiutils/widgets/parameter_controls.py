@@ -63,7 +63,7 @@ def control(parameter: Parameter, layers: Sequence[str] = ()) -> widgets.Widget:
         return widgets.Combobox(
             value=parameter.default,
             options=tuple(layers),
-            placeholder="the usual one",
+            placeholder="default",
             continuous_update=False,
             **common,
         )
