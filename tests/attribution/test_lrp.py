@@ -241,10 +241,26 @@ def test_relevance_is_conserved_without_biases(images, rule):
     # Where no contribution is positive the z+ rule has nothing to share; a ReLU has no relevance there, a GELU may.
     model = without_biases("relu" if "plus" in rule else "gelu")
     scores = xai.predict(model, images)
-    for target in (0, 1):
-        maps = xai.explain(model, images, target, "lrp", rule=rule, epsilon=0.0)
+    for target, gates in ((0, "constant"), (1, "relevance")):
+        if gates == "relevance" and rule == "w2":
+            with pytest.raises(ModelError, match="'multiply.*gates='relevance', because the rule 'w2' does not look"):
+                xai.explain(model, images, target, "lrp", rule=rule, gates=gates)
+            continue
+        maps = xai.explain(model, images, target, "lrp", rule=rule, epsilon=0.0, gates=gates)
         total = np.abs(maps).sum(axis=(1, 2)).max()
         np.testing.assert_allclose(maps.sum(axis=(1, 2)), scores[:, target], atol=2e-5 * total)
+
+
+def test_half_of_a_products_relevance_goes_through_its_gate():
+    """S = sum_p w x_p max(x): a constant gate leaves all with each x_p; else half of S is that of the largest."""
+    inputs = keras.Input((2, 2, 1))
+    x = layers.Conv2D(1, 1, use_bias=False, kernel_initializer="ones")(inputs)
+    x = layers.Multiply()([x, layers.GlobalMaxPooling2D(keepdims=True)(x)])
+    dense = layers.Dense(2, use_bias=False, kernel_initializer="ones")(layers.Flatten()(x))
+    image = np.array([[1.0, 2.0], [3.0, 4.0]], np.float32).reshape(1, 2, 2, 1)
+    for gates, expected in (("constant", [[4, 8], [12, 16]]), ("relevance", [[2, 4], [6, 8 + 20]])):
+        found = xai.explain(keras.Model(inputs, dense), image, 0, "lrp", rule="epsilon", gates=gates)
+        np.testing.assert_allclose(found[0], expected, rtol=1e-4)
 
 
 def test_attention_is_conserved_by_its_published_rules(models, images):

@@ -10,6 +10,8 @@ import pytest
 from safetensors.numpy import save_file
 
 import xaiutils as xai
+from xaiutils.attribution import ModelError, Network
+from xaiutils.attribution.cam.relevance_cam import activations_and_relevance
 from xaiutils.backend import keras, tf
 from xaiutils.file_limits import FileError
 from xaiutils.models.grouped_convolution import GroupedConv2D, grouped_convolution, has_gradient
@@ -139,3 +141,31 @@ def test_weights_that_do_not_fit(loaded, tmp_path):
     words = r"of its formats \(.weights.h5, .keras, .pth, .safetensors\)"
     with pytest.raises(ValueError, match=words), keras.StatelessScope(initialize_variables=False):
         xai.build_model("resnet50_torch", image_size=32, weights=Path(__file__))
+
+
+def test_relevance_goes_through_groups_and_selective_kernels(loaded):
+    """From 1 - 4/5 at the logits, all of it through gates that are constants. DeepLIFT sums to the logits' change."""
+    model, stages = loaded["skresnext50_32x4d"], ["layer1", "layer2", "layer3", "layer4"]
+    network, target = Network.of(model), np.array([1], np.int32)
+    sums = {}
+    for gates in ("constant", "relevance"):
+        found = activations_and_relevance(network, stages, gates)(IMAGES[:1], target)
+        sums[gates] = np.array([tf.reduce_sum(R) for _, R in found])
+    np.testing.assert_allclose(sums["constant"], 0.2, rtol=1e-3)
+    assert sums["relevance"][0] < 0.9 * sums["relevance"][3]  # the softmax of the gates keeps none
+    maps = xai.explain(model, IMAGES[:1], 1, "deep_lift")
+    change = xai.predict(model, IMAGES[:1])[0, 1] - xai.predict(model, 0 * IMAGES[:1])[0, 1]
+    np.testing.assert_allclose(maps.sum(), change, rtol=1e-3)
+    cam, again = (xai.explain(model, IMAGES[:1], 1, "xrelevance_cam", layer="layer2", gates=g) for g in sums)
+    assert np.abs(cam - again).max() > 0.01 * np.abs(cam).max()
+
+
+def test_stages_have_pytorchs_names_in_keras_resnets_too():
+    inputs = keras.Input((8, 8, 3))
+    x = inputs
+    for name in ("conv2_block1_out", "conv2_block2_out", "conv3_block1_out"):
+        x = keras.layers.Conv2D(2, 3, name=name)(x)
+    network = Network.of(keras.Model(inputs, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(x))))
+    assert [network.cam_layer(f"layer{n}") for n in (1, 2)] == ["conv2_block2_out", "conv3_block1_out"]
+    with pytest.raises(ModelError, match="layer 'layer3' is not in the model"):
+        network.cam_layer("layer3")

@@ -197,7 +197,7 @@ def _maps_of_all(
         if method.weights is None:
             maps[name] = _checked_maps(network, method, images, targets, batch_size, given)
         else:
-            shared.setdefault((method.signals, *network.cam_layers(given["layer"])), []).append(name)
+            shared.setdefault((method.pass_for(given), *network.cam_layers(given["layer"])), []).append(name)
     for (signals, *layers), names in shared.items():
         combines = [combination(*chosen[name]) for name in names]
         precise = "float32" if any(chosen[name][0].own_precision == "float32" for name in names) else "tf32"

@@ -31,7 +31,8 @@ class Method:
 
     ``weights(A, signal, **options)``, where a class activation map is known by them, are the weights in its sum over
     the channels of a layer's activation A; ``signals`` makes the pass that gives A and its signal, both ``(n, rows,
-    columns, channels)``. Methods with the same ``signals`` share it (`xaiutils.attribution.cam.weighted_sum`).
+    columns, channels)``. Methods with the same pass share it (`xaiutils.attribution.cam.weighted_sum`); `pass_for`
+    tells it of given parameters, by ``signals_by(parameters)`` where they decide.
 
     ``libraries``: the sources that `explain` offers, our own first; `xaiutils.attribution.methods` adds the installed
     ones.
@@ -72,6 +73,7 @@ class Method:
     suits: tuple[str, ...] = ("cnn", "vit")
     weights: Callable[..., Any] | None = None
     signals: SignalPass | None = None
+    signals_by: Callable[[Mapping[str, Any]], SignalPass] | None = None
     libraries: tuple[str, ...] = ("xaiutils",)
     total: Callable[..., np.ndarray] | None = None
     signed_by: Callable[[Mapping[str, Any]], bool] | None = None
@@ -89,6 +91,10 @@ class Method:
         """``compute``, in the precision that the method needs."""
         with computing_in(self.own_precision):
             return self.compute(network, images, targets, batch_size, **parameters)
+
+    def pass_for(self, parameters: Mapping[str, Any]) -> SignalPass | None:
+        """The pass that gives an activation and its signal with these parameters."""
+        return self.signals if self.signals_by is None else self.signals_by(self._filled(parameters))
 
     @property
     def own_precision(self) -> str:

@@ -5,6 +5,7 @@ deepest feature maps that every path from the image to the logits passes: one, a
 several calls of one backbone, join after their pooling. The maps of several are added.
 """
 
+import re
 import warnings
 from collections.abc import Callable, Iterable
 
@@ -28,7 +29,7 @@ def cam_layers(graph: FlatGraph, name: str = "") -> list[str]:
 
 
 def _named(graph: FlatGraph, name: str) -> str:
-    step = graph.step(name)
+    step = graph.step(_own_name(graph, name))
     if field_of(graph, step) is None or step not in graph.steps_to_logits:
         why = why_no_field(graph, step) or "the logits do not depend on it, or its places are mixed"
         raise ModelError(
@@ -44,6 +45,16 @@ def _named(graph: FlatGraph, name: str) -> str:
             stacklevel=2,
         )
     return step.path
+
+
+def _own_name(graph: FlatGraph, name: str) -> str:
+    """The layer that ``name`` is for: of Keras' ResNets "layer1" to "layer4", PyTorch's names of the stages, are the
+    last blocks of conv2 to conv5."""
+    names = [step.path.split("/")[-1] for step in graph.steps]
+    if name in names or not re.fullmatch(r"layer[1-4]", name):
+        return name
+    stage = re.compile(rf"conv{int(name[-1]) + 1}_block\d+_out")
+    return next(filter(stage.fullmatch, reversed(names)), name)
 
 
 def _is_complete(graph: FlatGraph, step: Step) -> bool:

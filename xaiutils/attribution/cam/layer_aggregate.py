@@ -62,8 +62,9 @@ def layer_aggregate(
     paths = list(dict.fromkeys(path for name in layers for path in network.cam_layers(name)))
     paths = paths or default_layers(network)
     maps: Iterator[np.ndarray]
-    if method.weights is not None and method.signals is not None:
-        given = network, images, targets, batch_size, paths, method.signals, [combination(method, options)]
+    signals = method.pass_for(options)
+    if method.weights is not None and signals is not None:
+        given = network, images, targets, batch_size, paths, signals, [combination(method, options)]
         maps = (found for (found,) in maps_by_layer(*given))
     else:
         maps = (method.maps(network, images, targets, batch_size, layer=path, **options) for path in paths)

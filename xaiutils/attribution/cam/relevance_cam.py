@@ -5,15 +5,17 @@ on their grid). Relevance is propagated by the z+ rule (alpha 1, beta 0) in lear
 rule elsewhere (see `xaiutils.attribution.relevance.propagation`), from contrasted logits down to the layer and no
 further. It starts with the numbers 1 and -1 / N, never with a logit, and biases take no relevance, as in the published
 code: a constant added to all logits changes no probability, but would turn the sign of a start with logits and change
-the biases' share. Maps keep their sign.
+the biases' share. Maps keep their sign. ``gates`` is as in `lrp`.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 from xaiutils.attribution.backward_rules import TARGETS
 from xaiutils.attribution.cam.weighted_sum import cam_of_weights
-from xaiutils.attribution.method import Signals
+from xaiutils.attribution.method import SignalPass, Signals
 from xaiutils.attribution.relevance.linear_rules import Settings, stabilised
+from xaiutils.attribution.relevance.lrp import GATES
 from xaiutils.attribution.relevance.propagation import Propagation
 from xaiutils.attribution.relevance.seeds import at_logits
 from xaiutils.backend import tf
@@ -53,13 +55,13 @@ class _FromNumbers(Propagation):
     starts_with_numbers = True
 
 
-def activations_and_relevance(network: Network, layers: Sequence[str]) -> Signals:
+def activations_and_relevance(network: Network, layers: Sequence[str], gates: str = "constant") -> Signals:
     """Function (images, targets) -> each layer's activation and relevance, both ``(n, rows, columns, channels)``, from
-    one pass there and back; ``layers`` are paths."""
+    one pass there and back; ``layers`` are paths, ``gates`` is as in `lrp`."""
 
     def build():
         known = kinds(network, "LRP")
-        settings = Settings(bias=False)
+        settings = Settings(bias=False, gates=gates)
         kept = {network.step(path) for path in layers}
 
         def run(images, targets):
@@ -79,16 +81,22 @@ def activations_and_relevance(network: Network, layers: Sequence[str]) -> Signal
         return tiered(network, run, [network.image_spec, TARGETS])
 
     stored = tuple(network.field(path).stored for path in layers)
-    return network.compiled(("activations and relevance", tuple(layers), stored), build)
+    return network.compiled(("activations and relevance", tuple(layers), stored, gates), build)
 
 
+_PASSES: dict[str, SignalPass] = {
+    "constant": activations_and_relevance,
+    "relevance": partial(activations_and_relevance, gates="relevance"),
+}
 RELEVANCE_CAM = cam_of_weights(
     "relevance_cam",
     "Relevance-CAM",
     relevance_cam_weights,
     "Lee, Kim, Park, Eo & Hwang 2021, CVPR",
+    (GATES,),
     signed=True,
     signals=activations_and_relevance,
+    signals_by=lambda parameters: _PASSES[parameters["gates"]],
     family="relevance",
     cost="1 forward, and relevance down to the layer",
     check=_check,
@@ -98,8 +106,10 @@ XRELEVANCE_CAM = cam_of_weights(
     "XRelevance-CAM",
     xrelevance_cam_weights,
     "You 2022, MSc thesis, Imperial College London",
+    (GATES,),
     signed=True,
     signals=activations_and_relevance,
+    signals_by=lambda parameters: _PASSES[parameters["gates"]],
     family="relevance",
     cost="1 forward, and relevance down to the layer",
     check=_check,

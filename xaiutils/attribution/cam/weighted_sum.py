@@ -46,12 +46,14 @@ def cam_of_weights(
     family: str = "cam",
     cost: str = "1 gradient",
     signals: SignalPass = activations_and_gradients,
+    signals_by: Callable[[Mapping[str, Any]], SignalPass] | None = None,
     check: Callable[[Network], object] | None = None,
 ) -> Method:
     """Declare the class activation map of ``weights(A, signal, **options)``, whose docstring is the method's.
 
     ``options`` are the parameters of ``weights``, and `relu_option` where negative values may be kept or cut at choice;
-    without it they are cut unless the method is ``signed``. ``signals`` makes the pass, ``name``, ``title``, ``paper``,
+    without it they are cut unless the method is ``signed``. ``signals`` makes the pass, or ``signals_by(parameters)``
+    where the option ``gates`` chooses it, ``name``, ``title``, ``paper``,
     ``family``, ``cost`` and ``check`` are as in `Method`.
     """
 
@@ -59,7 +61,8 @@ def cam_of_weights(
         network: Network, images: np.ndarray, targets: np.ndarray, batch_size: int, **parameters: Any
     ) -> np.ndarray:
         combine, layers = combination(method, parameters), network.cam_layers(parameters["layer"])
-        return maps_of_one_pass(network, images, targets, batch_size, layers, signals, [combine])[0]
+        chosen = signals_by(parameters) if signals_by else signals
+        return maps_of_one_pass(network, images, targets, batch_size, layers, chosen, [combine])[0]
 
     compute.__doc__ = weights.__doc__
     has_relu = any(option.name == "relu" for option in options)
@@ -76,6 +79,7 @@ def cam_of_weights(
         parameters=(LAYER, *options),
         weights=weights,
         signals=signals,
+        signals_by=signals_by,
         signed_by=(lambda parameters: not parameters["relu"]) if has_relu else None,
     )
     return method
@@ -91,7 +95,7 @@ def combination(method: Method, parameters: Mapping[str, Any]) -> Combine:
     weights = method.weights
     if weights is None:
         raise TypeError(f"{method.name} is not declared by weights of an activation and its signal.")
-    options = {name: value for name, value in parameters.items() if name not in ("layer", "relu")}
+    options = {name: value for name, value in parameters.items() if name not in ("layer", "relu", "gates")}
     relu = parameters.get("relu", not method.signed)
     return lambda A, signal: weighted_sum(A, weights(A, signal, **options), relu)
 

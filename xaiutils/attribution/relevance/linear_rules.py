@@ -19,12 +19,14 @@ TINY = 1e-9  # the stabiliser of all rules but epsilon
 @dataclass(frozen=True)
 class Settings:
     """The rules' parameters; ``nonnegative`` says of one operation that its input has no negative values, and
-    ``bounds`` gives the smallest and largest values that its input can have, pixels being in [0, 255]."""
+    ``bounds`` gives the smallest and largest values that its input can have, pixels being in [0, 255]. ``gates`` says
+    what the smaller factor of a product is: a "constant", or "relevance" goes back through it, half of it."""
 
     epsilon: float = 1e-6
     gamma: float = 0.25
     alpha: float = 2.0
     bias: bool = True
+    gates: str = "constant"
     nonnegative: bool = False
     bounds: Callable[[Any], tuple[Any, Any]] | None = None
 

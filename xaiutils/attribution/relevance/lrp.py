@@ -32,6 +32,10 @@ def lrp(
     image; where it scales each image by the image's own mean, maximum or deviation these bound nothing, and the image's
     own smallest and largest values then, with 0, take their place. `propagation` says how every other layer is passed.
 
+    Gates, as those of squeeze and excitation or of a selective kernel, are constants; with ``gates="relevance"`` half
+    of a product's relevance goes back through the layers that made its gate, which does not conserve it where there is
+    a softmax among them.
+
     The paper's own rules are "epsilon" and "alpha_beta"; "epsilon_plus", the default, is what later work recommends for
     convolutional networks. Where the epsilon rule holds in the last layer a constant added to all logits changes
     nothing, for the bias takes its own share of S. Under the others the map's sign follows that of S: where S is
@@ -66,7 +70,7 @@ def relevance(
 ) -> np.ndarray:
     """Relevance of the pixels in all channels, ``(n, height, width, C)`` float32, for a seed at the logits.
 
-    ``settings`` are those of `Settings`: epsilon, gamma, alpha and bias."""
+    ``settings`` are those of `Settings`: epsilon, gamma, alpha, bias and gates."""
     chosen = Settings(**settings)
     known = network.compiled("kinds of LRP", lambda: kinds(network, "LRP"))
 
@@ -76,6 +80,15 @@ def relevance(
     key = ("relevance", seed, rule, first, chosen)
     run = input_signal(network, key, make, lambda scores, wanted: seed(network, scores, wanted))
     return np.concatenate([run(images[b], targets[b]) for b in batches(len(images), batch_size, "relevance")])
+
+
+GATES = Parameter(
+    "gates",
+    str,
+    "constant",
+    "the smaller factor of a product (squeeze and excitation, selective kernels): a constant, or half goes through it",
+    choices=("constant", "relevance"),
+)
 
 
 def rule_parameters(rule: str, bias: bool) -> tuple[Parameter, ...]:
@@ -95,6 +108,7 @@ def rule_parameters(rule: str, bias: bool) -> tuple[Parameter, ...]:
             "alpha", float, 2.0, "weight of positive contributions in the alpha-beta rule; beta = alpha - 1", 1.0, 1e3
         ),
         Parameter("bias", bool, bias, "biases take their share of relevance"),
+        GATES,
     )
 
 

@@ -10,7 +10,7 @@ What is not a learned linear layer has one rule, whatever rule the linear layers
 - max pooling, the largest or smallest of several tensors: all to that input; reshaping, padding, cropping,
   concatenation: with the values;
 - gates (squeeze and excitation: the smaller factor, or the one out of a sigmoid or softmax): constants, the other
-  factor takes all; products of equals: half each;
+  factor takes all; products of equals: half each, and gates too with ``gates="relevance"``;
 - LayerNorm and its kin (groups, RMS, unit length, a Lambda that standardises images): the standard deviation taken as
   a constant, then epsilon rule (Ali et al. 2022, arXiv:2202.07304); before the first learned layer relevance passes;
 - matrix products of attention, and other functions linear in each of two tensors: epsilon rule with half for each
@@ -34,7 +34,7 @@ from xaiutils.graph.layers.activations import applied_activation, is_elementwise
 from xaiutils.graph.layers.attention_parts import AttentionParts, attention
 from xaiutils.graph.layers.batch_norm import folded_source, with_batch_norm
 from xaiutils.graph.layers.linear import Linear, back
-from xaiutils.graph.layers.step_kinds import is_gate, is_learned_before, norm_of, only_adds, softmax_axis
+from xaiutils.graph.layers.step_kinds import held_steps, is_gate, is_learned_before, norm_of, only_adds, softmax_axis
 from xaiutils.graph.layers.table import (
     ACTIVATION,
     AFFINE,
@@ -242,6 +242,12 @@ class Propagation:
 
     def _product(self, step: Step, inputs: list[Any], compute: Callable) -> list[Any]:
         gates = [is_gate(self._network, self._known, step, i) for i in range(len(inputs))]
+        if self._settings.gates == "relevance" and any(gates):
+            if self._conv in _IGNORE_INPUT:
+                why = f" with gates='relevance', because the rule {self._conv!r} does not look at what a gate scales"
+                raise no_rule("LRP", step, why)
+            held = held_steps(self._network)
+            gates = [producer in held for producer in self._network.producers(step)]
         factors, outputs = gates.count(False), compute(inputs)
         spread = any(x.shape[1:] != outputs[0].shape[1:] for x, gate in zip(inputs, gates, strict=True) if not gate)
         if spread and len(inputs) == 2:  # an outer product
