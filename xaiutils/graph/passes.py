@@ -5,6 +5,7 @@ Without autograph, which would double the seconds that tracing takes: Keras buil
 Images are float32 ``(n, height, width, C)`` in [0, 255] and targets int32 ``(n,)`` throughout. All run `forward`.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
@@ -263,7 +264,8 @@ def enlarge(maps: np.ndarray | tf.Tensor, height: int, width: int, place: Place 
 
 def reduce_channels(gradients: np.ndarray, reduction: str) -> np.ndarray:
     """``(n, height, width, C)`` to ``(n, height, width)``."""
+    # Channel by channel: along so short an axis NumPy takes ten times as long, a tenth of what the gradient takes.
+    channels = np.moveaxis(gradients, -1, 0)
     if reduction == "sum":
-        return gradients.sum(axis=-1)
-    absolute = np.abs(gradients)
-    return absolute.max(axis=-1) if reduction == "max_abs" else absolute.sum(axis=-1)
+        return functools.reduce(np.add, channels)
+    return functools.reduce(np.maximum if reduction == "max_abs" else np.add, map(np.abs, channels))
