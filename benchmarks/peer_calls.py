@@ -62,6 +62,7 @@ def captum(case: Case, method: str, parameters: dict) -> Call | None:
         return None
     import torch
     from captum import attr
+    from captum._utils.models.linear_model import SkLearnRidge
     from torch_twins import channels_first
 
     net, x, n = case.twin.network, channels_first(case.images), len(case.images)
@@ -96,8 +97,12 @@ def captum(case: Case, method: str, parameters: dict) -> Call | None:
         options = {"sliding_window_shapes": window, "strides": window, "baselines": GREY}
         return summed(attr.Occlusion(net), perturbations_per_eval=max(1, BATCH // n), **options)
 
-    def lime() -> Call:
-        segments, explainer = torch.tensor(parameters["segments"])[None, None], attr.Lime(net)
+    def lime() -> Call | None:
+        if "fill" not in parameters:
+            return None
+        segments = torch.tensor(parameters["segments"])[None, None]
+        # The authors' kernel and regression: captum's own Lasso sets all coefficients of a small logit to 0.
+        explainer = attr.Lime(net, interpretable_model=SkLearnRidge(alpha=1.0), similarity_func=_lime_kernel)
         options = {"n_samples": samples, "baselines": GREY, "feature_mask": segments, "perturbations_per_eval": BATCH}
         return lambda: np.concatenate(
             [explainer.attribute(one, target=0, **options).mean(1).detach().numpy() for one in x.split(1)]
@@ -109,7 +114,7 @@ def captum(case: Case, method: str, parameters: dict) -> Call | None:
 
     greys = torch.linspace(0, 255, 16).reshape(-1, 1, 1, 1).expand(16, *x.shape[1:])
     path = {"n_steps": parameters.get("n_steps"), "method": "riemann_trapezoid", "internal_batch_size": BATCH}
-    known: dict[str, Callable[[], Call]] = {
+    known: dict[str, Callable[[], Call | None]] = {
         "vanilla_gradients": vanilla,
         "gradients_x_inputs": lambda: summed(attr.InputXGradient(net)),
         "integrated_gradients": lambda: summed(attr.IntegratedGradients(net), **path),
@@ -125,6 +130,12 @@ def captum(case: Case, method: str, parameters: dict) -> Call | None:
         "lime": lime,
     }
     return known[method]() if method in known else None
+
+
+def _lime_kernel(image: Any, changed: Any, shown: Any, **_: Any) -> float:
+    """The weight of a sample by the squares that it shows, as ours and the authors' package have it."""
+    distance = 1 - float(shown.float().mean()) ** 0.5
+    return float(np.sqrt(np.exp(-((distance / 0.25) ** 2))))
 
 
 def pytorch_grad_cam(case: Case, method: str, parameters: dict) -> Call | None:
@@ -192,6 +203,8 @@ def xplique(case: Case, method: str, parameters: dict) -> Call | None:
     if method in ("grad_cam", "grad_cam_plus_plus") and case.tokens:
         raise Unfit("it reads feature maps (n, rows, columns, channels), not tokens")
     name, options = known[method]
+    if method == "lime" and "fill" not in parameters:
+        return None
     if method == "lime":
         segments = tf.constant(parameters["segments"], tf.int32)
         options["map_to_interpret_space"] = lambda image: segments
@@ -211,6 +224,8 @@ def of_adapter(library: str) -> Callable[[Case, str, dict], Call | None]:
         if library == "tf-keras-vis" and method == "layer_cam":
             return lambda: _layer_cam(case)
         if library not in xai.METHODS[method].libraries or parameters.get("weighting") == "softmax":
+            return None
+        if library == "lime" and "fill" in parameters:  # it hides by mean colours
             return None
         own = {k: v for k, v in parameters.items() if k in ADAPTERS[library, method].parameters}
         return lambda: xai.explain(case.model, case.images, 0, method, library, **own)

@@ -12,8 +12,18 @@ EXPLAINED = (
     "one process, compiled and warm; ours: median seconds. The other columns: how many times longer the library takes, "
     "and in brackets the Spearman correlation of its map with ours (the lowest of the images; nan: a constant map). "
     "`=`: the values agree too, to 1 % of their range, after both maps are set to [0, 1]. Lower correlations are of "
-    "random draws (SmoothGrad, RISE, ...) or of another formula; what DeepLIFT on ResNet-50 and LIME owe to which has "
-    "not been looked into."
+    "random draws (SmoothGrad, RISE, ...) or of another formula.\n\n"
+    "DeepLIFT on ResNet-50: ours is right. Maps must sum to the difference of the logits to the baseline's, -.690 and "
+    "-.728 for the first two images; ours sum to it within 4e-6, captum 0.9's to -.455 and -.678, in float64 too. Its "
+    "rule for max pooling is lost where a ReLU stands right before it (both hook one tensor, and the ReLU's hook reads "
+    "the signal before the pooling's has replaced it), and where windows overlap one of them stays "
+    "(`max_unpool` overwrites). With a copy between the two modules and the windows added, captum's maps sum to the "
+    "difference within 2e-5 and are ours to 3e-4 of their largest value (Spearman .9998).\n\n"
+    "LIME: 100 draws for 49 squares. On a small network of its own two seeds of ours correlate by .70 with 100 draws "
+    "and by .99 with 5,000; captum, given the authors' kernel and ridge regression, by .70 and .99 with ours (its own "
+    "Lasso sets every coefficient of so small a logit to 0), xplique by .74 and .99. The authors' package explains a "
+    "probability and hides by mean colours, so it is compared with ours of these settings: .75 and .85 (Pearson's "
+    "1.000), two seeds of ours .72 and .93."
 )
 
 

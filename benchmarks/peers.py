@@ -66,6 +66,7 @@ REPEATED: tuple[tuple[str, dict], ...] = (
     ("occlusion", {"patch_size": 56}),
     ("rise", {"n_masks": 200, "score": "logit"}),
     ("lime", {"n_samples": 100, "score": "logit", "fill": "grey", "segments": SQUARES}),
+    ("lime", {"n_samples": 100, "segments": SQUARES}),
     ("xrai", {"base_parameters": {"n_steps": 10}}),
 )
 

@@ -139,6 +139,16 @@ def test_reveal_cancel_shares_a_minimum():
     np.testing.assert_allclose(lift(model, pixel(200, 80), "reveal_cancel")[0], [40, 40], rtol=1e-5)
 
 
+def test_deep_lift_adds_overlapping_windows():
+    """ReLU, then the largest of pixels 0 to 2 and of 2 to 4: the 4 in the middle is both, with the weights 1 and 10."""
+    inputs = keras.Input((1, 5, 1))
+    pooled = layers.MaxPooling2D((1, 3), strides=(1, 2))(layers.ReLU()(inputs))
+    model = keras.Model(inputs, layers.Dense(2, name="out")(layers.Flatten()(pooled)))
+    model.get_layer("out").set_weights([np.array([[1.0, 0], [10, 0]]), np.zeros(2)])
+    row = np.array([3.0, 1, 4, 2, 0])[None, None, :, None]
+    np.testing.assert_allclose(lift(model, row, "rescale")[0], [0, 0, 44, 0, 0], atol=1e-5)
+
+
 def test_a_small_difference_is_no_rounding():
     """silu(x1 - x2 + 3) at (2, 2 - 2^-16) against 0: D silu is some seventy units in the last place."""
     model = one_hidden_layer([[1, 0], [-1, 0]], [3, 0], [[1, 0], [0, 0]], "silu")

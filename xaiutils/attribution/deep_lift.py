@@ -66,7 +66,10 @@ def deep_lift(
       product rule on what they are made of, in closed form.
     - The logarithm of a probability that several members make, and the caller's own score of the logits: their
       derivatives' mean on the straight path.
-    - Max pooling: a rise goes to the largest value of the image, a fall to that of the baseline.
+    - Max pooling: a rise goes to the largest value of the image, a fall to that of the baseline, from every window.
+      captum 0.9 passes the gradient where a ReLU stands right before the pooling, and keeps one of overlapping windows
+      elsewhere: on ResNet-50 its maps miss up to a third of the difference, those here 5e-6; with both mended
+      its maps are these to 3e-4 (benchmarks/methods.md).
 
     ``baseline`` and ``baseline_image`` are as in integrated_gradients. Cost: a forward pass of the baseline (once for
     "black" and "white", or one given image), and one forward and backward pass of the image.
