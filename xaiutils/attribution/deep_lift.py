@@ -214,8 +214,7 @@ def _rescaled(m: Any, y: Any, y0: Any, z: Any, z0: Any, function: Callable) -> A
     """m times Dy / Dz. Where Dz is small Dy is rounded off, so the derivative's mean is taken (Gauss' two points) where
     it agrees with the quotient to that rounding, as it does unless a kink lies between."""
     by = z - z0
-    near = tf.abs(by) < _NEAR
-    quotient = m * (y - y0) / tf.where(near, tf.ones_like(by), by)
+    near, quotient = tf.abs(by) < _NEAR, m * (y - y0) / by
     middle, off = (z + z0) / 2, by / np.sqrt(12)
     mean = (back(function, [middle - off], m)[0] + back(function, [middle + off], m)[0]) / 2
     rounding = 4 * np.finfo(np.float32).eps * tf.abs(m) * (tf.abs(y) + tf.abs(y0))
@@ -224,8 +223,8 @@ def _rescaled(m: Any, y: Any, y0: Any, z: Any, z0: Any, function: Callable) -> A
 
 def _through(m: Any, difference: Any, by: Any, function: Callable, z: Any) -> Any:
     """m times difference / by, the slope of an elementwise function; times its derivative where ``by`` vanishes."""
-    near = tf.abs(by) < _NEAR
-    return tf.where(near, back(function, [z], m)[0], m * difference / tf.where(near, tf.ones_like(by), by))
+    # Where 0 is divided by 0 the derivative is chosen, and nothing differentiates this.
+    return tf.where(tf.abs(by) < _NEAR, back(function, [z], m)[0], m * difference / by)
 
 
 def _reveal_cancel(function: Callable, z: Any, z0: Any, x: Any, x0: Any, part: Linear) -> Any:

@@ -10,6 +10,7 @@ from xaiutils.backend import keras, tf
 from xaiutils.graph.flat_graph import FlatGraph, Step
 from xaiutils.graph.layers.table import ACTIVATION, SOFTMAX, layer_type, linear_parts
 from xaiutils.graph.layers.trials import numbers, treats_each_alone
+from xaiutils.models.vit import gelu_tanh
 
 layers, ops = keras.layers, keras.ops
 TRIALS = 48  # rows of `trial_logits`
@@ -33,7 +34,7 @@ _ELEMENTWISE = {
         *("linear", "log_sigmoid", "mish", "relu", "relu6", "selu", "sigmoid", "silu", "soft_shrink", "softplus"),
         *("softsign", "squareplus", "tanh", "tanh_shrink", "threshold"),
     )
-}
+} | {gelu_tanh}
 
 
 def activation_of(graph: FlatGraph, step: Step) -> tuple[str | None, Any]:
