@@ -20,9 +20,9 @@ EXPLAINED = (
     "(`max_unpool` overwrites). With a copy between the two modules and the windows added, captum's maps sum to the "
     "difference within 2e-5 and are ours to 3e-4 of their largest value (Spearman .9998).\n\n"
     "LIME: 100 draws for 49 squares. On a small network of its own two seeds of ours correlate by .70 with 100 draws "
-    "and by .99 with 5,000; captum, given the authors' kernel and ridge regression, by .70 and .99 with ours (its own "
+    "and by .99 with 5,000; captum, with the authors' kernel and ridge regression, by .70 and .99 with ours (its own "
     "Lasso sets every coefficient of so small a logit to 0), xplique by .74 and .99. On EfficientNet-Lite0, where 100 "
-    "draws settle nothing, three seeds of ours correlate by -.16 to .13, and by .12 and .10 with captum and xplique. The "
+    "draws settle nothing, three seeds of ours correlate by -.16 to .13, with captum and xplique by .12 and .10. The "
     "authors' package explains a probability and hides by mean colours, so it is compared with ours of these settings: "
     ".75 and .85 (Pearson's 1.000) on the small network, two seeds of ours .72 and .93."
 )

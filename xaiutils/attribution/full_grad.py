@@ -16,14 +16,17 @@ import numpy as np
 from xaiutils.attribution.method import Method
 from xaiutils.backend import tf
 from xaiutils.graph.layers.activations import applied_activation, is_elementwise
+from xaiutils.graph.layers.attention_parts import AttentionParts, attention
 from xaiutils.graph.layers.batch_norm import convolution_with_norm, foldable_norms
 from xaiutils.graph.layers.linear import back
-from xaiutils.graph.layers.step_kinds import held_steps, is_homogeneous, kind_of
+from xaiutils.graph.layers.step_kinds import held_steps, is_homogeneous, kind_of, norm_of
 from xaiutils.graph.layers.table import (
     ACTIVATION,
     AFFINE,
+    ATTENTION,
     BATCH_NORM,
     HELD,
+    LAYER_NORM,
     LINEAR,
     MATMUL,
     PRODUCT,
@@ -165,6 +168,10 @@ def _bias_rule(network: Network, step: Step, biases: str) -> _BiasRule:
         return _with_constant
     if kind in (PRODUCT, MATMUL):
         return _of_product
+    if kind == LAYER_NORM and norm_of(network, step).epsilon is not None:
+        return functools.partial(_with_norm_bias, network)
+    if kind == ATTENTION:
+        return _of_attention
     return _with_elementwise_bias if kind == ACTIVATION else _with_implicit_biases
 
 
@@ -217,6 +224,48 @@ def _with_elementwise_bias(step: Step, inputs: list[Any], compute: Callable) -> 
     """The bias phi(x) - phi'(x) x of a function of each element."""
     (x,), (y,) = inputs, compute(inputs)
     return [y], lambda: [y - back(lambda v: compute([v])[0], [x], x)[0]]
+
+
+def _with_norm_bias(network: Network, step: Step, inputs: list[Any], compute: Callable) -> tuple[list[Any], _Biases]:
+    """A norm y = gamma c r + beta, r = rsqrt(v + epsilon), has J x = gamma c r (1 - v r^2) = (y - beta) epsilon r^2,
+    since c grows as x and v as its square."""
+    (x,), (y,) = inputs, compute(inputs)
+
+    def biases():
+        norm, at, result = norm_of(network, step), tf.cast(x, tf.float32), tf.cast(y, tf.float32)
+        return [result - (result - norm.beta) * norm.epsilon * norm.rate(at, result) ** 2]
+
+    return [y], biases
+
+
+def _of_attention(step: Step, inputs: list[Any], compute: Callable) -> tuple[list[Any], _Biases]:
+    """Attention carries the inputs along as its own change, which gives J inputs in one pass."""
+    outputs = compute(inputs)
+
+    def biases():
+        pairs = [(x, x) for x in (tf.cast(x, tf.float32) for x in inputs)]
+        try:
+            carried = attention(step, pairs, _CHANGES, "FullGrad")
+        except ModelError:  # one that cannot be taken apart
+            return _implicit_biases(step, inputs, compute)
+        return [_without_rounding(y - change, y) for y, change in carried]
+
+    return outputs, biases
+
+
+def _softmax_with_change(s: tuple[Any, Any]) -> tuple[Any, Any]:
+    p = tf.nn.softmax(s[0])
+    return p, p * (s[1] - tf.reduce_sum(p * s[1], axis=-1, keepdims=True))
+
+
+# Attention on pairs (a tensor, its change when the inputs change).
+_CHANGES = AttentionParts(
+    linear=lambda pair, part: (part(pair[0]), part.apply(pair[1], part.kernel)),
+    matmul=lambda a, b: (tf.matmul(a[0], b[0]), tf.matmul(a[1], b[0]) + tf.matmul(a[0], b[1])),
+    softmax=_softmax_with_change,
+    scale=lambda factor, pair: (factor * pair[0], factor * pair[1]),
+    move=lambda function, pair: (function(pair[0]), function(pair[1])),
+)
 
 
 def _with_implicit_biases(step: Step, inputs: list[Any], compute: Callable) -> tuple[list[Any], _Biases]:
