@@ -133,8 +133,11 @@ def test_weights_that_do_not_fit(loaded, tmp_path):
             load_resnet(model, path, with_head=True)
     save_file(state | {"fc.weight": np.zeros((9, 128), "f")}, path)
     before = model.get_layer("logits").get_weights()[0]
-    load_resnet(model, path)  # the backbone alone
+    load_resnet(model, path)  # the backbone alone, for the classes are others
     np.testing.assert_array_equal(model.get_layer("logits").get_weights()[0], before)
+    save_file(state, path)
+    load_resnet(model, path)  # as many classes: a network that was trained on them
+    np.testing.assert_array_equal(model.get_layer("logits").get_weights()[0], state["fc.weight"].T)
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(FileError, match="a.safetensors: it is not a readable safetensors file"):
         read_state_dict(path)

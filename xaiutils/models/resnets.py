@@ -123,9 +123,14 @@ def _selective_kernel(x: Any, width: int, strides: int, groups: int, name: str) 
 
 
 def load_resnet(model: keras.Model, path: Path, with_head: bool = False) -> None:
-    """Copy torchvision's or timm's weights into ``model``: a ``.pth`` or ``.safetensors`` file of the state dict; the
-    1000 classes too if ``with_head``. ValueError for weights of another network."""
+    """Copy torchvision's or timm's weights into ``model``: a ``.pth`` or ``.safetensors`` file of the state dict.
+
+    Its classes are copied too where ``model`` has a linear head of as many, and must be there if ``with_head``.
+    ValueError for weights of another network."""
     arrays = {k: v for k, v in read_state_dict(path).items() if not k.endswith(".num_batches_tracked")}
+    logits, shape = model.get_layer("logits"), getattr(arrays.get("fc.weight"), "shape", ())
+    pooled = isinstance(model.get_layer("features"), layers.GlobalAveragePooling2D)
+    with_head |= pooled and logits.input is model.get_layer("features").output and shape[::-1] == logits.kernel.shape
     expected = list(layout(model, with_head))
     shapes = {name: shape for name, _, shape in expected}
     hint = "Give the file of the same network of torchvision (resnet50, resnext50_32x4d) or timm."
