@@ -155,8 +155,13 @@ function render({ model, el }) {
     refresh();
   }
 
-  // Letters that choose in a list are commands to JupyterLab, unless the list says that they are not: an x cuts the cell.
-  const keepKeys = (event) => event.target.setAttribute("data-lm-suppress-shortcuts", "true");
+  // What is typed here are commands to JupyterLab, unless the element says that they are not: an x cuts the cell. Only
+  // saving is one. JupyterLab listens on the document, so this must on the window.
+  function keepKeys(event) {
+    if (!panel()?.contains(event.target)) return;
+    const saves = (event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "s";
+    event.target.toggleAttribute("data-lm-suppress-shortcuts", !saves);
+  }
   function keys(event) {
     if (!(event.ctrlKey || event.metaKey) || event.key.toLowerCase() !== "z") return;
     const typed = "input:not([type=checkbox], [aria-expanded=false]), textarea"; // but a list of methods that is shut
@@ -196,7 +201,7 @@ function render({ model, el }) {
     observer.observe(el.closest(".xai-main"));
     theme.observe(document.body, { attributes: true });
     scheme.addEventListener("change", later);
-    panel().addEventListener("focusin", keepKeys);
+    window.addEventListener("keydown", keepKeys, true);
     panel().addEventListener("keydown", keys);
   }
   watch();
@@ -222,6 +227,7 @@ function render({ model, el }) {
     observer.disconnect();
     theme.disconnect();
     scheme.removeEventListener("change", later);
+    window.removeEventListener("keydown", keepKeys, true);
     clearTimeout(timer);
     model.off("change:mode", setMode);
     model.off("change:view", address);
