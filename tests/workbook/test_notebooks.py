@@ -43,7 +43,7 @@ OWN = {
 }
 # What no check cell prints, small: every cell runs, and every number that is compared is that of the default run.
 SMALLER = {
-    "04_qualitative_comparison": {"models": ["efficientnet_lite0"]},
+    "04_qualitative_comparison": {"models": ["efficientnet_lite0"], "transforms": ["original", "rotate_180"]},
     "05_quantitative_comparison": {"models": ["efficientnet_lite0"], "n_faithfulness": 3, "faithfulness_steps": 4},
     "06_sanity_checks": {
         "transforms": ["gaussian_noise", "black_rectangle", "rotate_180"],
