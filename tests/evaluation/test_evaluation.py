@@ -391,6 +391,8 @@ def test_a_table_summarises_itself(square):
         "n",
         "missing",
     ]
+    models = [*"mn"] * (len(table) // 2)
+    assert table.assign(model=models).summary()["model"].tolist() == [*"mn"] * 4, "models are not averaged"
     by_patient = table.assign(patient_id=[*"aaaabbbb"] * 4).summary()
     assert table.summary(ds).equals(by_patient)
     assert not by_patient.equals(table.summary())

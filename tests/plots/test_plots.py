@@ -365,9 +365,11 @@ def test_a_metric_against_a_fact_of_the_image():
 
 def test_two_orders_of_methods():
     ranks = pd.DataFrame({"masks": [1, 2.5, 3], "model": [2, 1, np.nan]}, index=["a", "b", "c"])
-    figure = drawn(plots.two_orders({"m": ranks, "n": ranks[:0]}, {"a": "A"}))
+    figure = drawn(plots.two_orders({"m": ranks, "n": ranks[1:2]}, {"a": "A"}))
     points = {line.get_label(): line.get_xydata().tolist() for line in figure.axes[0].lines[1:]}
     assert points == {"A": [[1, 2]], "b": [[2.5, 1]]}
+    colours = [{line.get_label(): line.get_color() for line in axes.lines[1:]} for axes in figure.axes[:2]]
+    assert colours[0] == colours[1], "one legend for all panels"
     assert all(axis.get_inverted() for axis in (figure.axes[0].xaxis, figure.axes[0].yaxis))
 
 

@@ -114,6 +114,10 @@ def test_the_first_screen_says_which_method_finds_the_evidence(folder):
     ends.to_csv(folder / "tables" / "metrics_by_method.csv", index=False)
     items = [("table", f"tables/{name}.csv") for name in ("metrics_by_method", "metrics")]
     assert "IoU" not in record(folder, items[0])  # a table of another execution
+    alone = [row for row in rows if row["method"] == "grad_cam"]
+    pd.DataFrame(alone).to_csv(folder / "tables" / "metrics.csv", index=False)
+    assert "Measured, without chance or a random map" in record(folder, *items)
+    pd.DataFrame(rows).to_csv(folder / "tables" / "metrics.csv", index=False)
     page = record(folder, *items, name="05_maps", notebook="05_maps")
     for cell in ("mean [low, high]", "0.25 [0.125, 1]", "0.5"):
         assert f'<t{"h" if "mean" in cell else "d"} class="number">{cell}<' in page

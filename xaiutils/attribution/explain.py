@@ -119,10 +119,15 @@ def predict_and_explain(
     if callable(targets):
         raise TypeError("targets= is a function, whose score has no probability: take xai.explain.")
     images = np.asarray(images)
+    if class_names is not None and targets is not None and (asked := np.array(targets)).dtype.kind in "UO":
+        known = {name: i for i, name in enumerate(class_names)}
+        if unknown := [name for name in asked.ravel().tolist() if name not in known]:
+            raise ValueError(f"targets={unknown[0]!r} is none of class_names; {suggest(unknown[0], list(known))}")
+        targets = np.array([known[name] for name in asked.ravel().tolist()]).reshape(asked.shape)
     cases = prepared(model, images[None] if images.ndim == 3 else images, targets, batch_size, inputs)
     n, facts = cases.network.n_classes, facts_of(model)
     own = facts.class_names if facts else None
-    names = list(class_names or own or (f"class {i}" for i in range(n)))
+    names = list(map(str, (own or (f"class {i}" for i in range(n))) if class_names is None else class_names))
     if len(names) != n:
         raise ValueError(f"class_names has {len(names)} names; the model has {n} classes.")
     probabilities = predict(model, cases.images, batch_size, probabilities=True, inputs=inputs)

@@ -30,12 +30,12 @@ class ScoreTable(pd.DataFrame):
 
     def summary(self, ds: ImageDataset | None = None) -> pd.DataFrame:
         """Means with 95 % intervals, as `xaiutils.evaluation.summarise` makes them: a row for each metric, and for each
-        method, weights and reading where the table says them.
+        model, method, weights and reading where the table says them.
 
         ``ds``: the images that were scored. Where their patients are known these are drawn, not images, which is as in
         a table with a column patient_id. Raises ValueError where the table is none of scores, or of other images.
         """
-        by = [name for name in ("method", "weights", "metric", "reading") if name in self]
+        by = [name for name in ("model", "method", "weights", "metric", "reading") if name in self]
         if not {"image_id", "metric", "value"} <= set(self.columns):
             raise ValueError(f"a table of {', '.join(map(str, self.columns))} has no scores of images to summarise.")
         if ds is None or ds.patients is None:

@@ -63,9 +63,12 @@ def two_orders(found: Mapping[str, pd.DataFrame], titles: Mapping[str, str] = Ma
     (up), mean ranks as `xaiutils.evaluation.ranking.two_orders` has them; the best of both is at the upper right."""
     figure, grid = panels(len(found), 2, (4.6, 4.3), (0.3, 0.3), sharex=True, sharey=True)
     worst = max((float(np.nanmax(ranks.to_numpy(), initial=1)) for ranks in found.values()), default=1.0)
-    for axes, (model, ranks) in zip(grid, found.items(), strict=True):
+    known = {model: ranks.dropna() for model, ranks in found.items()}
+    methods = list(dict.fromkeys(name for ranks in known.values() for name in ranks.index))
+    for axes, (model, ranks) in zip(grid, known.items(), strict=True):
         axes.plot([1, worst], [1, worst], color="0.6", linestyle=":", linewidth=1)
-        for i, (name, across, up) in enumerate(ranks.dropna().itertuples()):
+        for i, name in enumerate(methods):  # in all panels alike, also where a model lacks some
+            across, up = ranks.loc[name] if name in ranks.index else ([], [])
             colour, mark = COLOURS[i % len(COLOURS)], "os^D"[i // len(COLOURS) % 4]
             axes.plot(across, up, mark, color=colour, markersize=5, label=title_of(name, titles))
         axes.set(xlim=(worst + 0.5, 0.5), ylim=(worst + 0.5, 0.5), aspect="equal")
