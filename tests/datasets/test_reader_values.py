@@ -117,6 +117,7 @@ def test_lesions_are_measured_along_both_axes(tmp_path, keep_aspect, box, pixels
     assert facts["lesion_pixels"] == pytest.approx(pixels)
     assert facts["lesion_mm"] == pytest.approx(mm)
     assert facts["mm_per_pixel"] == pytest.approx(scale)
+    assert (facts["mm_down"], facts["mm_along"]) == pytest.approx((0.4, 1.2) if keep_aspect else (0.2, 1.2))
     assert facts["lesion_lost"] is False
 
 

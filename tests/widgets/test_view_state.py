@@ -4,10 +4,12 @@ import dataclasses
 
 import numpy as np
 import pytest
+from conftest import make_flat
 from toy_panel import toy_dataset, written
 
 import xaiutils as xai
 from xaiutils.widgets import Explorer, MethodChoice, View
+from xaiutils.widgets.compute_scene import SceneComputer
 from xaiutils.widgets.scene_drawing import draw_scene
 from xaiutils.widgets.view_history import ViewHistory
 
@@ -70,9 +72,12 @@ def test_a_view_in_an_address_is_the_same_when_read():
     assert View.from_text(view.to_text()) == view
     assert View.from_text(View("cnn", 2).to_text()) == View("cnn", 2)
     assert len(View("cnn", 2).to_text()) < 40  # what is as by default is left out
-    for text in ("{", "3", '{"maps": 3}', '{"model": "m", "colour": "red"}'):
+    for text in ("{", "3", "[" * 10_000, '{"maps": 3}', '{"model": "m", "colour": "red"}'):
         with pytest.raises(ValueError, match=r"cannot be read|a view has no|Expecting"):
             View.from_text(text)
+    for text in ('{"model": "m", "image": 0, "show_mask": 3}', '{"model": "m", "image": 0, "window": [0.5, 9]}'):
+        with pytest.raises(TypeError, match="expected True or False|expected an integer from 0 to 255"):
+            View.from_text(text).check()  # before a control is set to it
 
 
 def test_models_and_classes_stand_side_by_side(explorer, models, ds):
@@ -89,6 +94,11 @@ def test_models_and_classes_stand_side_by_side(explorer, models, ds):
     assert f"for c, p = {p['nested'][2]:.2f}" in said
     assert f"for a, p = {p['vit'][0]:.2f}, on vit" in said
     assert "grad_cam, grad_cam (c), grad_cam (vit) of image 1 on cnn" in explorer.status
+    explorer.controls.widgets["show_grid"].value = True
+    explorer.parts.buttons["curves"].click()
+    explorer.wait()
+    assert [found.answer.grid for found in explorer.scene.maps] == [(8, 8), (8, 8), (4, 4)], "each of its model"
+    assert explorer.parts.numbers.value.count("(random ") == 1, "of the view's model and class alone"
     explorer.controls.maps[2].target.value = -1  # the class that this model predicts
     explorer.wait()
     assert explorer.scene.maps[2].answer.target == p["vit"].argmax()
@@ -136,10 +146,20 @@ def test_grey_levels_change_the_picture_alone(explorer):
         View("cnn", 0, window=(9, 9)).check()
 
 
+def test_a_score_stands_beside_classes(models, ds):
+    score = xai.wrap(make_flat("linear", 1), head="regression", scaling="model")
+    computer = SceneComputer({"cnn": models["nested"], "score": score}, {"toy": ds})
+    for model, other, target in (("cnn", "score", 2), ("score", "cnn", -1)):
+        view = View(model, 0, target if model == "cnn" else -1, maps=(MethodChoice("hirescam", model=other),))
+        (found,) = computer.scene(view).maps
+        assert found.answer.target == (0 if other == "score" else xai.predict(models["nested"], ds.images[:1]).argmax())
+        assert computer.is_computed(view)
+
+
 @pytest.mark.parametrize(("mm", "zoom", "bar"), [(0.5, None, "5 mm"), (0.5, (0, 0, 8, 8), "1 mm"), (0.0, None, None)])
 def test_a_scale_bar_where_the_size_of_a_pixel_is_known(models, images, mm, zoom, bar):
     ds = toy_dataset(images)
-    ds.metadata["mm_per_pixel"] = mm
+    ds.metadata["mm_per_pixel"], ds.metadata["mm_down"], ds.metadata["mm_along"] = 2 * mm, 3 * mm, mm
     made = Explorer({"cnn": models["nested"]}, ds, View("cnn", 0, zoom=zoom))
     try:
         assert [text for text in written(draw_scene(made.scene)) if text.endswith(" mm")] == ([bar] if bar else [])

@@ -25,7 +25,7 @@ MAPS = {
 @pytest.fixture
 def ds(images):
     pixels = np.pad(images[:2].astype(np.uint8), ((0, 0), (0, 48), (0, 48), (0, 0)))[:, :48, :48]
-    facts = pd.DataFrame({"mm_per_pixel": [0.5, 0.5], "height": [96, 96], "width": [96, 60]})
+    facts = pd.DataFrame({"mm_per_pixel": [0.5, np.nan], "mm_down": [0.4, np.nan], "mm_along": [0.6, np.nan]})
     return ImageDataset(pixels, [0, 1], ("benign", "malignant"), IDS, metadata=facts)
 
 
@@ -47,9 +47,9 @@ def test_maps_of_a_run(tmp_path, ds):
         assert tiff.mode == "F"
         np.testing.assert_allclose(np.asarray(tiff), MAPS["lrp"][1], atol=2e-3)  # as a run keeps maps
     np.testing.assert_array_equal(np.load(to / rows.loc[(IDS[1], "lrp", "npy"), "file"]), np.asarray(tiff))
-    sizes = rows.xs(("lrp", "npy"), level=("method", "format"))["mm_down"]
-    assert sizes[IDS[0]] == 0.5
-    assert np.isnan(sizes[IDS[1]]), "made square: a pixel has two sizes"
+    sizes = rows.xs(("lrp", "npy"), level=("method", "format"))[["mm_down", "mm_along"]]
+    assert sizes.loc[IDS[0]].tolist() == [0.4, 0.6], "made square: a pixel has two sizes"
+    assert sizes.loc[IDS[1]].isna().all()
     shown = [
         np.asarray(Image.open(to / rows.loc[(i, m, "png"), "file"])) for i, m in ((IDS[0], "lrp"), (IDS[1], "lrp"))
     ]
@@ -75,6 +75,8 @@ def test_what_is_refused_leaves_nothing(tmp_path, ds):
         (ValueError, "needs dicom=", file, {"formats": ("dicom",), "ds": ds}),
         (FileNotFoundError, "no DICOM file of the image", file, {"formats": ("dicom",), "ds": ds, "dicom": tmp_path}),
         (ValueError, "the map is", {"m": MAPS["lrp"][:, :9]}, {"ds": ds}),
+        (ValueError, "spacing=0.2; expected two sizes", MAPS, {"ds": ds, "spacing": 0.2}),
+        (ValueError, "two sizes above 0", MAPS, {"ds": ds, "spacing": (0, 1)}),
         (ValueError, "finite", {"m": MAPS["lrp"] * np.nan}, {"ds": ds}),
     ):
         with pytest.raises(error, match=words):
@@ -83,6 +85,10 @@ def test_what_is_refused_leaves_nothing(tmp_path, ds):
     with pytest.raises(FileError, match="broken.npz"):
         xai.export_maps(tmp_path, to, ("npy",))
     assert not to.exists()
+    (tmp_path / "maps" / "broken.npz").rename(tmp_path / "broken")
+    write_maps(tmp_path / "heatmaps" / "maps" / "m.npz", {"a": MAPS["lrp"]}, IDS)
+    table = xai.export_maps(tmp_path, to, "npy")
+    assert list(table["maps"].unique()) == ["heatmaps/m", "m"], "folders as they are called"
 
 
 def test_secondary_captures(tmp_path, ds):

@@ -152,6 +152,13 @@ class ImageDataset:
     def image_size(self) -> int:
         return self.pixels.shape[1]
 
+    def pixel_size(self, i: int) -> tuple[float, float] | None:
+        """The size of a pixel of image ``i`` in mm, (down, along), as the metadata say: ``mm_down`` and ``mm_along``,
+        which differ where an image was squeezed, else ``mm_per_pixel``. None where it is not known."""
+        facts = self.metadata.iloc[i]
+        down, along = (float(facts.get(name, facts.get("mm_per_pixel", 0))) for name in ("mm_down", "mm_along"))
+        return (down, along) if down > 0 and along > 0 else None
+
     def __len__(self) -> int:
         return len(self.pixels)
 
@@ -292,7 +299,9 @@ def _thumbnail(pixels: np.ndarray, label: str) -> str:
     picture.save(data, "jpeg")
     source = f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
     style = "display: inline-block; width: 72px; overflow: hidden; text-overflow: ellipsis; white-space: nowrap"
-    return f'<div style="{style}"><img alt="{said}" title="{said}" src="{source}"><br>{said}</div>'
+    return (
+        f'<div class="tex2jax_ignore" style="{style}"><img alt="{said}" title="{said}" src="{source}"><br>{said}</div>'
+    )
 
 
 def _check_pixels(pixels: np.ndarray) -> None:

@@ -150,6 +150,13 @@ class SceneComputer:
         others = (self._own(request, choice).model_key for choice in request.view.maps)
         return request.model_key, request.image_key, *others
 
+    def _asked_of(self, request: Request, choice: MethodChoice, target: int) -> int:
+        """The class of one of the maps, where the view explains ``target``: a score and classes have none in common."""
+        if choice.target is not None:
+            return choice.target
+        view = request.view
+        return target if self.is_score(choice.model or view.model) == self.is_score(view.model) else -1
+
     def check_current(self, scene: Scene) -> None:
         """Raises ValueError where a model or the image is no longer what a scene was computed from."""
         if self._key(self._request(scene.view)) != scene.key:
@@ -165,8 +172,7 @@ class SceneComputer:
             return False
         for choice in request.view.maps:
             own = self._own(request, choice)
-            chosen = target if choice.target is None else choice.target
-            found = self._known_target(own, chosen)
+            found = self._known_target(own, self._asked_of(request, choice, target))
             if found is None or own.map_key(choice, found) not in self._results:
                 return False
         return True
@@ -193,7 +199,7 @@ class SceneComputer:
         maps = []
         for choice in view.maps:
             own = self._own(request, choice)
-            target = answer.target if choice.target is None else choice.target
+            target = self._asked_of(request, choice, answer.target)
             with holding(own.model, dict(own.rows)):
                 maps.append(self._map(own, choice, image, self._answer(own, image, target, choice.model), strict))
         return Scene(
@@ -204,15 +210,15 @@ class SceneComputer:
             original=request.original[0],
             image=image[0],
             mask=answer.mask,
+            grid=answer.grid,
             before=before,
             probabilities=after,
             target=answer.target,
             maps=tuple(maps),
-            grid=_grid_of(request.model) if view.show_grid else None,
             numbers=measure(maps, view, self.correlation),
             key=self._key(request),
             is_score=self.is_score(view.model),
-            mm_per_pixel=_mm_per_pixel(ds, view),
+            mm_along=_mm_along(ds, view),
         )
 
     def _answer(self, request: Request, image: np.ndarray, chosen: int, model: str = "") -> Answer:
@@ -228,7 +234,9 @@ class SceneComputer:
             one = np.asarray(masks[view.image : view.image + 1])
             mask = TRANSFORMS[view.transform].apply_to_masks(one, **view.transform_parameters)[0]
         names = self.class_names(replace(view, model=name))
-        return Answer(name, target, names[target], answer_text(after[target], self.is_score(name)), mask)
+        text = answer_text(after[target], self.is_score(name))
+        grid = _grid_of(request.model) if view.show_grid else None
+        return Answer(name, target, names[target], text, mask, grid)
 
     def _image(self, request: Request) -> np.ndarray:
         """The transformed image, float32 ``(1, height, width, C)``."""
@@ -363,12 +371,10 @@ def _rows_at(ds: ImageDataset, at: slice) -> dict[str, np.ndarray] | None:
     return {name: rows[at] for name, rows in ds.inputs.items()} if ds.inputs else None
 
 
-def _mm_per_pixel(ds: ImageDataset, view: View) -> float | None:
-    """The side of a pixel in mm; None where it is not known, or the transform changes it."""
-    if "mm_per_pixel" not in ds.metadata or TRANSFORMS[view.transform].geometric:
-        return None
-    found = float(ds.metadata["mm_per_pixel"].iloc[view.image])
-    return found if found > 0 else None
+def _mm_along(ds: ImageDataset, view: View) -> float | None:
+    """The width of a pixel in mm; None where it is not known, or the transform changes it."""
+    found = None if TRANSFORMS[view.transform].geometric else ds.pixel_size(view.image)
+    return found[1] if found else None
 
 
 def _model_key(model: keras.Model) -> tuple[Hashable, int]:

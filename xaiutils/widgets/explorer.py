@@ -321,7 +321,8 @@ class Explorer:
             return
         deletion = self.computer.deletion_curves(scene)
         titles = [found.choice.title + scene.own(found) for found in scene.maps]
-        drawing = draw_deletion(deletion, titles, scene.class_names[scene.target], is_score=scene.is_score)
+        target = "the class of each map" if any(map(scene.own, scene.maps)) else scene.class_names[scene.target]
+        drawing = draw_deletion(deletion, titles, target, is_score=scene.is_score)
         self.worker.check()
         self._curves = _map_keys(scene), deletion.areas
         self.parts.curve_picture.value = self._png(drawing)

@@ -74,7 +74,8 @@ def numbers_table(scene: Scene, areas: Mapping[int, float]) -> str:
             if any(m.reading for m in scene.maps):
                 table.loc["read", k] = READ_AS[found.reading] if found.reading else "no sign"
         if k in areas:
-            table.loc["deletion", k] = f"{areas[k]:.2f} (random {areas[RANDOM_ORDER]:.2f})"
+            random = "" if scene.own(found) else f" (random {areas[RANDOM_ORDER]:.2f})"  # of the view's model and class
+            table.loc["deletion", k] = f"{areas[k]:.2f}{random}"
     table = table[table.ne("").any(axis=1)]
     titles = [f"{k}: {one_line(found.choice.title + scene.own(found))}" for k, found in maps.items()]
     table = table.set_axis(titles, axis=1).rename_axis(columns=_about(scene))

@@ -21,13 +21,15 @@ def truths(ds: ImageDataset) -> list[str]:
 class Answer:
     """What is explained of a model: ``target``, the position of the class, ``name``, what it is called, and ``text``,
     what the model says of it on the image that is shown, in words; ``model``: its name. ``mask``: the known evidence of
-    that class, bool ``(height, width)``, or None."""
+    that class, bool ``(height, width)``, or None; ``grid``: rows and columns of the fields that the model sees, where
+    they are wanted."""
 
     model: str
     target: int
     name: str
     text: str
     mask: np.ndarray | None = None
+    grid: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Scene:
     numbers: pd.DataFrame  # see `xaiutils.widgets.numbers_table.measure`
     key: tuple[Hashable, ...] = field(repr=False)  # of the models, and of the transformed image
     is_score: bool = False
-    mm_per_pixel: float | None = None  # None where the size of a pixel is not known
+    mm_along: float | None = None  # the width of a pixel; None where it is not known
 
     @property
     def explains(self) -> str:

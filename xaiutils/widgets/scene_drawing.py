@@ -79,9 +79,9 @@ def draw_scene(scene: Scene, width: int = SCREEN_WIDTH, full: bool = True, highe
 
     axes = _add_axes(figure, places[0])
     draw_image(axes, _windowed(scene)[::step, ::step])
-    _draw_marks(axes, scene, scene.mask, step)
-    if scene.mm_per_pixel is not None:
-        _draw_scale_bar(axes, cols * scene.mm_per_pixel)
+    _draw_marks(axes, scene, scene.mask, scene.grid, step)
+    if scene.mm_along is not None:
+        _draw_scale_bar(axes, cols * scene.mm_along)
     title = f"image {scene.view.image}: {scene.truth}"
     _draw_titles(axes, side, title, TRANSFORMS[scene.view.transform].title)
     _draw_probabilities(figure, scene, (places[0][0], below, side, _BAR * min(_BARS, len(scene.class_names))))
@@ -93,7 +93,7 @@ def draw_scene(scene: Scene, width: int = SCREEN_WIDTH, full: bool = True, highe
             continue
         shown = _draw_map(axes, scene, found.values[::step, ::step], limits, signed, step)
         _draw_found(axes, scene, found, signed, step)
-        _draw_marks(axes, scene, found.answer.mask, step)
+        _draw_marks(axes, scene, found.answer.mask, found.answer.grid, step)
         scale = _add_axes(figure, (place[0] + 0.08 * side, below, 0.84 * side, 9))
         _draw_colour_scale(scale, shown, found, limits is not None, signed)
     whole = np.array([*size, *size])
@@ -208,14 +208,14 @@ def _draw_found(axes: Axes, scene: Scene, found: ComputedMap, signed: bool, step
         lines.set_path_effects([withStroke(linewidth=2.4, foreground="white")])
 
 
-def _draw_marks(axes: Axes, scene: Scene, mask: np.ndarray | None, step: int) -> None:
+def _draw_marks(axes: Axes, scene: Scene, mask: np.ndarray | None, grid: tuple[int, int] | None, step: int) -> None:
     """The border of the known evidence, the grid, the region; only the part that is zoomed to stays in sight."""
     view, (rows, cols) = scene.view, scene.image.shape[:2]
     if view.show_mask and mask is not None:
         outline(axes, mask[::step, ::step], 0.9)
-    if scene.grid is not None:
+    if grid is not None:
         style = {"color": "white", "linewidth": 0.5, "alpha": 0.7}
-        for n, draw in zip(scene.grid, (axes.axhline, axes.axvline), strict=True):
+        for n, draw in zip(grid, (axes.axhline, axes.axvline), strict=True):
             length = (rows if draw == axes.axhline else cols) / step
             for k in range(1, n):
                 draw(length * k / n - 0.5, **style)

@@ -36,7 +36,9 @@ _NUMBERS = (
     Parameter("target", int, -1, "class index; -1: the predicted one", -1),
     Parameter("seed", int, 0, "of the transform's random draws", 0),
     Parameter("opacity", float, 0.8, "of an overlay", 0.0, 1.0),
+    *(Parameter(name, bool, False, "an outline") for name in ("show_found", "show_mask", "show_grid")),
 )
+_GREY = Parameter("window", int, 0, "a grey level", *GREYS)
 _OWN_TARGET = Parameter("target", int, -1, "class index; -1: the one that the map's model predicts", -1)
 
 
@@ -133,8 +135,8 @@ class View:
         for name, known in (("style", STYLES), ("palette", PALETTES), ("scale", SCALES), ("reading", READ_AS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}: {suggest(getattr(self, name), list(known))}")
-        black, white = self.window
-        if not GREYS[0] <= black < white <= GREYS[1]:
+        black, white = map(_GREY.check, self.window)
+        if black >= white:
             raise ValueError(f"window {black}, {white}: expected two rising grey levels from {GREYS[0]} to {GREYS[1]}.")
         check_parameters("a view", _NUMBERS, {p.name: getattr(self, p.name) for p in _NUMBERS})
         check_parameters("a view", THRESHOLD, self.threshold_parameters)
@@ -162,7 +164,7 @@ class View:
             values = json.loads(text)
             defaults = asdict(View("", -1))
             return cls.from_json({**defaults, **values})
-        except (TypeError, KeyError, AttributeError) as error:
+        except (TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ValueError(f"the view {text[:80]!r} cannot be read: {error}.") from error
 
     def to_json(self) -> dict[str, Any]:

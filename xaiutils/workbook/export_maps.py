@@ -117,17 +117,19 @@ def export_maps(
             raw float32.
         ds: the images that were explained, where the file of maps does not keep them: pictures need them.
         dicom: for the format "dicom": the folder in which images' ids are paths, or each image's file by its id.
-        spacing: size of a prepared pixel in mm, (down, along); None: as ``mm_per_pixel`` of ``ds`` says it where the
-            image was square to begin with (a pixel is then), else not known. TIFF and NIfTI state it.
+        spacing: size of a prepared pixel in mm, (down, along); None: as ``ds`` says it (`ImageDataset.pixel_size`),
+            else not known. TIFF and NIfTI, whose axes are along and down, state it.
         overwrite: whether files that are there are replaced.
 
     Raises ValueError, FileExistsError, FileNotFoundError or ImportError, before anything is written, for what cannot
     be: no maps, an unknown format, an image that is not known, a file that is not DICOM or does not say whose study it
     is, files that are there.
     """
-    to, formats = Path(to), list(dict.fromkeys(formats))
+    to, formats = Path(to), [formats] if isinstance(formats, str) else list(dict.fromkeys(formats))
     for name in formats:
         check_choice("formats", name, FORMATS)
+    if spacing is not None and not (np.shape(spacing) == (2,) and np.isfinite(spacing).all() and min(spacing) > 0):
+        raise ValueError(f"spacing={spacing!r}; expected two sizes above 0 in mm, (down, along).")
     if "nifti" in formats and find_spec("nibabel") is None:
         raise ImportError("format 'nifti' needs nibabel: pip install nibabel.")
     if "dicom" in formats and dicom is None:
@@ -195,7 +197,7 @@ def _stored(source: str | Path | Mapping[str, np.ndarray]) -> Iterator[tuple[str
     if not source.exists():
         raise FileNotFoundError(f"there is no {source}.")
     for path in [source] if source.is_file() else sorted(source.rglob("maps/*.npz")):
-        name = path.relative_to(source).with_suffix("").as_posix().replace("maps/", "") if path != source else path.stem
+        name = path.stem if path == source else (path.relative_to(source).parent.parent / path.stem).as_posix()
         with naming(path, "it holds no maps"):
             stored = read_maps(path)
             if "ids" not in stored:
@@ -208,7 +210,7 @@ def _maps(
     ds: ImageDataset | None,
     spacing: tuple[float, float] | None,
 ) -> Iterator[_Map]:
-    known = {} if ds is None else {i: (ds.pixels[k], _square_pixel(ds.metadata.iloc[k])) for k, i in enumerate(ds.ids)}
+    known = {} if ds is None else {i: (ds.pixels[k], ds.pixel_size(k)) for k, i in enumerate(ds.ids)}
     for name, stored in _stored(source):
         if "ids" not in stored and ds is None:
             raise ValueError("maps by method need ds=, the images that they are of.")
@@ -226,12 +228,6 @@ def _maps(
                 if image is not None and image.shape[:2] != maps.shape[1:]:
                     raise ValueError(f"{image_id}: the map is {maps.shape[1:]}, the image {image.shape[:2]}.")
                 yield _Map(name, image_id, method, maps[i], image, signed, spacing or own_size)
-
-
-def _square_pixel(facts: pd.Series) -> tuple[float, float] | None:
-    """Of an image that was not square the recorded size may be the mean of two."""
-    mm = facts.get("mm_per_pixel", np.nan)
-    return (float(mm), float(mm)) if mm > 0 and facts.get("height") == facts.get("width") else None
 
 
 def _file_of(image_id: str, dicom: Dicom) -> Path:

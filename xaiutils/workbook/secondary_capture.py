@@ -45,6 +45,7 @@ def secondary_capture(header: Dataset, picture: np.ndarray, method: str, series:
     from the file of ``header`` (`capturable`), of the series with the UID ``series``. Spacing and orientation are left
     out: the picture is in pixels of its own."""
     now, method = datetime.now(), method.encode("ascii", "replace").decode()  # whatever the source's character set
+    method = method.replace("\\", "/")  # which would part two values
     made = FileDataset("", {}, file_meta=FileMetaDataset(), preamble=b"\0" * 128)
     made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     made.SOPClassUID, made.SOPInstanceUID = SecondaryCaptureImageStorage, generate_uid()

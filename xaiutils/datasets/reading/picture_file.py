@@ -105,10 +105,11 @@ class PictureFile:
 def read_picture_file(source: PictureFile, image_size: int) -> Picture:
     """Read, lay out and resize one picture; DICOM files and mammograms are converted once and kept (`cache`).
 
-    The picture's metadata: ``height`` and ``width`` of the file, ``mm_per_pixel`` of the prepared picture where the
-    file says it, and of the evidence ``lesion_pixels`` (the longer side of the largest connected part, in prepared
-    pixels, before rounding), ``lesion_mm``, and ``lesion_lost`` (too small, or cut off: nothing is left). Evidence that
-    cannot be read or cannot be right leaves the mask None, that is not known, and says why in ``remarks``.
+    The picture's metadata: ``height`` and ``width`` of the file, ``mm_down`` and ``mm_along`` of a prepared pixel and
+    their mean ``mm_per_pixel`` where the file says it, and of the evidence ``lesion_pixels`` (the longer side of the
+    largest connected part, in prepared pixels, before rounding), ``lesion_mm``, and ``lesion_lost`` (too small, or cut
+    off: nothing is left). Evidence that cannot be read or cannot be right leaves the mask None, that is not known, and
+    says why in ``remarks``.
 
     Raises FileError (truncated, not an image, ...), FileNotFoundError or PermissionError.
     """
@@ -232,7 +233,9 @@ def _scale_facts(mask, shape, spacing, image_size, keep_aspect) -> dict[str, Any
     scale = np.array([image_size / sides[0], image_size / sides[1]])
     facts: dict[str, Any] = {}
     if spacing is not None:
-        facts["mm_per_pixel"] = round(float(np.mean(np.array(spacing) / scale)), 4)
+        down, along = np.array(spacing) / scale
+        facts["mm_per_pixel"] = round(float((down + along) / 2), 4)
+        facts |= {"mm_down": round(float(down), 4), "mm_along": round(float(along), 4)}
     if mask is not None and mask.any():
         extent = largest_extent(mask)
         facts["lesion_pixels"] = round(float(np.max(extent * scale)), 2)
