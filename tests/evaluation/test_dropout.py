@@ -10,7 +10,7 @@ from xaiutils.attribution import ModelError, Network
 from xaiutils.attribution.completeness import completeness_gap
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
-from xaiutils.evaluation.studies.dropout import block_ends, mc_dropout, score_spread, thinned
+from xaiutils.evaluation.studies.dropout import block_ends, mc_dropout, score_spread, thinned, with_dropout
 
 RATE = 0.4
 
@@ -51,6 +51,36 @@ def test_the_model_stays_as_it_was(make, images):
     np.testing.assert_allclose(xai.predict(thinned(model, paths, 0.0).thin(0, 0), images), before, atol=1e-5)
     for path in Network.of(model).spatial_layers():  # every layer is found by its old path
         assert Network.of(thin.model).step(path).path == path
+
+
+def residual():
+    """Two blocks, each with a sum inside a branch."""
+    x = inputs = keras.Input((SIZE, SIZE, 3))
+    for name in "ab":
+        x = keras.layers.Conv2D(4, 3, strides=2, name=f"{name}_conv")(x)
+        y = keras.layers.Conv2D(4, 3, padding="same")(x)
+        y = keras.layers.Add(name=f"{name}_inner")([y, keras.layers.ReLU()(y)])
+        x = keras.layers.Add(name=f"{name}_end")([x, y])
+    x = keras.layers.GlobalAveragePooling2D(name="features")(x)
+    return keras.Model(inputs, keras.layers.Softmax()(keras.layers.Dense(3, name="logits")(x)))
+
+
+def test_dropout_after_blocks_is_trained_and_then_left_on(images):
+    model = residual()
+    assert block_ends(model) == ["a_end", "b_end"]
+    trained = with_dropout(model, RATE)
+    assert [layer.name for layer in trained.layers if isinstance(layer, keras.layers.Dropout)] == [
+        "a_end_dropout",
+        "b_end_dropout",
+    ]
+    assert {id(v) for v in model.variables} <= {id(v) for v in trained.variables}
+    np.testing.assert_array_equal(trained(images), model(images))  # at rest
+    assert np.abs(trained(images, training=True) - model(images)).max() > 1e-3
+    thin = thinned(trained)
+    assert thin.layers == ("a_end_dropout", "b_end_dropout")
+    assert (activation(thin.thin(0, 0), "a_end_dropout", images) == 0).mean() == pytest.approx(RATE, abs=0.05)
+    with pytest.raises(ValueError, match="rate=1.5"):
+        with_dropout(model, 1.5)
 
 
 def test_a_pass_is_one_network(images):

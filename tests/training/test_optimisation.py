@@ -177,6 +177,7 @@ def test_a_step_of_the_thesis_is_shorter_than_its_decay():
         ({"optimizer": "sgdw", "momentum": 0.5}, SGDW),
         ({"optimizer": "radam"}, RAdam),
         ({"optimizer": "adam", "weight_decay": 0.0}, keras.optimizers.Adam),
+        ({"optimizer": "adamax", "weight_decay": 0.0}, keras.optimizers.Adamax),
     ],
 )
 def test_recipes_choose_their_optimizer(changes, kind):

@@ -123,7 +123,7 @@ def test_recipes_from_yaml(tmp_path):
         ({"dropout": 1.0}, ValueError, "dropout=1.0; expected 0 to 0.99"),
         ({"weight_decay": -1}, ValueError, "weight_decay=-1.0; expected 0 to 1"),
         ({"monitor": "val_acc"}, ValueError, "did you mean val_auc or val_accuracy"),
-        ({"optimizer": "adamax"}, ValueError, "did you mean adam"),
+        ({"optimizer": "adamaxw"}, ValueError, "did you mean adam"),
         ({"balance": "weights"}, ValueError, "'weights' is not known"),
         ({"optimizer": "radam", "decay_by_rate": False}, ValueError, "goes with sgdw and adamw"),
         ({"optimizer": "adam", "weight_decay": 0.1}, ValueError, "no effect with adam"),
@@ -247,6 +247,16 @@ def test_draws_fill_their_ranges():
         assert low <= drawn[name].min() < low + 0.01 * width
         assert high - 0.01 * width < drawn[name].max() <= high
         assert drawn[name].mean() == pytest.approx((low + high) / 2, abs=0.03 * width)
+
+
+def test_contrast_is_about_each_images_mean():
+    images = np.array([[10, 30], [100, 200]], np.float32).reshape(2, 1, 2, 1)
+    recipe = replace(RECIPES["xrelevance_study"], flip=False, rotation=0.0, contrast=0.5)
+    drawn = np.random.default_rng(0).uniform(0.5, 1.5, 2)
+    expected = [[20 - 10 * drawn[0], 20 + 10 * drawn[0]], [150 - 50 * drawn[1], 150 + 50 * drawn[1]]]
+    found = aug.augment(images, recipe, np.random.default_rng(0))
+    np.testing.assert_allclose(found[:, 0, :, 0], expected, rtol=1e-5)
+    assert found.dtype == np.float32
 
 
 def test_masks_move_with_their_images():

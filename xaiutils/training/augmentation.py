@@ -1,4 +1,4 @@
-"""Random changes of training images, in batches: rotation, shift, shear, zoom and mirroring.
+"""Random changes of training images, in batches: rotation, shift, shear, zoom, mirroring and contrast.
 
 Ranges, order and edges are those of Keras' ImageDataGenerator, which the thesis used: out of the picture lies the
 nearest pixel of its edge (or black, as torchvision's RandomAffine has it), and values between pixels are interpolated
@@ -14,7 +14,7 @@ from xaiutils.backend import tf
 # Fields of a recipe.
 AUGMENTATIONS = (
     *("flip", "flip_horizontal", "flip_vertical"),
-    *("rotation", "shift", "shift_across", "shear", "zoom", "zoom_alike", "black"),
+    *("rotation", "shift", "shift_across", "shear", "zoom", "zoom_alike", "black", "contrast"),
 )
 
 
@@ -31,6 +31,10 @@ def augment(images: np.ndarray, recipe: Any, rng: np.random.Generator) -> np.nda
         images = mirrored(images, rng, axes=(1, 2))
     elif axes := tuple(axis for axis, on in ((1, recipe.flip_vertical), (2, recipe.flip_horizontal)) if on):
         images = mirrored(images, rng, axes)
+    if recipe.contrast:
+        factors = rng.uniform(1 - recipe.contrast, 1 + recipe.contrast, (len(images), 1, 1, 1)).astype(np.float32)
+        means = images.mean(axis=(1, 2, 3), keepdims=True)
+        images = np.clip(means + factors * (images - means), 0, 255)
     return images
 
 

@@ -17,7 +17,7 @@ from keras import ops
 
 from xaiutils.backend import keras, tf
 
-OPTIMIZERS = ("adamw", "adam", "sgdw", "radam")
+OPTIMIZERS = ("adamw", "adam", "adamax", "sgdw", "radam")
 SCHEDULES = ("cosine", "restarts", "constant")
 
 
@@ -175,8 +175,8 @@ def make_optimizer(recipe: Any, schedule: Any) -> keras.optimizers.Optimizer:
         return SGDW(schedule, recipe.weight_decay, recipe.momentum, recipe.decay_by_rate, **clip)
     if recipe.optimizer == "radam":
         return RAdam(schedule, recipe.weight_decay, **clip)
-    if recipe.optimizer == "adam":
-        return keras.optimizers.Adam(schedule, **clip)
+    if recipe.optimizer in ("adam", "adamax"):
+        return (keras.optimizers.Adam if recipe.optimizer == "adam" else keras.optimizers.Adamax)(schedule, **clip)
     return AdamW(schedule, recipe.weight_decay, recipe.decay_by_rate, **clip)
 
 

@@ -42,7 +42,7 @@ class Recipe:
     patience: int = _about("epochs without a better monitor before the run stops", 10)
     flip: bool = _about("random horizontal and vertical mirroring, where a mirrored image keeps its class", False)
 
-    optimizer: str = _about("adamw, adam, sgdw or radam", "adamw")
+    optimizer: str = _about("adamw, adam, adamax, sgdw or radam", "adamw")
     momentum: float = _about("of sgdw", 0.9)
     decay_by_rate: bool = _about("weight decay times the learning rate (Keras 3, PyTorch), or not (TF-Addons)", True)
     clip_by: str = _about("global: one norm over all variables; variable: each variable's own", "global")
@@ -88,6 +88,7 @@ class Recipe:
     zoom: float = _about("random zoom of height and width, factors from 1 - zoom to 1 + zoom", 0.0)
     zoom_alike: bool = _about("one factor of zoom for height and width", False)
     black: bool = _about("beyond the edge of a moved image lies black, not its nearest pixel", False)
+    contrast: float = _about("random contrast about an image's mean, factors from 1 - contrast to 1 + contrast", 0.0)
     copies: int = _about("augmented copies of each image whose features a frozen backbone makes", 0)
 
     then: "Recipe | None" = field(
@@ -132,8 +133,8 @@ class Recipe:
             )
         if self.optimizer == "radam" and not self.decay_by_rate:
             raise ValueError("decay_by_rate=False goes with sgdw and adamw; radam's decay is times the rate.")
-        if self.optimizer == "adam" and self.weight_decay:
-            raise ValueError(f"weight_decay={self.weight_decay} has no effect with adam; take adamw, or 0.")
+        if self.optimizer in ("adam", "adamax") and self.weight_decay:
+            raise ValueError(f"weight_decay={self.weight_decay} has no effect with {self.optimizer}; take adamw, or 0.")
         if self.then is not None and self.then.frozen and not self.frozen:
             raise ValueError(f"then={self.then.name}: a frozen stage cannot follow one that trains the backbone.")
         if self.also_keep and (self.also_keep == self.monitor or self.then):
@@ -219,6 +220,7 @@ _RANGES = {
     "shift_across": (0, 1),
     "shear": (0, 60),
     "zoom": (0, 0.9),
+    "contrast": (0, 0.9),
     "copies": (0, 1000),
     "crop": (0, 100_000),
     "where": (0, 100),

@@ -65,6 +65,22 @@ ATTENTION_STUDY = Recipe(
     zoom_alike=True,
     black=True,
 )
+# You 2022 (MSc thesis, Imperial College London: XRelevance-CAM), from ImageNet's weights. Its ranges of rotation and
+# contrast are not stated; 15 degrees and a fifth are ours, as is the loss for its "validation gain".
+XRELEVANCE_STUDY = Recipe(
+    "xrelevance_study",
+    frozen=False,
+    learning_rate=1e-3,
+    weight_decay=0.0,
+    epochs=100,
+    clip=0.0,
+    patience=10,
+    optimizer="adamax",
+    schedule="constant",
+    flip=True,
+    rotation=15.0,
+    contrast=0.2,
+)
 # The thesis' own, in every number that it states. It can hardly learn: see `xaiutils.training.toy_problem`. What
 # differs: the frozen backbone sees each image in 4 fixed augmented versions, not in a fresh one each epoch. Its
 # batches are of 16, 32 or 64 images, "by the size of the data set": see `batch_size_for`. Its shear "angle of 0.15"
@@ -158,6 +174,7 @@ RECIPES: Registry[Recipe] = Registry(
         FINETUNE,
         MODERN_FINETUNE,
         ATTENTION_STUDY,
+        XRELEVANCE_STUDY,
         THESIS,
         THESIS_CORRECTED,
         WHERE_AND_WHAT,

@@ -57,6 +57,7 @@ _DECLARED = (
             "where_and_what_images",
             "where_and_what_labels",
             "attention_study",
+            "xrelevance_study",
         ),
     ),
     Parameter("then", str, "", "recipe of a second stage; empty: none", choices=("", "finetune")),

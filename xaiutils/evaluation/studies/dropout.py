@@ -6,12 +6,13 @@ runs of the model as a map takes. So what is explained is a network, with all th
 gradients still sum to a difference of scores), and results depend neither on batch mates nor on the batch size. The
 paper draws a mask for every image; over passes each image sees the same distribution.
 
-The XRelevance-CAM thesis (You 2022, section 5.4) retrains with dropout of 0.1 after every block and averages the
-scores of 10 passes. Dropout put into a network that was trained without it (``after``) is a disturbance that the
-network never learnt to bear: it measures how much maps depend on single units, and is no sample of a posterior.
+The XRelevance-CAM thesis (You 2022, section 5.4) retrains with dropout of 0.1 after every block (`with_dropout`, then
+`mc_dropout` of what was trained) and averages the scores of 10 passes. Dropout put into a network that was trained
+without it (``after``) is a disturbance that the network never learnt to bear: it measures how much maps depend on
+single units, and is no sample of a posterior.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from xaiutils.attribution.cam.layer_aggregate import default_layers
 from xaiutils.backend import keras, tf
 from xaiutils.datasets import ImageDataset
 from xaiutils.evaluation.evaluate import check_classes, evaluate_all
+from xaiutils.graph.cam_layers import bottlenecks
 from xaiutils.graph.flat_graph import as_function
 from xaiutils.graph.network import ModelError, Network
 from xaiutils.graph.predict import predict, prepare
@@ -83,8 +85,6 @@ def thinned(model: keras.Model, after: Iterable[str] = (), rate: float = 0.1) ->
     """
     if not 0 <= rate < 1:
         raise ValueError(f"rate={rate!r}; expected a number from 0 to below 1.")
-    network = Network.of(model)
-    chosen = {id(network.step(path).operation) for path in after}
     draw = tf.Variable(0, trainable=False, dtype=tf.int32, name="draw")
     added: list[DropoutAlwaysOn] = []
 
@@ -94,32 +94,61 @@ def thinned(model: keras.Model, after: Iterable[str] = (), rate: float = 0.1) ->
         return added[-1]
 
     def swap(layer):
-        inner = as_function(layer)
-        if inner is not None:
-            return rebuild(inner, layer.name)
         if isinstance(layer, keras.layers.Dropout) and layer.rate > 0:
             return new(layer.rate, _shared_axes(layer), layer, layer.name)
         return layer
 
-    def call(layer, *args, **kwargs):
-        outputs = layer(*args, **kwargs)
-        if id(layer) not in chosen:
-            return outputs
-        first, *others = keras.tree.flatten(outputs)
-        dropped = new(rate, (), layer, f"{layer.name}_dropped_{len(added)}")(first)
-        return keras.tree.pack_sequence_as(outputs, [dropped, *others])
-
-    def rebuild(function, name: str) -> keras.Model:
-        plain = keras.Model(function.inputs, function.outputs, name=name)  # not compiled, whatever its class was
-        return keras.models.clone_model(plain, clone_function=swap, call_function=call)
-
-    made = rebuild(as_function(model), model.name)
+    made = _rebuilt(model, swap, after, lambda layer: new(rate, (), layer, f"{layer.name}_dropped_{len(added)}"))
     if not added:
         raise ModelError(
             "the model has no dropout layer to switch on; name layers to put dropout after, such as "
             "after=block_ends(model), or train a model with dropout (head='thesis')."
         )
     return ThinnedModel(made, tuple(layer.name for layer in added), draw)
+
+
+def with_dropout(model: keras.Model, rate: float = 0.1, after: Iterable[str] = ()) -> keras.Model:
+    """The same layers and weights with a Dropout layer of ``rate`` after each layer of ``after`` (paths; by default
+    `block_ends`), to be trained so. `thinned` and `mc_dropout` of it have them on.
+
+    Raises:
+        ModelError: the model lacks a layer. ValueError: a rate outside [0, 1).
+    """
+    if not 0 <= rate < 1:
+        raise ValueError(f"rate={rate!r}; expected a number from 0 to below 1.")
+    paths = list(after) or block_ends(model)
+    return _rebuilt(
+        model, lambda layer: layer, paths, lambda layer: keras.layers.Dropout(rate, name=f"{layer.name}_dropout")
+    )
+
+
+def _rebuilt(
+    model: keras.Model,
+    swap: Callable[[keras.layers.Layer], keras.layers.Layer],
+    after: Iterable[str],
+    new: Callable[[keras.layers.Layer], keras.layers.Layer],
+) -> keras.Model:
+    """The model of the same layers, or what ``swap`` gives for them, with what ``new`` makes of a layer of ``after``
+    behind it."""
+    network = Network.of(model)
+    chosen = {id(network.step(path).operation) for path in after}
+
+    def clone(layer):
+        inner = as_function(layer)
+        return swap(layer) if inner is None else rebuild(inner, layer.name)
+
+    def call(layer, *args, **kwargs):
+        outputs = layer(*args, **kwargs)
+        if id(layer) not in chosen:
+            return outputs
+        first, *others = keras.tree.flatten(outputs)
+        return keras.tree.pack_sequence_as(outputs, [new(layer)(first), *others])
+
+    def rebuild(function, name: str) -> keras.Model:
+        plain = keras.Model(function.inputs, function.outputs, name=name)  # not compiled, whatever its class was
+        return keras.models.clone_model(plain, clone_function=clone, call_function=call)
+
+    return rebuild(as_function(model), model.name)
 
 
 def _shared_axes(layer: keras.layers.Dropout) -> tuple[int, ...]:
@@ -133,11 +162,12 @@ def _shared_axes(layer: keras.layers.Dropout) -> tuple[int, ...]:
 
 
 def block_ends(model: keras.Model) -> list[str]:
-    """Paths of the layers that end a block: the sums of residual branches, and where a model has none the last layer of
-    each resolution."""
+    """Paths of the layers that end a block: the sums of residual branches (not those within a block, which others go
+    around), and where a model has none the last layer of each resolution."""
     network = Network.of(model)
-    sums = [s.path for s in network.steps_to_logits if isinstance(s.operation, keras.layers.Add)]
-    return [path for path in sums if network.grid(path)] or default_layers(network)
+    sums = [s for s in network.steps_to_logits if isinstance(s.operation, keras.layers.Add) and network.grid(s.path)]
+    ends = bottlenecks(network)
+    return [s.path for s in sums if s in ends] or [s.path for s in sums] or default_layers(network)
 
 
 @dataclass(frozen=True)
