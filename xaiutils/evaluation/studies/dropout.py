@@ -108,18 +108,22 @@ def thinned(model: keras.Model, after: Iterable[str] = (), rate: float = 0.1) ->
 
 
 def with_dropout(model: keras.Model, rate: float = 0.1, after: Iterable[str] = ()) -> keras.Model:
-    """The same layers and weights with a Dropout layer of ``rate`` after each layer of ``after`` (paths; by default
-    `block_ends`), to be trained so. `thinned` and `mc_dropout` of it have them on.
+    """A copy of the model, with its weights, that has a Dropout layer of ``rate`` after each layer of ``after`` (paths;
+    by default `block_ends`), to be trained so. `thinned` and `mc_dropout` of it have them on.
 
     Raises:
         ModelError: the model lacks a layer. ValueError: a rate outside [0, 1).
     """
     if not 0 <= rate < 1:
         raise ValueError(f"rate={rate!r}; expected a number from 0 to below 1.")
-    paths = list(after) or block_ends(model)
-    return _rebuilt(
-        model, lambda layer: layer, paths, lambda layer: keras.layers.Dropout(rate, name=f"{layer.name}_dropout")
+    made = _rebuilt(
+        model,
+        lambda layer: type(layer).from_config(layer.get_config()),
+        list(after) or block_ends(model),
+        lambda layer: keras.layers.Dropout(rate, name=f"{layer.name}_dropout"),
     )
+    made.set_weights(model.get_weights())
+    return made
 
 
 def _rebuilt(
@@ -128,14 +132,16 @@ def _rebuilt(
     after: Iterable[str],
     new: Callable[[keras.layers.Layer], keras.layers.Layer],
 ) -> keras.Model:
-    """The model of the same layers, or what ``swap`` gives for them, with what ``new`` makes of a layer of ``after``
-    behind it."""
+    """The model of what ``swap`` gives for each layer, with what ``new`` makes of a layer of ``after`` behind it."""
     network = Network.of(model)
     chosen = {id(network.step(path).operation) for path in after}
 
     def clone(layer):
         inner = as_function(layer)
-        return swap(layer) if inner is None else rebuild(inner, layer.name)
+        found = swap(layer) if inner is None else rebuild(inner, layer.name)
+        if id(layer) in chosen:
+            chosen.add(id(found))
+        return found
 
     def call(layer, *args, **kwargs):
         outputs = layer(*args, **kwargs)
