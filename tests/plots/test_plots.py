@@ -363,6 +363,13 @@ def test_a_metric_against_a_fact_of_the_image():
     assert not same.axes[0].lines
 
 
+def test_means_of_many_models():
+    rows = [("a", "iou", f"m{k}", 0.5, 0.4, 0.6) for k in range(9)]
+    summary = pd.DataFrame(rows, columns=["method", "metric", "model", "mean", "low", "high"])
+    images = summary.assign(value=0.5)[["method", "metric", "model", "value"]]
+    assert len(drawn(plots.forest(summary, {"iou": "IoU"}, {}, [], images)).legends[0].get_texts()) == 9
+
+
 def test_two_orders_of_methods():
     ranks = pd.DataFrame({"masks": [1, 2.5, 3], "model": [2, 1, np.nan]}, index=["a", "b", "c"])
     figure = drawn(plots.two_orders({"m": ranks, "n": ranks[1:2]}, {"a": "A"}))

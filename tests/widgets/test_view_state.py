@@ -134,6 +134,13 @@ def test_zoom_moves_all_pictures_and_no_number(explorer):
     assert explorer.layer.box == [0.5, 0.5, 0.75, 1]
 
 
+def test_an_array_is_refused_that_no_control_would_keep(explorer, ds):
+    view, segments = explorer.view, np.zeros(ds.pixels.shape[:3], np.float32)
+    with pytest.raises(ValueError, match=r"segments is an array, which the panel has no control for"):
+        explorer.view = View("cnn", 1, maps=(MethodChoice("lime", {"segments": segments}),))
+    assert explorer.view == view
+
+
 def test_grey_levels_change_the_picture_alone(explorer):
     maps = explorer.scene.maps[0].values
     explorer.layer.receive({"window": [50, 150]})

@@ -116,9 +116,11 @@ def test_the_first_screen_says_which_method_finds_the_evidence(folder):
     assert "IoU" not in record(folder, items[0])  # a table of another execution
     alone = [row for row in rows if row["method"] == "grad_cam"]
     pd.DataFrame(alone).to_csv(folder / "tables" / "metrics.csv", index=False)
-    assert "Measured, without chance or a random map" in record(folder, *items)
+    given = {"dataset": "phantom", "image_size": 224}
+    assert "Measured, without chance or a random map" in record(folder, *items, parameters=given)
     pd.DataFrame(rows).to_csv(folder / "tables" / "metrics.csv", index=False)
-    page = record(folder, *items, name="05_maps", notebook="05_maps")
+    page = record(folder, *items, name="05_maps", notebook="05_maps", parameters=given | {"image_size": 96})
+    assert "224 x 224 pixels" in page, "as the first notebook settled it"
     for cell in ("mean [low, high]", "0.25 [0.125, 1]", "0.5"):
         assert f'<t{"h" if "mean" in cell else "d"} class="number">{cell}<' in page
     first = " ".join(re.sub("<[^>]+>", "", page[page.index('id="summary"') : page.index('class="chapter"')]).split())

@@ -42,7 +42,7 @@ def forest(
                 part = rows[(rows["metric"] == metric) & (rows["model"] == model) & np.isfinite(rows["mean"])]
                 for name, mean, low, high in part[["method", "mean", "low", "high"]].itertuples(index=False):
                     known = not hollow and name not in controls
-                    colour, row = COLOURS[i] if known else "0.55", methods.index(name) + shift
+                    colour, row = COLOURS[i % len(COLOURS)] if known else "0.55", methods.index(name) + shift
                     axes.plot([low, high], [row] * 2, color=colour, linewidth=1.5 if known else 0.8)
                     inside = "white" if hollow else colour
                     axes.plot(mean, row, "os^D"[i % 4], color=colour, markerfacecolor=inside, markersize=4.5)
@@ -54,7 +54,7 @@ def forest(
     first.set_yticks(np.arange(len(methods)), list(map(drawn, methods)), fontsize=9)
     first.invert_yaxis()
     for i, model in enumerate(models):
-        first.plot([], [], "os^D"[i % 4], color=COLOURS[i], label=drawn(model))
+        first.plot([], [], "os^D"[i % 4], color=COLOURS[i % len(COLOURS)], label=drawn(model))
     if len(random):
         first.plot([], [], "o", color="0.55", markerfacecolor="white", label="same method, random weights")
     legend_below(figure, first, len(models) + 1)
@@ -65,7 +65,7 @@ def _strip(axes: Axes, images: pd.DataFrame, methods: Sequence[str], models: Seq
     """The values of single images in the rows of their methods."""
     known = images[images["method"].isin(methods) & images["model"].isin(models)].dropna(subset="value")
     rows = known["method"].map(methods.index).astype(float)
-    colours = dict(zip(models, COLOURS, strict=False))
+    colours = {model: COLOURS[i % len(COLOURS)] for i, model in enumerate(models)}
     sns.stripplot(
         x=known["value"], y=rows, hue=known["model"], hue_order=models, palette=colours, dodge=len(models) > 1,
         native_scale=True, orient="h", jitter=False, size=2.5, alpha=0.4, linewidth=0, zorder=1, legend=False, ax=axes,

@@ -112,6 +112,12 @@ def _as_yaml(value: Any) -> str:
     return yaml.safe_dump(value, default_flow_style=True).strip()
 
 
+def check_shown(parameters: Sequence[Parameter], values: Mapping[str, Any]) -> None:
+    """Raise ValueError for an array among ``values``: it has no control, and would be lost."""
+    if lost := [p.name for p in parameters if p.kind is np.ndarray and values.get(p.name) is not None]:
+        raise ValueError(f"{', '.join(lost)} is an array, which the panel has no control for: xaiutils.widgets.draw.")
+
+
 class ParameterBox:
     """The controls of one method's or transform's parameters, in ``box``; ``changed`` is called on every change."""
 
@@ -122,7 +128,8 @@ class ParameterBox:
         self._changed = changed
 
     def show(self, parameters: Sequence[Parameter], values: Mapping[str, Any], layers: Sequence[str] = ()) -> None:
-        """Replace the controls. Arrays have none: they can only be given in Python."""
+        """Replace the controls. Raises as `check_shown`."""
+        check_shown(parameters, values)
         old = self.controls
         self._declared = {p.name: p for p in parameters if p.kind is not np.ndarray}
         self.controls = {name: control(p, layers) for name, p in self._declared.items()}

@@ -7,12 +7,13 @@ from typing import Any
 import ipywidgets as widgets
 import numpy as np
 
+from xaiutils.attribution import METHODS
 from xaiutils.datasets import ImageDataset
 from xaiutils.evaluation.thresholds import THRESHOLD
 from xaiutils.transforms import TRANSFORMS
 from xaiutils.widgets.compute_scene import SceneComputer
 from xaiutils.widgets.map_controls import MapControls, MapOffers
-from xaiutils.widgets.parameter_controls import Guard, ParameterBox, Quiet, dropdown, labelled, options
+from xaiutils.widgets.parameter_controls import Guard, ParameterBox, Quiet, check_shown, dropdown, labelled, options
 from xaiutils.widgets.view_settings import (
     GREYS,
     MOST_MAPS,
@@ -90,7 +91,10 @@ class ViewControls:
         return View(**values, transform_parameters=self.transform_parameters.values(), maps=maps)
 
     def show(self, view: View) -> None:
-        """Set all controls to a checked view that names its data set, without calling ``changed``."""
+        """Set all controls to a checked view that names its data set, without calling ``changed``. Raises ValueError
+        for parameters that are arrays, before a control is set."""
+        for choice in view.maps:
+            check_shown(METHODS[choice.method].parameters, choice.parameters)
         with self._quiet:
             self.widgets["dataset"].value, self.widgets["model"].value = view.dataset, view.model
             self._offer_images_and_classes()

@@ -74,8 +74,8 @@ def _table(known: Mapping[str, Path], name: str, texts: str, numbers: str = "") 
 
 def _what(records: list[Facts]) -> Facts:
     parameters: Facts = {}
-    for record in records:
-        parameters |= record["parameters"]
+    for record in records:  # what the first settles: another may train small models of its own
+        parameters = record["parameters"] | parameters
     name = str(parameters.get("dataset", ""))
     return {
         "dataset": DATASETS[name].title if name in DATASETS else name,
