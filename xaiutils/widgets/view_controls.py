@@ -93,8 +93,8 @@ class ViewControls:
     def show(self, view: View) -> None:
         """Set all controls to a checked view that names its data set, without calling ``changed``. Raises ValueError
         for parameters that are arrays, before a control is set."""
-        for choice in view.maps:
-            check_shown(METHODS[choice.method].parameters, choice.parameters)
+        for asked in view.maps:
+            check_shown(METHODS[asked.method].parameters, asked.parameters)
         with self._quiet:
             self.widgets["dataset"].value, self.widgets["model"].value = view.dataset, view.model
             self._offer_images_and_classes()
