@@ -116,6 +116,11 @@ def test_the_first_screen_says_which_method_finds_the_evidence(folder):
     assert "IoU" not in record(folder, items[0])  # a table of another execution
     alone = [row for row in rows if row["method"] == "grad_cam"]
     pd.DataFrame(alone).to_csv(folder / "tables" / "metrics.csv", index=False)
+    found = dict.fromkeys(("balanced accuracy", "balanced accuracy low", "balanced accuracy high"), 0.5)
+    row = pd.DataFrame([{"level": "image", "model": "net", "n": np.nan, **found}])
+    row.to_csv(folder / "tables" / "classification.csv", index=False)
+    damaged = record(folder, ("table", "tables/classification.csv"))
+    assert "This run has not measured how well a model does." in damaged, "not as the workbook writes it"
     given = {"dataset": "phantom", "image_size": 224}
     assert "Measured, without chance or a random map" in record(folder, *items, parameters=given)
     pd.DataFrame(rows).to_csv(folder / "tables" / "metrics.csv", index=False)

@@ -322,7 +322,8 @@ class Explorer:
         deletion = self.computer.deletion_curves(scene)
         titles = [found.choice.title + scene.own(found) for found in scene.maps]
         target = "the class of each map" if any(map(scene.own, scene.maps)) else scene.class_names[scene.target]
-        drawing = draw_deletion(deletion, titles, target, is_score=scene.is_score)
+        is_score = any(self.computer.is_score(found.answer.model) for found in scene.maps)
+        drawing = draw_deletion(deletion, titles, target, is_score=is_score)
         self.worker.check()
         self._curves = _map_keys(scene), deletion.areas
         self.parts.curve_picture.value = self._png(drawing)

@@ -69,7 +69,10 @@ def _table(known: Mapping[str, Path], name: str, texts: str, numbers: str = "") 
         return None
     if table is None or not len(table) or not {*texts.split("|"), *filter(None, numbers.split("|"))} <= set(table):
         return None
-    return table if all(is_numeric_dtype(table[n]) for n in numbers.split("|") if n) else None
+    if not all(is_numeric_dtype(table[n]) for n in numbers.split("|") if n):
+        return None
+    table = table[np.isfinite(table["n"])] if "n" in numbers.split("|") else table
+    return table if len(table) else None
 
 
 def _what(records: list[Facts]) -> Facts:
