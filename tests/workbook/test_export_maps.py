@@ -105,7 +105,8 @@ def test_secondary_captures(tmp_path, ds):
         assert one.SourceImageSequence[0].ReferencedSOPInstanceUID == source.SOPInstanceUID
         assert "PixelSpacing" not in one
         assert all("NOT FOR DIAGNOSIS" in text for text in (one.SeriesDescription, one.ImageComments))
-        assert one.pixel_array.shape[1:] == (48, 3)
+        assert one.pixel_array.shape[1:] == (64, 3)
+        assert not one.pixel_array[48:, [0, -1]].any(), "nothing of the warning is cut"
         assert one.pixel_array[48:].max() > 150, "the warning below the picture"
     assert len({one.SOPInstanceUID for one in (*found, *sources)}) == 4
     assert found[0].SeriesInstanceUID == found[1].SeriesInstanceUID, "of one study and method"

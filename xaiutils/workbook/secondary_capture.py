@@ -91,8 +91,8 @@ def _purpose() -> Dataset:
 
 
 def with_warning(picture: np.ndarray) -> np.ndarray:
-    """uint8 ``(height, width, 3)`` with a line of text below it."""
-    height, width = picture.shape[:2]
+    """uint8 ``(height, width, 3)`` with a line of text below it, and black beside it where it is narrower than that."""
+    height, width = picture.shape[0], max(64, picture.shape[1])
     size = max(6, width // 12)
     whole = Image.new("RGB", (width, height + size * 3 // 2))
     whole.paste(Image.fromarray(picture))
