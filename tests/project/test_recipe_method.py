@@ -8,7 +8,7 @@ import pytest
 import xaiutils as xai
 from xaiutils.attribution.methods import METHODS
 from xaiutils.batch.matrix import read_matrix
-from xaiutils.widgets.map_controls import MapControls
+from xaiutils.widgets.map_controls import MapControls, MapOffers
 from xaiutils.widgets.parameter_controls import Quiet
 
 MODULE = '''
@@ -73,8 +73,9 @@ def test_explain_and_explain_all_know_it(brightness, models, images):
 
 
 def test_the_panel_offers_it_with_its_controls(brightness):
-    controls = MapControls(1, lambda: None, lambda handler: handler, Quiet(), {})
-    assert ("Brightness", "brightness") in tuple(controls.method.options)
+    offers = MapOffers(lambda: None, lambda handler: handler, Quiet(), {}, [], lambda _: ["a", "b"], lambda: None)
+    controls = MapControls(1, offers)
+    assert "brightness" in {entry["name"] for entry in controls.method.methods}
     controls.method.value = "brightness"
     assert list(controls.parameters.controls) == ["gain"]
     assert controls.choice.parameters == {"gain": 2.0}

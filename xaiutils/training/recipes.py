@@ -81,6 +81,16 @@ XRELEVANCE_STUDY = Recipe(
     rotation=15.0,
     contrast=0.2,
 )
+# The same for seconds on a CPU: the backbone stays as it is, so that each image has 4 fixed versions, not endless ones.
+ATTENTION_STUDY_FROZEN = replace(
+    ATTENTION_STUDY,
+    name="attention_study_frozen",
+    frozen=True,
+    learning_rate=3e-4,
+    epochs=30,
+    batch_size=32,
+    copies=4,
+)
 # The thesis' own, in every number that it states. It can hardly learn: see `xaiutils.training.toy_problem`. What
 # differs: the frozen backbone sees each image in 4 fixed augmented versions, not in a fresh one each epoch. Its
 # batches are of 16, 32 or 64 images, "by the size of the data set": see `batch_size_for`. Its shear "angle of 0.15"
@@ -175,6 +185,7 @@ RECIPES: Registry[Recipe] = Registry(
         MODERN_FINETUNE,
         ATTENTION_STUDY,
         XRELEVANCE_STUDY,
+        ATTENTION_STUDY_FROZEN,
         THESIS,
         THESIS_CORRECTED,
         WHERE_AND_WHAT,

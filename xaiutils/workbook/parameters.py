@@ -58,6 +58,7 @@ _DECLARED = (
             "where_and_what_labels",
             "attention_study",
             "xrelevance_study",
+            "attention_study_frozen",
         ),
     ),
     Parameter("then", str, "", "recipe of a second stage; empty: none", choices=("", "finetune")),

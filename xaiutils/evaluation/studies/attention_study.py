@@ -1,0 +1,220 @@
+"""Does attention help a classifier, and do its maps change? Five conditions, trained, compared and explained.
+
+Four are those of Gonçalves & Cardoso 2021 (RECPAD): a network and the same with the head "mldam", each without and with
+augmentation. That head adds attention, which has no weights, and layers behind it, which have most of the network's: so
+"no_attention", which they have not, keeps the layers and takes the attention away.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import precision_recall_fscore_support
+
+from xaiutils import __version__
+from xaiutils.attribution import own_readings
+from xaiutils.backend import keras
+from xaiutils.classification import Predictions
+from xaiutils.evaluation.map_similarity import similarity_table
+from xaiutils.evaluation.studies.trainings import Splits, check_splits, digest, digest_of_data, digest_of_weights
+from xaiutils.models import build_model
+from xaiutils.progress import progress
+from xaiutils.training import Recipe, train
+from xaiutils.training.augmentation import AUGMENTATIONS
+from xaiutils.training.predictions import predictions_of
+from xaiutils.training.recipes import RECIPES
+
+BY_VAL, BY_TRAIN = "val loss", "training loss"
+
+
+@dataclass(frozen=True)
+class Condition:
+    """``title`` for tables; ``attention`` of the head "mldam", or "" for the study's own head without it."""
+
+    title: str
+    attention: str
+    augmented: bool
+
+
+CONDITIONS = {
+    "baseline": Condition("(a) baseline", "", False),
+    "baseline_augmented": Condition("(b) baseline, augmented", "", True),
+    "mldam": Condition("(c) MLDAM", "both", False),
+    "mldam_augmented": Condition("(d) MLDAM, augmented", "both", True),
+    "no_attention": Condition("(e) MLDAM's layers alone", "none", False),
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all conditions share: ``model`` of `xaiutils.MODELS`, ``image_size``, ``weights`` as `build_model` takes
+    them, ``variant`` and ``units`` of the head "mldam", and ``recipe``, whose augmentation the augmented ones get."""
+
+    model: str
+    image_size: int
+    weights: str | None = None
+    variant: str = "published"
+    units: tuple[int, ...] = ()
+    recipe: str | Recipe = "attention_study_frozen"
+    epochs: int | None = None
+
+    def build(self, condition: str, seed: int = 0) -> keras.Model:
+        """The untrained network of a condition, of one sigmoid unit. The baseline's logits see the whole feature map,
+        a ResNet's its mean, as in the study."""
+        attention = CONDITIONS[condition].attention
+        options = {"variant": self.variant, "attention": attention, "units": self.units} if attention else None
+        head = "mldam" if attention else "linear" if "resnet" in self.model else "flat"
+        how = {"weights": self.weights, "head": head, "seed": seed, "outputs": "binary", "head_options": options}
+        return build_model(self.model, 2, self.image_size, **how)
+
+    def recipe_of(self, condition: str) -> Recipe:
+        """The recipe, without its augmentation where the condition has none."""
+        recipe = RECIPES[self.recipe] if isinstance(self.recipe, str) else self.recipe
+        if CONDITIONS[condition].augmented:
+            return recipe
+        off = {f.name: f.default for f in fields(Recipe) if f.name in (*AUGMENTATIONS, "copies")}
+        return replace(recipe, **off)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network of a condition, with the weights of the least validation loss, and what it says of the test images,
+    ``answers``, by the loss that chose the weights: `BY_VAL`, and where the recipe keeps them `BY_TRAIN`."""
+
+    condition: str
+    seed: int
+    model: keras.Model
+    answers: Mapping[str, Predictions]
+
+
+def train_conditions(
+    setting: Setting, conditions: Iterable[str], splits: Splits, seeds: Iterable[int], folder: str | Path
+) -> list[Trained]:
+    """Train and test a network for each of ``conditions`` and ``seeds`` (of its start, order and augmentation).
+
+    ``splits``: training, validation and test images of two classes. ``folder`` keeps the weights, and a later call
+    that wants the same networks reads them. Raises KeyError for an unknown condition, ValueError for other data.
+    """
+    check_splits(splits)
+    wanted = [(name, seed) for name in conditions for seed in seeds]
+    data = digest_of_data(splits[:2])
+    return [_trained(setting, *one, splits, Path(folder), data) for one in progress(wanted, title="conditions")]
+
+
+def _trained(setting: Setting, condition: str, seed: int, splits: Splits, folder: Path, data: str) -> Trained:
+    model, recipe = setting.build(condition, seed), setting.recipe_of(condition)
+    key = digest(__version__, data, recipe.to_yaml(), setting.epochs, seed, digest_of_weights(model), setting.variant)
+    place = folder / condition  # of all seeds, which share the features of a frozen backbone
+    kept = {BY_VAL: place / f"seed{seed}-{key}.keras"}
+    if recipe.also_keep:
+        kept[BY_TRAIN] = place / f"seed{seed}-{key}-by_loss.keras"
+    if not all(path.exists() for path in kept.values()):
+        train(model, *splits[:2], recipe, setting.epochs, place, seed)
+        for name, path in zip(("model.keras", f"model_by_{recipe.also_keep}.keras"), kept.values(), strict=False):
+            (place / name).replace(path)
+    answers = {}
+    for loss in reversed(kept):
+        model.load_weights(kept[loss])
+        answers[loss] = predictions_of(model, splits[2])
+    return Trained(condition, seed, model, answers)
+
+
+def hits(trained: Iterable[Trained]) -> pd.DataFrame:
+    """Whether each answer is right: condition (its title), weights, seed, image_id, value (0 or 1), and patient_id
+    where patients are known. `xaiutils.evaluation.summarise` makes of it means with intervals over images."""
+    tables = []
+    for one in trained:
+        for loss, found in one.answers.items():
+            facts = {"condition": CONDITIONS[one.condition].title, "weights": loss, "seed": one.seed}
+            facts |= {"patient_id": found.groups["patient"]} if "patient" in found.groups else {}
+            value = (found.predicted == found.labels).astype(float)
+            tables.append(pd.DataFrame({**facts, "image_id": found.ids, "value": value}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def scores(trained: Iterable[Trained]) -> pd.DataFrame:
+    """The study's figures of each network: condition (its title), weights, seed, n, accuracy, precision, recall, F1 (of
+    the positive class, see `Predictions.positive`)."""
+    rows = []
+    for one in trained:
+        for loss, found in one.answers.items():
+            positive = found.positive()
+            how = {"pos_label": positive, "average": "binary", "zero_division": 0}
+            precision, recall, f1, _ = precision_recall_fscore_support(found.labels, found.predicted, **how)
+            right = float((found.predicted == found.labels).mean())
+            facts = (CONDITIONS[one.condition].title, loss, one.seed, len(found))
+            rows.append((*facts, right, precision, recall, f1))
+    names = ["condition", "weights", "seed", "n", "accuracy", "precision", "recall", "F1"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def agreed(found: Iterable[Predictions]) -> np.ndarray:
+    """Positions of the images that all of these are right on, int64: of one backbone's conditions, or of all."""
+    return np.flatnonzero(np.all([p.predicted == p.labels for p in found], axis=0))
+
+
+def attention_use(model: keras.Model, images: np.ndarray) -> pd.DataFrame:
+    """What a network's head "mldam" does with position attention: a row for each image.
+
+    ``entropy`` of the probabilities as a share of the largest possible one, 1 where all places are read alike: of each
+    place's row, their mean, or in the study's code of the one softmax over all pairs. ``pairs``: exp of the entropy, so
+    many places are read by one (study: so many pairs in all). ``added``: the norm of what is read over that of V.
+    """
+    outputs = [model.get_layer(f"mldam_{name}").output for name in ("attention", "read", "value")]
+    P, read, value = keras.Model(model.inputs, outputs).predict(images, verbose=0)
+    axis = model.get_layer("mldam_attention").axis
+    of_rows = isinstance(axis, int)
+    spread = (P if of_rows else P.reshape(len(P), 1, -1)).astype(np.float64)
+    entropy = -(spread * np.log(np.maximum(spread, 1e-300))).sum(axis=-1)
+    norms = [np.linalg.norm(x.reshape(len(x), -1), axis=1) for x in (read, value)]
+    facts = {"entropy": (entropy / np.log(spread.shape[-1])).mean(axis=1), "pairs": np.exp(entropy).mean(axis=1)}
+    return pd.DataFrame(facts | {"added": norms[0] / norms[1]})
+
+
+def similarity_of_pairs(
+    maps: Mapping[tuple[str, int], Mapping[str, np.ndarray]],
+    ids: Sequence[str],
+    similarities: Sequence[str] = ("spearman", "ssim"),
+) -> pd.DataFrame:
+    """How alike maps of the same images are: of two conditions with one seed, and of one condition with two seeds.
+
+    ``maps`` by (condition, seed) and method, of the same images ``ids``; methods that only one of a pair has are left
+    out. Returns a row for each pair, method, similarity and image: pair ("a, c", or "a, other seed"), method,
+    similarity, reading, image_id, value.
+    """
+    tables = []
+    for (one, seed), (other, another) in combinations(maps, 2):
+        if (one == other) == (seed == another):
+            continue
+        methods = [m for m in maps[one, seed] if m in maps[other, another]]
+        letters = [CONDITIONS[name].title[1] for name in (one, other)]
+        pair = f"{letters[0]}, {'other seed' if one == other else letters[1]}"
+        readings = {name: given["reading"] for name, given in own_readings(methods).items()}
+        before, after = ({m: maps[key][m] for m in methods} for key in ((one, seed), (other, another)))
+        tables.append(similarity_table(before, after, similarities, readings, pair=pair, image_id=list(ids)))
+    return pd.concat(tables, ignore_index=True)
+
+
+def published_accuracies() -> pd.DataFrame:
+    """Accuracies of the study's tables 1 (CBIS-DDSM, n = 591) and 2 (MIMIC-CXR, n = 1,072), from which n was recovered:
+    data, n, backbone, weights, and a column for each of its four conditions (NaN: an empty cell)."""
+    rows = []
+    for (data, n, backbone), both in _PUBLISHED.items():
+        for loss, values in zip((BY_TRAIN, BY_VAL), both, strict=True):
+            rows.append((data, n, backbone, loss, *values))
+    titles = [c.title for c in list(CONDITIONS.values())[:4]]
+    return pd.DataFrame(rows, columns=["data", "n", "backbone", "weights", *titles])
+
+
+_CBIS, _MIMIC = ("CBIS-DDSM", 591), ("MIMIC-CXR", 1072)
+_PUBLISHED = {
+    (*_CBIS, "DenseNet-121"): ((0.6650, 0.6142, 0.6210, 0.5871), (0.6108, 0.5584, 0.6396, 0.6125)),
+    (*_CBIS, "ResNet-50"): ((0.6514, 0.6396, np.nan, 0.5973), (0.5956, 0.6176, 0.5939, 0.5854)),
+    (*_CBIS, "VGG-16"): ((0.6650, 0.6074, 0.5939, 0.5854), (0.6244, 0.6514, 0.6210, 0.6041)),
+    (*_MIMIC, "DenseNet-121"): ((0.8451, 0.8312, 0.8349, 0.8386), (0.8629, 0.8498, 0.8535, 0.8666)),
+    (*_MIMIC, "ResNet-50"): ((0.8340, 0.8424, 0.8470, 0.8386), (0.8535, 0.8694, 0.8563, 0.8414)),
+    (*_MIMIC, "VGG-16"): ((0.8507, 0.8330, 0.8293, 0.8461), (0.8629, 0.8731, 0.8535, 0.8647)),
+}
