@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -67,7 +68,7 @@ class Setting:
         attention = CONDITIONS[condition].attention
         options = {"variant": self.variant, "attention": attention, "units": self.units} if attention else None
         head = "mldam" if attention else "linear" if "resnet" in self.model else "flat"
-        how = {"weights": self.weights, "head": head, "seed": seed, "outputs": "binary", "head_options": options}
+        how: dict[str, Any] = {"weights": self.weights, "head": head, "seed": seed, "outputs": "binary", "head_options": options}
         return build_model(self.model, 2, self.image_size, **how)
 
     def recipe_of(self, condition: str) -> Recipe:
@@ -75,7 +76,7 @@ class Setting:
         recipe = RECIPES[self.recipe] if isinstance(self.recipe, str) else self.recipe
         if CONDITIONS[condition].augmented:
             return recipe
-        off = {f.name: f.default for f in fields(Recipe) if f.name in (*AUGMENTATIONS, "copies")}
+        off: dict[str, Any] = {f.name: f.default for f in fields(Recipe) if f.name in (*AUGMENTATIONS, "copies")}
         return replace(recipe, **off)
 
 
@@ -112,7 +113,7 @@ def _trained(setting: Setting, condition: str, seed: int, splits: Splits, folder
     if recipe.also_keep:
         kept[BY_TRAIN] = place / f"seed{seed}-{key}-by_loss.keras"
     if not all(path.exists() for path in kept.values()):
-        train(model, *splits[:2], recipe, setting.epochs, place, seed)
+        train(model, splits[0], splits[1], recipe, setting.epochs, place, seed)
         for name, path in zip(("model.keras", f"model_by_{recipe.also_keep}.keras"), kept.values(), strict=False):
             (place / name).replace(path)
     answers = {}
