@@ -66,10 +66,11 @@ class Setting:
         """The untrained network of a condition, of one sigmoid unit. The baseline's logits see the whole feature map,
         a ResNet's its mean, as in the study."""
         attention = CONDITIONS[condition].attention
-        options = {"variant": self.variant, "attention": attention, "units": self.units} if attention else None
-        head = "mldam" if attention else "linear" if "resnet" in self.model else "flat"
-        how: dict[str, Any] = {"weights": self.weights, "head": head, "seed": seed, "outputs": "binary", "head_options": options}
-        return build_model(self.model, 2, self.image_size, **how)
+        how: dict[str, Any] = {"head": "linear" if "resnet" in self.model else "flat"}
+        if attention:
+            options = {"variant": self.variant, "attention": attention, "units": self.units}
+            how = {"head": "mldam", "head_options": options}
+        return build_model(self.model, 2, self.image_size, self.weights, seed=seed, outputs="binary", **how)
 
     def recipe_of(self, condition: str) -> Recipe:
         """The recipe, without its augmentation where the condition has none."""
