@@ -81,7 +81,9 @@ XRELEVANCE_STUDY = Recipe(
     rotation=15.0,
     contrast=0.2,
 )
-# The same for seconds on a CPU: the backbone stays as it is, so that each image has 4 fixed versions, not endless ones.
+# ATTENTION_STUDY for minutes on a CPU: a backbone that stays as it is, and 4 fixed versions of each image, not endless
+# ones. Rate, epochs and batches are ours. The study's variant of the head "mldam" cannot be trained so: its batch norms
+# begin without statistics.
 ATTENTION_STUDY_FROZEN = replace(
     ATTENTION_STUDY,
     name="attention_study_frozen",
