@@ -121,7 +121,7 @@ def test_rules_are_their_matrix_forms(operation):
         R = rng.normal(size=z.shape).astype(np.float32)
         W, b = matrix(part, shape)
         for bias in (True, False):
-            settings = Settings(0.1, 0.3, 1.7, bias, nonnegative, lambda _, ends=(low, high): ends)
+            settings = Settings(0.1, 0.3, 1.7, bias, nonnegative=nonnegative, bounds=lambda _, ends=(low, high): ends)
             for name, rule in RULES.items():
                 found = rule(part, tf.constant(x), z, tf.constant(R), settings).numpy()
                 for i in range(2):
