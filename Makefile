@@ -14,16 +14,19 @@ UNKNOWN := $(filter-out $(KNOWN) -% MAKE%,$(foreach v,$(.VARIABLES),$(if $(finds
 $(if $(strip $(UNKNOWN)),$(error unknown: $(UNKNOWN). Known: $(KNOWN); other notebook parameters go into SET='name=value ...' or PARAMETERS=file.yml))
 quoted = '$(subst ','\'',$(value $(1)))'
 given = $(if $(findstring command line,$(origin $(1))),$(2)=$(call quoted,$(1)))
-RUN_PARAMETERS = $(call given,DATASET,dataset) $(call given,DATA_DIR,data_dir) $(call given,MODEL,models) $(call given,NAME,run_name) \
+# Of a command whose run is named by the variable $(1).
+parameters = $(call given,DATASET,dataset) $(call given,DATA_DIR,data_dir) $(call given,MODEL,models) $(call given,$(1),run_name) \
        $(SET) $(if $(PARAMETERS),--parameters $(call quoted,PARAMETERS))
+RUN_PARAMETERS = $(call parameters,NAME)
 
-.PHONY: help setup run lab app batch pack test structure digest fuzz mutation notebooks bench contract lock clean
+.PHONY: help setup run study lab app batch pack test structure digest fuzz mutation notebooks bench contract lock clean
 
 help:
 	@echo "make run        execute the notebooks but 07, 09, 10 and 11; results and report.html under runs/default"
 	@echo "                DATASET=folder DATA_DIR=path MODEL=a,b NAME=run PARAMETERS=file.yml SET='name=value ...'"
 	@echo "                (SET: values without blanks, lists with commas; data_options.task=five sets one option)"
 	@echo "                MODEL: names, or files of your own: MODEL=mine.keras SET=model_options.scaling=0-1"
+	@echo "make study      one experiment of notebooks/studies: make study NAME=attention; RUN= names its run, else as 'make run'"
 	@echo "make lab        JupyterLab at the notebooks"
 	@echo "make app        the attribution explorer as a page, for the run default, or another one: make app NAME=mine"
 	@echo "                or on images and a model of your own: make app DATASET=folder DATA_DIR=path MODEL=mine.keras"
@@ -59,6 +62,10 @@ $(READY): pyproject.toml $(LOCK)
 
 run: $(READY)
 	$(BIN)/python -m xaiutils.workbook.run_all $(RUN_PARAMETERS)
+
+study: $(READY)
+	$(if $(NAME),,$(error name a study, a notebook of notebooks/studies: make study NAME=attention))
+	$(BIN)/python -m xaiutils.workbook.run_all --study $(call quoted,NAME) $(call parameters,RUN)
 
 lab: $(READY)
 	$(BIN)/jupyter lab notebooks/01_data_preparation.ipynb

@@ -23,7 +23,7 @@ SIZE = 32
 _CACHE = tempfile.TemporaryDirectory(prefix="xai-cache-")  # converted pictures of the tests, not among the user's
 os.environ["XAI_CACHE"] = _CACHE.name
 
-LONG = ("test_notebooks", "test_run_all", "test_panel", "test_batch_survives")  # files of minutes
+LONG = ("test_notebooks", "test_run_all", "test_studies", "test_panel", "test_batch_survives")  # files of minutes
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,4 +1,5 @@
-"""Execute the committed notebooks in place with their default parameters, and save them clean (``make notebooks``).
+"""Execute the committed notebooks in place with their default parameters, and save them clean (``make notebooks``);
+with names (``python tools/refresh_notebooks.py 03_attribution_explorer``) those alone.
 
 Check cells compare numbers with known ones (`Run.expected`). Where a number has left its tolerance the notebook is
 saved all the same, and the command fails at the end and names it. Look for the reason; if the new number is right, run
@@ -18,7 +19,7 @@ import nbformat
 import papermill
 
 from xaiutils.workbook.execute import private_kernel
-from xaiutils.workbook.run_all import ROOT, notebooks
+from xaiutils.workbook.run_all import notebooks, studies
 
 OUTSIDE = re.compile(r"^(?P<what>.+): (?P<now>\S+), not the expected (?P<known>\S+) \+- ", re.MULTILINE)
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -75,7 +76,9 @@ def unexpected(path: Path, accept: bool) -> list[str]:
 if __name__ == "__main__":
     os.environ["XAI_PROGRESS"] = "off"
     accept, left = "--accept" in sys.argv[1:], []
-    for path in notebooks(ROOT / "notebooks", on_request=True):
+    paths = {path.stem: path for path in notebooks(on_request=True)} | studies()
+    for name in [name for name in sys.argv[1:] if name != "--accept"] or paths:
+        path = paths[name]
         print(path.name, flush=True)
         refresh(path)
         found = unexpected(path, accept)

@@ -15,7 +15,7 @@ from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
 from xaiutils.workbook.parameters import OWN_DEFAULTS, PARAMETERS, check
-from xaiutils.workbook.run_all import ON_REQUEST, ROOT, notebooks
+from xaiutils.workbook.run_all import ON_REQUEST, ROOT, notebooks, studies
 
 NAMES = [
     "01_data_preparation",
@@ -31,6 +31,7 @@ NAMES = [
     "11_shortcuts",
 ]
 PATHS = notebooks(ROOT / "notebooks", on_request=True)
+STUDIES = list(studies().values())  # run small by test_studies
 OWN = {
     "02_train_models": {"models": ["efficientnet_lite0", "vit_mini16"]},
     **OWN_DEFAULTS,
@@ -52,8 +53,8 @@ SMALLER = {
     },
     "07_retraining_checks": {"fractions": [0.9], "n_seeds": 1},
 }
-READ_IN_TEN_MINUTES = [p for p in PATHS if p.stem[:2] in ("01", "02", "03", "04", "05", "06", "07", "08", "11")]
-each = pytest.mark.parametrize("path", PATHS, ids=lambda p: p.stem)
+READ_IN_TEN_MINUTES = [p for p in [*PATHS, *STUDIES] if p.stem not in ("09_mammograms", "10_label_wise_localisation")]
+each = pytest.mark.parametrize("path", [*PATHS, *STUDIES], ids=lambda p: p.stem)
 
 
 def read(path):
@@ -80,7 +81,7 @@ def test_form(path):
     text = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
     for part in ("**Goal.**", "**You need**", "**Time**", "**memory**", "## Try this", "## Next", "## References"):
         assert part in text, part
-    assert notebook.cells[0].source.startswith(f"# {path.stem[:2]} - ")
+    assert notebook.cells[0].source.startswith("# Study: " if path in STUDIES else f"# {path.stem[:2]} - ")
     for cell in code(notebook):
         assert len(cell.source.splitlines()) <= 15 or "parameters" in cell.metadata.get("tags", []), cell.source
         assert not any(o.output_type == "error" for o in cell.outputs)
@@ -118,9 +119,12 @@ def test_parameters_are_declared_and_seen_by_papermill(path):
     assigned = {n.target.id: ast.literal_eval(n.value) for n in ast.parse(cell.source).body}
     assert set(papermill.inspect_notebook(str(path))) == set(assigned)
     check(assigned)
+    own = OWN.get(path.stem, {})
+    if path in STUDIES:
+        own = {"data_dir": "../../data", "runs_dir": "../../runs", "run_name": path.stem, **own}
     for name, value in assigned.items():
         if name not in ("methods", "method_parameters", "transforms", "model"):
-            default = OWN.get(path.stem, {}).get(name, PARAMETERS[name].default)
+            default = own.get(name, PARAMETERS[name].default)
             assert value == default, f"{name}: the notebook and xaiutils.workbook.parameters differ"
 
 

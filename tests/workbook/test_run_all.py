@@ -223,6 +223,9 @@ def test_make_passes_parameters_and_refuses_unknown_ones():
         result = make("run", wrong)
         assert result.returncode != 0
         assert f"unknown: {wrong.split('=')[0]}" in result.stderr
+    study = make("study", "NAME=attention", "RUN=mine", "MODEL=mobilenet_v2", "SET=epochs=1").stdout
+    command = shlex.split(study.strip().splitlines()[-1])
+    assert command[3:] == ["--study", "attention", "models=mobilenet_v2", "run_name=mine", "epochs=1"]
     plain = make("run", NAME="host", MODEL="car").stdout
     assert plain.strip().endswith("-m xaiutils.workbook.run_all")
 

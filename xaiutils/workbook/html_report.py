@@ -98,9 +98,10 @@ def _parameters(records: list[dict[str, Any]]) -> dict[str, list[str]]:
 
 def _section(record: dict[str, Any], folder: Path, number: int) -> dict[str, Any]:
     """A chapter: what a notebook saved; its figures and tables bear the notebook's number."""
-    digits, _, title = record["notebook"].partition("_")
-    chapter = int(digits) if digits.isdecimal() else number
-    notebook = f"notebooks/{record['notebook']}.ipynb"
+    name = record["notebook"]
+    digits, title = (name[:2], name[3:]) if name[:2].isdecimal() else ("", name)  # of a study: none
+    chapter = int(digits) if digits else number
+    notebook = f"notebooks/{name}.ipynb"
     items = [shown for item in record["items"] if (shown := _item(item, folder)) is not None]
     counts = {"figure": 0, "table": 0}
     for place, item in enumerate(items):

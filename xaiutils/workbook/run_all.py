@@ -1,4 +1,5 @@
-"""All notebooks in order, unattended: ``python -m xaiutils.workbook.run_all dataset=folder data_dir=...``.
+"""All notebooks in order, unattended: ``python -m xaiutils.workbook.run_all dataset=folder data_dir=...``; or one of
+``notebooks/studies``: ``--study attention``.
 
 Every notebook runs in a kernel of its own through papermill and leaves its executed copy, log, figures, tables and
 maps in ``runs/<run_name>/``; at the end ``report.html`` shows them together. Once data and models are there, the
@@ -29,6 +30,7 @@ from xaiutils.yaml_text import load_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
+STUDIES = NOTEBOOKS / "studies"
 
 RETRAINS = "07_retraining_checks"  # many models, and never a user's own
 EVALUATES = "02_train_models"  # says how own models are read
@@ -43,6 +45,11 @@ def notebooks(folder: Path = NOTEBOOKS, on_request: bool = False) -> list[Path]:
     if not found:
         raise FileNotFoundError(f"{folder} holds no numbered notebooks; run it from a checkout of the workbook.")
     return found
+
+
+def studies(folder: Path = STUDIES) -> dict[str, Path]:
+    """The experiments of single documents by name, the stem of their notebook; each needs no other notebook."""
+    return {path.stem: path for path in sorted(folder.glob("*.ipynb"))}
 
 
 def read_arguments(assignments: Sequence[str], parameter_file: Path | None = None) -> dict[str, Any]:
@@ -149,6 +156,8 @@ def prepare(
     everywhere = set().union(*declared.values())
     if "models" in checked and "model" not in checked and "model" in everywhere:
         checked["model"] = checked["models"][0]
+        if "models" not in everywhere and len(checked["models"]) == 1:
+            del checked["models"]
     elif "model" in checked and "models" not in checked and "models" in everywhere:
         checked["models"] = [checked["model"]]
     checked, own = by_name(checked)
@@ -356,6 +365,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m xaiutils.workbook.run_all", description=__doc__.split("\n\n")[0])
     parser.add_argument("assignments", nargs="*", metavar="name=value", help="a notebook parameter")
     parser.add_argument("--parameters", type=Path, metavar="FILE.yml", help="notebook parameters as YAML")
+    parser.add_argument("--study", metavar="NAME", help="run notebooks/studies/NAME.ipynb, in a run of its name")
     parser.add_argument("--runs", type=Path, metavar="FOLDER", help="folder of all runs; default: XAI_RUNS, or runs")
     parser.add_argument("--list", action="store_true", help="list the parameters and stop")
     options = parser.parse_args(arguments)
@@ -365,7 +375,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of a run that is ended: the traceback of its dead kernel
     try:
-        run_notebooks(read_arguments(options.assignments, options.parameters), options.runs)
+        values, steps = read_arguments(options.assignments, options.parameters), None
+        if options.study is not None:
+            if options.study not in studies():
+                raise ValueError(f"there is no study {options.study!r}; {suggest(options.study, list(studies()))}")
+            values, steps = {"run_name": options.study, **values}, [studies()[options.study]]
+        run_notebooks(values, options.runs, steps)
     except (ValueError, FileNotFoundError, NotebookError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
