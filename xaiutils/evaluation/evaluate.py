@@ -95,18 +95,17 @@ def evaluate(
     return ScoreTable(pd.concat([pd.DataFrame(column) for column in columns], ignore_index=True))
 
 
-def _method_again(
-    case: Case, method: str, parameters: Mapping[str, Any], reading: str
-) -> Callable[[np.ndarray], np.ndarray]:
-    """The maps of changed images, for the targets of ``case``, by the method that made its maps."""
+def _method_again(case: Case, method: str, parameters: Mapping[str, Any], reading: str) -> Callable[..., np.ndarray]:
+    """The maps of changed images, for the targets of ``case`` or others, by the method that made its maps."""
 
-    def explain_changed(images: np.ndarray) -> np.ndarray:
+    def explain_again(images: np.ndarray, targets: np.ndarray | None = None) -> np.ndarray:
+        targets = case.targets if targets is None else targets
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", MapWarning)  # said of the maps themselves
-            found = explain(case.model, images, case.targets, method, batch_size=case.batch_size, **parameters)
+            found = explain(case.model, images, targets, method, batch_size=case.batch_size, **parameters)
         return read_maps(found, reading)
 
-    return explain_changed
+    return explain_again
 
 
 def chance(

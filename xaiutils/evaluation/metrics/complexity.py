@@ -1,4 +1,5 @@
-"""How much of the image a map names, whatever is there: a map of few pixels is easier to read, not truer.
+"""How much of the image a map names, and in how many pieces, whatever is there: a map of few pixels is easier to read,
+not truer.
 
 Only the size of the values counts, not their sign: all these metrics read maps by magnitude. A map of zeros has no
 complexity: NaN.
@@ -8,7 +9,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from xaiutils.evaluation.evidence_shape import count_parts
 from xaiutils.evaluation.metrics.metric import Case, Metric
+from xaiutils.evaluation.thresholds import THRESHOLD, binary_map
 from xaiutils.registry import Parameter
 
 
@@ -45,6 +48,12 @@ def effective_complexity(case: Case, *, level: float) -> np.ndarray:
     return _of_values(lambda values: (values > level * values.max()).mean(), case)
 
 
+def fragments(case: Case, *, threshold: str, level: float, area: float) -> np.ndarray:
+    """The connected pieces (8 neighbours) of the pixels that count as found; NaN where none does."""
+    parts = [count_parts(binary_map(one, threshold, level, area)) for one in case.maps]
+    return np.array([n or np.nan for n in parts], np.float64)
+
+
 _CHALASANI = "Chalasani et al. 2020, Concise explanations of neural networks using adversarial training, "
 _BHATT = "Bhatt, Weller & Moura 2020, Evaluating and aggregating feature-based model explanations, arXiv:2005.00631"
 _NGUYEN = "after Nguyen & Rodriguez Martinez 2020, arXiv:2007.07584; a fixed level in place of their tolerated loss"
@@ -62,5 +71,15 @@ EFFECTIVE_COMPLEXITY = Metric(
     _NGUYEN,
     effective_complexity,
     (_LEVEL,),
+    reading="magnitude",
+)
+FRAGMENTS = Metric(
+    "fragments",
+    "Fragments",
+    "maps",
+    False,
+    "number of pieces of what a map names; threshold mean + 1 SD as in the XRelevance-CAM thesis",
+    fragments,
+    THRESHOLD,
     reading="magnitude",
 )

@@ -17,7 +17,7 @@ def _nothing() -> np.ndarray:
     return np.empty(0)
 
 
-def _cannot_explain(images: np.ndarray) -> np.ndarray:
+def _cannot_explain(images: np.ndarray, targets: np.ndarray | None = None) -> np.ndarray:
     raise TypeError("this case has no explain: the method that made its maps is not known.")
 
 
@@ -28,7 +28,7 @@ class Case:
     ``maps``: float32 ``(n, height, width)``, read as the caller of `evaluate` asks (`xaiutils.map_reading`).
     ``masks``: bool of the same shape. ``model``: the classifier, ``images``: float32 ``(n, height, width, channels)``
     in [0, 255], and ``targets``: int32 ``(n,)``, the classes that were explained. ``explain``: the method, read alike:
-    it returns the maps of changed images, as many, for the same targets. ``batch_size``: images in one pass. What no
+    it returns the maps of changed images, as many, for the same targets or for others. ``batch_size``: images in one pass. What no
     metric of a case needs may be left out. ``known`` keeps the logits of the images, which several metrics ask for: a
     case of other images or another model has a dict of its own.
     """
@@ -39,7 +39,7 @@ class Case:
     images: np.ndarray = field(default_factory=_nothing)
     targets: np.ndarray = field(default_factory=_nothing)
     batch_size: int = 32
-    explain: Callable[[np.ndarray], np.ndarray] = _cannot_explain
+    explain: Callable[..., np.ndarray] = _cannot_explain
     known: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -50,10 +50,14 @@ class Case:
     def scores(self, score: str) -> np.ndarray:
         """The target's ``score`` ("probability" or "logit") of each image, float64 ``(n,)``; of a model that returns a
         score, that."""
+        found = class_scores(self.network, self.logits(), self.targets, self._score(score))
+        return found.numpy().astype(np.float64)
+
+    def logits(self) -> np.ndarray:
+        """Of the images, float32 ``(n, classes)``."""
         if "logits" not in self.known:
             self.known["logits"] = logits(self.network, self.images, self.batch_size)
-        found = self.known["logits"]
-        return class_scores(self.network, found, self.targets, self._score(score)).numpy().astype(np.float64)
+        return self.known["logits"]
 
     def masked_scores(
         self, members: np.ndarray, kept: Callable[[slice], np.ndarray], fill: str, score: str, title: str

@@ -1,6 +1,6 @@
-"""Does a map stay where it was when the image changes in a way that should not matter?
+"""Does a map stay where it was when the image changes in a way that should not matter, and change with the class?
 
-These metrics explain changed images, so they need to know the method.
+These metrics explain anew, so they need to know the method.
 """
 
 from typing import Any
@@ -52,6 +52,15 @@ def max_sensitivity(case: Case, *, n_samples: int, noise: float, seed: int) -> n
     return np.divide(worst, norm, out=np.full(n, np.nan), where=norm > 0)
 
 
+def random_logit(case: Case, *, similarity: str, seed: int) -> np.ndarray:
+    """Similarity of the map with that of another class, drawn at random for each image; 1: the map does not depend on
+    what it explains (Sixt et al. 2020, section 4). NaN where a map is constant."""
+    classes = case.logits().shape[1]
+    others = np.random.default_rng(seed).integers(1, classes, len(case.maps))
+    other = case.explain(case.images, (case.targets + others) % classes)
+    return SIMILARITIES[similarity](case.maps, other)
+
+
 TRANSFORM_CONSISTENCY = Metric(
     "transform_consistency",
     "Consistency under a transform",
@@ -79,4 +88,17 @@ MAX_SENSITIVITY = Metric(
         Parameter("seed", int, 0, "seed of the noise", 0),
     ),
     reading="signed",  # the distance of two maps as they are
+)
+RANDOM_LOGIT = Metric(
+    "random_logit",
+    "Random logit",
+    "method",
+    False,
+    "Sixt, Granz & Landgraf 2020, When explanations lie, arXiv:1912.09818",
+    random_logit,
+    (
+        Parameter("similarity", str, "ssim", "how maps are compared; the paper: SSIM", choices=tuple(SIMILARITIES)),
+        Parameter("seed", int, 0, "seed of the other classes", 0),
+    ),
+    of_probability=True,
 )
