@@ -28,9 +28,9 @@ class Case:
     ``maps``: float32 ``(n, height, width)``, read as the caller of `evaluate` asks (`xaiutils.map_reading`).
     ``masks``: bool of the same shape. ``model``: the classifier, ``images``: float32 ``(n, height, width, channels)``
     in [0, 255], and ``targets``: int32 ``(n,)``, the classes that were explained. ``explain``: the method, read alike:
-    it returns the maps of changed images, as many, for the same targets or for others. ``batch_size``: images in one pass. What no
-    metric of a case needs may be left out. ``known`` keeps the logits of the images, which several metrics ask for: a
-    case of other images or another model has a dict of its own.
+    it returns the maps of changed images, as many, for the same targets or for others. ``batch_size``: images in one
+    pass. What no metric of a case needs may be left out. ``known`` keeps the logits of the images, which several
+    metrics ask for: a case of other images or another model has a dict of its own.
     """
 
     maps: np.ndarray

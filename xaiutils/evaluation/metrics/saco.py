@@ -1,5 +1,5 @@
-"""SaCo, salience-guided faithfulness coefficient: do groups of pixels matter in the order, and by the distance, that the
-map gives them?"""
+"""SaCo, salience-guided faithfulness coefficient: do groups of pixels matter in the order, and by the distance, that
+the map gives them?"""
 
 import numpy as np
 
