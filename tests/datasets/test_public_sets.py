@@ -362,7 +362,7 @@ def test_mimic_cxr(tmp_path):
             "dicom_id": f"d{i:03d}",
             "study_id": f"s{i}",
             "subject_id": f"p{i // 2}",
-            "ViewPosition": ("PA", "LATERAL")[i % 5 == 0],
+            "ViewPosition": "LATERAL" if i % 5 == 0 else "AP" if i % 7 == 3 else "PA",
             "split": ("train", "train", "validate", "test")[i // 2 % 4],
         }
         rows.append(
@@ -384,12 +384,14 @@ def test_mimic_cxr(tmp_path):
     ):
         table[columns].to_csv(tmp_path / f"mimic-cxr-2.0.0-{kind}.csv.gz", index=False)
     ds = load("mimic_cxr", tmp_path)
-    frontal = [r for r in rows if r["ViewPosition"] == "PA" and (r["No Finding"] or r["Edema"] == "1.0")]
+    frontal = [r for r in rows if r["ViewPosition"] != "LATERAL" and (r["No Finding"] or r["Edema"] == "1.0")]
     assert len(ds) == len(frontal) - 1
     assert ds.skipped == [("d001", "no picture of it")]
     assert ds.class_names == ("normal", "abnormal")
     expected = {r["dicom_id"]: int(r["Edema"] == "1.0") for r in frontal}
     assert all(expected[i] == y for i, y in zip(ds.ids, ds.labels, strict=True))
+    lying = load("mimic_cxr", tmp_path, views=("AP",))  # those of the attention study
+    assert lying.ids == [r["dicom_id"] for r in frontal if r["ViewPosition"] == "AP"]
     assert set(load("mimic_cxr", tmp_path, "val").patients) == {
         r["subject_id"] for r in frontal if r["split"] == "validate"
     }

@@ -18,6 +18,7 @@ from xaiutils.datasets.loaders.mnist import MNIST
 from xaiutils.datasets.loaders.nih_cxr14 import NIH_CXR14
 from xaiutils.datasets.loaders.oxford_pets import OXFORD_PETS
 from xaiutils.datasets.loaders.table import TABLE
+from xaiutils.datasets.loaders.video import VIDEO
 from xaiutils.datasets.loaders.vindr_cxr import VINDR_CXR
 from xaiutils.datasets.loaders.vindr_mammo import VINDR_MAMMO
 from xaiutils.datasets.phantom.splits import PHANTOM
@@ -43,5 +44,6 @@ DATASETS: Registry[DatasetEntry] = Registry(
         FOLDER,
         TABLE,
         COCO,
+        VIDEO,
     ],
 )

@@ -50,8 +50,8 @@ def load(
     union of polygons and run lengths (crowds too), else of the boxes; where one of them cannot be right, the evidence
     of its image is not known, and named.
     """
-    path = _annotation_file(data_dir, annotations)
-    images, found, categories = _read(path)
+    path = annotation_file(data_dir, annotations)
+    images, found, categories = read_annotations(path)
     names = _class_names(path, categories, check_class_names(classes), background)
     _check_keys(path, images, patient_key=patient_key, split_key=split_key)
     marked = [name for name in names if name != background]
@@ -73,7 +73,7 @@ def load(
         elif picture is None:
             skipped.append((name, "no picture of it"))
         else:
-            evidence = tuple(_evidence(a, image) for a in marks) or (NoFinding(),)
+            evidence = tuple(evidence_of(a, image) for a in marks) or (NoFinding(),)
             label = names.index(kinds[0]) if kinds else 0
             split = str(image[split_key]) if split_key in image else None
             patient = str(image[patient_key]) if patient_key in image else None
@@ -128,7 +128,7 @@ def boxes_by_file(paths: Sequence[Path]) -> dict[str, dict[str, tuple[tuple[floa
     """Boxes (x, y, width, height) by the stem of the COCO file and the name of the picture's file."""
     boxes: dict[str, dict[str, tuple[tuple[float, ...], ...]]] = {}
     for path in paths:
-        images, found, _ = _read(path)
+        images, found, _ = read_annotations(path)
         with naming(path, "its boxes cannot be read"):
             named = {
                 Path(str(i["file_name"])).name: tuple(tuple(map(float, a["bbox"])) for a in found[i["id"]])
@@ -138,7 +138,8 @@ def boxes_by_file(paths: Sequence[Path]) -> dict[str, dict[str, tuple[tuple[floa
     return boxes
 
 
-def _annotation_file(root: Path, name: str) -> Path:
+def annotation_file(root: Path, name: str) -> Path:
+    """The file that ``name`` says, or the only .json below ``root``. Raises FileNotFoundError."""
     if name:
         path = find_file(root, name)
         if not path.is_file():
@@ -151,7 +152,7 @@ def _annotation_file(root: Path, name: str) -> Path:
     return found[0]
 
 
-def _read(path: Path) -> tuple[list[dict], dict[Any, list[dict]], dict[Any, str]]:
+def read_annotations(path: Path) -> tuple[list[dict], dict[Any, list[dict]], dict[Any, str]]:
     """Images, annotations by image id, and category names by id. Raises FileError that says what is wrong."""
     with naming(path, "it is not a COCO file (images, annotations, categories)"):
         check_regular(path, file_limits.MAX_TEXT_BYTES)
@@ -193,7 +194,7 @@ class _PictureFinder:
         return found[0] if len(found) == 1 else None
 
 
-def _evidence(annotation: dict, image: dict) -> Evidence:
+def evidence_of(annotation: dict, image: dict) -> Evidence:
     """Outlines or run lengths, else the box; never the box in place of an outline that is broken."""
     outline = annotation.get("segmentation")
     try:

@@ -39,7 +39,7 @@ def cached_picture(
     One PNG holds all of it: the mask is its alpha channel, the facts and a checksum are text. An entry that is
     damaged in any way, or was made by other code, is made again.
     """
-    digest = hashlib.sha256(json.dumps([_code(), key], default=str).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps([code_of_reading(), key], default=str).encode()).hexdigest()
     path = cache_folder() / "pictures" / digest[:2] / f"{digest[2:32]}.png"
     if path.exists():
         try:
@@ -57,7 +57,7 @@ def cached_picture(
 
 
 @cache
-def _code() -> str:
+def code_of_reading() -> str:
     """Changes when the code that converts pictures does, or a library that it uses."""
     datasets = Path(__file__).parents[1]
     sources = [*sorted(datasets.rglob("*.py")), datasets.parent / "images.py"]

@@ -189,6 +189,28 @@ class Unreadable:
         raise ValueError(self.reason)
 
 
+@dataclass(frozen=True)
+class CutOut:
+    """Evidence of a picture of ``size`` (height, width), of which the file is the part in ``box`` (top, bottom, left,
+    right)."""
+
+    whole: tuple[Evidence, ...]
+    size: tuple[int, int]
+    box: tuple[int, int, int, int]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return tuple(path for one in self.whole for path in one.files)
+
+    def draw(self, shape: tuple[int, int]) -> DrawnMask:
+        drawn = draw_all(self.whole, self.size)
+        top, bottom, left, right = self.box
+        mask = drawn.mask[top:bottom, left:right]
+        if not mask.any():
+            raise ValueError("its evidence lies beyond the part that is cut out")
+        return DrawnMask(fit_to(mask, shape), drawn.clipped)
+
+
 def unpack_run_lengths(text: str) -> tuple[int, ...]:
     """COCO's compressed run lengths as numbers; not by pycocotools, whose C code reads beyond the end of a cut text.
 
