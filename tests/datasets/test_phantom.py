@@ -398,10 +398,38 @@ def test_one_label_changes_nothing_but_its_own_finding():
             without = phantom.generate_labelled(seed, 96, labels=tuple(int(i != j) for i in range(3)))
             changed = np.abs(whole.image - without.image) > 0
             assert changed.any()
-            assert not (changed & ~grown(whole.masks[j], REACH_MM)).any()
+            assert not (changed & ~grown(whole.masks[j], 12)).any()  # spicules: the other mass has a larger body
             np.testing.assert_array_equal(whole.evidence[j], np.abs(whole.noise_free - without.noise_free))
             assert without.masks.any(axis=(1, 2)).tolist() == [i != j for i in range(3)]
         np.testing.assert_array_equal(phantom.generate_labelled(seed, 96, labels=(0, 0, 0)).evidence, 0)
+
+
+def test_a_concept_changes_its_own_pixels_alone():
+    """Spicules, grains, tag: nothing beyond their reach. Dense tissue and muscle: the breast itself is another."""
+    shown = (1, 1, 0, 1, 1)
+    for seed in range(6):
+        whole = phantom.generate_concepts(seed, 96, labels=shown)
+        assert whole.masks.any(axis=(1, 2)).all()  # a fatty breast has some gland too
+        for j in (0, 1, 3):
+            without = phantom.generate_concepts(seed, 96, labels=tuple(y * (i != j) for i, y in enumerate(shown)))
+            changed = np.abs(whole.image - without.image) > 0
+            assert changed.any()
+            assert not (changed & ~grown(whole.masks[j], 12)).any()  # spicules: the other mass has a larger body
+            assert without.masks.any(axis=(1, 2)).tolist() == [i != j for i in range(5)]
+        dense = phantom.generate_concepts(seed, 96, labels=(1, 1, 1, 1, 1)).masks[2]
+        assert dense.sum() > 3 * whole.masks[2].sum()
+        assert not (dense & whole.masks[4]).any()
+
+
+def test_concepts_by_example_show_one_or_none():
+    ds = phantom.concept_images(3, 5, 48)
+    assert ds.class_names == ("none", *phantom.CONCEPTS)
+    assert ds.class_counts.tolist() == [5, 3, 3, 3, 3, 3]
+    np.testing.assert_array_equal(ds.masks.any(axis=(1, 2)), ds.labels > 0)
+    mixed = xai.load_dataset("phantom", "train", image_size=48, limit=32, task="concepts")
+    np.testing.assert_array_equal(np.corrcoef(mixed.labels.T).round(6), np.eye(5))
+    shown = np.delete(mixed.label_masks.any(axis=(2, 3)), 2, axis=1)
+    np.testing.assert_array_equal(shown, np.delete(mixed.labels, 2, axis=1) == 1)
 
 
 def test_options_of_other_tasks_are_refused_for_several_labels():

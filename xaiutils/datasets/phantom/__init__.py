@@ -18,17 +18,20 @@ Lengths are in millimetres on a field of 224 mm, hence in pixels at ``size=224``
 """
 
 from xaiutils.datasets.phantom.image import (
+    ConceptPhantom,
     LabelledPhantom,
     Phantom,
     counterfactual,
     generate,
+    generate_concepts,
     generate_labelled,
     seed_labels,
 )
-from xaiutils.datasets.phantom.splits import SPLIT_SIZES, TAGS, image_seeds, load
-from xaiutils.datasets.phantom.tasks import CONTRASTS, DEFAULT_DIFFICULTY, LABELS, MULTI_LABEL, TASKS
+from xaiutils.datasets.phantom.splits import SPLIT_SIZES, TAGS, concept_images, image_seeds, load
+from xaiutils.datasets.phantom.tasks import CONCEPTS, CONTRASTS, DEFAULT_DIFFICULTY, LABELS, MULTI_LABEL, TASKS
 
 __all__ = [
+    "CONCEPTS",
     "CONTRASTS",
     "DEFAULT_DIFFICULTY",
     "LABELS",
@@ -36,10 +39,13 @@ __all__ = [
     "SPLIT_SIZES",
     "TAGS",
     "TASKS",
+    "ConceptPhantom",
     "LabelledPhantom",
     "Phantom",
+    "concept_images",
     "counterfactual",
     "generate",
+    "generate_concepts",
     "generate_labelled",
     "image_seeds",
     "load",

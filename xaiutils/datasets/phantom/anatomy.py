@@ -18,15 +18,16 @@ _AXILLA = 0.06  # of the field: skin and fat in front of the pectoral muscle
 class Anatomy:
     """A breast seen from one side.
 
-    ``tissue`` is float32 ``(size, size)``, brightness without lesion, about 0 to 0.7; ``breast`` and ``pectoral`` are
-    bool ``(size, size)``; ``depth`` is float32, the distance to the skin in fractions of the field. ``beta`` is the
-    exponent of the texture's power spectrum. A left breast ("L") has its chest wall at the left edge of the image, a
-    right one ("R") at the right edge.
+    ``tissue`` is float32 ``(size, size)``, brightness without lesion, about 0 to 0.7; ``breast``, ``pectoral`` and
+    ``gland`` (more glandular than fatty, the muscle apart) are bool ``(size, size)``; ``depth`` is float32, the
+    distance to the skin in fractions of the field. ``beta`` is the exponent of the texture's power spectrum. A left
+    breast ("L") has its chest wall at the left edge of the image, a right one ("R") at the right edge.
     """
 
     tissue: np.ndarray
     breast: np.ndarray
     pectoral: np.ndarray
+    gland: np.ndarray
     depth: np.ndarray
     view: str
     side: str
@@ -34,10 +35,12 @@ class Anatomy:
     beta: float
 
 
-def draw_anatomy(rng: np.random.Generator, size: int) -> Anatomy:
-    """A random breast: side and view with equal chances, each density class too."""
+def draw_anatomy(rng: np.random.Generator, size: int, view: str = "", density: str = "") -> Anatomy:
+    """A random breast: side and view with equal chances, each density class too, unless ``view`` or ``density`` says
+    which."""
     rows, columns = np.mgrid[0:size, 0:size].astype(np.float32) / size
-    view, side = str(rng.choice(["CC", "MLO"])), str(rng.choice(["L", "R"]))
+    drawn, side = str(rng.choice(["CC", "MLO"])), str(rng.choice(["L", "R"]))
+    view = view or drawn
     breast, nipple = _outline(rng, rows, columns, view)
     pectoral = np.zeros_like(breast)
     if view == "MLO":
@@ -45,7 +48,8 @@ def draw_anatomy(rng: np.random.Generator, size: int) -> Anatomy:
         breast = ndimage.gaussian_filter((breast | axilla).astype(np.float32), 0.02 * size) > 0.5  # rounds the fold
     depth = ndimage.distance_transform_edt(breast).astype(np.float32) / size
     thickness = np.sqrt(1 - (1 - np.minimum(depth / _SKIN_DEPTH, 1)) ** 2)
-    density = str(rng.choice(list(DENSITIES)))
+    drawn = str(rng.choice(list(DENSITIES)))
+    density = density or drawn
     beta = float(np.clip(rng.normal(3.0, 0.25), 2.4, 3.6))  # Burgess 2001; Chen 2012
     texture = _power_law_field(rng, size, beta)
     glandular = _glandular(rng, rows, columns, breast, nipple, texture, DENSITIES[density])
@@ -53,7 +57,8 @@ def draw_anatomy(rng: np.random.Generator, size: int) -> Anatomy:
     if view == "MLO":
         cover = ndimage.gaussian_filter(pectoral.astype(np.float32), 0.006 * size)
         tissue += cover * np.maximum(thickness * (0.55 + 0.03 * texture) - tissue, 0)
-    anatomy = Anatomy(tissue, breast, pectoral, depth, view, side, density, beta)
+    gland = breast & ~pectoral & (glandular > 0.5)
+    anatomy = Anatomy(tissue, breast, pectoral, gland, depth, view, side, density, beta)
     return anatomy if side == "L" else _mirrored(anatomy)
 
 

@@ -20,6 +20,7 @@ from xaiutils.datasets.phantom.lesions import (
 from xaiutils.datasets.phantom.tasks import (
     CLUSTER_RADII,
     CLUSTERS,
+    CONCEPTS,
     CONTRASTS,
     DECOYS,
     DEFAULT_DIFFICULTY,
@@ -99,7 +100,7 @@ class LabelledPhantom:
     """
 
     seed: int
-    labels: tuple[int, int, int]
+    labels: tuple[int, ...]
     image: np.ndarray
     noise_free: np.ndarray
     masks: np.ndarray
@@ -109,6 +110,17 @@ class LabelledPhantom:
     view: str
     side: str
     density: str
+
+
+@dataclass(frozen=True)
+class ConceptPhantom:
+    """One image in which each of `tasks.CONCEPTS` is shown or not: ``labels`` 1 or 0, ``image`` float32 ``(size,
+    size)`` in [0, 1], and ``masks`` bool ``(5, size, size)``: the spicules, the grains, the glandular tissue (of which
+    a fatty breast has a little too), the box of the letters, the muscle; empty for what is not there."""
+
+    labels: tuple[int, ...]
+    image: np.ndarray
+    masks: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -202,14 +214,21 @@ def counterfactual(phantom: Phantom) -> Phantom:
     return generate(phantom.seed, size, phantom.task, phantom.difficulty, label=twin, tag=phantom.tag)
 
 
-def seed_labels(seed: int) -> tuple[int, int, int]:
-    """The labels of a seed: its three lowest bits. Among eight consecutive seeds each combination occurs once, so that
-    no label tells of another."""
-    return (int(seed) & 1, int(seed) >> 1 & 1, int(seed) >> 2 & 1)
+def seed_labels(seed: int, n: int = len(LABELS)) -> tuple[int, ...]:
+    """The ``n`` labels of a seed: its lowest bits. Among 2^n consecutive seeds each combination occurs once, so that no
+    label tells of another."""
+    return tuple(int(seed) >> bit & 1 for bit in range(n))
+
+
+def _checked_labels(labels: tuple[int, ...] | None, seed: int, names: tuple[str, ...]) -> tuple[int, ...]:
+    labels = seed_labels(seed, len(names)) if labels is None else tuple(labels)
+    if len(labels) != len(names) or not set(labels) <= {0, 1}:
+        raise ValueError(f"labels={labels!r}; expected 0 or 1 for each of {', '.join(names)}.")
+    return labels
 
 
 def generate_labelled(
-    seed: int, size: int = 224, difficulty: str = DEFAULT_DIFFICULTY, labels: tuple[int, int, int] | None = None
+    seed: int, size: int = 224, difficulty: str = DEFAULT_DIFFICULTY, labels: tuple[int, ...] | None = None
 ) -> LabelledPhantom:
     """Draw one image in which a mass, a cluster of calcifications and a view marker are or are not.
 
@@ -218,13 +237,8 @@ def generate_labelled(
     which no label tells; the cluster lies beside the mass, unless the breast is too small.
     """
     check_choice("difficulty", difficulty, CONTRASTS)
-    labels = seed_labels(seed) if labels is None else labels
-    if len(labels) != len(LABELS) or not set(labels) <= {0, 1}:
-        raise ValueError(f"labels={labels!r}; expected 0 or 1 for each of {', '.join(LABELS)}.")
-    anatomy = draw_anatomy(_stream(seed, "anatomy"), size)
-    sites = [_draw_site(_stream(seed, "site"), anatomy, difficulty)]
-    sites.append(_draw_site(_stream(seed, "second site"), anatomy, difficulty, beside=sites[0]))
-    anatomy, _ = _in_company(seed, anatomy, sites, difficulty)
+    labels = _checked_labels(labels, seed, LABELS)
+    anatomy, sites = _two_sites(seed, draw_anatomy(_stream(seed, "anatomy"), size), difficulty)
     chosen = _stream(seed, "choice").integers(2, size=2)
     kinds = (MASSES[chosen[0]], CLUSTERS[chosen[1]])
     (mass, bright), (cluster, bright_grains) = (
@@ -233,18 +247,14 @@ def generate_labelled(
     letters, box = marker.draw_marker(_stream(seed, "marker"), size, anatomy.side, anatomy.view)
 
     def seen(present: tuple[int, ...]) -> np.ndarray:
-        added = [
-            part * np.float32(c) * p.added
-            for part, c, p in zip(present, (bright, bright_grains), (mass, cluster), strict=False)
-        ]
-        tissue = replace(anatomy, tissue=anatomy.tissue + added[0])
-        return _exposed(tissue, replace(cluster, added=added[1]), 1.0, letters & bool(present[2]))
+        findings = [(mass, present[0] * bright), (cluster, present[1] * bright_grains)]
+        return _exposed_findings(anatomy, findings, letters & bool(present[2]))
 
     noise_free = seen(labels)
     without = [tuple(y * (i != j) for i, y in enumerate(labels)) for j in range(len(labels))]
     return LabelledPhantom(
         seed=int(seed),
-        labels=(labels[0], labels[1], labels[2]),
+        labels=labels,
         image=_with_noise(_stream(seed, "noise"), noise_free),
         noise_free=noise_free,
         masks=np.stack([m & bool(y) for m, y in zip((mass.lesion, cluster.lesion, box), labels, strict=True)]),
@@ -255,6 +265,43 @@ def generate_labelled(
         side=anatomy.side,
         density=anatomy.density,
     )
+
+
+def generate_concepts(
+    seed: int, size: int = 224, difficulty: str = DEFAULT_DIFFICULTY, labels: tuple[int, ...] | None = None
+) -> ConceptPhantom:
+    """Draw one breast with a mass, in which each of `tasks.CONCEPTS` is shown or not.
+
+    The mass has spicules or is smooth, grains lie beside it (benign and malignant with even chances) or none, the
+    breast is dense or fatty, the view marker is there or not, the view is MLO, with the muscle, or CC. ``seed`` and
+    ``size`` as of `generate`; ``labels`` are others than `seed_labels`, with all that the seed draws unchanged.
+    """
+    check_choice("difficulty", difficulty, CONTRASTS)
+    labels = _checked_labels(labels, seed, CONCEPTS)
+    spicules, grains, dense, tag, pectoral = map(bool, labels)
+    view, density = "MLO" if pectoral else "CC", "dense" if dense else "fatty"
+    anatomy, sites = _two_sites(seed, draw_anatomy(_stream(seed, "anatomy"), size, view, density), difficulty)
+    kinds = MASSES[spicules], CLUSTERS[_stream(seed, "choice").integers(2)]
+    found = [_lesion(seed, kind, site, difficulty, size) for kind, site in zip(kinds, sites, strict=True)]
+    letters, box = marker.draw_marker(_stream(seed, "marker"), size, anatomy.side, anatomy.view)
+    (mass, _), (cluster, _) = found
+    noise_free = _exposed_findings(anatomy, found[: 1 + grains], letters & tag)
+    masks = np.stack([mass.spicules, cluster.core & grains, anatomy.gland, box & tag, anatomy.pectoral])
+    return ConceptPhantom(labels, _with_noise(_stream(seed, "noise"), noise_free), masks)
+
+
+def _two_sites(seed, anatomy: Anatomy, difficulty: str) -> tuple[Anatomy, list[_Site]]:
+    """The breast with its decoys, and the places of a mass and of calcifications beside it."""
+    sites = [_draw_site(_stream(seed, "site"), anatomy, difficulty)]
+    sites.append(_draw_site(_stream(seed, "second site"), anatomy, difficulty, beside=sites[0]))
+    return _in_company(seed, anatomy, sites, difficulty)[0], sites
+
+
+def _exposed_findings(anatomy: Anatomy, findings: list[tuple[Profiles, float]], letters: np.ndarray) -> np.ndarray:
+    """`_exposed` of several findings with their contrasts."""
+    for profiles, contrast in findings:
+        anatomy = replace(anatomy, tissue=anatomy.tissue + np.float32(contrast) * profiles.added)
+    return _exposed(anatomy, no_lesion(len(letters)), 0.0, letters)
 
 
 def _stream(seed, cause):

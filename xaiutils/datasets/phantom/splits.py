@@ -5,15 +5,26 @@ from functools import partial
 import numpy as np
 
 from xaiutils.datasets.entry import DatasetEntry
+from xaiutils.datasets.image_dataset import ImageDataset
 from xaiutils.datasets.listing import Listing, Picture, Record
-from xaiutils.datasets.phantom.image import Phantom, generate, generate_labelled, seed_labels
+from xaiutils.datasets.phantom.image import Phantom, generate, generate_concepts, generate_labelled, seed_labels
 from xaiutils.datasets.phantom.lesions import FIELD_MM
-from xaiutils.datasets.phantom.tasks import DEFAULT_DIFFICULTY, LABELS, MULTI_LABEL, TAG_PROBABILITY, TASKS, check_task
+from xaiutils.datasets.phantom.tasks import (
+    CONCEPT_LABELS,
+    CONCEPTS,
+    DEFAULT_DIFFICULTY,
+    LABELS,
+    MULTI_LABEL,
+    TAG_PROBABILITY,
+    TASKS,
+    check_task,
+)
 from xaiutils.registry import check_choice
 
 SPLIT_SIZES = {"train": 3000, "val": 500, "test": 500}
 TAGS = ("iid", "neutral", "flipped")
-_FIRST_SEEDS = {"train": 0, "val": 1_000_000, "test": 2_000_000}  # disjoint ranges of image seeds
+_FIRST_SEEDS = {"train": 0, "val": 1_000_000, "test": 2_000_000, "concepts": 3_000_000}  # disjoint ranges
+NO_CONCEPT = "none"
 
 
 def image_seeds(split: str, n: int, seed: int = 0) -> np.ndarray:
@@ -38,7 +49,7 @@ def load(
             (benign or malignant cluster), "shortcut" (margin, with a view marker that goes with the label), "five"
             (normal, and masses and calcifications of both kinds). Masks are the lesions; normal images have none.
             "multi_label": a mass, calcifications and the view marker, each present or not whatever the others are, with
-            a mask for each.
+            a mask for each. "concepts": the same of `generate_concepts`, beside a mass that all have.
         difficulty: "easy": the lesion alone, so bright that brightness finds it. "medium": of half the contrast, in the
             company of decoys that decide nothing (dense islands, masses with fat, nodes, calcified vessels), so that
             neither brightness nor edges nor the centre find it. "hard": the same with a quarter of the contrast.
@@ -47,21 +58,41 @@ def load(
         tag_probability: of the marker on malignant images, in "shortcut"; on benign ones it is one minus that. In all
             other tasks the marker is on half of the images, whatever the class.
     """
-    check_choice("task", task, (*TASKS, MULTI_LABEL))
-    check_task("margin" if task == MULTI_LABEL else task, difficulty, tag_probability)
+    check_choice("task", task, (*TASKS, *_SEVERAL))
+    check_task("margin" if task in _SEVERAL else task, difficulty, tag_probability)
     check_choice("tags", tags, TAGS)
     if task != "shortcut" and (tags, tag_probability) != ("iid", TAG_PROBABILITY):
         raise ValueError(f"tags and tag_probability are options of task='shortcut'; the task is {task!r}.")
     n = SPLIT_SIZES[split] if limit is None else min(limit, SPLIT_SIZES[split])
     seeds = image_seeds(split, n, seed)
-    if task == MULTI_LABEL:
-        read = partial(_read_labelled, difficulty=difficulty)
-        records = [Record(f"phantom_{s:08d}", 0, source=int(s), labels=seed_labels(s)) for s in seeds]
-        return Listing(records, LABELS, read, origin="phantom", available=SPLIT_SIZES[split])
+    if task in _SEVERAL:
+        names, reader = _SEVERAL[task]
+        read = partial(reader, difficulty=difficulty)
+        records = [Record(f"phantom_{s:08d}", 0, source=int(s), labels=seed_labels(s, len(names))) for s in seeds]
+        return Listing(records, names, read, origin="phantom", available=SPLIT_SIZES[split])
     classes = TASKS[task].class_names
     read = partial(_read, task=task, difficulty=difficulty, chance=_tag_probability(split, tags, tag_probability))
     records = [Record(f"phantom_{s:08d}", int(s) % len(classes), source=int(s)) for s in seeds]
     return Listing(records, classes, read, origin="phantom", available=SPLIT_SIZES[split])
+
+
+def concept_images(
+    n: int, n_without: int, image_size: int = 224, difficulty: str = DEFAULT_DIFFICULTY, seed: int = 0
+) -> ImageDataset:
+    """What a concept looks like, by example: of each concept ``n`` images that show it and none of the others, and
+    ``n_without`` images that show none, no two of one breast; no split has any of them.
+
+    Classes are "none" and `tasks.CONCEPTS`, masks the concept's own. See `generate_concepts` for the arguments.
+    """
+    labels = np.repeat(np.arange(len(CONCEPTS) + 1), [n_without, *[n] * len(CONCEPTS)])
+    seeds = image_seeds("concepts", len(labels), seed)
+    shown = [tuple(int(k == label) for k in range(1, len(CONCEPTS) + 1)) for label in labels]
+    made = [generate_concepts(s, image_size, difficulty, bits) for s, bits in zip(seeds, shown, strict=True)]
+    pixels = np.stack([np.rint(255 * p.image).astype(np.uint8) for p in made])[..., None]
+    masks = np.stack([p.masks[label - 1] & bool(label) for p, label in zip(made, labels, strict=True)])
+    ids = [f"phantom_{s:08d}" for s in seeds]
+    grey = np.broadcast_to(pixels, (*pixels.shape[:3], 3))
+    return ImageDataset(grey, labels, (NO_CONCEPT, *CONCEPTS), ids, masks, name="phantom concepts")
 
 
 PHANTOM = DatasetEntry(
@@ -91,6 +122,18 @@ def _read_labelled(image_seed: int, image_size: int, difficulty: str) -> Picture
     states = tuple("known" if y else "empty" for y in found.labels)
     pixels = np.rint(255 * found.image).astype(np.uint8)
     return Picture(pixels, np.asarray(found.masks.any(axis=0)), facts, {}, found.masks, states)
+
+
+def _read_concepts(image_seed: int, image_size: int, difficulty: str) -> Picture:
+    found = generate_concepts(image_seed, image_size, difficulty)
+    states = tuple("known" if mask.any() else "empty" for mask in found.masks)
+    pixels = np.rint(255 * found.image).astype(np.uint8)
+    facts = {"mm_per_pixel": FIELD_MM / image_size}
+    return Picture(pixels, np.asarray(found.masks.any(axis=0)), facts, {}, found.masks, states)
+
+
+# Tasks of several labels: their names, and how an image is read.
+_SEVERAL = {MULTI_LABEL: (LABELS, _read_labelled), CONCEPT_LABELS: (CONCEPTS, _read_concepts)}
 
 
 def _tag_probability(split, tags, tag_probability):

@@ -32,6 +32,8 @@ TASKS = {
 }
 MULTI_LABEL = "multi_label"  # several labels in one image, each present or not: no `Task` of one class for each image
 LABELS = ("mass", "calcification", "marker")
+CONCEPT_LABELS = "concepts"  # several labels too: what a breast with a mass shows or does not
+CONCEPTS = ("spicules", "grains", "dense tissue", "tag", "pectoral")
 TAG_PROBABILITY = 0.95  # of the marker on a malignant image of the shortcut task
 
 DEFAULT_DIFFICULTY = "medium"  # "easy" is solved by looking for bright pixels
