@@ -29,6 +29,8 @@ _PUBLIC = {
     "METRICS": "xaiutils.evaluation",
     "export_maps": "xaiutils.workbook.export_maps",
     "evidence_use": "xaiutils.evaluation.studies.evidence_use",
+    "tcav": "xaiutils.evaluation.studies.concepts",
+    "dissect": "xaiutils.evaluation.studies.dissection",
 }
 _MODULES = {
     "workbook": "xaiutils.workbook",

@@ -98,15 +98,24 @@ def random_weight_maps(
     """
     if targets is None:
         targets = predict(model, images, batch_size, inputs=inputs).argmax(axis=1)
+    rows = {name: np.resize(r, (_N_NOISE, *r.shape[1:])) for name, r in case_rows(model, inputs, len(images)).items()}
+    with forgotten(model, seed, images.shape[1:3], rows), warnings.catch_warnings():
+        warnings.simplefilter("ignore", MapWarning)  # a model that has learned nothing may have empty maps
+        return explain_all(model, images, targets, methods, batch_size, parameters, inputs=inputs)
+
+
+@contextmanager
+def forgotten(
+    model: keras.Model, seed: int, size: tuple[int, int], rows: Mapping[str, np.ndarray] | None = None
+) -> Iterator[None]:
+    """Within it all layers have `random_weights`, and batch normalisation the statistics of smooth noise of ``size``
+    (height, width), with ``rows`` of other inputs; see `random_weight_maps`."""
     layers = [layer for group in stages(model, norms=True).values() for layer in group]
     network = Network.of(model)
-    rows = {name: np.resize(r, (_N_NOISE, *r.shape[1:])) for name, r in case_rows(model, inputs, len(images)).items()}
     with random_weights(layers, seed):
-        with holding(model, rows):
-            _fit_norms(network, _smooth_noise(images.shape[1:3], network.channels, seed))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", MapWarning)  # a model that has learned nothing may have empty maps
-            return explain_all(model, images, targets, methods, batch_size, parameters, inputs=inputs)
+        with holding(model, dict(rows or {})):
+            _fit_norms(network, _smooth_noise(size, network.channels, seed))
+        yield
 
 
 def _smooth_noise(size: tuple[int, int], channels: int, seed: int) -> np.ndarray:
