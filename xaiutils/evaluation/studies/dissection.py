@@ -107,11 +107,11 @@ def _known(
 ) -> tuple[ImageDataset, Mapping[str, np.ndarray]]:
     """The images and their masks by concept."""
     if concepts is None and ds.label_masks is not None:
-        ds = ds.select(np.all(np.not_equal(ds.label_evidence, "unknown"), axis=1))
+        ds = ds.select((np.asarray(ds.label_evidence) != "unknown").all(axis=1))
         assert ds.label_masks is not None
         concepts = {name: ds.label_masks[:, k] for k, name in enumerate(ds.class_names)}
     elif concepts is None and ds.masks is not None:
-        ds = ds.select(np.not_equal(ds.evidence, "unknown"))
+        ds = ds.select(np.asarray(ds.evidence) != "unknown")
         concepts = {"evidence": np.asarray(ds.masks)}
     if not concepts:
         raise ValueError("there are no masks of concepts: give concepts={name: masks}, or a data set with masks.")
