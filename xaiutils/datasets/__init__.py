@@ -7,6 +7,7 @@ from xaiutils.datasets.assemble import assemble
 from xaiutils.datasets.catalogue import DATASETS
 from xaiutils.datasets.datasheet import datasheet, split_counts
 from xaiutils.datasets.entry import DatasetEntry
+from xaiutils.datasets.facts import mammography_sets
 from xaiutils.datasets.image_dataset import ImageDataset, balanced_indices
 from xaiutils.datasets.leaks import find_leaks
 from xaiutils.datasets.listing import Listing, Record
@@ -24,6 +25,7 @@ __all__ = [
     "datasheet",
     "find_leaks",
     "load_dataset",
+    "mammography_sets",
     "split_counts",
 ]
 
