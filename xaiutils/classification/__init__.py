@@ -3,6 +3,7 @@
 from xaiutils.classification.assess import assess
 from xaiutils.classification.compare_models import compare_models
 from xaiutils.classification.curves import SCREENING, mean_auc
+from xaiutils.classification.grades import assess_grades
 from xaiutils.classification.labels import LabelPredictions, LabelReport, assess_labels
 from xaiutils.classification.model_card import model_card
 from xaiutils.classification.predictions import Predictions
@@ -18,6 +19,7 @@ __all__ = [
     "ValuePredictions",
     "ValueReport",
     "assess",
+    "assess_grades",
     "assess_labels",
     "assess_values",
     "compare_models",

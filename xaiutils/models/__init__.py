@@ -11,6 +11,7 @@ from xaiutils.backend import keras
 from xaiutils.models import applications, augreg, dinov2, vit
 from xaiutils.models.efficientnet_lite0 import efficientnet_lite0_backbone, load_imagenet_weights
 from xaiutils.models.mldam import mldam, mldam_taps
+from xaiutils.models.ordinal import ordinal_logits
 from xaiutils.models.resnets import RESNETS, load_resnet, resnet_backbone
 from xaiutils.models.scaling import with_z_norm
 from xaiutils.models.where_and_what import start_as_sum, where_and_what
@@ -23,7 +24,7 @@ __all__ = ["HEADS", "MODELS", "OUTPUTS", "VALUE_LAYER", "ModelEntry", "build_mod
 HEADS = ("linear", "flat", "thesis", "imagenet", "where_and_what", "mldam")
 HEAD_OPTIONS = {"where_and_what": ("pooling",), "mldam": ("variant", "attention", "taps", "units")}
 SCALINGS = ("family", "imagenet", "per_image")
-OUTPUTS = ("softmax", "binary", "sigmoid", "regression")
+OUTPUTS = ("softmax", "ordinal", "binary", "sigmoid", "regression")
 VALUE_LAYER = "value"  # the last of a regression model: from standardised values to their own units
 
 
@@ -174,7 +175,8 @@ def build_model(
             ``keras.applications``): to zero mean and unit deviation over ImageNet, as torchvision's weights take them.
             "per_image": before the family's each channel of each image is set to ImageNet's mean and deviation, so that
             the network sees the image's own z-scores, see `scaling.ZNorm`.
-        outputs: "softmax": one class for each image. "binary": the same of two classes by one sigmoid unit, the
+        outputs: "softmax": one class for each image. "ordinal": the same of classes that have an order, by one score
+            (layer ``grade``) and thresholds, see `ordinal`. "binary": the same of two classes by one sigmoid unit, the
             probability of the second. "sigmoid": several labels at once, each by itself. "regression": a quantity in
             its own units, to be explained as ``xaiutils.wrap(model, "model", head="regression")``.
         head_options: of ``head="where_and_what"``: ``pooling``, "attention" (default), "top_k" (of the places where
@@ -206,7 +208,8 @@ def build_model(
         inputs, top = entry.backbone(size if entry.family == "cnn" else size[0])
     units = 1000 if head == "imagenet" else 1 if outputs in ("regression", "binary") else n_classes
     x = _features(entry, head, options, inputs, top, units)
-    logits = layers.Dense(units, name="logits")(x)  # made last: a layer's seed is drawn when it is made
+    # Made last: a layer's seed is drawn when it is made.
+    logits = ordinal_logits(x, units) if outputs == "ordinal" else layers.Dense(units, name="logits")(x)
     if outputs == "regression":  # what training standardised by; one layer more of which every method knows the rule
         last = layers.Dense(1, kernel_initializer="ones", name=VALUE_LAYER, trainable=False)(logits)
     elif outputs in ("sigmoid", "binary"):
@@ -289,6 +292,8 @@ def _check_outputs(outputs: str, head: str, n_classes: int) -> None:
     check_choice("outputs", outputs, OUTPUTS)
     if head == "imagenet" and outputs != "softmax":
         raise ValueError(f"outputs={outputs!r}: the ImageNet head names one of 1000 classes; give head='linear'.")
+    if outputs == "ordinal" and head == "where_and_what":
+        raise ValueError("outputs='ordinal' is one score; head='where_and_what' has a map for each class.")
     if outputs == "binary" and (n_classes != 2 or head == "where_and_what"):
         raise ValueError(
             "outputs='binary' is one unit for two classes, of any head but 'where_and_what', which has a map for "

@@ -236,6 +236,8 @@ def no_rule(method: str, step: Step, why: str = "") -> ModelError:
 
 _INSTEAD = {
     "TFSMLayer": "A SavedModel shows none of its layers: load the Keras model that it was exported from",
+    "CumulativeLogits": "Grades are thresholds on one score: explain that instead, by xaiutils.wrap(keras.Model("
+    "model.inputs, model.get_layer('grade').output), head='regression')",
     "OrdinalProbabilities": "Classes of an ordinal head are differences of probabilities: explain one threshold "
     "instead, by xaiutils.wrap(model, output=lambda y: y[:, k : k + 1]) without head=",
 }
