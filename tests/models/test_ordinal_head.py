@@ -45,7 +45,7 @@ def grey(n, seed):
 def test_it_learns_the_order(tmp_path):
     keras.utils.set_random_seed(0)
     model, test = small(), grey(60, 2)
-    training.train(model, grey(120, 0), grey(40, 1), "modern", epochs=40, learning_rate=0.1, patience=40)
+    training.train(model, grey(120, 0), grey(40, 1), "modern", 40, learning_rate=0.3, patience=40, monitor="val_loss")
     p = model.predict(test.images, verbose=0)
     said = xai.classification.Predictions(test.labels, p, test.class_names)
     assert xai.classification.assess_grades(said, n_resamples=10)["value"]["quadratic kappa"] > 0.9
