@@ -45,6 +45,8 @@ SUITS = {"cnn": "convolutional networks", "vit": "Vision Transformers"}
 # Parameters of the figures where the defaults would take minutes.
 FIGURE_PARAMETERS: dict[str, dict] = {
     "score_cam": {"max_channels": 200},
+    "ss_cam": {"max_channels": 16, "n_samples": 8},
+    "is_cam": {"max_channels": 64},
     "rise": {"n_masks": 1000},
     "lime": {"n_samples": 500},
     "prediction_difference": {"patch_size": 16, "n_samples": 4},

@@ -37,6 +37,10 @@ QUICK: dict[str, dict[str, Any]] = {
     "prediction_difference": {"patch_size": 20, "padding": 1, "n_samples": 1, "n_training": 400},
     "score_cam": {"max_channels": 12},
     "faster_score_cam": {"max_channels": 4},
+    "smooth_grad_cam_plus_plus": {"n_samples": 2},
+    "integrated_grad_cam": {"n_steps": 2},
+    "ss_cam": {"max_channels": 4, "n_samples": 2},
+    "is_cam": {"max_channels": 4, "n_steps": 2},
     "xrai": {"base_parameters": {"n_steps": 2}, "algorithm": "fast"},
 }
 # For the blob: what hides it must be darker than what the network sees, and there is something to average over.

@@ -16,6 +16,8 @@ FEW = {
     "prediction_difference": {"n_samples": 1},
     "integrated_gradients": {"n_steps": 20},
     "expected_gradients": {"n_samples": 2},
+    "ss_cam": {"n_samples": 2},
+    "smooth_grad_cam_plus_plus": {"n_samples": 2},
 }
 
 

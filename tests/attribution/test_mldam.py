@@ -24,6 +24,10 @@ QUICK = {
     "rise": {"n_masks": 16},
     "lime": {"n_samples": 16},
     "prediction_difference": {"patch_size": 16, "stride": 16, "n_samples": 1, "n_training": 20},
+    "smooth_grad_cam_plus_plus": {"n_samples": 2},
+    "integrated_grad_cam": {"n_steps": 2},
+    "ss_cam": {"n_samples": 2},
+    "is_cam": {"n_steps": 2},
     "xrai": {"base_parameters": {"n_steps": 2}, "algorithm": "fast"},
 }
 

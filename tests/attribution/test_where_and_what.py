@@ -17,6 +17,9 @@ QUICK = {
     # Of evidence, m_0 = -m_1, they may weigh both alike, and the sum is 0: they are for maps that have no sign.
     "score_cam": {"layer": "neck"},
     "faster_score_cam": {"layer": "neck"},
+    "ss_cam": {"layer": "neck", "n_samples": 4, "noise": 0.1},
+    "is_cam": {"layer": "neck"},
+    "smooth_grad_cam_plus_plus": {"n_samples": 2, "noise": 0.02},
     "prediction_difference": {"n_training": 200, "stride": 8, "patch_size": 8},
     "smoothgrad": {"n_samples": 5, "noise": 0.02},
 }

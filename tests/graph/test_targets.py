@@ -24,9 +24,11 @@ FEW = {
     "occlusion": {"score": "logit"},
     "score_cam": {"weighting": "softmax"},
     "faster_score_cam": {"weighting": "softmax"},
+    "ss_cam": {"n_samples": 2},
+    "smooth_grad_cam_plus_plus": {"n_samples": 2},
 }
 # Their definition contrasts a class with the others, or needs a probability: of one score there is no such thing.
-REFUSED = {"clrp": "contrasts", "sglrp": "contrasts", "prediction_difference": "no probability"}
+REFUSED = dict.fromkeys(("clrp", "sglrp", "finer_cam"), "contrasts") | {"prediction_difference": "no probability"}
 CONTRASTED = ("relevance_cam", "xrelevance_cam", "layer_aggregate")
 
 

@@ -55,15 +55,33 @@ PITFALLS = {
     "xgrad_cam": "Divides by a channel's sum of activation, which is near 0 or negative after SiLU and LayerNorm.",
     "hirescam": "Faithful where the head is linear behind the layer; coarse.",
     "layer_cam": "Early layers give fine but noisy maps.",
+    "shapley_cam": "The second derivative is 0 where only ReLU and linear layers follow: then it is Grad-CAM at twice "
+    "the cost, with its faults. On transformers it is not.",
+    "finer_cam": "Says what tells the class from its nearest rivals, not what makes the class: evidence that they "
+    "share is gone. With two classes whose logits are each other's negative it is the base. The rivals are chosen by "
+    "logit, so they change from image to image.",
+    "smooth_grad_cam_plus_plus": "As Grad-CAM++; the noise is a fraction of the image's range, and what it does "
+    "depends on what noise the model was trained with.",
+    "integrated_grad_cam": "As coarse as the layer, and the baseline decides as for integrated gradients. Each "
+    "point's negative values are cut before the mean.",
+    "eigen_cam": "The same map for every class, and it hardly depends on the layers behind: it shows what varies most "
+    "in the layer, which on a plain background is the object, whatever the model says of it.",
+    "eigengrad_cam": "The first direction of many: evidence in others is lost. Its sign is a convention, so that "
+    "strong evidence against the class is drawn as if it were for it.",
     "score_cam": "One forward pass for each channel. The paper's softmax of logits can leave nearly all weight to "
     "a few channels; its authors' code weights by probability and shows more of them. Maps also change with the black "
     "that surrounds what a mask keeps. Channels that have a sign and cancel, as those of layer `evidence` of the head "
     '`where_and_what`, may leave an empty map: give `layer="neck"`.',
     "faster_score_cam": "Keeps the channels that vary most, which need not be those that matter.",
+    "ss_cam": "n_samples times as slow as Score-CAM: on a layer of 1280 channels 44 800 forwards for one image; give "
+    "max_channels. The published noise makes images that the model never saw.",
+    "is_cam": "n_steps times as slow as Score-CAM; give max_channels. Dimmed images are unusual too.",
     "ablation_cam": "The paper's relative form divides by the score: near 0 it has no meaning, below 0 it turns over.",
     "guided_grad_cam": "Inherits guided backpropagation's blindness to the class within the region of Grad-CAM.",
     "layer_aggregate": "Deep layers are smooth and early ones noisy; at one scale a layer that finds nothing counts "
     "as much as the others, without scaling the layer with the largest numbers decides.",
+    "refine_cam": "One layer that finds nothing at a place empties it: with early layers, which respond to edges, fine "
+    "and sparse. Flat evidence is lost.",
     "relevance_cam": "As coarse as the layer, and only as good as the propagation rules for the layers behind it.",
     "xrelevance_cam": "As Relevance-CAM; the sum of a channel's activation, by which it divides, can be near 0.",
     "lrp": "A family, not one method: state rule, stabiliser and how norms, gates and attention are passed. alpha-beta "

@@ -8,11 +8,15 @@ from dataclasses import replace
 from xaiutils.attribution.attention_rollout import ATTENTION_ROLLOUT
 from xaiutils.attribution.cam.ablation_cam import ABLATION_CAM
 from xaiutils.attribution.cam.cam import CAM
+from xaiutils.attribution.cam.eigen_cam import EIGEN_CAM, EIGENGRAD_CAM
+from xaiutils.attribution.cam.finer_cam import FINER_CAM
 from xaiutils.attribution.cam.gradient_cams import GRAD_CAM, GRAD_CAM_PLUS_PLUS, HIRESCAM, LAYER_CAM, XGRAD_CAM
 from xaiutils.attribution.cam.guided_grad_cam import GUIDED_GRAD_CAM
-from xaiutils.attribution.cam.layer_aggregate import LAYER_AGGREGATE
+from xaiutils.attribution.cam.layer_aggregate import LAYER_AGGREGATE, REFINE_CAM
+from xaiutils.attribution.cam.many_points import INTEGRATED_GRAD_CAM, SMOOTH_GRAD_CAM_PLUS_PLUS
 from xaiutils.attribution.cam.relevance_cam import RELEVANCE_CAM, XRELEVANCE_CAM
-from xaiutils.attribution.cam.score_cam import FASTER_SCORE_CAM, SCORE_CAM
+from xaiutils.attribution.cam.score_cam import FASTER_SCORE_CAM, IS_CAM, SCORE_CAM, SS_CAM
+from xaiutils.attribution.cam.shapley_cam import SHAPLEY_CAM
 from xaiutils.attribution.deep_lift import DEEP_LIFT
 from xaiutils.attribution.expected_gradients import EXPECTED_GRADIENTS
 from xaiutils.attribution.full_grad import FULL_GRAD
@@ -58,8 +62,16 @@ _ALL = (
     XGRAD_CAM,
     HIRESCAM,
     LAYER_CAM,
+    SHAPLEY_CAM,
+    FINER_CAM,
+    SMOOTH_GRAD_CAM_PLUS_PLUS,
+    INTEGRATED_GRAD_CAM,
+    EIGEN_CAM,
+    EIGENGRAD_CAM,
     SCORE_CAM,
     FASTER_SCORE_CAM,
+    SS_CAM,
+    IS_CAM,
     ABLATION_CAM,
     GUIDED_GRAD_CAM,
     FULL_GRAD,
@@ -69,6 +81,7 @@ _ALL = (
     RELEVANCE_CAM,
     XRELEVANCE_CAM,
     LAYER_AGGREGATE,
+    REFINE_CAM,
     RAW_ATTENTION,
     ATTENTION_ROLLOUT,
     TRANSFORMER_ATTRIBUTION,

@@ -72,6 +72,11 @@ def class_scores(network: Network, scores: tf.Tensor, targets: tf.Tensor, score:
     return tf.gather(scores, targets, axis=1, batch_dims=1)
 
 
+def logit_of_target(network: Network, scores: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+    """The target's logit S ``(n,)``, which methods differentiate unless they say otherwise."""
+    return class_scores(network, scores, targets, "logit")
+
+
 def target_scores(
     network: Network, images: np.ndarray, targets: np.ndarray, batch_size: int, score: str = "logit"
 ) -> np.ndarray:
@@ -133,9 +138,12 @@ def check_gradient(network: Network) -> None:
 
 
 def activations_and_gradients(
-    network: Network, layers: Sequence[str]
+    network: Network,
+    layers: Sequence[str],
+    score: Callable[[Network, tf.Tensor, tf.Tensor], tf.Tensor] = logit_of_target,
 ) -> Callable[[np.ndarray, np.ndarray], list[tuple[tf.Tensor, tf.Tensor]]]:
-    """Function (images, targets) -> the activation of each of ``layers`` (paths) and the target logit's gradient by it.
+    """Function (images, targets) -> the activation of each of ``layers`` (paths) and the gradient by it of ``score``
+    ``(n,)``, made of the logits and targets and hashable; by default the target's logit.
 
     Both ``(n, rows, columns, channels)`` float32; of a transformer's tokens, only the patch tokens.
     """
@@ -144,14 +152,14 @@ def activations_and_gradients(
         def run(images, targets):
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 scores, activations = forward(network, images, layers, tape.watch)
-                total = tf.reduce_sum(class_scores(network, scores, targets, "logit"))
+                total = tf.reduce_sum(score(network, scores, targets))
             pairs = zip(layers, activations, tape.gradient(total, activations), strict=True)
             return [tuple(tf.cast(network.to_grid(layer, x), tf.float32) for x in pair) for layer, *pair in pairs]
 
         return tiered(network, run, [network.image_spec, TARGETS])
 
     stored = tuple(network.field(layer).stored for layer in layers)
-    return network.compiled(("activations and gradients", tuple(layers), stored), build)
+    return network.compiled(("activations and gradients", tuple(layers), stored, score), build)
 
 
 def activation(network: Network, layer: str, images: np.ndarray, batch_size: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from xaiutils.graph.network import Network
 from xaiutils.map_reading import read_maps
 from xaiutils.registry import Parameter, check_parameters
 
+_FUSIONS = ("mean", "max", "product")
 _BASES = (
     "grad_cam",
     "grad_cam_plus_plus",
@@ -48,14 +50,18 @@ def layer_aggregate(
     "min_max" (default, as the author's code) to [0, 1]; "max_abs" by the largest absolute value, which keeps 0 and
     signs; "none", as the thesis has it in words, leaves them as they are, so that the layer with the largest values
     counts most. ``fusion="max"``: the largest of tanh(2 M / max M), negative M set to 0 (Jiang et al. 2021, LayerCAM,
-    who scale the shallow layers only; here all layers are, so that they compare).
+    who scale the shallow layers only; here all layers are, so that they compare). ``fusion="product"``: the product of
+    the maps, negative values set to 0 and each by min-max in [0, 1], then min-max (Domeniconi et al. 2026, RefineCAM,
+    arXiv:2605.14641, as pytorch-grad-cam has it): a place counts where every layer says so.
 
     ``layers`` are paths, by default those of `default_layers`; ``base_parameters`` are parameters of ``base``, without
     ``layer``. ``base_reading``, "signed" as in the thesis, reads each layer's map before it is scaled and fused:
     min-max makes the smallest value 0, and so hides what speaks against the class; of the positive part 0 stays 0.
     """
-    if scale_layers != "min_max" and fusion == "max":
-        raise ValueError(f"scale_layers={scale_layers!r} is for fusion='mean'; fusion='max' scales every layer itself.")
+    if scale_layers != "min_max" and fusion != "mean":
+        raise ValueError(
+            f"scale_layers={scale_layers!r} is for fusion='mean'; fusion={fusion!r} scales every layer itself."
+        )
     method = METHODS[base]
     known = tuple(p for p in method.parameters if p.name != "layer")
     options = check_parameters(f"base_parameters of {base!r}", known, base_parameters)
@@ -73,12 +79,14 @@ def layer_aggregate(
     if len(beside) > 1:
         maps = _added(zip(paths, maps, strict=True), beside)
         paths = [path for path in paths if path not in beside[1:]]
-    fused = np.zeros(images.shape[:3], np.float32)
+    fused = np.full(images.shape[:3], fusion == "product", np.float32)
     for found in maps:
         found = read_maps(found, base_reading)
         if fusion == "max":
             found = np.maximum(found, 0)
             np.maximum(fused, np.tanh(2 * _over_largest(found)), out=fused)
+        elif fusion == "product":
+            fused *= _min_max(np.maximum(found, 0))
         else:
             fused += _SCALINGS[scale_layers](found) / len(paths)
     return fused if fusion == "max" else _min_max(fused)
@@ -159,7 +167,7 @@ LAYER_AGGREGATE = Method(
     parameters=(
         Parameter("base", str, "xrelevance_cam", "the method that makes each layer's map", choices=_BASES),
         Parameter("layers", list, [], "paths of layers; empty: one of each resolution, or every block of a ViT"),
-        Parameter("fusion", str, "mean", "mean then min-max, or maximum of scaled maps", choices=("mean", "max")),
+        Parameter("fusion", str, "mean", "mean or product, then min-max; or maximum of scaled maps", choices=_FUSIONS),
         Parameter(
             "scale_layers",
             str,
@@ -170,4 +178,14 @@ LAYER_AGGREGATE = Method(
         Parameter("base_parameters", dict, {}, "parameters of the base"),
         BASE_READING,
     ),
+)
+_REFINED = {"base": "grad_cam_plus_plus", "fusion": "product"}
+REFINE_CAM = replace(
+    LAYER_AGGREGATE,
+    name="refine_cam",
+    title="RefineCAM",
+    paper="Domeniconi, Stramiglio, Lombardi & Salti 2026, arXiv:2605.14641",
+    cost="1 gradient; of other bases their cost for each layer",
+    check=default_layers,
+    parameters=tuple(replace(p, default=_REFINED.get(p.name, p.default)) for p in LAYER_AGGREGATE.parameters),
 )

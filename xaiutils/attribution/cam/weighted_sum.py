@@ -53,7 +53,7 @@ def cam_of_weights(
 
     ``options`` are the parameters of ``weights``, and `relu_option` where negative values may be kept or cut at choice;
     without it they are cut unless the method is ``signed``. ``signals`` makes the pass, or ``signals_by(parameters)``
-    where the option ``gates`` chooses it, ``name``, ``title``, ``paper``,
+    where options choose it, ``name``, ``title``, ``paper``,
     ``family``, ``cost`` and ``check`` are as in `Method`.
     """
 

@@ -44,7 +44,10 @@ SCORES = ("own", "logit")
 
 
 # Methods whose weights come from one pass, and those whose weights need one for each channel.
-DEFAULT_METHODS = tuple(name for name, method in METHODS.items() if method.weights is not None)
+DEFAULT_METHODS = (
+    *("grad_cam", "grad_cam_plus_plus", "xgrad_cam", "hirescam", "layer_cam"),
+    *("relevance_cam", "xrelevance_cam"),
+)
 CAM_METHODS = (*DEFAULT_METHODS, "score_cam", "ablation_cam")
 
 
