@@ -34,13 +34,13 @@ def smooth_grad_cam_plus_plus(
 
     def weigh(few: np.ndarray, wanted: np.ndarray, path: str) -> tuple[np.ndarray, tf.Tensor]:
         run = activations_and_gradients(network, [path])
-        A, moments = activation(network, path, few, batch_size), None
+        A = activation(network, path, few, batch_size)
+        moments = np.zeros((3, *A.shape))
         sigma = np.float32(noise) * np.ptp(few, axis=(1, 2, 3), keepdims=True)
         for copy in range(n_samples):
             unit = np.random.default_rng([seed, copy]).standard_normal(few.shape[1:], dtype=np.float32)
             ((_, g),) = run(few + sigma * unit, wanted)
-            powers = np.stack([g.numpy().astype(np.float64) ** power for power in (1, 2, 3)]) / n_samples
-            moments = powers if moments is None else moments + powers
+            moments += np.stack([g.numpy().astype(np.float64) ** power for power in (1, 2, 3)]) / n_samples
         first, second, third = moments
         ratio = np.divide(third, second, out=np.zeros_like(third), where=second > 0)
         below = 2 + A.sum(axis=(1, 2), keepdims=True) * ratio

@@ -119,14 +119,14 @@ def score_cam_weights(
     n, *_, channels = A.shape
     shape = (n, channels, looks.count if looks else 1)
     members, channel, look = (axis.ravel() for axis in np.indices(shape))
-    place = network.place(path)
+    place, (height, width) = network.place(path), images.shape[1:3]
 
     def masks(batch: slice) -> np.ndarray:
         small = A[members[batch], :, :, channel[batch]]
         if looks is None:
             return small
-        reached = enlarge(np.ones_like(small[:1]), *images.shape[1:3], place)[0] > 0
-        large = enlarge(small, *images.shape[1:3], place)
+        reached = enlarge(np.ones_like(small[:1]), height, width, place)[0] > 0
+        large = enlarge(small, height, width, place)
         low, high = (f(large[:, reached], axis=1)[:, None, None] for f in (np.min, np.max))
         scaled = np.divide(large - low, high - low, out=np.zeros_like(large), where=high > low)
         return looks.change(scaled, look[batch]) * reached

@@ -17,7 +17,7 @@ def shapley_cam_weights(A: tf.Tensor, s: tf.Tensor) -> tf.Tensor:
 
     g - H A / 2 is each element's Shapley value over A, to second order, in the game in which elements are set to 0.
     Where the layers behind are linear, or ReLU alone, H is 0 and the map that of Grad-CAM; with one pooled linear head
-    it is HiResCAM too. The paper explains log(1 - p) + S (ReST) beside S; here it is the logit S, as everywhere.
+    it is HiResCAM too. The paper has another utility (ReST) beside the logit; here it is the logit S, as everywhere.
     ``relu=False`` gives a signed map.
     """
     return grad_cam_weights(A, s)
@@ -31,9 +31,15 @@ def activations_and_shapley_values(network: Network, layers: Sequence[str]) -> S
 
     def build():
         def run(images, targets):
-            with tf.GradientTape(watch_accessed_variables=False) as bending:
-                with tf.GradientTape(watch_accessed_variables=False) as tape:
-                    scores, found = forward(network, images, layers, lambda x: (tape.watch(x), bending.watch(x)))
+            tape, bending = (tf.GradientTape(watch_accessed_variables=False) for _ in range(2))
+
+            def watch(x):
+                tape.watch(x)
+                bending.watch(x)
+
+            with bending:
+                with tape:
+                    scores, found = forward(network, images, layers, watch)
                     total = tf.reduce_sum(class_scores(network, scores, targets, "logit"))
                 slopes = tape.gradient(total, found)
                 products = [g * tf.stop_gradient(A) for g, A in zip(slopes, found, strict=True)]
