@@ -32,10 +32,32 @@ def test_conditions_are_trained_once_with_and_without_augmentation(tmp_path):
     assert set(table["n"]) == {6}
 
 
-def test_images_that_all_are_right_on():
-    labels = np.array([0, 1, 1, 0])
-    answers = [Predictions(labels, np.eye(2)[said], ("a", "b")) for said in ([0, 1, 0, 0], [0, 1, 1, 1])]
-    np.testing.assert_array_equal(study.agreed(answers), [0, 1])
+def told(backbone, condition, seed, said):
+    """A network that says ``said`` of four images of the classes 0, 1, 1, 0."""
+    answers = Predictions(np.array([0, 1, 1, 0]), np.eye(2)[said], ("a", "b"), ids=list("wxyz"))
+    return study.Trained(backbone, condition, seed, None, {study.BY_VAL: answers})
+
+
+def test_images_that_all_are_right_on_by_backbone_or_over_all():
+    small = [told("small", "baseline", 0, [0, 1, 0, 0]), told("small", "mldam", 0, [0, 1, 1, 1])]
+    both = [*small, told("large", "baseline", 0, [1, 1, 1, 0])]
+    found = study.agreed(both)
+    assert {name: list(places) for name, places in found.items()} == {"small": [0, 1], "large": [1, 2, 3]}
+    assert {name: list(places) for name, places in study.agreed(both, "all").items()} == {"small": [1], "large": [1]}
+    with pytest.raises(ValueError, match="agree_on='both' is unknown"):
+        study.agreed(both, "both")
+
+
+def test_answers_of_two_conditions_and_of_two_seeds():
+    """The mean is the difference of accuracies; pairs of two backbones, or that differ in both, are none."""
+    said = {("baseline", 0): [0, 1, 0, 0], ("mldam", 0): [0, 0, 1, 0], ("mldam", 1): [0, 1, 1, 0]}
+    trained = [told("small", *key, answers) for key, answers in said.items()] + [
+        told("large", "mldam", 1, [0, 1, 1, 0])
+    ]
+    table = study.answers_of_pairs(trained)
+    found = {pair: list(rows["value"]) for pair, rows in table.groupby("pair")}
+    assert found == {"a, c": [0, -1, 1, 0], "c, other seed": [0, 1, 0, 0]}
+    assert list(table["image_id"]) == 2 * list("wxyz")
 
 
 @pytest.mark.filterwarnings("ignore:invalid value")  # V is 0 too, and nothing is added to it
@@ -52,8 +74,9 @@ def test_attention_that_asks_nothing_reads_all_places_alike(variant):
 
 def test_pairs_differ_in_condition_or_seed():
     maps = np.random.default_rng(0).random((4, 2, 12, 12))
-    keys = [("baseline", 0), ("baseline", 1), ("mldam", 0), ("mldam", 1)]
-    found = study.similarity_of_pairs({k: {"occlusion": m} for k, m in zip(keys, maps, strict=True)}, ["x", "y"])
+    keys = [("small", condition, seed) for condition in ("baseline", "mldam") for seed in (0, 1)]
+    given = {k: {"occlusion": m} for k, m in zip(keys, maps, strict=True)}
+    found = study.similarity_of_pairs(given, {"small": ["x", "y"]})
     counts = found[found["similarity"] == "ssim"].groupby("pair").size().to_dict()
     assert counts == {"a, other seed": 2, "c, other seed": 2, "a, c": 4}
 

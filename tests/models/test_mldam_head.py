@@ -108,6 +108,14 @@ def test_queries_of_zero_attend_to_all_alike_and_places_may_be_permuted():
         np.testing.assert_allclose(turned, back.reshape(2, 2, 3, 8)[:, ::-1].reshape(2, 6, 8), rtol=1e-5)
 
 
+def test_equal_queries_and_keys_ask_alike_both_ways():
+    inputs = [keras.Input((2, 3, 8), name=name) for name in SIZES]
+    model = keras.Model(inputs, mldam(*inputs))
+    scores = keras.Model(inputs, model.get_layer("mldam_scores").output)([MAPS[2].astype(np.float32)] * 3).numpy()
+    assert np.ptp(scores) > 1
+    np.testing.assert_allclose(scores, scores.transpose(0, 2, 1), rtol=1e-6)
+
+
 def test_without_attention_the_weights_are_the_same_and_nothing_else_is_left_out():
     """The control of the study: norm(relu(V)) in both branches, and the layers behind them."""
     whole, none = head(variant="study", units=(5, 4)), head(variant="study", units=(5, 4), attention="none")

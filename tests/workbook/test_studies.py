@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from xaiutils.batch.matrix import read_matrix
+from xaiutils.batch.plan import jobs
 from xaiutils.workbook.run_all import ROOT, main, studies
 
 SMALL = ROOT / "tests" / "studies"
@@ -26,6 +28,13 @@ def test_each_study_has_small_parameters_and_a_row_in_the_readme():
     assert not [name for name in studies() if f"(notebooks/studies/{name}.ipynb)" not in readme]
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "matrices").glob("*.yml")), ids=lambda path: path.stem)
+def test_the_matrices_can_be_run(path):
+    matrix, problems = read_matrix(path)
+    assert not problems
+    assert jobs(matrix)
+
+
 def test_an_unknown_study_is_refused_with_those_there_are(capsys):
     assert main(["--study", "atention"]) == 1
-    assert "there is no study 'atention'" in capsys.readouterr().err
+    assert "there is no study 'atention'; did you mean attention" in capsys.readouterr().err

@@ -61,6 +61,10 @@ _DECLARED = (
             "attention_study_frozen",
         ),
     ),
+    Parameter("conditions", list, [], "of the study of attention: see `evaluation.studies.attention_study.CONDITIONS`"),
+    Parameter("variant", str, "published", "of the head mldam", choices=("published", "study")),
+    Parameter("units", list, [], "of the two layers of the head mldam; empty: those of the variant"),
+    Parameter("agree_on", str, "backbone", "maps of images that all are right on", choices=("backbone", "all")),
     Parameter("then", str, "", "recipe of a second stage; empty: none", choices=("", "finetune")),
     Parameter("train_batch_size", int, 0, "images a training step, 0 for the recipe's own", 0, 4096),
     Parameter("devices", str, "auto", "auto: the first GPU, else the CPU; all: every GPU", choices=("auto", "all")),
@@ -131,6 +135,13 @@ OWN_DEFAULTS: dict[str, dict[str, Any]] = {
         "data_options": {"task": "presence", "difficulty": "easy"},
         **{"image_size": 96, "n_train": 400, "n_test": 120, "epochs": 20},
         "run_name": "shortcuts",
+    },
+    "attention": {
+        "data_options": {"task": "presence", "difficulty": "easy"},
+        **{"image_size": 128, "n_train": 300, "n_val": 100, "n_seeds": 3, "n_images": 40},
+        "models": ["efficientnet_lite0"],
+        "conditions": ["baseline", "baseline_augmented", "mldam", "mldam_augmented", "no_attention"],
+        **{"units": [128, 64], "recipe": "attention_study_frozen"},
     },
 }
 

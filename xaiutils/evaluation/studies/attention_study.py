@@ -5,8 +5,9 @@ augmentation. That head adds attention, which has no weights, and layers behind 
 "no_attention", which they have not, keeps the layers and takes the attention away.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import reduce
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,18 @@ from xaiutils.backend import keras
 from xaiutils.classification import Predictions
 from xaiutils.evaluation.map_similarity import similarity_table
 from xaiutils.evaluation.studies.trainings import Splits, check_splits, digest, digest_of_data, digest_of_weights
+from xaiutils.graph.network import Network
 from xaiutils.models import build_model
 from xaiutils.progress import progress
+from xaiutils.registry import check_choice
 from xaiutils.training import Recipe, train
 from xaiutils.training.augmentation import AUGMENTATIONS
 from xaiutils.training.predictions import predictions_of
 from xaiutils.training.recipes import RECIPES
 
 BY_VAL, BY_TRAIN = "val loss", "training loss"
+AGREE_ON = ("backbone", "all")
+Key = tuple[str, str, int]  # backbone, condition, seed
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,11 @@ class Setting:
             how = {"head": "mldam", "head_options": options}
         return build_model(self.model, 2, self.image_size, self.weights, seed=seed, outputs="binary", **how)
 
+    def last_map(self) -> str:
+        """The layer of the backbone's last feature map, which all conditions have: there their CAMs can be compared. By
+        default those of MLDAM are behind attention."""
+        return Network.of(self.build("baseline")).cam_layer()
+
     def recipe_of(self, condition: str) -> Recipe:
         """The recipe, without its augmentation where the condition has none."""
         recipe = RECIPES[self.recipe] if isinstance(self.recipe, str) else self.recipe
@@ -83,13 +93,20 @@ class Setting:
 
 @dataclass(frozen=True)
 class Trained:
-    """A network of a condition, with the weights of the least validation loss, and what it says of the test images,
-    ``answers``, by the loss that chose the weights: `BY_VAL`, and where the recipe keeps them `BY_TRAIN`."""
+    """A network of a condition on a ``backbone`` of `xaiutils.MODELS`, with the weights of the least validation loss.
 
+    ``answers`` are what it says of the test images, by the loss that chose the weights: `BY_VAL`, and where the recipe
+    keeps them `BY_TRAIN`."""
+
+    backbone: str
     condition: str
     seed: int
     model: keras.Model
     answers: Mapping[str, Predictions]
+
+    @property
+    def key(self) -> Key:
+        return self.backbone, self.condition, self.seed
 
 
 def train_conditions(
@@ -109,7 +126,7 @@ def train_conditions(
 def _trained(setting: Setting, condition: str, seed: int, splits: Splits, folder: Path, data: str) -> Trained:
     model, recipe = setting.build(condition, seed), setting.recipe_of(condition)
     key = digest(__version__, data, recipe.to_yaml(), setting.epochs, seed, digest_of_weights(model), setting.variant)
-    place = folder / condition  # of all seeds, which share the features of a frozen backbone
+    place = folder / setting.model / condition  # of all seeds, which share the features of a frozen backbone
     kept = {BY_VAL: place / f"seed{seed}-{key}.keras"}
     if recipe.also_keep:
         kept[BY_TRAIN] = place / f"seed{seed}-{key}-by_loss.keras"
@@ -121,41 +138,81 @@ def _trained(setting: Setting, condition: str, seed: int, splits: Splits, folder
     for loss in reversed(kept):
         model.load_weights(kept[loss])
         answers[loss] = predictions_of(model, splits[2])
-    return Trained(condition, seed, model, answers)
+    return Trained(setting.model, condition, seed, model, answers)
+
+
+def _facts(one: Trained, loss: str) -> dict[str, Any]:
+    title = CONDITIONS[one.condition].title
+    return {"backbone": one.backbone, "condition": title, "weights": loss, "seed": one.seed}
+
+
+def _by_image(found: Predictions, value: np.ndarray) -> pd.DataFrame:
+    patients = {"patient_id": found.groups["patient"]} if "patient" in found.groups else {}
+    return pd.DataFrame({**patients, "image_id": found.ids, "value": value})
 
 
 def hits(trained: Iterable[Trained]) -> pd.DataFrame:
-    """Whether each answer is right: condition (its title), weights, seed, image_id, value (0 or 1), and patient_id
-    where patients are known. `xaiutils.evaluation.summarise` makes of it means with intervals over images."""
-    tables = []
-    for one in trained:
-        for loss, found in one.answers.items():
-            facts = {"condition": CONDITIONS[one.condition].title, "weights": loss, "seed": one.seed}
-            facts |= {"patient_id": found.groups["patient"]} if "patient" in found.groups else {}
-            value = (found.predicted == found.labels).astype(float)
-            tables.append(pd.DataFrame({**facts, "image_id": found.ids, "value": value}))
+    """Whether each answer is right: backbone, condition (its title), weights, seed, image_id, value (0 or 1), and
+    patient_id where patients are known. `xaiutils.evaluation.summarise` makes of it means with intervals over images.
+    """
+    tables = [
+        _by_image(found, (found.predicted == found.labels).astype(float)).assign(**_facts(one, loss))
+        for one in trained
+        for loss, found in one.answers.items()
+    ]
     return pd.concat(tables, ignore_index=True)
 
 
 def scores(trained: Iterable[Trained]) -> pd.DataFrame:
-    """The study's figures of each network: condition (its title), weights, seed, n, accuracy, precision, recall, F1 (of
-    the positive class, see `Predictions.positive`)."""
+    """The study's figures of each network: backbone, condition (its title), weights, seed, n, accuracy, precision,
+    recall, F1 (of the positive class, see `Predictions.positive`)."""
     rows = []
     for one in trained:
         for loss, found in one.answers.items():
             positive = found.positive()
             how = {"pos_label": positive, "average": "binary", "zero_division": 0}
             precision, recall, f1, _ = precision_recall_fscore_support(found.labels, found.predicted, **how)
-            right = float((found.predicted == found.labels).mean())
-            facts = (CONDITIONS[one.condition].title, loss, one.seed, len(found))
-            rows.append((*facts, right, precision, recall, f1))
-    names = ["condition", "weights", "seed", "n", "accuracy", "precision", "recall", "F1"]
-    return pd.DataFrame(rows, columns=names)
+            right = {"n": len(found), "accuracy": float((found.predicted == found.labels).mean())}
+            rows.append({**_facts(one, loss), **right, "precision": precision, "recall": recall, "F1": f1})
+    return pd.DataFrame(rows)
 
 
-def agreed(found: Iterable[Predictions]) -> np.ndarray:
-    """Positions of the images that all of these are right on, int64: of one backbone's conditions, or of all."""
-    return np.flatnonzero(np.all([p.predicted == p.labels for p in found], axis=0))
+def agreed(trained: Iterable[Trained], agree_on: str = "backbone") -> dict[str, np.ndarray]:
+    """Positions of the test images that networks are right on, int64, by backbone: all networks of that backbone (the
+    study's code), or with "all" those of every backbone (its text)."""
+    check_choice("agree_on", agree_on, AGREE_ON)
+    right: dict[str, list[np.ndarray]] = {}
+    for one in trained:
+        found = one.answers[BY_VAL]
+        right.setdefault(one.backbone, []).append(np.flatnonzero(found.predicted == found.labels))
+    every = [positions for of_one in right.values() for positions in of_one]
+    return {name: reduce(np.intersect1d, every if agree_on == "all" else of_one) for name, of_one in right.items()}
+
+
+def _pairs(keys: Iterable[Key]) -> Iterator[tuple[Key, Key, dict[str, str]]]:
+    """Pairs on one backbone that differ in the condition or in the seed, not in both, and their facts for a table."""
+    for one, other in combinations(keys, 2):
+        same = [a == b for a, b in zip(one, other, strict=True)]
+        if same[0] and same[1] != same[2]:
+            letters = [CONDITIONS[name].title[1] for name in (one[1], other[1])]
+            pair = f"{letters[0]}, {'other seed' if same[1] else letters[1]}"
+            yield one, other, {"backbone": one[0], "pair": pair}
+
+
+def answers_of_pairs(trained: Iterable[Trained]) -> pd.DataFrame:
+    """How the answers of two networks differ: of two conditions with one seed, and of one condition with two seeds.
+
+    Returns a row for each pair and image: backbone, pair ("a, c", or "a, other seed"), seeds ("0, 1"), image_id,
+    patient_id where known, and value: 1 where the second alone is right, -1 where the first is, else 0. Its mean is the
+    second's accuracy less the first's; the mean of its size is the share of images that are answered differently.
+    """
+    found = {one.key: one.answers[BY_VAL] for one in trained}
+    right = {key: (said.predicted == said.labels).astype(float) for key, said in found.items()}
+    tables = [
+        _by_image(found[one], right[other] - right[one]).assign(**facts, seeds=f"{one[2]}, {other[2]}")
+        for one, other, facts in _pairs(found)
+    ]
+    return pd.concat(tables, ignore_index=True)
 
 
 def attention_use(model: keras.Model, images: np.ndarray) -> pd.DataFrame:
@@ -177,26 +234,23 @@ def attention_use(model: keras.Model, images: np.ndarray) -> pd.DataFrame:
 
 
 def similarity_of_pairs(
-    maps: Mapping[tuple[str, int], Mapping[str, np.ndarray]],
-    ids: Sequence[str],
+    maps: Mapping[Key, Mapping[str, np.ndarray]],
+    ids: Mapping[str, Sequence[str]],
     similarities: Sequence[str] = ("spearman", "ssim"),
 ) -> pd.DataFrame:
     """How alike maps of the same images are: of two conditions with one seed, and of one condition with two seeds.
 
-    ``maps`` by (condition, seed) and method, of the same images ``ids``; methods that only one of a pair has are left
-    out. Returns a row for each pair, method, similarity and image: pair ("a, c", or "a, other seed"), method,
-    similarity, reading, image_id, value.
+    ``maps`` by `Trained.key` and method, of the images ``ids`` of each backbone; methods that only one of a pair has
+    are left out. Returns a row for each pair, method, similarity and image: backbone, pair ("a, c", or "a, other
+    seed"), method, similarity, reading, image_id, value.
     """
     tables = []
-    for (one, seed), (other, another) in combinations(maps, 2):
-        if (one == other) == (seed == another):
-            continue
-        methods = [m for m in maps[one, seed] if m in maps[other, another]]
-        letters = [CONDITIONS[name].title[1] for name in (one, other)]
-        pair = f"{letters[0]}, {'other seed' if one == other else letters[1]}"
+    for one, other, facts in _pairs(maps):
+        methods = [m for m in maps[one] if m in maps[other]]
         readings = {name: given["reading"] for name, given in own_readings(methods).items()}
-        before, after = ({m: maps[key][m] for m in methods} for key in ((one, seed), (other, another)))
-        tables.append(similarity_table(before, after, similarities, readings, pair=pair, image_id=list(ids)))
+        before, after = ({m: maps[key][m] for m in methods} for key in (one, other))
+        named = {**facts, "image_id": list(ids[one[0]])}
+        tables.append(similarity_table(before, after, similarities, readings, **named))
     return pd.concat(tables, ignore_index=True)
 
 
