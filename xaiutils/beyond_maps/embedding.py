@@ -24,8 +24,7 @@ def similarity_model(
     """The model whose logit k is the similarity of the image's embedding to that of reference k.
 
     Its target k is reference k; grad_cam of it is Grad-CAM with a similarity as the score, the form for a pair of
-    images. (Chen et al. 2020, Adapting Grad-CAM for embedding networks, WACV, arXiv:2001.06538, weight the channels by
-    gradients of a triplet loss, averaged over triplets of the training set, which this does not.)
+    images; `xaiutils.beyond_maps.triplet_maps` has the weights of Chen et al. 2020.
 
     Args:
         model: a functional or built Sequential Keras model. Its layers serve in the new model too: weights are shared,

@@ -27,7 +27,7 @@ from xaiutils.datasets.phantom.image import (
     generate_labelled,
     seed_labels,
 )
-from xaiutils.datasets.phantom.splits import SPLIT_SIZES, TAGS, concept_images, image_seeds, load
+from xaiutils.datasets.phantom.splits import LANDMARKS, SPLIT_SIZES, TAGS, concept_images, image_seeds, load
 from xaiutils.datasets.phantom.tasks import CONCEPTS, CONTRASTS, DEFAULT_DIFFICULTY, LABELS, MULTI_LABEL, TASKS
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "CONTRASTS",
     "DEFAULT_DIFFICULTY",
     "LABELS",
+    "LANDMARKS",
     "MULTI_LABEL",
     "SPLIT_SIZES",
     "TAGS",

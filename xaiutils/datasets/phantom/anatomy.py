@@ -21,7 +21,8 @@ class Anatomy:
     ``tissue`` is float32 ``(size, size)``, brightness without lesion, about 0 to 0.7; ``breast``, ``pectoral`` and
     ``gland`` (more glandular than fatty, the muscle apart) are bool ``(size, size)``; ``depth`` is float32, the
     distance to the skin in fractions of the field. ``beta`` is the exponent of the texture's power spectrum. A left
-    breast ("L") has its chest wall at the left edge of the image, a right one ("R") at the right edge.
+    breast ("L") has its chest wall at the left edge of the image, a right one ("R") at the right edge. ``landmarks``,
+    float64 ``(3, 2)``: (row, column) of the nipple and of the upper and lower end of the breast at the chest wall.
     """
 
     tissue: np.ndarray
@@ -33,6 +34,7 @@ class Anatomy:
     side: str
     density: str
     beta: float
+    landmarks: np.ndarray
 
 
 def draw_anatomy(rng: np.random.Generator, size: int, view: str = "", density: str = "") -> Anatomy:
@@ -41,7 +43,7 @@ def draw_anatomy(rng: np.random.Generator, size: int, view: str = "", density: s
     rows, columns = np.mgrid[0:size, 0:size].astype(np.float32) / size
     drawn, side = str(rng.choice(["CC", "MLO"])), str(rng.choice(["L", "R"]))
     view = view or drawn
-    breast, nipple = _outline(rng, rows, columns, view)
+    breast, (nipple, *ends) = _outline(rng, rows, columns, view)
     pectoral = np.zeros_like(breast)
     if view == "MLO":
         pectoral, axilla = _pectoral(rng, rows, columns)
@@ -58,18 +60,20 @@ def draw_anatomy(rng: np.random.Generator, size: int, view: str = "", density: s
         cover = ndimage.gaussian_filter(pectoral.astype(np.float32), 0.006 * size)
         tissue += cover * np.maximum(thickness * (0.55 + 0.03 * texture) - tissue, 0)
     gland = breast & ~pectoral & (glandular > 0.5)
-    anatomy = Anatomy(tissue, breast, pectoral, gland, depth, view, side, density, beta)
+    landmarks = size * np.array([nipple, *ends])
+    anatomy = Anatomy(tissue, breast, pectoral, gland, depth, view, side, density, beta, landmarks)
     return anatomy if side == "L" else _mirrored(anatomy)
 
 
 def _outline(rng, rows, columns, view):
-    """Breast region with the chest wall at column 0, and the nipple's (row, column)."""
+    """Breast region with the chest wall at column 0, and (row, column) of the nipple and of both ends at the wall."""
     half_height, width = rng.uniform(0.34, 0.46), rng.uniform(0.42, 0.72)
     centre = 0.5 + rng.uniform(-0.03, 0.03) + (0.04 if view == "MLO" else 0.0)
     power = rng.uniform(1.9, 2.5)
     sag = rng.uniform(0, 0.12) if view == "MLO" else 0.0
     offset = np.abs(rows - centre - sag * columns) / half_height
-    return offset**power + (columns / width) ** power < 1, (centre + sag * width, width)
+    ends = ((centre - half_height, 0.0), (centre + half_height, 0.0))
+    return offset**power + (columns / width) ** power < 1, ((centre + sag * width, width), *ends)
 
 
 def _pectoral(rng, rows, columns):
@@ -98,5 +102,6 @@ def _power_law_field(rng, size, beta):
 
 
 def _mirrored(anatomy):
-    turned = {name: value[:, ::-1] for name, value in vars(anatomy).items() if isinstance(value, np.ndarray)}
-    return replace(anatomy, **turned)
+    maps = {name: value for name, value in vars(anatomy).items() if isinstance(value, np.ndarray)}
+    landmarks = maps.pop("landmarks") * [1, -1] + [0, anatomy.breast.shape[1] - 1]
+    return replace(anatomy, **{name: value[:, ::-1] for name, value in maps.items()}, landmarks=landmarks)

@@ -60,7 +60,8 @@ class Phantom:
     of the cluster; ``contrast`` the peak of the lesion above its background as a fraction of the grey range; both are
     NaN without lesion. ``centre`` is the (row, column) where the lesion is or would be. ``density`` is "fatty",
     "scattered", "heterogeneous" or "dense", ``beta`` the exponent of the parenchyma's power spectrum, ``view`` "CC" or
-    "MLO", ``side`` "L" or "R". ``task`` and ``difficulty`` are those it was made for.
+    "MLO", ``side`` "L" or "R". ``landmarks`` float64 ``(3, 2)``: see `anatomy.Anatomy`. ``task`` and
+    ``difficulty`` are those it was made for.
     """
 
     seed: int
@@ -86,6 +87,7 @@ class Phantom:
     contrast: float
     task: str
     difficulty: str
+    landmarks: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -202,6 +204,7 @@ def generate(
         contrast=float("nan") if kind == NORMAL else contrast,
         task=task,
         difficulty=difficulty,
+        landmarks=anatomy.landmarks,
     )
 
 

@@ -23,6 +23,7 @@ from xaiutils.registry import check_choice
 
 SPLIT_SIZES = {"train": 3000, "val": 500, "test": 500}
 TAGS = ("iid", "neutral", "flipped")
+LANDMARKS = ("nipple", "upper_end", "lower_end", "centre")  # columns of the metadata; the last is the lesion's
 _FIRST_SEEDS = {"train": 0, "val": 1_000_000, "test": 2_000_000, "concepts": 3_000_000}  # disjoint ranges
 NO_CONCEPT = "none"
 
@@ -145,4 +146,7 @@ def _tag_probability(split, tags, tag_probability):
 def _metadata(phantom: Phantom) -> dict:
     names = ("view", "side", "density", "contrast", "radius_mm", "tag")
     scale = FIELD_MM / phantom.image.shape[0]
-    return {**{n: getattr(phantom, n) for n in names}, "lesion_mm": 2 * phantom.radius_mm, "mm_per_pixel": scale}
+    facts = {**{n: getattr(phantom, n) for n in names}, "lesion_mm": 2 * phantom.radius_mm, "mm_per_pixel": scale}
+    for name, (row, column) in zip(LANDMARKS, (*phantom.landmarks, phantom.centre), strict=True):
+        facts |= {f"{name}_row": float(row), f"{name}_column": float(column)}
+    return facts

@@ -43,6 +43,27 @@ def lies_right(breast: np.ndarray) -> bool:
     return bool(breast[:, -half:].sum() > breast[:, :half].sum())
 
 
+def breast_landmarks(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Landmarks found in mammograms ``(n, height, width[, C])``, and whether the chest wall is on the right.
+
+    Landmarks float64 ``(n, 3, 2)``, (row, column): the nipple, taken for the point of the breast farthest from the
+    chest wall, and the upper and lower end of the breast at the wall; NaN where no breast is found. Bool ``(n,)``:
+    what `xaiutils.registration.register` takes as ``mirrored``.
+    """
+    landmarks, right = np.full((len(images), 3, 2), np.nan), np.zeros(len(images), bool)
+    for i, image in enumerate(images):
+        breast = segment_breast(image)
+        if not breast.any():
+            continue
+        right[i] = lies_right(breast)
+        seen = breast[:, ::-1] if right[i] else breast
+        columns, last = np.flatnonzero(seen.any(axis=0)), seen.shape[1] - 1
+        tip, wall = (np.flatnonzero(seen[:, column]) for column in (columns[-1], columns[0]))
+        points = np.array([(tip.mean(), columns[-1]), (wall[0], columns[0]), (wall[-1], columns[0])], np.float64)
+        landmarks[i] = points * [1, -1] + [0, last] if right[i] else points
+    return landmarks, right
+
+
 def box_of(mask: np.ndarray) -> tuple[int, int, int, int]:
     """(top, bottom, left, right) around a mask that is not empty; the ends are exclusive."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
