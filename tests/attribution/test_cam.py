@@ -342,6 +342,10 @@ def test_guided_grad_cam_is_the_product(models, images):
         found = xai.explain(model, images, 1, "guided_grad_cam", layer="norm", reduction=reduction)
         np.testing.assert_allclose(found, fine * coarse, atol=1e-6 * np.abs(found).max())
         assert np.abs(found).max() > 0
+    other = xai.explain(model, images, 1, "guided_grad_cam", layer="norm", reduction="sum", fine="deconvolution")
+    fine = xai.explain(model, images, 1, "deconvolution", reduction="sum")
+    np.testing.assert_allclose(other, fine * coarse, atol=1e-6 * np.abs(other).max())
+    assert not np.allclose(other, found)
 
 
 def test_guided_grad_cam_refuses_gelu_by_default(models, images):

@@ -42,7 +42,7 @@ METHODS = {
     "ss_cam": "unsigned, read as positive; layer='' max_channels=0 weighting='softmax' n_samples=35 noise=2.0 seed=0",
     "is_cam": "unsigned, read as positive; layer='' max_channels=0 weighting='softmax' n_steps=10",
     "ablation_cam": "unsigned, read as positive; layer='' relative=False",
-    "guided_grad_cam": "unsigned, read as magnitude; layer='' activations='relu' reduction='max_abs'",
+    "guided_grad_cam": "unsigned, read as magnitude; layer='' fine='guided' activations='relu' reduction='max_abs'",
     "full_grad": "unsigned, read as magnitude; biases='all'",
     "lrp": "signed, read as positive; rule='epsilon_plus' first='as_rule' epsilon=1e-06 gamma=0.25 alpha=2.0 bias=True gates='constant' reduction='sum'",
     "clrp": "signed, read as positive; variant='published' rule='deep_taylor' first='as_rule' epsilon=1e-06 gamma=0.25 alpha=2.0 bias=False gates='constant'",

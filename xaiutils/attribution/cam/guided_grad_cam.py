@@ -5,21 +5,32 @@ from typing import Any
 import numpy as np
 
 from xaiutils.attribution.cam.gradient_cams import GRAD_CAM
-from xaiutils.attribution.guided_backprop import GUIDED_BACKPROP, guided_backprop
+from xaiutils.attribution.guided_backprop import GUIDED_BACKPROP, deconvolution, guided_backprop
 from xaiutils.attribution.method import LAYER, Method, check_network
 from xaiutils.graph.network import Network
+from xaiutils.registry import Parameter
+
+_FINE = Parameter(
+    "fine",
+    str,
+    "guided",
+    "the paper's guided backpropagation, or deconvolution in its place",
+    choices=("guided", "deconvolution"),
+)
 
 
 def guided_grad_cam(
-    network: Network, images: np.ndarray, targets: np.ndarray, batch_size: int, *, layer: str, **guided: Any
+    network: Network, images: np.ndarray, targets: np.ndarray, batch_size: int, *, layer: str, fine: str, **guided: Any
 ) -> np.ndarray:
     """Grad-CAM enlarged to the image, times guided backpropagation (Selvaraju et al. 2017, arXiv:1610.02391).
 
-    ``guided`` are the parameters of `guided_backprop`, which refuses networks without ReLU unless told how to go on.
-    Grad-CAM is not negative, so the product may be taken after the colour channels have become one.
+    ``fine="deconvolution"`` takes `deconvolution` for it. ``guided`` are the parameters of both, which refuse networks
+    without ReLU unless told how to go on. Grad-CAM is not negative, so the product may be taken after the colour
+    channels have become one.
     """
-    fine = guided_backprop(network, images, targets, batch_size, **guided)
-    return GRAD_CAM.compute(network, images, targets, batch_size, layer=layer) * fine
+    factor = guided_backprop if fine == "guided" else deconvolution
+    found = factor(network, images, targets, batch_size, **guided)
+    return GRAD_CAM.compute(network, images, targets, batch_size, layer=layer) * found
 
 
 def _check(network: Network) -> None:
@@ -38,7 +49,7 @@ GUIDED_GRAD_CAM = Method(
     compute=guided_grad_cam,
     needs="layers",
     check=_check,
-    parameters=(LAYER, *GUIDED_BACKPROP.parameters),
+    parameters=(LAYER, _FINE, *GUIDED_BACKPROP.parameters),
     suits=GUIDED_BACKPROP.suits,
     reading=GUIDED_BACKPROP.own_reading({}),  # its sign is that of a gradient
 )
