@@ -128,6 +128,8 @@ def test_recipes_from_yaml(tmp_path):
         ({"optimizer": "radam", "decay_by_rate": False}, ValueError, "goes with sgdw and adamw"),
         ({"optimizer": "adam", "weight_decay": 0.1}, ValueError, "no effect with adam"),
         ({"frozen": True, "rotation": 5}, ValueError, "rotation=5.0 has no effect .* copies=4"),
+        ({"frozen": True, "rotation": 5, "copies": 2, "fresh": True}, ValueError, "fresh=True is for .* copies=0"),
+        ({"fresh": True, "flip": True}, ValueError, "fresh=True is for a frozen recipe"),
         ({"epochs": 0}, ValueError, "must be positive"),
         ({"then": "finetune"}, TypeError, "then='finetune'; expected a Recipe"),
         ({"then": RECIPES["modern"]}, ValueError, "cannot follow one that trains the backbone"),
@@ -305,6 +307,27 @@ def test_an_image_is_changed_alike_in_any_batch_of_features(monkeypatch):
     assert [len(s) for s in seen] == [8, 8, 4] * 2
     first, second = np.concatenate(seen[:3]), np.concatenate(seen[3:])
     assert np.abs(first - second).max() > 10
+
+
+def test_a_frozen_backbone_may_see_images_changed_anew_in_each_epoch(monkeypatch):
+    model, train, val = tiny(), colours(20, 0), colours(8, 1)
+    before = [w.copy() for w in model.get_weights()[:-2]]
+    seen = []
+    real = aug.augment
+    monkeypatch.setattr("xaiutils.training.loop.augment", lambda *a: seen.append(real(*a)) or seen[-1])
+    history = xai.train(
+        model, train, val, "thesis_corrected", epochs=3, batch_size=20, copies=0, fresh=True, momentum=0
+    )
+    assert [len(s) for s in seen] == [20] * 3
+    assert np.abs(np.sort(seen[0], axis=0) - np.sort(seen[1], axis=0)).max() > 10
+    for a, b in zip(model.get_weights()[:-2], before, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert history["val_loss"].nunique() == 3
+    # Of images that nothing changes, it is the training on kept features.
+    same = {"frozen": True, "contrast": 1e-9, "epochs": 3}
+    found = xai.train(tiny(), train, val, replace(PLAIN, **same, fresh=True))
+    kept = xai.train(tiny(), train, val, replace(PLAIN, frozen=True, epochs=3))
+    np.testing.assert_allclose(found["val_loss"], kept["val_loss"], rtol=0.05)
 
 
 def test_no_mirroring_where_it_changes_the_class(monkeypatch):
@@ -652,6 +675,7 @@ RUNS = {
         {"frozen": True, "copies": 2, "rotation": 9.0, "dropout": 0.3, "epochs": 6, "balance": "balanced_batches"},
         None,
     ),
+    "changed anew in each epoch": ({"frozen": True, "fresh": True, "rotation": 9.0, "mixup": 0.4, "epochs": 6}, None),
     "sgdw": ({"optimizer": "sgdw", "mixup": 0.4, "schedule": "restarts", "first_decay_steps": 5, "epochs": 6}, None),
     "radam, stops early": (
         {"optimizer": "radam", "epochs": 6, "patience": 1, "learning_rate": 1e-7, "min_delta": 1.0},

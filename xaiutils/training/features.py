@@ -42,7 +42,8 @@ def backbone_features(
     folder: Path | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features, float32, of the training images, ``(n, features)`` or, of ``copies`` augmented versions, ``(copies, n,
-    features)``, and of the validation images.
+    features)``, and of the validation images. With ``fresh``, of which features cannot be kept, the first are the
+    training images themselves.
 
     The backbone is in inference mode: batch norm by its stored statistics, no dropout. The augmentation has a
     generator of its own, so that a resumed run makes the same copies.
@@ -71,15 +72,18 @@ def backbone_features(
         rng = np.random.default_rng([seed, 1])
         return features(train_ds, recipe.copies, lambda x: augment(x, recipe, rng))
 
+    def train_features() -> np.ndarray:
+        return train_ds.pixels if recipe.fresh else of_copies() if recipe.copies else of_images(train_ds)
+
     backbone = None if folder is None else model_digest(extract)
     if folder is None or backbone is None:
-        return of_copies() if recipe.copies else of_images(train_ds), of_images(val_ds)
+        return train_features(), of_images(val_ds)
     plain = [backbone, tf.__version__, code_of_features()]
     ranges = {name: asdict(recipe)[name] for name in ("copies", *AUGMENTATIONS)} | {"seed": seed}
-    if recipe.copies:
-        found = _cached(folder, [*plain, ranges], train_ds, of_copies)
+    if recipe.fresh:
+        found = train_features()
     else:
-        found = _cached(folder, plain, train_ds, lambda: of_images(train_ds))
+        found = _cached(folder, [*plain, ranges] if recipe.copies else plain, train_ds, train_features)
     return found, _cached(folder, plain, val_ds, lambda: of_images(val_ds))
 
 

@@ -33,7 +33,7 @@ class Split:
     def batch(self, chosen: np.ndarray, recipe: Recipe, rng: np.random.Generator) -> tuple[np.ndarray, Any]:
         """Inputs, float32, and targets of one training step: of images, augmented; of features, each from one of its
         image's copies."""
-        if not recipe.frozen:
+        if not recipe.frozen or recipe.fresh:
             x = self.x[chosen].astype(np.float32)
             return augment(x, recipe, rng) if recipe.augments else x, self.y[chosen]
         x = self.x[rng.integers(len(self.x), size=len(chosen)), chosen] if recipe.copies else self.x[chosen]
@@ -73,10 +73,12 @@ def fit(
     """Train ``head`` after ``body`` by one recipe without its ``then``.
 
     Args:
-        body: of which the recipe's ``last_layers`` train; None: the inputs are what the head takes.
+        body: of which the recipe's ``last_layers`` train, and nothing where it is frozen: then it is run on the
+            training images alone; None: the inputs are what the head takes.
         head: up to the logits, and whatever else the objective looks at; all of it trains.
         part: the model whose weights are kept in ``state``.
-        train, val: inputs and labels; the inputs are images, or with ``recipe.frozen`` features.
+        train, val: inputs and labels; the inputs are images, or with ``recipe.frozen`` features (with ``fresh`` those
+            of ``train`` are images).
         recipe: its ``batch_size`` must be given.
         seed: of the order of images, augmentation, mixup and dropout.
         state: is carried on: rows are added to its history, and where it is in the middle of this stage,
@@ -98,7 +100,7 @@ def fit(
         optimizer = _optimizer(recipe, schedule, scale_loss)
         step, forward = compiled(body, head, trained, loss, optimizer, recipe, seed, objective)
         average = MovingAverage(trained, recipe.average)
-    variables = [v for m in (body, head) if m is not None for v in m.variables]
+    variables = [v for m in (None if recipe.frozen else body, head) if m is not None for v in m.variables]
     variables += [*optimizer.variables, *average.variables]
     features = recipe.frozen or recipe.frozen_lower
     probe = np.asarray(val.x[: 8 * recipe.batch_size], np.float32).mean(axis=0) if features else np.zeros(0)
@@ -165,6 +167,8 @@ def is_better(name: str, row: dict[str, Any], kept: BestEpoch, rows: list[dict[s
 
 def _trained(body: keras.Model | None, recipe: Recipe) -> list[keras.Variable]:
     """The body's variables that the recipe trains."""
+    if recipe.frozen:
+        return []
     layers = [layer for layer in leaves(body) if layer.trainable_variables]
     if recipe.freeze_norm:
         layers = [layer for layer in layers if not isinstance(layer, keras.layers.BatchNormalization)]
@@ -193,7 +197,9 @@ def compiled(
     """
     strategy = tf.distribute.get_strategy()
     optimizer.build(trained)
-    batch = tf.TensorSpec((head if body is None else body).inputs[0].shape, tf.float32)
+    seen = tf.TensorSpec((head if body is None else body).inputs[0].shape, tf.float32)
+    still, body = (body, None) if recipe.frozen else (None, body)
+    batch = seen if still is None else tf.TensorSpec(head.inputs[0].shape, tf.float32)
     goal = Classes() if objective is None else objective
 
     def this_step(stream):
@@ -211,6 +217,8 @@ def compiled(
         if replicas > 1:
             x, y = (whole[context.replica_id_in_sync_group :: replicas] for whole in (x, y))
         share = tf.cast(tf.shape(x)[0] / count, tf.float32)
+        if still is not None:  # outside the tape, which would keep all that is in between
+            x = tf.cast(still(x, training=False), tf.float32)
         if recipe.mixup:
             x, other, part = mix(x, y, recipe.mixup, this_step(1))
         with tf.GradientTape() as tape:
@@ -227,7 +235,7 @@ def compiled(
         optimizer.apply(gradients, variables)
         return value, share * goal.score(y, logits)
 
-    @tf.function(input_signature=[batch, goal.spec(head.outputs[0].shape[-1])], autograph=False)
+    @tf.function(input_signature=[seen, goal.spec(head.outputs[0].shape[-1])], autograph=False)
     def step(x, y):
         return [strategy.reduce("SUM", part, axis=None) for part in strategy.run(step_of_one, (x, y))]
 

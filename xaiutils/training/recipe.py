@@ -90,6 +90,11 @@ class Recipe:
     black: bool = _about("beyond the edge of a moved image lies black, not its nearest pixel", False)
     contrast: float = _about("random contrast about an image's mean, factors from 1 - contrast to 1 + contrast", 0.0)
     copies: int = _about("augmented copies of each image whose features a frozen backbone makes", 0)
+    fresh: bool = _about(
+        "a frozen backbone sees every image changed anew in every epoch, and is run in each of them, not once for all; "
+        "without copies",
+        False,
+    )
 
     then: "Recipe | None" = field(
         default=None, metadata={"about": "the stage that follows, which begins with the best weights of this one"}
@@ -119,11 +124,14 @@ class Recipe:
                 raise ValueError(f"{name}={getattr(self, name)!r}; expected {low:g} to {high:g}.")
         self._check_places()
         once = self.frozen or self.frozen_lower
-        if once and not self.copies and (changed := [n for n in AUGMENTATIONS if getattr(self, n)]):
+        if once and not (self.copies or self.fresh) and (changed := [n for n in AUGMENTATIONS if getattr(self, n)]):
             raise ValueError(
                 f"{changed[0]}={getattr(self, changed[0])} has no effect where features are computed once (frozen, "
-                "frozen_lower). Give frozen=False, or copies=4 for the features of four augmented copies of each image."
+                "frozen_lower). Give frozen=False, or copies=4 for the features of four augmented copies of each image;"
+                " where the whole backbone is frozen also fresh=True, by which it is run in every epoch."
             )
+        if self.fresh and (not self.frozen or self.copies or not self.augments):
+            raise ValueError("fresh=True is for a frozen recipe that changes images, with copies=0.")
         if self.frozen and (self.freeze_norm or self.last_layers):
             raise ValueError("freeze_norm and last_layers are for a backbone that trains; give frozen=False.")
         if self.last_layers and not self.freeze_norm:

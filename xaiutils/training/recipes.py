@@ -94,7 +94,8 @@ ATTENTION_STUDY_FROZEN = replace(
     copies=4,
 )
 # The thesis' own, in every number that it states. It can hardly learn: see `xaiutils.training.toy_problem`. What
-# differs: the frozen backbone sees each image in 4 fixed augmented versions, not in a fresh one each epoch. Its
+# differs: the frozen backbone sees each image in 4 fixed augmented versions. As written, in a fresh one each epoch, it
+# is by copies=0, fresh=True, at the cost of a pass of the backbone in each of up to 300 epochs, in place of 4. Its
 # batches are of 16, 32 or 64 images, "by the size of the data set": see `batch_size_for`. Its shear "angle of 0.15"
 # is in degrees, which is next to nothing.
 THESIS = Recipe(

@@ -186,7 +186,7 @@ class _StageRunner:
                 stack.enter_context(computing_in(working, self.precision))
             if recipe.frozen:
                 extract, head = split_at_features(self.model)
-                body, kept = None, head
+                body, kept = extract if recipe.fresh else None, head
                 cache = None if self.folder is None else self.folder / "features"
                 inputs = backbone_features(extract, train_ds, val_ds, recipe, self.seed, cache)
             elif recipe.by_places:
@@ -262,9 +262,11 @@ def _watches(stages: list[Recipe], name: str) -> bool:
 
 
 def _without_mirroring(recipe: Recipe) -> Recipe:
-    plain = replace(recipe, copies=max(recipe.copies, 1), flip=False, flip_horizontal=False, flip_vertical=False)
+    plain = replace(
+        recipe, copies=max(recipe.copies, 1), fresh=False, flip=False, flip_horizontal=False, flip_vertical=False
+    )
     # Copies that nothing changes would all be the same.
-    return replace(plain, copies=recipe.copies if plain.augments else 0)
+    return replace(plain, copies=recipe.copies, fresh=recipe.fresh) if plain.augments else replace(plain, copies=0)
 
 
 def _watching_loss(recipe: Recipe, in_place_of: tuple[str, ...]) -> Recipe:
