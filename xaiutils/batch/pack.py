@@ -19,7 +19,7 @@ import pandas as pd
 from xaiutils.batch.marker import DONE, read_facts, read_marker
 from xaiutils.files import inside, replace_file
 
-WITHOUT_PATIENTS = ("phantom", "digits", "mnist", "cats_vs_dogs", "oxford_pets")
+WITHOUT_PATIENTS = ("phantom", "ct_phantom", "digits", "mnist", "cats_vs_dogs", "oxford_pets")
 INCLUDE = ("pictures", "names", "maps", "models", "data")
 _NOT_RESULTS = {"plan", "attempts", "failed", "features", "lock"}
 _NAMES = re.compile(r"(^|[_ ])(ids?|image|patient|case|file|path|where)$", re.IGNORECASE)  # columns of tables

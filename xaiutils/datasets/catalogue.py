@@ -13,6 +13,7 @@ from xaiutils.datasets.loaders.coco import COCO
 from xaiutils.datasets.loaders.digits import DIGITS
 from xaiutils.datasets.loaders.folder import FOLDER
 from xaiutils.datasets.loaders.inbreast import INBREAST
+from xaiutils.datasets.loaders.lidc_ct import LIDC_CT
 from xaiutils.datasets.loaders.mimic_cxr import MIMIC_CXR
 from xaiutils.datasets.loaders.mnist import MNIST
 from xaiutils.datasets.loaders.nih_cxr14 import NIH_CXR14
@@ -21,6 +22,7 @@ from xaiutils.datasets.loaders.table import TABLE
 from xaiutils.datasets.loaders.video import VIDEO
 from xaiutils.datasets.loaders.vindr_cxr import VINDR_CXR
 from xaiutils.datasets.loaders.vindr_mammo import VINDR_MAMMO
+from xaiutils.datasets.phantom.ct import CT_PHANTOM
 from xaiutils.datasets.phantom.splits import PHANTOM
 from xaiutils.registry import Registry
 
@@ -28,6 +30,7 @@ DATASETS: Registry[DatasetEntry] = Registry(
     "data set",
     [
         PHANTOM,
+        CT_PHANTOM,
         DIGITS,
         MNIST,
         CATS_VS_DOGS,
@@ -41,6 +44,7 @@ DATASETS: Registry[DatasetEntry] = Registry(
         NIH_CXR14,
         VINDR_CXR,
         VINDR_MAMMO,
+        LIDC_CT,
         FOLDER,
         TABLE,
         COCO,

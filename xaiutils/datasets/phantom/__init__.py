@@ -14,9 +14,12 @@ distinguishes them.
 Unless ``difficulty="easy"``, the lesion has company: findings of its size and brightness that twins share and that
 decide nothing.
 
+`generate_ct` draws slices of chest CT, with or without contrast medium in the blood (`phantom.ct`).
+
 Lengths are in millimetres on a field of 224 mm, hence in pixels at ``size=224``.
 """
 
+from xaiutils.datasets.phantom.ct import CTPhantom, generate_ct
 from xaiutils.datasets.phantom.image import (
     ConceptPhantom,
     LabelledPhantom,
@@ -40,6 +43,7 @@ __all__ = [
     "SPLIT_SIZES",
     "TAGS",
     "TASKS",
+    "CTPhantom",
     "ConceptPhantom",
     "LabelledPhantom",
     "Phantom",
@@ -47,6 +51,7 @@ __all__ = [
     "counterfactual",
     "generate",
     "generate_concepts",
+    "generate_ct",
     "generate_labelled",
     "image_seeds",
     "load",

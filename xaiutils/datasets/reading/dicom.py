@@ -99,6 +99,32 @@ def _read_header(path: str, size: int, written: int) -> Header:
     return Header(patient, series, view, own_side or study_side, *sides)
 
 
+@dataclass(frozen=True)
+class CTSlice:
+    """Where a slice of CT belongs: ``height`` is its position upward in the patient, in mm, None where the file does
+    not say; ``agent`` the contrast medium that it names, "" where none."""
+
+    patient: str
+    series: str
+    height: float | None
+    agent: str
+
+
+def read_ct_slice(path: Path) -> CTSlice | None:
+    """A file's header as that of a slice of CT; None for another modality. Raises as `read_header`."""
+    with naming(path, "it has no readable DICOM header"):
+        return _read_ct_slice(*file_key(path))
+
+
+@lru_cache(maxsize=400_000)  # LIDC-IDRI has 244,527 slices
+def _read_ct_slice(path: str, size: int, written: int) -> CTSlice | None:
+    names = ["PatientID", "SeriesInstanceUID", "ContrastBolusAgent", "Modality", "ImagePositionPatient"]
+    ds = _parse(Path(path), stop_before_pixels=True, specific_tags=names)
+    patient, series, agent, modality = (str(ds.get(name) or "").strip() for name in names[:4])
+    position = _numbers(ds, "ImagePositionPatient")
+    return CTSlice(patient, series, position[2] if len(position) == 3 else None, agent) if modality == "CT" else None
+
+
 def read_dicom(path: Path, window: Sequence[float] = (), frames: str = "refuse") -> Frame:
     """The picture that the file means to show: bright is dense, whatever the photometric interpretation.
 
