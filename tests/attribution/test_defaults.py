@@ -75,7 +75,7 @@ METRICS = {
     "average_drop": "model, lower is better; fill='black'",
     "average_increase": "model, higher is better; fill='black'",
     "average_gain": "model, higher is better; fill='black'",
-    "confidence_drop": "model, higher is better; fill='mean' score='probability'",
+    "confidence_drop": "model, higher is better; fill='mean' score='probability' mask='soft'",
     "fidelity": "model, higher is better; area=0.1 fill='mean' score='probability'",
     "pixel_perturbation": "model, lower is better; area=0.1 fill='black' score='probability'",
     "sensitivity_n": "model, higher is better; area=0.1 n_samples=100 fill='mean' score='logit' seed=0",

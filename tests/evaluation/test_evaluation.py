@@ -326,6 +326,11 @@ def test_confidence_of_a_linear_probability(counting):
     assert found["average_gain"] == pytest.approx(0.5, abs=1e-4)  # p from 0.2 to 0.6
     assert found["average_increase"] == 1
     assert found["average_drop"] == 0
+    ramp = np.where(quarter > 0, np.linspace(0.5, 1, SIZE, dtype=np.float32)[:, None], 0)
+    hard = {"confidence_drop": {"fill": "black", "mask": "hard"}}
+    found = xai.evaluate(counting, white, ramp, ["confidence_drop"], 1, parameters=hard, reading="signed")
+    rows = (np.linspace(0.5, 1, SIZE) > ramp.mean() + ramp.std()).mean()  # of the quarter that the mask has, wholly
+    assert found["value"].iloc[0] == pytest.approx(rows / 2, abs=1e-4)
 
 
 def test_sensitivity_n_of_the_true_contributions():

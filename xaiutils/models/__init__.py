@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -85,18 +85,19 @@ for _name, _application in applications.APPLICATIONS.items():
         )
     )
 for _name, _resnet in RESNETS.items():
-    MODELS.add(
-        ModelEntry(
-            _name,
-            "cnn",
-            _resnet.paper,
-            "from a file of torchvision or timm",
-            partial(resnet_backbone, _resnet),
-            load_file=load_resnet,
-            files=(".pth", ".safetensors"),
-            weights_licence="torchvision: BSD-3-Clause; timm: Apache-2.0",
-        )
+    _entry = ModelEntry(
+        _name,
+        "cnn",
+        _resnet.paper,
+        "from a file of torchvision or timm",
+        partial(resnet_backbone, _resnet),
+        load_file=load_resnet,
+        files=(".pth", ".safetensors"),
+        weights_licence="torchvision: BSD-3-Clause; timm: Apache-2.0",
     )
+    if _name.endswith("_mini"):
+        _entry = replace(_entry, pretrained="none", load_file=None, files=(), weights_licence="")
+    MODELS.add(_entry)
 
 
 def _load_google_weights(name: str, model: keras.Model, with_head: bool) -> None:

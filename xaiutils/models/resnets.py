@@ -37,6 +37,7 @@ class ResNet:
         selective: two such convolutions, of dilation 1 and 2, and a softmax that chooses between them for each channel.
         depths: number of blocks of each stage.
         planes: of each stage; its output has four times as many channels.
+        stem: channels of the first convolution.
     """
 
     paper: str
@@ -45,21 +46,27 @@ class ResNet:
     selective: bool = False
     depths: tuple[int, ...] = (3, 4, 6, 3)
     planes: tuple[int, ...] = (64, 128, 256, 512)
+    stem: int = 64
 
 
+_MINI: dict[str, Any] = {"depths": (1, 1, 1, 1), "planes": (8, 16, 32, 64), "stem": 16}
 RESNETS = {
     "resnet50_torch": ResNet("He et al. 2016, Deep residual learning for image recognition, arXiv:1512.03385"),
     "resnext50_32x4d": ResNet(
         "Xie et al. 2017, Aggregated residual transformations for deep neural networks, arXiv:1611.05431", 32, 4
     ),
     "skresnext50_32x4d": ResNet("Li et al. 2019, Selective kernel networks, arXiv:1903.06586", 32, 4, True),
+    # The same blocks, one a stage, for notebooks that train them on a CPU; no pretrained weights exist.
+    "resnet_mini": ResNet("a small one of He et al. 2016, arXiv:1512.03385", **_MINI),
+    "resnext_mini": ResNet("a small one of Xie et al. 2017, arXiv:1611.05431", 4, 32, **_MINI),
+    "skresnext_mini": ResNet("a small one of Li et al. 2019, arXiv:1903.06586", 4, 32, True, **_MINI),
 }
 
 
 def resnet_backbone(network: ResNet, size: tuple[int, int]) -> tuple[keras.KerasTensor, keras.KerasTensor]:
     """Input tensor (images in [0, 255]) and feature map ``(n, height / 32, width / 32, 4 * planes[-1])``."""
     inputs = keras.Input((*size, 3), name="images")
-    x = _conv_norm(standardised(inputs), 64, 7, "conv1", "bn1", strides=2)
+    x = _conv_norm(standardised(inputs), network.stem, 7, "conv1", "bn1", strides=2)
     x = layers.ZeroPadding2D(1, name="maxpool.pad")(layers.ReLU(name="relu")(x))  # nothing is below 0
     x = layers.MaxPooling2D(3, 2, name="maxpool")(x)
     for stage, (depth, planes) in enumerate(zip(network.depths, network.planes, strict=True), 1):

@@ -89,7 +89,7 @@ def layer_aggregate(
             fused *= _min_max(np.maximum(found, 0))
         else:
             fused += _SCALINGS[scale_layers](found) / len(paths)
-    return fused if fusion == "max" else _min_max(fused)
+    return fused if fusion == "max" else min_max(fused)
 
 
 def _added(maps: Iterable[tuple[str, np.ndarray]], beside: list[str]) -> Iterator[np.ndarray]:
@@ -136,13 +136,14 @@ def _over_largest(maps: np.ndarray) -> np.ndarray:
     return np.divide(maps, largest, out=np.zeros_like(maps), where=largest > 0)
 
 
-def _min_max(maps: np.ndarray) -> np.ndarray:
+def min_max(maps: np.ndarray) -> np.ndarray:
+    """Each map scaled to [0, 1], a constant one to 0."""
     low, high = maps.min(axis=(1, 2), keepdims=True), maps.max(axis=(1, 2), keepdims=True)
     return np.divide(maps - low, high - low, out=np.zeros_like(maps), where=high > low)
 
 
 _SCALINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "min_max": _min_max,
+    "min_max": min_max,
     "max_abs": _over_largest,
     "none": lambda maps: maps,
 }

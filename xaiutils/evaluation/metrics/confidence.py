@@ -8,7 +8,7 @@ import numpy as np
 
 from xaiutils.attribution.baselines import FILLS
 from xaiutils.evaluation.metrics.metric import Case, Metric
-from xaiutils.evaluation.thresholds import top_pixels
+from xaiutils.evaluation.thresholds import binary_map, top_pixels
 from xaiutils.registry import Parameter
 
 
@@ -50,13 +50,16 @@ def average_gain(case: Case, *, fill: str) -> np.ndarray:
     return _fraction(np.maximum(kept - p, 0), 1 - p)
 
 
-def confidence_drop(case: Case, *, fill: str, score: str) -> np.ndarray:
+def confidence_drop(case: Case, *, fill: str, score: str, mask: str) -> np.ndarray:
     """(S(x) - S(x')) / S(x), x' = x (1 - M) + fill M: hiding what the map names (XRelevance-CAM thesis, eq. 5.3, 5.4).
 
-    With ``score="logit"`` a negative S(x) turns the sign over.
+    ``mask="soft"`` as its text has it, "hard" as its author's code does: M is 1 where the map is over its mean + 1
+    standard deviation (eq. 5.1), else 0. With ``score="logit"`` a negative S(x) turns the sign over.
     """
     whole = case.scores(score)
-    hidden = _score_of_kept(case, 1 - soft_masks(case.maps), fill, score, "confidence drop")
+    hard = mask == "hard"
+    M = np.stack([binary_map(m, "mean_std") for m in case.maps]) if hard else soft_masks(case.maps)
+    hidden = _score_of_kept(case, np.float32(1) - M, fill, score, "confidence drop")
     return _fraction(whole - hidden, whole)
 
 
@@ -82,6 +85,9 @@ def _fill(default: str) -> Parameter:
 
 
 _SCORE = Parameter("score", str, "probability", "the score that is compared", choices=("probability", "logit"))
+_MASK = Parameter(
+    "mask", str, "soft", "the map's positive part, or its pixels over mean + 1 SD", choices=("soft", "hard")
+)
 _AREA = Parameter("area", float, 0.1, "fraction of the pixels that is replaced", 0.0, 1.0)
 _CHATTOPADHAY = "Chattopadhay et al. 2018, Grad-CAM++, arXiv:1710.11063, section 4.1; there in percent"
 _ZHANG = "Zhang et al. 2024, Opti-CAM, arXiv:2301.07002"
@@ -105,7 +111,7 @@ CONFIDENCE_DROP = Metric(
     True,
     _YOU,
     confidence_drop,
-    (_fill("mean"), _SCORE),
+    (_fill("mean"), _SCORE, _MASK),
     of_probability=True,
 )
 FIDELITY = Metric("fidelity", "Fidelity", "model", True, _BROCKI, fidelity, (_AREA, _fill("mean"), _SCORE))
