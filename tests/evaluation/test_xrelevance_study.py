@@ -45,7 +45,7 @@ def test_maps_of_layers_are_those_of_the_methods(network, images, maps):
 
 def test_scores_of_maps_have_each_image_once(network, images, maps):
     chosen = {key: maps[key] for key in (("grad_cam", "layer4"), ("xrelevance_cam", "4+3"))}
-    table = study.map_scores(network, images, chosen)
+    table = study.map_scores(images, chosen, network)
     assert len(table) == 2 * 3 * 4
     assert table[table["image_id"] == "d"].groupby("metric")["value"].count().to_dict() == {
         "drop_hard": 2, "drop_soft": 2, "iou": 0,

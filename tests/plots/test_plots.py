@@ -452,3 +452,16 @@ def test_patches_and_twins(ds):
     figure = plots.twins([one], [phantom.counterfactual(one)], ("benign", "malignant"))
     assert [a.get_title() for a in figure.axes[:2]] == ["malignant", "benign"]
     np.testing.assert_array_equal(figure.axes[2].get_images()[0].get_array(), one.evidence)
+
+
+def test_tables_beside_each_other_and_the_front_of_two_scores():
+    theirs = pd.DataFrame({"layer1": [1.0, 2.0], "4+3": [3.0, np.nan]}, index=["grad_cam", "hirescam"])
+    wrong = theirs.notna() & (theirs == 2)
+    figure = plots.cell_tables({"theirs": theirs, "ours": theirs * 0.01}, flagged={"theirs": wrong})
+    assert [a.get_title() for a in figure.axes] == ["theirs", "ours"]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["1.00", "3.00", "2.00"]
+    assert [len(a.get_lines()) for a in figure.axes] == [1, 0]
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["1", "4+3"]
+    cells = pd.DataFrame({"method": list("aabb"), "layer": ["layer1", "4+3"] * 2, "x": [0, 1, 2, 1], "y": [3, 2, 0, 1]})
+    front = plots.pareto(cells, ("x", "y")).axes[0].get_lines()[-1]
+    assert list(front.get_xdata()) == [0, 1, 2]

@@ -37,6 +37,7 @@ from xaiutils.plots.ranking import (
 from xaiutils.plots.relations import cluster_map, metric_pairs
 from xaiutils.plots.retraining import retraining_curves
 from xaiutils.plots.sanity import consistency_matrix, dropout_maps, randomisation_curves, randomisation_grid
+from xaiutils.plots.study_tables import cell_tables, pareto
 from xaiutils.plots.style import COLOURS, MAP_COLOURS, OUTLINE, outline
 from xaiutils.plots.training import toy_accuracy, training_curves
 
@@ -50,6 +51,7 @@ __all__ = [
     "agreement_heatmap",
     "attribution_grid",
     "auc_forest",
+    "cell_tables",
     "class_balance",
     "cluster_map",
     "composition",
@@ -70,6 +72,7 @@ __all__ = [
     "lesion_lengths",
     "metric_pairs",
     "outline",
+    "pareto",
     "patch_grid",
     "pictures",
     "precision_recall_curves",

@@ -58,6 +58,7 @@ _DECLARED = (
             "where_and_what_labels",
             "attention_study",
             "xrelevance_study",
+            "xrelevance_study_small",
             "attention_study_frozen",
         ),
     ),
@@ -65,6 +66,9 @@ _DECLARED = (
     Parameter("variant", str, "published", "of the head mldam", choices=("published", "study")),
     Parameter("units", list, [], "of the two layers of the head mldam; empty: those of the variant"),
     Parameter("agree_on", str, "backbone", "maps of images that all are right on", choices=("backbone", "all")),
+    Parameter("weight_files", dict, {}, "of the study of XRelevance-CAM: pretrained weights by model, or imagenet"),
+    Parameter("transfer_model", str, "", "of that study, trained from ImageNet's weights and from none; empty: none"),
+    Parameter("transfer_epochs", int, 5, "of that one", 1, 10_000),
     Parameter("then", str, "", "recipe of a second stage; empty: none", choices=("", "finetune")),
     Parameter("train_batch_size", int, 0, "images a training step, 0 for the recipe's own", 0, 4096),
     Parameter("devices", str, "auto", "auto: the first GPU, else the CPU; all: every GPU", choices=("auto", "all")),
@@ -142,6 +146,12 @@ OWN_DEFAULTS: dict[str, dict[str, Any]] = {
         "models": ["efficientnet_lite0"],
         "conditions": ["baseline", "baseline_augmented", "mldam", "mldam_augmented", "no_attention"],
         **{"units": [128, 64], "recipe": "attention_study_frozen"},
+    },
+    "xrelevance": {
+        "data_options": {"task": "presence", "difficulty": "easy"},
+        **{"image_size": 64, "n_train": 300, "n_val": 60, "n_test": 160, "n_images": 40, "n_passes": 5},
+        **{"n_axioms": 8, "axiom_channels": 8, "recipe": "xrelevance_study_small"},
+        "models": ["skresnext_mini", "resnext_mini", "resnet_mini"],
     },
 }
 

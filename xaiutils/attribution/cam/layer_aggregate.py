@@ -86,7 +86,7 @@ def layer_aggregate(
             found = np.maximum(found, 0)
             np.maximum(fused, np.tanh(2 * _over_largest(found)), out=fused)
         elif fusion == "product":
-            fused *= _min_max(np.maximum(found, 0))
+            fused *= min_max(np.maximum(found, 0))
         else:
             fused += _SCALINGS[scale_layers](found) / len(paths)
     return fused if fusion == "max" else min_max(fused)

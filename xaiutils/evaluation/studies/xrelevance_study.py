@@ -7,12 +7,15 @@ the thesis' claims by these tables.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from xaiutils import __version__
 from xaiutils.attribution import METHODS
 from xaiutils.attribution.cam.layer_aggregate import default_layers, min_max
 from xaiutils.attribution.cam.weighted_sum import combination, maps_by_layer
@@ -20,10 +23,13 @@ from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
 from xaiutils.evaluation.evaluate import evaluate
 from xaiutils.evaluation.pooled import pooled_overlap
-from xaiutils.evaluation.studies.dropout import thinned
+from xaiutils.evaluation.studies.dropout import thinned, with_dropout
+from xaiutils.evaluation.studies.trainings import digest, digest_of_data, digest_of_weights
 from xaiutils.graph.network import ModelError, Network
 from xaiutils.graph.predict import predict, prepare
+from xaiutils.models import build_model
 from xaiutils.progress import progress
+from xaiutils.training import RECIPES, train
 from xaiutils.yaml_text import load_yaml
 
 CAMS = ("grad_cam", "grad_cam_plus_plus", "xgrad_cam", "hirescam", "layer_cam", "relevance_cam", "xrelevance_cam")
@@ -31,6 +37,35 @@ LAYERS = ("layer1", "layer2", "layer3", "layer4")
 AGGREGATES = {"4+3": LAYERS[2:], "4+3+2": LAYERS[1:], "4+3+2+1": LAYERS}
 COLUMNS = (*LAYERS, *AGGREGATES)
 Maps = dict[tuple[str, str], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Training:
+    """What the study's networks share: ``image_size``, ``recipe``, ``epochs`` (None: the recipe's), and ``folder``,
+    which keeps their weights: a later call that wants the same network reads them."""
+
+    image_size: int
+    recipe: str
+    epochs: int | None
+    folder: Path
+
+    def network(
+        self, name: str, splits: Sequence[ImageDataset], seed: int = 0, weights: str | None = None, dropout: float = 0.0
+    ) -> keras.Model:
+        """The model ``name`` of `xaiutils.MODELS`, trained on ``splits`` (training and validation) from ``weights`` as
+        `build_model` takes them. ``dropout``: rate of a dropout layer behind each block, as `with_dropout` puts it."""
+        model = build_model(name, len(splits[0].class_names), self.image_size, weights, seed=seed)
+        model = with_dropout(model, dropout) if dropout else model
+        recipe = RECIPES[self.recipe].to_yaml()
+        key = digest(__version__, digest_of_data(splits[:2]), recipe, self.epochs, seed, digest_of_weights(model))
+        path = self.folder / f"{name}-{key}.weights.h5"
+        if path.exists():
+            model.load_weights(path)
+        else:
+            train(model, *splits[:2], self.recipe, self.epochs, None, seed)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            model.save_weights(path)
+        return model
 
 
 def published() -> pd.DataFrame:
@@ -103,21 +138,22 @@ def _defaults(method: str) -> dict[str, Any]:
     return {p.name: p.default for p in METHODS[method].parameters}
 
 
-def map_scores(model: keras.Model, ds: ImageDataset, maps: Mapping[tuple[str, str], np.ndarray]) -> pd.DataFrame:
+def map_scores(
+    ds: ImageDataset, maps: Mapping[tuple[str, str], np.ndarray], model: keras.Model | None = None
+) -> pd.DataFrame:
     """Scores of `layer_maps` of ``ds``, whose labels were explained: a row for each image, method, layer and metric.
 
     Columns: method, layer, image_id, patient_id (where patients are known), metric, value. Metrics: "iou" of pixels
-    over mean + 1 standard deviation (NaN without evidence; not there without masks), "drop_soft" and "drop_hard": the
-    confidence drop by the map's positive part, and by the pixels that count for the IoU.
+    over mean + 1 standard deviation (NaN without evidence; not there without masks), and with a ``model`` "drop_soft"
+    and "drop_hard": the confidence drop by the map's positive part, and by the pixels that count for the IoU.
     """
-    tables, asked = [], {"drop_soft": "soft", "drop_hard": "hard"}
+    tables, asked = [], {"drop_soft": "soft", "drop_hard": "hard"} if model is not None else {}
     for (method, layer), found in progress(maps.items(), title="scores"):
         facts = {"method": method, "layer": layer}
         if ds.masks is not None:
             tables.append(evaluate(None, ds, found, ["iou"], reading="signed").assign(**facts))
         for metric, mask in asked.items():
-            given = {"confidence_drop": {"mask": mask}}
-            names = ["confidence_drop"]
+            given, names = {"confidence_drop": {"mask": mask}}, ["confidence_drop"]
             table = evaluate(model, ds, found, names, ds.labels, parameters=given, reading="signed")
             tables.append(table.assign(metric=metric, **facts))
     table = pd.DataFrame(pd.concat(tables, ignore_index=True))
