@@ -62,7 +62,7 @@ class Training:
         if path.exists():
             model.load_weights(path)
         else:
-            train(model, *splits[:2], self.recipe, self.epochs, None, seed)
+            train(model, splits[0], splits[1], self.recipe, self.epochs, None, seed)
             self.folder.mkdir(parents=True, exist_ok=True)
             model.save_weights(path)
         return model
