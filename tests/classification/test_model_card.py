@@ -9,7 +9,7 @@ import pytest
 from simulated_predictions import THESIS, TWO, as_confusion, simulated
 
 from xaiutils.backend import keras
-from xaiutils.classification import Predictions, assess, compare_models, model_card
+from xaiutils.classification import Predictions, assess, claim_checklist, compare_models, model_card
 from xaiutils.datasets import DATASETS, ImageDataset
 from xaiutils.own_model.wrap import wrap
 
@@ -168,3 +168,36 @@ def test_an_own_model_is_described_by_its_facts(tmp_path):
     text = model_card(report, {"test": data(20, "test")}, own=model)
     assert "in 5 channels, values 0 to 255; the model scales them itself (measured: of all scalings it fits" in text
     assert "one sigmoid unit (head='sigmoid' was given)" in text
+
+
+# The checklist CLAIM 2024 ---------------------------------------------------------------------------------------------
+
+
+def test_the_checklist_has_44_items_and_what_the_run_knows():
+    groups = {"patient": np.arange(200) // 2}
+    report = assess(simulated(200, names=TWO, groups=groups), name="net")
+    history = pd.DataFrame({"epoch": [1, 2], "val_loss": [3.0, 1], "kept": [False, True]})
+    splits = {"train": data(4, "train", patients=list("aabb")), "test": data(4, "test", patients=list("bccd"))}
+    facts = {"architecture": "EfficientNet-Lite0", "recipe": {"monitor": "val_loss", "learning_rate": 0.1}}
+    text = claim_checklist(report, splits, history=history, n_weights=7, comparison=None, **facts)
+    rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in text.splitlines() if line.startswith("| ")][2:]
+    assert [int(row[0]) for row in rows] == list(range(1, 45))
+    assert {len(row) for row in rows} == {3}
+    answers = {int(row[0]): row[2].strip() for row in rows}
+    assert answers[20] == "patients, but for 1 who are in several parts"
+    assert "monitor=val_loss, learning_rate=0.1" in answers[25]
+    assert answers[26].startswith("the weights of epoch 2, best by val_loss")
+    assert f"accuracy {report.metrics.loc['accuracy', 'value']:.3f}" in answers[32]
+    n_open = sum("complete by hand" in answer for answer in answers.values())
+    assert f"{n_open} of 44 items are for you" in text
+    known = claim_checklist(
+        report, splits, environment={"python": "3.11"}, weights="ImageNet", **facts, history=history
+    )
+    assert f"{n_open - 2} of 44 items are for you" in known
+
+
+def test_the_checklist_says_where_patients_are_not_known():
+    report = assess(simulated(50, names=TWO), name="net")
+    text = claim_checklist(report, {"train": data(4, "train"), "test": data(4, "test", name="mine")})
+    assert "patients are not known, and images of one may be in several parts" in text
+    assert "| 26 | How the final model was chosen | **complete by hand** |" in text

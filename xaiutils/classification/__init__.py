@@ -1,6 +1,7 @@
 """How well classifiers do, from their predictions alone: `assess`, `results_table`, `compare_models`, `model_card`."""
 
 from xaiutils.classification.assess import assess
+from xaiutils.classification.claim import claim_checklist
 from xaiutils.classification.compare_models import compare_models
 from xaiutils.classification.curves import SCREENING, mean_auc
 from xaiutils.classification.grades import assess_grades
@@ -22,6 +23,7 @@ __all__ = [
     "assess_grades",
     "assess_labels",
     "assess_values",
+    "claim_checklist",
     "compare_models",
     "mean_auc",
     "model_card",
