@@ -36,7 +36,9 @@ def read_fixations(path: str | Path, layout: str = "", image_id: str = "", reade
     path = Path(path)
     raw = pd.read_csv(path)
     fits = [name for name, columns in LAYOUTS.items() if set(columns) <= set(raw.columns)]
-    layout = check_choice("layout", layout, tuple(LAYOUTS)) if layout else fits[0] if fits else ""
+    if layout:
+        check_choice("layout", layout, tuple(LAYOUTS))
+    layout = layout or (fits[0] if fits else "")
     if layout not in fits:
         needed = {layout: LAYOUTS[layout]} if layout else LAYOUTS
         raise ValueError(f"{path.name} has the columns {', '.join(raw.columns)}; expected those of {needed}.")

@@ -1,0 +1,1 @@
+"""Studies with readers: who reads which image in which arm, what they answered, and what it says."""
