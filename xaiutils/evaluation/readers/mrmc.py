@@ -5,8 +5,8 @@ freedom (2007, Statistics in Medicine 26): with these it is the test of Dorfman,
 2005). Every reader has read every case in every arm. No well-kept package in Python has it.
 
 Of 400 simulated studies (5 readers, 40 images, 4 arms of one AUC, .80) F was significant at .05 in 4.5 % and an arm's
-interval held its AUC in 94 %; of 150 with arms at .76 and .92, in 92 to 95 %, and that of their difference in 94 %. Near
-an AUC of 1 an arm's interval is too short: it knows nothing of that end.
+interval held its AUC in 94 %; of 150 with arms at .76 and .92, in 92 to 95 %, and that of their difference in 94 %.
+Near an AUC of 1 an arm's interval is too short: it knows nothing of that end.
 """
 
 from dataclasses import dataclass
