@@ -427,6 +427,9 @@ def test_concepts_by_example_show_one_or_none():
     assert ds.class_names == ("none", *phantom.CONCEPTS)
     assert ds.class_counts.tolist() == [5, 3, 3, 3, 3, 3]
     np.testing.assert_array_equal(ds.masks.any(axis=(1, 2)), ds.labels > 0)
+    twins = phantom.concept_twins(2, 48)
+    changed = {name: (images != twins["none"]).any(axis=(1, 2, 3)).all() for name, images in twins.items()}
+    assert changed == {"none": False} | dict.fromkeys(phantom.CONCEPTS, True)
     mixed = xai.load_dataset("phantom", "train", image_size=48, limit=32, task="concepts")
     np.testing.assert_array_equal(np.corrcoef(mixed.labels.T).round(6), np.eye(5))
     shown = np.delete(mixed.label_masks.any(axis=(2, 3)), 2, axis=1)

@@ -14,6 +14,7 @@ from xaiutils.evaluation.studies.concepts import (
     layer_gradients,
 )
 from xaiutils.evaluation.studies.dissection import detectors, top_quantile
+from xaiutils.graph.network import Network
 
 SIDE = 4
 GOLDEN = ((0.0, -0.0718881), (1.0, 0.0494849), (0.9166667, 0.0513694))
@@ -109,6 +110,60 @@ def test_captum_finds_the_same():
         assert S.mean() * GOLDEN_LENGTH == pytest.approx(magnitude, rel=2e-3)
 
 
+def tagged(seeds, tags):
+    """Phantoms with or without a mass, and with a view marker where ``tags``."""
+    made = [phantom.generate(s, 48, "presence", "easy", tag=bool(tag)) for s, tag in zip(seeds, tags, strict=True)]
+    pixels = np.stack([np.rint(255 * p.image).astype(np.uint8) for p in made])[..., None]
+    return ImageDataset(pixels, [p.label for p in made], ("normal", "mass"), [str(s) for s in seeds])
+
+
+def test_a_model_that_learnt_the_tag_scores_it_and_an_honest_one_does_not():
+    """Trained on the same breasts: the tag goes with the mass in 95 %, or each breast is seen with it and without."""
+    seeds, labels = phantom.image_seeds("train", 300), np.arange(300) % 2
+    learnt = tagged(seeds, np.where(np.random.default_rng(0).random(300) < 0.95, labels, 1 - labels))
+    with_and_without = [tagged(seeds, tags) for tags in (labels, 1 - labels)]
+    test = tagged(phantom.image_seeds("test", 40), np.arange(40) // 2 % 2)
+    concepts = concept_sets(phantom.concept_images(20, 300, 48, "easy"))
+    given = {name: concepts[name] for name in ("tag", "dense tissue")}
+
+    def of_tag(images, epochs):
+        keras.utils.set_random_seed(1)
+        x = inputs = keras.Input((48, 48, 1))
+        x = keras.layers.Rescaling(1 / 64)(x)
+        for filters, size in ((16, 5), (24, 3), (32, 3)):
+            x = keras.layers.Conv2D(filters, size, strides=2, padding="same", activation="relu")(x)
+        last = x
+        x = keras.layers.GlobalMaxPooling2D()(x)
+        model = keras.Model(inputs, keras.layers.Dense(2, activation="softmax")(x))
+        model.compile(keras.optimizers.Adam(0.003), "sparse_categorical_crossentropy")
+        model.fit(images, np.resize(labels, len(images)), 32, epochs, verbose=0)
+        layer = last._keras_history.operation.name
+        how = {"layers": [layer], "classes": ["mass"], "n_random": 15, "pooling": "max"}
+        return xai.tcav(model, test, given, concepts["none"], **how).table.set_index("concept").loc["tag"]
+
+    shortcut = of_tag(learnt.images, 20)
+    honest = of_tag(np.concatenate([ds.images for ds in with_and_without]), 14)
+    assert shortcut["score"] == 1
+    assert shortcut["significant"]
+    assert not honest["significant"]
+    assert abs(honest["shift"]) < shortcut["shift"] / 5
+
+
+def test_tokens_of_a_transformer_and_one_unit():
+    """The unit's z and -z: the shift of one class is minus that of the other, here of the same images."""
+    model = xai.build_model("vit_mini16", 2, 32, None, outputs="binary")
+    images = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3)).astype(np.uint8)
+    ds = ImageDataset(images, np.arange(40) % 2, ("a", "b"), list(map(str, range(40))))
+    layer = Network.of(model).cam_layer()
+    for_a, for_b = (layer_gradients(model, images, k, [layer], "mean")[0] for k in (0, 1))
+    np.testing.assert_allclose(for_a, -for_b)
+    found = xai.tcav(model, ds, {"some": images[:8]}, layers=[layer], n_random=5, pooling="mean")
+    assert found.table[["class", "concept"]].to_numpy().tolist() == [[k, c] for k in "ab" for c in ("some", RANDOM)]
+    masks = {"left": np.tile(np.arange(32) < 8, (40, 32, 1))}
+    dissected = xai.dissect(model, ds, masks, [layer], n_controls=1)
+    assert set(dissected["basis"]) == {"units", "rotated", "random weights"}
+
+
 def test_sets_are_of_one_size_and_too_few_images_are_refused():
     model, ds = linear_network(np.eye(2)), data(noise(60, 2, 0))
     shown = {"first": raised(noise(9, 2, 1), 0)}
@@ -123,8 +178,8 @@ def test_sets_are_of_one_size_and_too_few_images_are_refused():
         xai.tcav(model, ds, {"first": shown["first"][:5]}, n_random=5)
     with pytest.raises(ValueError, match="no class 'z'"):
         xai.tcav(model, ds, shown, classes=["z"])
-    with pytest.raises(ValueError, match="pooling='max'"):
-        xai.tcav(model, ds, shown, n_random=5, pooling="max")
+    with pytest.raises(ValueError, match="pooling='sum'"):
+        xai.tcav(model, ds, shown, n_random=5, pooling="sum")
     with pytest.raises(ValueError, match="expected images by name"):
         xai.tcav(model, ds, {})
 

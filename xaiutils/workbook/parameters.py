@@ -65,6 +65,12 @@ _DECLARED = (
     Parameter("conditions", list, [], "of the study of attention: see `evaluation.studies.attention_study.CONDITIONS`"),
     Parameter("variant", str, "published", "of the head mldam", choices=("published", "study")),
     Parameter("units", list, [], "of the two layers of the head mldam; empty: those of the variant"),
+    Parameter(
+        "concepts_dir", str, "", "a folder for each concept's images, and one called random; empty: the phantom's"
+    ),
+    Parameter("n_shown", int, 24, "images that show a concept, and of each random set", 6, 10_000),
+    Parameter("n_random", int, 30, "random sets that each concept is told from", 5, 1000),
+    Parameter("pooling", str, "max", "of activations over places, see `xai.tcav`", choices=("none", "mean", "max")),
     Parameter("agree_on", str, "backbone", "maps of images that all are right on", choices=("backbone", "all")),
     Parameter("weight_files", dict, {}, "of the study of XRelevance-CAM: pretrained weights by model, or imagenet"),
     Parameter("transfer_model", str, "", "of that study, trained from ImageNet's weights and from none; empty: none"),
@@ -152,6 +158,10 @@ OWN_DEFAULTS: dict[str, dict[str, Any]] = {
         **{"image_size": 64, "n_train": 300, "n_val": 60, "n_test": 160, "n_images": 40, "n_passes": 5},
         **{"n_axioms": 8, "axiom_channels": 8, "recipe": "xrelevance_study_small"},
         "models": ["skresnext_mini", "resnext_mini", "resnet_mini"],
+    },
+    "concepts": {
+        "data_options": {"task": "shortcut", "difficulty": "easy"},
+        **{"image_size": 64, "n_train": 800, "n_images": 120, "epochs": 25},
     },
 }
 

@@ -30,7 +30,15 @@ from xaiutils.datasets.phantom.image import (
     generate_labelled,
     seed_labels,
 )
-from xaiutils.datasets.phantom.splits import LANDMARKS, SPLIT_SIZES, TAGS, concept_images, image_seeds, load
+from xaiutils.datasets.phantom.splits import (
+    LANDMARKS,
+    SPLIT_SIZES,
+    TAGS,
+    concept_images,
+    concept_twins,
+    image_seeds,
+    load,
+)
 from xaiutils.datasets.phantom.tasks import CONCEPTS, CONTRASTS, DEFAULT_DIFFICULTY, LABELS, MULTI_LABEL, TASKS
 
 __all__ = [
@@ -48,6 +56,7 @@ __all__ = [
     "LabelledPhantom",
     "Phantom",
     "concept_images",
+    "concept_twins",
     "counterfactual",
     "generate",
     "generate_concepts",

@@ -7,7 +7,14 @@ import numpy as np
 from xaiutils.datasets.entry import DatasetEntry
 from xaiutils.datasets.image_dataset import ImageDataset
 from xaiutils.datasets.listing import Listing, Picture, Record
-from xaiutils.datasets.phantom.image import Phantom, generate, generate_concepts, generate_labelled, seed_labels
+from xaiutils.datasets.phantom.image import (
+    ConceptPhantom,
+    Phantom,
+    generate,
+    generate_concepts,
+    generate_labelled,
+    seed_labels,
+)
 from xaiutils.datasets.phantom.lesions import FIELD_MM
 from xaiutils.datasets.phantom.tasks import (
     CONCEPT_LABELS,
@@ -24,7 +31,7 @@ from xaiutils.registry import check_choice
 SPLIT_SIZES = {"train": 3000, "val": 500, "test": 500}
 TAGS = ("iid", "neutral", "flipped")
 LANDMARKS = ("nipple", "upper_end", "lower_end", "centre")  # columns of the metadata; the last is the lesion's
-_FIRST_SEEDS = {"train": 0, "val": 1_000_000, "test": 2_000_000, "concepts": 3_000_000}  # disjoint ranges
+_FIRST_SEEDS = {"train": 0, "val": 1_000_000, "test": 2_000_000, "concepts": 3_000_000, "twins": 4_000_000}
 NO_CONCEPT = "none"
 
 
@@ -89,11 +96,29 @@ def concept_images(
     seeds = image_seeds("concepts", len(labels), seed)
     shown = [tuple(int(k == label) for k in range(1, len(CONCEPTS) + 1)) for label in labels]
     made = [generate_concepts(s, image_size, difficulty, bits) for s, bits in zip(seeds, shown, strict=True)]
-    pixels = np.stack([np.rint(255 * p.image).astype(np.uint8) for p in made])[..., None]
     masks = np.stack([p.masks[label - 1] & bool(label) for p, label in zip(made, labels, strict=True)])
     ids = [f"phantom_{s:08d}" for s in seeds]
-    grey = np.broadcast_to(pixels, (*pixels.shape[:3], 3))
-    return ImageDataset(grey, labels, (NO_CONCEPT, *CONCEPTS), ids, masks, name="phantom concepts")
+    return ImageDataset(_pixels(made), labels, (NO_CONCEPT, *CONCEPTS), ids, masks, name="phantom concepts")
+
+
+def concept_twins(
+    n: int, image_size: int = 224, difficulty: str = DEFAULT_DIFFICULTY, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """The same ``n`` breasts without any concept ("none") and with each alone, uint8 ``(n, size, size, 3)`` by name:
+    by what a model's answers to them differ, it knows the concept. See `generate_concepts` for the arguments."""
+    seeds = image_seeds("twins", n, seed)
+    shown = {NO_CONCEPT: -1} | {name: k for k, name in enumerate(CONCEPTS)}
+    bits = {name: tuple(int(j == k) for j in range(len(CONCEPTS))) for name, k in shown.items()}
+    return {
+        name: _pixels([generate_concepts(s, image_size, difficulty, labels) for s in seeds])
+        for name, labels in bits.items()
+    }
+
+
+def _pixels(made: list[ConceptPhantom]) -> np.ndarray:
+    """Their images as a data set has them."""
+    pixels = np.stack([np.rint(255 * p.image).astype(np.uint8) for p in made])[..., None]
+    return np.broadcast_to(pixels, (*pixels.shape[:3], 3))
 
 
 PHANTOM = DatasetEntry(

@@ -34,7 +34,12 @@ from xaiutils.registry import check_choice, check_integer, suggest
 from xaiutils.statistics.multiple_comparisons import holm
 
 RANDOM = "random sets"
-POOLING = ("none", "mean")
+_POOLED = {
+    "none": lambda x: x.reshape(len(x), -1),
+    "mean": lambda x: x.mean(axis=(1, 2)),
+    "max": lambda x: x.max(axis=(1, 2)),
+}
+POOLING = tuple(_POOLED)
 _ALPHA = 0.05
 _FEWEST = 6  # images of a set, a third of them held out
 _IMAGES = ImageDataset | np.ndarray
@@ -94,9 +99,10 @@ def tcav(
         classes: names of ``ds``; empty: all.
         n_random: random sets, at least 5; the paper takes up to 500. They have no image in common, and all sets are as
             large as the smallest concept or as the images of ``random`` allow.
-        pooling: "none": a CAV has an entry for each place and channel, as in the paper; "mean": for each channel, of
-            the mean over places, and S is the gradient by moving all places alike: for concepts that may lie anywhere,
-            and for large layers (8 bytes for each entry and pair of random sets are held).
+        pooling: "none": a CAV has an entry for each place and channel, as in the paper; "mean", "max": for each
+            channel, of the mean or the largest value over places, and S is the gradient by moving all places alike,
+            which moves both so: for concepts that may lie anywhere, of which the mean of a small one shows little, and
+            for large layers (8 bytes for each entry and pair of random sets are held).
         C: inverse strength of the logistic regression's L2 penalty, of activations with a root mean square of 1.
         batch_size: images in one pass.
         seed: of which images are in a set, and which third of it is held out.
@@ -143,8 +149,7 @@ def layer_activations(
     """A layer's activations as `tcav` tells sets apart by, float32 ``(n, d)``: rows, columns and channels in one."""
     check_choice("pooling", pooling, POOLING)
     network, images, _ = prepare(model, images, 0, batch_size)
-    found = activation(network, network.cam_layer(layer), images, batch_size)
-    return found.mean(axis=(1, 2)) if pooling == "mean" else found.reshape(len(found), -1)
+    return _POOLED[pooling](activation(network, network.cam_layer(layer), images, batch_size))
 
 
 def layer_gradients(
@@ -156,15 +161,14 @@ def layer_gradients(
     batch_size: int = 32,
 ) -> list[np.ndarray]:
     """Gradient of the target's logit by the activations of each layer, float32 ``(n, d)`` as `layer_activations`. With
-    "mean" by moving all places alike, which is the sum over places."""
+    "mean" and "max" by moving all places alike, which is the sum over places."""
     check_choice("pooling", pooling, POOLING)
     network, images, targets = prepare(model, images, target, batch_size)
     run = activations_and_gradients(network, [network.cam_layer(layer) for layer in layers])
     parts: list[list[np.ndarray]] = [[] for _ in layers]
     for b in batches(len(images), batch_size, "gradients"):
         for part, (_, g) in zip(parts, run(images[b], targets[b]), strict=True):
-            found = g.numpy()
-            part.append(found.sum(axis=(1, 2)) if pooling == "mean" else found.reshape(len(found), -1))
+            part.append(_POOLED["none"](g.numpy()) if pooling == "none" else g.numpy().sum(axis=(1, 2)))
     return [np.concatenate(part) for part in parts]
 
 
