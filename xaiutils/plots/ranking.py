@@ -85,7 +85,7 @@ def rank_heatmap(
 ) -> Figure:
     """Mean ranks (1 is best) of methods (rows) by metrics (columns), as `mean_ranks` gives them; controls in grey
     letters. Rows keep their order."""
-    names = [f"{METRICS[m].title}\n({'higher' if METRICS[m].higher_is_better else 'lower'} is better)" for m in ranks]
+    names = [f"{METRICS[m].title}\n({METRICS[m].direction})" for m in ranks]
     rows = [titles.get(m, m) for m in ranks.index]
     figure = Figure(figsize=(0.85 * len(names) + 3.0, 0.34 * len(rows) + 1.9), layout="constrained")
     axes = figure.subplots()

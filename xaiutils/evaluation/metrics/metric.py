@@ -8,6 +8,7 @@ import numpy as np
 
 from xaiutils.attribution.baselines import fill_images
 from xaiutils.backend import keras
+from xaiutils.evaluation.metrics.separation import fails_on
 from xaiutils.graph.network import Network
 from xaiutils.graph.passes import class_scores, logits, masked_scores
 from xaiutils.registry import Parameter
@@ -102,5 +103,7 @@ class Metric:
 
     @property
     def direction(self) -> str:
-        """In words, for tables and figures."""
-        return "higher is better" if self.higher_is_better else "lower is better"
+        """In words, for tables and figures; with a warning where the metric is known not to tell the evidence from maps
+        that only look like it (`xaiutils.evaluation.metrics.separation`)."""
+        better = "higher is better" if self.higher_is_better else "lower is better"
+        return f"{better}; does not separate" if fails_on(self.name) else better
