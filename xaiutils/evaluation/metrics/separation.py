@@ -18,7 +18,7 @@ def _card() -> pd.DataFrame:
 
 
 def known_card() -> pd.DataFrame:
-    """A row for each metric that scores a given map, with the columns of `xaiutils.evaluation.studies.metric_card.card`."""
+    """A row for each metric that scores a given map; columns of `xaiutils.evaluation.studies.metric_card.card`."""
     return _card().reset_index()
 
 
