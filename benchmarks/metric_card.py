@@ -108,7 +108,7 @@ def page(card: pd.DataFrame, blur: pd.DataFrame, facts: dict) -> str:
 answers rightly, {facts["seeds"]} seeds, by `python benchmarks/metric_card.py`. {facts["said"]}
 
 AUC with which each metric, at its defaults and on maps as they are, tells the evidence (the mask) from a map that is
-known to be worse: 1 always, 0.5 never, 0 always the wrong way. *Separates*: at least {LEAST:.2f} against
+known to be worse, on the same image: the part of images on which the evidence scores better, ties half. *Separates*: at least {LEAST:.2f} against
 each of the six impostors ({", ".join(metric_card.IMPOSTORS)}); *worst*: the least of these. Kin of the evidence are
 told too ({", ".join(metric_card.KIN)}), but decide nothing: a metric may forgive an outline. *Monotony*: does the value
 fall with each of five steps of noise (1: always)? *Spread*: standard deviation of *worst* over seeds. *Passes*: CPU
@@ -117,6 +117,13 @@ time of one map over that of one prediction.
 {shown.round(2).to_markdown(index=False)}
 
 Metrics that explain changed images judge methods, not maps, and are not here.
+
+**How to read it.** Metrics against the mask know the evidence by definition; that they are at 1 says only that the
+maps are what they are called. Metrics of the map alone prefer what is small and compact, wherever it lies. Metrics that
+run the model are asked more than they can answer: the mask has no order within the lesion and none outside, where its
+pixels go in reading order, and holes all over an image shake this network more than a lost lesion. So they tell a
+lesion from the same form elsewhere, some of them, and not from noise or edges. A rank by such a metric is no proof of
+who finds the evidence.
 
 ## Is blur rewarded?
 

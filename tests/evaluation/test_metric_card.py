@@ -83,12 +83,13 @@ def test_a_card_by_hand():
     rows += [("iou", name, 0, 0) for name in (*KIN, *IMPOSTORS) if name not in values]
     table = pd.DataFrame(rows, columns=["metric", "map", "image_id", "value"]).assign(passes=2.0)
     found = card(table).iloc[0]
-    assert found["random"] == 3 / 4
-    assert found["edges"] == pytest.approx(1 / 4)  # of 1 and 3 against 3: a loss and a draw
-    assert (found["worst"], found["impostor"]) == (found["edges"], "edges")
+    assert found["random"] == 1 / 2  # worse on one image, better on the other
+    assert found["edges"] == 1 / 2  # a draw on the only image that has a value
+    assert found["another's"] == 1
+    assert (found["worst"], found["impostor"]) == (1 / 2, "random")
     assert found["monotony"] == 0  # one image follows every step, the other none
     twice = card(pd.concat([table.assign(seed=0), table[table["map"] != "edges"].assign(seed=1)]))
-    assert np.isnan(twice["spread"].iloc[0]) or twice["spread"].iloc[0] > 0
+    assert twice["spread"].iloc[0] == 0  # the random map is the worst of both
 
 
 def test_every_metric_of_maps_is_on_the_known_card_and_its_warning_is_printed():

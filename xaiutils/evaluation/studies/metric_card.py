@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy import ndimage, stats
-from sklearn.metrics import roc_auc_score
 
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
@@ -106,9 +105,9 @@ def card(table: pd.DataFrame) -> pd.DataFrame:
         table: of `measure`; with a column seed where it was repeated.
 
     Returns:
-        metric; a column for each map but the evidence, the AUC with which the metric's value tells the evidence's maps
-        from these (1: always better, 0.5: no difference, 0: always worse; images without a value left out); worst (the
-        least of the impostors') and impostor (which); monotony (the mean over images of Spearman's correlation of the
+        metric; a column for each map but the evidence, the AUC with which the metric tells the evidence from it on the
+        same image (the part of images on which the evidence scores better, ties half: 1 always, 0.5 no difference, 0
+        never; images without a value left out); worst (the least of the impostors') and impostor (which); monotony (the mean over images of Spearman's correlation of the
         value with how little noise was added, 1 for a metric that follows all steps); spread (standard deviation of
         worst over seeds, NaN for one); passes (median over maps).
     """
@@ -141,12 +140,11 @@ def card(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _aucs(table: pd.DataFrame, sign: int) -> pd.Series:
-    """For each map but the evidence how well its values and the evidence's are told apart."""
-    of_map = {name: sign * part["value"].dropna().to_numpy() for name, part in table.groupby("map", sort=False)}
-    of_map |= {name: np.empty(0) for name in table["map"].unique() if name not in of_map}
-    evidence, found = of_map.pop(EVIDENCE), {}
-    for name, values in of_map.items():
-        is_evidence = np.r_[np.ones(len(evidence)), np.zeros(len(values))]
-        known = len(evidence) and len(values)
-        found[name] = roc_auc_score(is_evidence, np.r_[evidence, values]) if known else np.nan
+    """For each map but the evidence the part of images on which the evidence scores better, ties half."""
+    wide = sign * table.pivot_table(values="value", index="image_id", columns="map", dropna=False, sort=False)
+    found = {}
+    for name in wide.columns.drop(EVIDENCE):
+        a, b = wide[[EVIDENCE, name]].dropna().to_numpy().T
+        ties = np.isclose(a, b, rtol=1e-9, atol=1e-12)
+        found[name] = float(np.mean(np.where(ties, 0.5, a > b))) if len(a) else np.nan
     return pd.Series(found)
