@@ -108,11 +108,11 @@ def page(card: pd.DataFrame, blur: pd.DataFrame, facts: dict) -> str:
 answers rightly, {facts["seeds"]} seeds, by `python benchmarks/metric_card.py`. {facts["said"]}
 
 AUC with which each metric, at its defaults and on maps as they are, tells the evidence (the mask) from a map that is
-known to be worse, on the same image: the part of images on which the evidence scores better, ties half. *Separates*: at least {LEAST:.2f} against
-each of the six impostors ({", ".join(metric_card.IMPOSTORS)}); *worst*: the least of these. Kin of the evidence are
-told too ({", ".join(metric_card.KIN)}), but decide nothing: a metric may forgive an outline. *Monotony*: does the value
-fall with each of five steps of noise (1: always)? *Spread*: standard deviation of *worst* over seeds. *Passes*: CPU
-time of one map over that of one prediction.
+known to be worse, on the same image: the part of images on which the evidence scores better, ties half. *Separates*: at
+least {LEAST:.2f} against each of the six impostors ({", ".join(metric_card.IMPOSTORS)}); *worst*: the least of these.
+Kin of the evidence are told too ({", ".join(metric_card.KIN)}), but decide nothing: a metric may forgive an outline.
+*Monotony*: does the value fall with each of five steps of noise (1: always)? *Spread*: standard deviation of *worst*
+over seeds. *Passes*: CPU time of one map over that of one prediction.
 
 {shown.round(2).to_markdown(index=False)}
 

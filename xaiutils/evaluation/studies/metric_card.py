@@ -107,9 +107,9 @@ def card(table: pd.DataFrame) -> pd.DataFrame:
     Returns:
         metric; a column for each map but the evidence, the AUC with which the metric tells the evidence from it on the
         same image (the part of images on which the evidence scores better, ties half: 1 always, 0.5 no difference, 0
-        never; images without a value left out); worst (the least of the impostors') and impostor (which); monotony (the mean over images of Spearman's correlation of the
-        value with how little noise was added, 1 for a metric that follows all steps); spread (standard deviation of
-        worst over seeds, NaN for one); passes (median over maps).
+        never; images without a value left out); worst (the least of the impostors') and impostor (which); monotony (the
+        mean over images of Spearman's correlation of the value with how little noise was added, 1 for a metric that
+        follows all steps); spread (standard deviation of worst over seeds, NaN for one); passes (median over maps).
     """
     rows = []
     for metric, of_metric in table.groupby("metric", sort=False):
