@@ -41,6 +41,9 @@ QUICK: dict[str, dict[str, Any]] = {
     "integrated_grad_cam": {"n_steps": 2},
     "ss_cam": {"max_channels": 4, "n_samples": 2},
     "is_cam": {"max_channels": 4, "n_steps": 2},
+    "guided_ig": {"n_steps": 4},
+    "blur_ig": {"n_steps": 4, "max_sigma": 4.0},
+    "idgi": {"n_steps": 2},
     "xrai": {"base_parameters": {"n_steps": 2}, "algorithm": "fast"},
 }
 # For the blob: what hides it must be darker than what the network sees, and there is something to average over.

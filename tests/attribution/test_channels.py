@@ -16,6 +16,9 @@ FEW = {
     "prediction_difference": {"n_samples": 1},
     "integrated_gradients": {"n_steps": 20},
     "expected_gradients": {"n_samples": 2},
+    "guided_ig": {"n_steps": 4},
+    "blur_ig": {"n_steps": 4, "max_sigma": 4.0},
+    "idgi": {"n_steps": 2},
     "ss_cam": {"n_samples": 2},
     "smooth_grad_cam_plus_plus": {"n_samples": 2},
 }

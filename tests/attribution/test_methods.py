@@ -28,6 +28,9 @@ QUICK = {
     "integrated_grad_cam": {"n_steps": 2},
     "ss_cam": {"n_samples": 2},
     "is_cam": {"n_steps": 2},
+    "guided_ig": {"n_steps": 3},
+    "blur_ig": {"n_steps": 3, "max_sigma": 4.0},
+    "idgi": {"n_steps": 2},
     "xrai": {"base_parameters": {"n_steps": 4}, "algorithm": "fast"},
 }
 SHAPES = ("flat softmax", "one-unit sigmoid", "nested", "vit")

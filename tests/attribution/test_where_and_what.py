@@ -17,6 +17,9 @@ QUICK = {
     # Of evidence, m_0 = -m_1, they may weigh both alike, and the sum is 0: they are for maps that have no sign.
     "score_cam": {"layer": "neck"},
     "faster_score_cam": {"layer": "neck"},
+    "guided_ig": {"n_steps": 10},
+    "blur_ig": {"n_steps": 10},
+    "idgi": {"n_steps": 10},
     "ss_cam": {"layer": "neck", "n_samples": 4, "noise": 0.1},
     "is_cam": {"layer": "neck"},
     "smooth_grad_cam_plus_plus": {"n_samples": 2, "noise": 0.02},

@@ -21,6 +21,12 @@ PITFALLS = {
     "to S(x) - S(baseline)) before reading a map with few steps; saturated networks need more.",
     "integrated_gradients_bw": "Twice the cost of one baseline; in a grey image, whose pixels lie between the "
     "two, contributions of opposite sign can cancel.",
+    "guided_ig": "The path depends on the gradients that it meets, so two images that differ little may be walked on "
+    "different paths. Gradients at the beginning of each step: check completeness.",
+    "blur_ig": "Explains detail that blurring removes; what the blurred image already says is left out. Beyond the "
+    "edge there is black, which strong blurring draws in. On small images give a smaller max_sigma.",
+    "idgi": "Complete by construction, so completeness says nothing of the number of steps. Squares decide who gets "
+    "a step's gain: all values have its sign.",
     "expected_gradients": "A random draw: raise n_samples until two seeds agree. The background images are part of the "
     "explanation; state them.",
     "guided_backprop": "Nearly independent of the class and of the upper layers' weights (Adebayo et al. 2018, "

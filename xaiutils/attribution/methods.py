@@ -17,6 +17,7 @@ from xaiutils.attribution.cam.many_points import INTEGRATED_GRAD_CAM, SMOOTH_GRA
 from xaiutils.attribution.cam.relevance_cam import RELEVANCE_CAM, XRELEVANCE_CAM
 from xaiutils.attribution.cam.score_cam import FASTER_SCORE_CAM, IS_CAM, SCORE_CAM, SS_CAM
 from xaiutils.attribution.cam.shapley_cam import SHAPLEY_CAM
+from xaiutils.attribution.curved_paths import BLUR_IG, GUIDED_IG, IDGI
 from xaiutils.attribution.deep_lift import DEEP_LIFT
 from xaiutils.attribution.expected_gradients import EXPECTED_GRADIENTS
 from xaiutils.attribution.full_grad import FULL_GRAD
@@ -45,6 +46,9 @@ _ALL = (
     GRADIENTS_X_INPUTS,
     INTEGRATED_GRADIENTS,
     INTEGRATED_GRADIENTS_BW,
+    GUIDED_IG,
+    BLUR_IG,
+    IDGI,
     EXPECTED_GRADIENTS,
     SMOOTHGRAD,
     SMOOTHGRAD_SQUARED,

@@ -1,0 +1,89 @@
+"""Guided and blur integrated gradients against the authors' package `saliency`, IDGI by hand; all are complete."""
+
+import numpy as np
+import pytest
+from saliency.core import BlurIG, GuidedIG
+from saliency.core.base import INPUT_OUTPUT_GRADIENTS
+
+import xaiutils as xai
+from xaiutils.attribution import Network
+from xaiutils.attribution.completeness import completeness_gap
+from xaiutils.graph.passes import input_gradients
+
+
+@pytest.fixture(scope="module")
+def gradient(models):
+    run = input_gradients(Network.of(models["flat softmax"]))
+    return lambda x: run(np.asarray(x, np.float32), np.ones(len(x), np.int32))
+
+
+@pytest.mark.parametrize("max_distance", [0.02, 0.3, 1.0])
+def test_guided_ig_as_its_authors_package(models, images, gradient, max_distance, monkeypatch):
+    """It calls `quantile` with an argument that NumPy 2.4 no longer has."""
+    quantile = np.quantile
+    monkeypatch.setattr(np, "quantile", lambda a, q, interpolation="lower", **_: quantile(a, q, method=interpolation))
+    model, x = models["flat softmax"], images[:2]
+    options = {"fraction": 0.25, "max_distance": max_distance}
+    found = xai.explain(model, x, 1, "guided_ig", n_steps=12, **options)
+    for image, ours in zip(x, found, strict=True):
+        call = lambda batch, **_: {INPUT_OUTPUT_GRADIENTS: gradient(batch)}  # noqa: E731
+        theirs = GuidedIG().GetMask(image, call, x_baseline=0 * image, x_steps=12, fraction=0.25, max_dist=max_distance)
+        np.testing.assert_allclose(ours, theirs.sum(-1), atol=1e-4 * np.abs(ours).max())
+
+
+def test_guided_ig_that_may_not_stray_is_integrated_gradients(models, images, gradient):
+    x = images[:2]
+    found = xai.explain(models["flat softmax"], x, 1, "guided_ig", n_steps=5, max_distance=0.0)
+    expected = sum(gradient(x * j / 5) * x / 5 for j in range(5)).sum(-1)
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_blur_ig_as_its_authors_package(models, images, gradient):
+    """Of many steps, for gradients at their ends and in their middles differ."""
+    image = images[0]
+    found = xai.explain(models["flat softmax"], images[:1], 1, "blur_ig", n_steps=60, max_sigma=4.0)[0]
+    call = lambda batch, **_: {INPUT_OUTPUT_GRADIENTS: gradient(batch)}  # noqa: E731
+    theirs = BlurIG().GetMask(image, call, max_sigma=4.0, steps=240, batch_size=60).sum(-1)
+    np.testing.assert_allclose(found, theirs, atol=0.05 * np.abs(theirs).max())
+    assert np.corrcoef(found.ravel(), theirs.ravel())[0, 1] > 0.999
+
+
+def test_idgi_by_hand(models, images, gradient):
+    """Two steps; on a guided path it is another map."""
+    model, x = models["flat softmax"], images[:2]
+    middle = x / 2
+    S = [xai.predict(model, at)[:, 1] for at in (0 * x, middle, x)]
+    expected = 0
+    for at, rise in ((0 * x, S[1] - S[0]), (middle, S[2] - S[1])):
+        g = gradient(at) ** 2
+        expected = expected + rise[:, None, None] * (g / g.sum(axis=(1, 2, 3), keepdims=True)).sum(-1)
+    found = xai.explain(model, x, 1, "idgi", n_steps=2)
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+    guided = xai.explain(model, x, 1, "idgi", path="guided", n_steps=2)
+    assert not np.allclose(guided, found, atol=1e-3 * np.abs(found).max())
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "most"),
+    [
+        ("guided_ig", {"n_steps": 25}, 0.15),
+        ("blur_ig", {"n_steps": 20, "max_sigma": 5.0}, 0.05),
+        *(("idgi", {"n_steps": 2, "path": path}, 1e-4) for path in ("straight", "guided", "blur")),
+    ],
+)
+@pytest.mark.parametrize("name", ["nested", "vit"])
+def test_they_are_complete(models, images, method, options, most, name):
+    table = completeness_gap(models[name], images[:2], 1, method, **options)
+    size = np.maximum(table["total"].abs(), 0.05)
+    assert (table["gap"].abs() < most * size).all(), table
+
+
+def test_on_a_linear_model(linear, images):
+    """The gradient w is the same everywhere: shares of the path's ends, or of w^2."""
+    model, w = linear
+    guided = xai.explain(model, images[:2], 1, "guided_ig", n_steps=3)
+    np.testing.assert_allclose(guided, (images[:2] * w[..., 1]).sum(-1), atol=2e-4)
+    squares = (w[..., 1] ** 2).sum(-1) / (w[..., 1] ** 2).sum()
+    rise = (images[:2] * w[..., 1]).sum(axis=(1, 2, 3))
+    found = xai.explain(model, images[:2], 1, "idgi", n_steps=3)
+    np.testing.assert_allclose(found, rise[:, None, None] * squares, atol=1e-5)
