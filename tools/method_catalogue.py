@@ -45,6 +45,9 @@ SUITS = {"cnn": "convolutional networks", "vit": "Vision Transformers"}
 # Parameters of the figures where the defaults would take minutes.
 FIGURE_PARAMETERS: dict[str, dict] = {
     "score_cam": {"max_channels": 200},
+    **{name: {"n_steps": 40} for name in ("guided_ig", "blur_ig", "idgi")},
+    "shapley": {"n_segments": 9},
+    "sobol": {"n_samples": 16},
     "ss_cam": {"max_channels": 16, "n_samples": 8},
     "is_cam": {"max_channels": 64},
     "rise": {"n_masks": 1000},

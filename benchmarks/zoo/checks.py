@@ -44,6 +44,9 @@ QUICK: dict[str, dict[str, Any]] = {
     "guided_ig": {"n_steps": 4},
     "blur_ig": {"n_steps": 4, "max_sigma": 4.0},
     "idgi": {"n_steps": 2},
+    "shapley": {"n_segments": 40, "n_samples": 2},
+    "sobol": {"cells": 3, "n_samples": 4},
+    "hsic": {"cells": 3, "n_masks": 24},
     "xrai": {"base_parameters": {"n_steps": 2}, "algorithm": "fast"},
 }
 # For the blob: what hides it must be darker than what the network sees, and there is something to average over.
@@ -52,6 +55,9 @@ BLOB: dict[str, dict[str, Any]] = {
     "occlusion": {"patch_size": 6},
     "rise": {"n_masks": 400, "cells": 6, "score": "logit"},
     "lime": {"n_samples": 200, "segmentation": "slic", "score": "logit", "fill": "black"},
+    "shapley": {"n_segments": 12, "fill": "black"},
+    "sobol": {"cells": 6, "n_samples": 16, "fill": "black"},
+    "hsic": {"cells": 6, "n_masks": 300, "fill": "black"},
     "xrai": {"base": "integrated_gradients", "base_parameters": {"n_steps": 4}, "algorithm": "fast"},
     "expected_gradients": {"n_samples": 16},
     "score_cam": {},
@@ -59,9 +65,9 @@ BLOB: dict[str, dict[str, Any]] = {
 }
 # Attention maps show where a layer looks, whatever the score takes from there; deconvolution's pattern is that of the
 # kernels, wherever the evidence is (Adebayo et al. 2018); a variance of gradients is 0 where the score is linear; a
-# path from white begins with all of the ground lit; and prediction difference asks for what the surround does not
-# foretell.
-NOT_AT_THE_BLOB = ("deconvolution", "vargrad", "integrated_gradients_bw", "prediction_difference")
+# path from white begins with all of the ground lit; the squared gradients by which IDGI shares out are those of the
+# kernels there; and prediction difference asks for what the surround does not foretell.
+NOT_AT_THE_BLOB = ("deconvolution", "vargrad", "idgi", "integrated_gradients_bw", "prediction_difference")
 # What is rounded more: quotients and differences of sums are ten times as far off between batches, and so is all that
 # goes through many layers, where a ReLU whose input is nothing but rounding may open on one side.
 WELL_CONDITIONED = ("vanilla_gradients", "gradients_x_inputs", "integrated_gradients", "integrated_gradients_bw")

@@ -19,6 +19,9 @@ FEW = {
     "guided_ig": {"n_steps": 4},
     "blur_ig": {"n_steps": 4, "max_sigma": 4.0},
     "idgi": {"n_steps": 2},
+    "shapley": {"n_segments": 40, "n_samples": 2},
+    "sobol": {"cells": 2, "n_samples": 4},
+    "hsic": {"cells": 3, "n_masks": 24},
     "ss_cam": {"n_samples": 2},
     "smooth_grad_cam_plus_plus": {"n_samples": 2},
 }

@@ -31,6 +31,9 @@ QUICK = {
     "guided_ig": {"n_steps": 3},
     "blur_ig": {"n_steps": 3, "max_sigma": 4.0},
     "idgi": {"n_steps": 2},
+    "shapley": {"n_segments": 40, "n_samples": 2},
+    "sobol": {"cells": 2, "n_samples": 4},
+    "hsic": {"cells": 3, "n_masks": 24},
     "xrai": {"base_parameters": {"n_steps": 2}, "algorithm": "fast"},
 }
 

@@ -20,6 +20,7 @@ FEW = {
     "n_masks": 6,
     "max_channels": 4,
     "patch_size": 16,
+    "n_segments": 4,
 }
 
 

@@ -35,7 +35,7 @@ def _straight(x: np.ndarray, start: np.ndarray, n_steps: int) -> Path:
 
 def _blurred(x: np.ndarray, n_steps: int, max_sigma: float) -> Path:
     def at(j: int) -> np.ndarray:
-        sigma = max_sigma * (1 - j / n_steps)
+        sigma = max_sigma * (1 - j / n_steps) ** 2  # small steps where the image is nearly sharp, and changes most
         return ndimage.gaussian_filter(x, (0, sigma, sigma, 0), mode="constant") if sigma else x
 
     return Path(at(0), lambda j, *_: at(j + 1), ahead=True)
@@ -154,11 +154,12 @@ def blur_ig(
     reduction: str,
 ) -> np.ndarray:
     """Integrated gradients from the blurred image to the sharp one, by a Gaussian whose sigma falls from ``max_sigma``
-    pixels to 0 in ``n_steps`` equal steps (Xu, Venugopalan & Sundararajan 2020, arXiv:2004.03383).
+    pixels to 0 in ``n_steps`` steps (Xu, Venugopalan & Sundararajan 2020, arXiv:2004.03383).
 
     No baseline is needed: detail comes back, and with it the score. Beyond the edge there is black, as in the authors'
-    package ``saliency``, of which the defaults are; it takes gradients at the ends of the steps, here they are taken in
-    the middle. Maps sum to S(x) - S(blurred x) up to the error of the steps.
+    package ``saliency``, of which the defaults are. Its steps are equal and their gradients taken at the ends; here
+    sigma falls as a square, so that steps are small where the image is nearly sharp, and gradients are taken in the
+    middle: the same integral with less error. Maps sum to S(x) - S(blurred x) up to that.
     """
 
     def path(batch: slice) -> Path:

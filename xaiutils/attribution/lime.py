@@ -50,7 +50,10 @@ def segments_of_images(
     return np.stack([_numbered(found) for found in np.broadcast_to(segments, images.shape[:3])]).astype(np.int32)
 
 
-def _superpixel_means(images: np.ndarray, segments: np.ndarray) -> np.ndarray:
+def hidden_fill(images: np.ndarray, segments: np.ndarray, fill: str) -> np.ndarray:
+    """What hidden superpixels show: their mean colour where ``fill`` is "superpixel", else as `fill_images`."""
+    if fill != "superpixel":
+        return fill_images(images, fill)
     means = np.empty_like(images)
     for image, found, mean in zip(images, segments, means, strict=True):
         size = np.bincount(found.ravel())
@@ -115,7 +118,7 @@ def lime(
             masks[rows] = shown_superpixels(n_samples, counts[i], seed)[sample[rows]][:, segments[i]]
         return masks
 
-    fills = _superpixel_means(images, segments) if fill == "superpixel" else fill_images(images, fill)
+    fills = hidden_fill(images, segments, fill)
     scores = masked_scores(network, images, fills, targets, members, masks, batch_size, score, "LIME")
     maps = np.empty(segments.shape, np.float32)
     for i, found in enumerate(scores.reshape(n, n_samples).astype(np.float64)):
@@ -123,6 +126,15 @@ def lime(
     return maps
 
 
+SEGMENTATION = Parameter("segmentation", str, "quickshift", "how superpixels are found", choices=("quickshift", "slic"))
+SEGMENTS = Parameter("segments", np.ndarray, None, "superpixel numbers (n, height, width) in place of segmentation")
+FILL = Parameter(
+    "fill",
+    str,
+    "superpixel",
+    "what hidden superpixels show; superpixel: their mean colour",
+    choices=("superpixel", *FILLS),
+)
 LIME = Method(
     name="lime",
     title="LIME",
@@ -134,22 +146,10 @@ LIME = Method(
     needs="nothing",
     parameters=(
         Parameter("n_samples", int, 1000, "images with superpixels hidden; the authors' package: 1000", 2, 100_000),
-        Parameter(
-            "segmentation",
-            str,
-            "quickshift",
-            "how superpixels are found",
-            choices=("quickshift", "slic"),
-        ),
+        SEGMENTATION,
         Parameter("n_segments", int, 50, "superpixels, about; slic only", 2, 2000),
-        Parameter("segments", np.ndarray, None, "superpixel numbers (n, height, width) in place of segmentation"),
-        Parameter(
-            "fill",
-            str,
-            "superpixel",
-            "what hidden superpixels show; superpixel: their mean colour",
-            choices=("superpixel", *FILLS),
-        ),
+        SEGMENTS,
+        FILL,
         Parameter("kernel_width", float, 0.25, "width of the kernel of the sample weights", 0.01, 100.0),
         Parameter("alpha", float, 1.0, "weight of the ridge penalty", 1e-6, 1e6),
         Parameter("score", str, "probability", "the score that the linear model predicts", choices=SCORES),

@@ -42,6 +42,12 @@ PITFALLS = {
     "lost. The map has a constant background level.",
     "lime": "Depends on the superpixels and on the random draw; compare several seeds. Explains a linear model fitted "
     "to cut-up images.",
+    "shapley": "Hidden superpixels are unusual images, and what they show decides: with their mean colour a flat one "
+    "is worth nothing. A value belongs to the whole superpixel, however large it is.",
+    "sobol": "As coarse as its cells. What it measures is the variance under half-transparent masks; with few samples "
+    "cells without a hand in it get some, too.",
+    "hsic": "As coarse as its cells; cheaper than Sobol indices and blind to what cells do only together. Chance gives "
+    "every cell some dependence, which falls with the number of masks.",
     "prediction_difference": "By far the slowest. The conditional model of a patch is Gaussian and local, so what it "
     "fills in is plausible in texture only.",
     "cam": "Only for a linear head on globally averaged features. The map is as coarse as the last feature map.",

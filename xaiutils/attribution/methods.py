@@ -34,6 +34,8 @@ from xaiutils.attribution.raw_attention import RAW_ATTENTION
 from xaiutils.attribution.relevance.contrastive import CLRP, SGLRP
 from xaiutils.attribution.relevance.lrp import LRP
 from xaiutils.attribution.rise import RISE
+from xaiutils.attribution.sensitivity import HSIC, SOBOL
+from xaiutils.attribution.shapley import SHAPLEY
 from xaiutils.attribution.smoothgrad import SMOOTHGRAD, SMOOTHGRAD_SQUARED, VARGRAD
 from xaiutils.attribution.transformer_attribution import TRANSFORMER_ATTRIBUTION
 from xaiutils.attribution.vanilla_gradients import VANILLA_GRADIENTS
@@ -59,6 +61,9 @@ _ALL = (
     OCCLUSION,
     RISE,
     LIME,
+    SHAPLEY,
+    SOBOL,
+    HSIC,
     PREDICTION_DIFFERENCE,
     CAM,
     GRAD_CAM,
