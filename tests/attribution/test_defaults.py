@@ -83,6 +83,7 @@ METRICS = {
     "average_gain": "model, higher is better; fill='black'",
     "confidence_drop": "model, higher is better; fill='mean' score='probability' mask='soft'",
     "fidelity": "model, higher is better; area=0.1 fill='mean' score='probability'",
+    "fidelity_area": "model, higher is better; n_steps=10 fill='mean' score='accuracy'",
     "pixel_perturbation": "model, lower is better; area=0.1 fill='black' score='probability'",
     "sensitivity_n": "model, higher is better; area=0.1 n_samples=100 fill='mean' score='logit' seed=0",
     "infidelity": "model, lower is better; n_samples=100 largest=0.35714285714285715 fill='mean' score='logit' seed=0",

@@ -32,6 +32,7 @@ OPEN = {
     "max_sensitivity": (0, 5),
     "confidence_drop": (-5, 1),
     "fidelity": (-1, 1),
+    "fidelity_area": (-1, 1),
     "pixel_perturbation": (0, 5),
     "sensitivity_n": (-1, 1),
     "road": (-0.5, 0.5),

@@ -56,6 +56,14 @@ def smoothgrad_squared(
     return _as_maps(square, options)
 
 
+def mean_and_square(
+    network: Network, images: np.ndarray, targets: np.ndarray, batch_size: int, **options: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """The maps of `smoothgrad` and of `smoothgrad_squared`, from the same passes."""
+    mean, square = _moments(network, images, targets, batch_size, options)
+    return _as_maps(mean, options), _as_maps(square, options)
+
+
 def vargrad(network: Network, images: np.ndarray, targets: np.ndarray, batch_size: int, **options: Any) -> np.ndarray:
     """Variance of the gradient over noisy copies (Adebayo et al. 2018, arXiv:1810.03307), or of another base's maps.
 

@@ -72,13 +72,19 @@ def xrai(
 
     ValueError: the base is this method.
     """
-    from saliency.core import XRAI, XRAIParameters
-
     if base == "xrai":
         raise ValueError("base='xrai': XRAI ranks regions by another method's map; choose a gradient method.")
     method = METHODS[base]
     chosen = check_parameters(f"method {base!r}", method.parameters, base_parameters)
     maps = read_maps(method.maps(network, images, targets, batch_size, **chosen), base_reading)
+    return rank_regions(images, maps, algorithm)
+
+
+def rank_regions(images: np.ndarray, maps: np.ndarray, algorithm: str = "full") -> np.ndarray:
+    """XRAI's maps, float32 ``(n, height, width)``, from maps that are there, of the same shape; ``algorithm`` as of
+    `xrai`, images ``(n, height, width, C)``."""
+    from saliency.core import XRAI, XRAIParameters
+
     found = np.empty(images.shape[:3], np.float32)
     for i in progress(range(len(images)), title="XRAI"):
         found[i] = XRAI().GetMask(

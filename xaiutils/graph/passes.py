@@ -66,7 +66,11 @@ def folded_logits(network: Network, images: tf.Tensor) -> tf.Tensor:
 
 
 def class_scores(network: Network, scores: tf.Tensor, targets: tf.Tensor, score: str) -> tf.Tensor:
-    """The target's entry of each row of logits, as "logit" or as "probability"."""
+    """The target's entry of each row of logits, as "logit", as "probability", or as "margin" over the largest other
+    logit: above 0 where the target is the answer."""
+    if score == "margin":
+        others = tf.where(tf.one_hot(targets, tf.shape(scores)[1], True, False, dtype=tf.bool), -np.inf, scores)
+        return tf.gather(scores, targets, axis=1, batch_dims=1) - tf.reduce_max(others, axis=1)
     if score == "probability":
         scores = network.probabilities(scores)
     return tf.gather(scores, targets, axis=1, batch_dims=1)

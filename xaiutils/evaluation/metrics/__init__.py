@@ -38,6 +38,7 @@ METRICS: Registry[Metric] = Registry(
         confidence.AVERAGE_GAIN,
         confidence.CONFIDENCE_DROP,
         confidence.FIDELITY,
+        confidence.FIDELITY_AREA,
         confidence.PIXEL_PERTURBATION,
         sensitivity_n.SENSITIVITY_N,
         infidelity.INFIDELITY,

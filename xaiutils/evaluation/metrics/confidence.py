@@ -5,8 +5,10 @@ its positive part over its maximum, in [0, 1]; a map without positive values is 
 """
 
 import numpy as np
+from scipy.special import expit
 
 from xaiutils.attribution.baselines import FILLS
+from xaiutils.evaluation.metrics.insertion_deletion import perturbation_curve
 from xaiutils.evaluation.metrics.metric import Case, Metric
 from xaiutils.evaluation.thresholds import binary_map, top_pixels
 from xaiutils.registry import Parameter
@@ -71,6 +73,19 @@ def fidelity(case: Case, *, area: float, fill: str, score: str) -> np.ndarray:
     return case.scores(score) - _score_of_kept(case, kept, fill, score, "fidelity")
 
 
+def fidelity_area(case: Case, *, n_steps: int, fill: str, score: str) -> np.ndarray:
+    """By how much the curve of the score lies below its start, on average, while the map's highest pixels are replaced
+    one part after the other: `fidelity` at all areas.
+
+    ``accuracy`` is 1 where the target is still the answer, else 0, and its mean over images the accuracy (Brocki et al.
+    2022, Evaluation of importance estimators, arXiv:2209.15398); ``probability`` is that of the target beside the
+    strongest other class, so of two classes the target's.
+    """
+    fractions, margins = perturbation_curve(case, n_steps=n_steps, fill=fill, insert=False, score="margin")
+    curve = (margins > 0).astype(np.float64) if score == "accuracy" else expit(margins)
+    return curve[:, 0] - np.trapezoid(curve, fractions, axis=1)
+
+
 def pixel_perturbation(case: Case, *, area: float, fill: str, score: str) -> np.ndarray:
     """abs(S(x) - S(x without the bottom ``area`` of the pixels)) / abs(S(x)): what the map ranks as unimportant must
     not matter (Srinivas & Fleuret 2019, section 5.1)."""
@@ -115,6 +130,20 @@ CONFIDENCE_DROP = Metric(
     of_probability=True,
 )
 FIDELITY = Metric("fidelity", "Fidelity", "model", True, _BROCKI, fidelity, (_AREA, _fill("mean"), _SCORE))
+FIDELITY_AREA = Metric(
+    "fidelity_area",
+    "Fidelity, area of the curve",
+    "model",
+    True,
+    "Brocki, Marchadour et al. 2022, Evaluation of importance estimators, arXiv:2209.15398: the fall of the accuracy",
+    fidelity_area,
+    (
+        Parameter("n_steps", int, 10, "parts in which the pixels are replaced", 1, 10_000),
+        _fill("mean"),
+        Parameter("score", str, "accuracy", "what falls", choices=("accuracy", "probability")),
+    ),
+    of_probability=True,
+)
 PIXEL_PERTURBATION = Metric(
     "pixel_perturbation",
     "Pixel perturbation",

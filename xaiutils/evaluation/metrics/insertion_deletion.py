@@ -8,8 +8,10 @@ from xaiutils.evaluation.thresholds import pixel_ranks
 from xaiutils.registry import Parameter
 
 
-def perturbation_curve(case: Case, *, n_steps: int, fill: str, insert: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Fractions of pixels changed ``(n_steps + 1,)`` and the target's probability at each, ``(n, n_steps + 1)``.
+def perturbation_curve(
+    case: Case, *, n_steps: int, fill: str, insert: bool, score: str = "probability"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fractions of pixels changed ``(n_steps + 1,)`` and the target's score at each, ``(n, n_steps + 1)``.
 
     Pixels go in the order of their value, highest first (ties by position). ``insert`` starts from the fill and shows
     pixels of the image; otherwise starts from the image and replaces pixels by the fill.
@@ -24,8 +26,8 @@ def perturbation_curve(case: Case, *, n_steps: int, fill: str, insert: bool) -> 
         changed = rank[members[batch]] < asked[steps[batch]][:, None, None]
         return (changed if insert else ~changed).astype(np.float32)
 
-    scores = case.masked_scores(members, kept, fill, "probability", "insertion" if insert else "deletion")
-    whole, changed = case.scores("probability")[:, None], scores.reshape(n, len(asked))
+    scores = case.masked_scores(members, kept, fill, score, "insertion" if insert else "deletion")
+    whole, changed = case.scores(score)[:, None], scores.reshape(n, len(asked))
     return counts / (height * width), np.hstack([changed, whole] if insert else [whole, changed])
 
 
