@@ -55,7 +55,7 @@ BLOB: dict[str, dict[str, Any]] = {
     "occlusion": {"patch_size": 6},
     "rise": {"n_masks": 400, "cells": 6, "score": "logit"},
     "lime": {"n_samples": 200, "segmentation": "slic", "score": "logit", "fill": "black"},
-    "shapley": {"n_segments": 12, "fill": "black"},
+    "shapley": {"n_segments": 60, "n_samples": 10, "fill": "black"},
     "sobol": {"cells": 6, "n_samples": 16, "fill": "black"},
     "hsic": {"cells": 6, "n_masks": 300, "fill": "black"},
     "xrai": {"base": "integrated_gradients", "base_parameters": {"n_steps": 4}, "algorithm": "fast"},
