@@ -19,6 +19,7 @@ def simulate_answers(
     masks: np.ndarray | None = None,
     reader_sd: float = 0.2,
     seed: int = 0,
+    positive: str = "",
 ) -> list[dict[str, Any]]:
     """A file of answers (as the questionnaire saves it) for each reader of the design.
 
@@ -29,15 +30,20 @@ def simulate_answers(
 
     Args:
         design: of `xaiutils.evaluation.readers.design.reading_design`.
-        truth: image, label and predicted, of two classes; the second in alphabetical order is the positive one.
+        truth: image, label and predicted, of two classes.
         skill: d' by arm.
         trust: by arm, how far a prediction moves the impression towards it, 0 by default.
         masks: bool ``(n, height, width)``, the evidence in the order of ``truth``: readers encircle it where they see
             the image alone and think it positive, the surer the better they hit it. None: no regions.
         reader_sd: standard deviation of the readers' skill.
         seed: of everything random.
+        positive: the class to detect; empty: the second in alphabetical order.
     """
-    rng, (negative, positive) = np.random.default_rng(seed), sorted(set(truth["label"]))
+    rng, names = np.random.default_rng(seed), sorted(set(truth["label"]))
+    positive = positive or names[-1]
+    if len(names) != 2 or positive not in names:
+        raise ValueError(f"simulated readers know two classes, {positive!r} among them; truth has {names}.")
+    negative = names[names[0] == positive]
     order = {image: k for k, image in enumerate(truth["image"])}
     sign = np.where(truth["label"] == positive, 0.5, -0.5)
     said = np.where(truth["predicted"] == positive, 0.5, -0.5)
