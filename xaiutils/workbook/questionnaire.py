@@ -136,7 +136,7 @@ def _write_paper(
         _text_page(pages, f"{first}, reader {trials[0]['reader'] if trials else ''}")
         for start in range(0, len(trials), _ON_A_PAGE):
             figure = Figure(figsize=(8.27, 11.69))
-            rows = np.ravel(figure.subfigures(_ON_A_PAGE, 1))
+            rows: Any = figure.subfigures(_ON_A_PAGE, 1)  # an array, of more than one
             for part, trial in zip(rows, trials[start : start + _ON_A_PAGE], strict=False):
                 images = [pictures[name] for name in (trial["code"], trial["map"]) if name]
                 grid = part.subplots(1, 2, gridspec_kw={"left": 0.06, "right": 0.94, "bottom": 0.42, "top": 0.93})
