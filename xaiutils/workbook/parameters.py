@@ -141,6 +141,7 @@ _DECLARED = (
     Parameter("modes", list, [], "what is retrained on, see notebook 07", choices=("remove", "keep", "shape")),
     Parameter("fractions", list, [0.1, 0.5, 0.9], "fractions of the pixels that are removed, or kept"),
     Parameter("n_seeds", int, 2, "models trained for each method and fraction", 1, 1000),
+    Parameter("n_readers", int, 6, "simulated readers of the study of readers", 2, 1000),
     Parameter("fit_epochs", int, 100, "epochs to fit permuted labels", 1, 100_000),
 )
 PARAMETERS = {p.name: p for p in _DECLARED}
@@ -158,6 +159,11 @@ OWN_DEFAULTS: dict[str, dict[str, Any]] = {
         "models": ["efficientnet_lite0"],
         "conditions": ["baseline", "baseline_augmented", "mldam", "mldam_augmented", "no_attention"],
         **{"units": [128, 64], "recipe": "attention_study_frozen"},
+    },
+    "readers": {
+        "data_options": {"task": "presence"},
+        **{"image_size": 128, "n_train": 300, "n_val": 100, "n_images": 40},
+        "models": ["efficientnet_lite0"],
     },
     "xrelevance": {
         "data_options": {"task": "presence", "difficulty": "easy"},
