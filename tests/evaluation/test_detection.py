@@ -7,7 +7,7 @@ from small_models import discs, where_and_what_network
 
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
-from xaiutils.evaluation.detection import SIDES, crops_of, detect, froc, heat_maps, paste, read_crops
+from xaiutils.evaluation.detection import SIDES, crops_of, detect, froc, heat_maps, paste, peaks_of, read_crops
 
 
 def network_of(where, what):
@@ -43,6 +43,16 @@ def test_finds_and_suppression():
     assert np.isclose(second["score"], 2 - np.log1p(np.exp(1)), atol=1e-5)
     assert len(detect(*network_of(where, what), n=1)) == 1
     assert np.isclose(heat_maps(where[None], what[None], 1)[0, 1, 1], 4 + log_p)
+
+
+def test_peaks_of_any_map():
+    maps = np.zeros((3, 32, 32), np.float32)
+    maps[0, 3, 4], maps[0, 5, 4], maps[0, 20, 21], maps[0, 31, 0], maps[1] = 5, 4, 2, -1, 7
+    maps[2] = -2
+    maps[2, 10, 11] = -1
+    found = peaks_of(maps, n=2, distance=4)
+    assert found.to_numpy().tolist() == [[0, 5, 3, 4], [0, 2, 20, 21], [2, -1, 10, 11]]
+    assert len(peaks_of(maps, n=3, distance=1)[lambda t: t["image"] == 0]) == 3  # the shoulder of the first counts now
 
 
 def test_froc_by_hand():

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 from scipy import ndimage
+from skimage.feature import peak_local_max
 
 from xaiutils.backend import keras, tf
 from xaiutils.datasets import ImageDataset
@@ -94,6 +95,23 @@ def _same(a: np.ndarray, b: np.ndarray, overlap: float) -> bool:
     return bool(inside or shared > overlap * union)
 
 
+def peaks_of(maps: np.ndarray, n: int = 10, distance: int = 8) -> pd.DataFrame:
+    """The ``n`` highest local maxima of each map ``(images, height, width)`` as finds for `froc`, which asks how many
+    lesions they hit: any method's maps, of any model.
+
+    Two maxima are at least ``distance`` pixels apart. A constant map has none. `froc` lays one threshold over all
+    images, so maps whose unit is each image's own (CAMs) are to be brought to one before, by their norm for instance.
+
+    Returns:
+        A row for each find, the highest of an image first: image (its number), score (the map there), row, column.
+    """
+    rows = []
+    for i, one in enumerate(maps):
+        peaks = peak_local_max(one.astype(float), distance, num_peaks=n, exclude_border=False)
+        rows += [(i, one[row, column], row, column) for row, column in peaks]
+    return pd.DataFrame(rows, columns=["image", "score", "row", "column"])
+
+
 def froc(
     found: pd.DataFrame,
     ds: ImageDataset,
@@ -106,9 +124,9 @@ def froc(
     most so many false finds an image.
 
     Args:
-        found: of `detect`, for the images of ``ds``. A find is of a lesion, a connected piece of its image's mask,
-            where its peak lies in the lesion's bounding box; else it is false. Finds beyond the first of a lesion
-            count for nothing.
+        found: of `detect` or `peaks_of`, for the images of ``ds``. A find is of a lesion, a connected piece of its
+            image's mask, where its peak lies in the lesion's bounding box; else it is false. Finds beyond the first of
+            a lesion count for nothing.
         ds: images of known evidence (others, "unknown", are left out); those without any count for the false finds.
         rates: false finds an image, each above 0.
         n_resamples, confidence, seed: of percentile intervals by the bootstrap of patients, else of images.
