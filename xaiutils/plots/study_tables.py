@@ -26,7 +26,7 @@ def cell_tables(
     ``flagged``: by the same titles, bool tables of the cells that are drawn struck through: they are known to be wrong.
     """
     widest, tallest = (max(t.shape[axis] for t in tables.values()) for axis in (1, 0))
-    figure, grid = panels(len(tables), 2, (0.52 * widest + 1.5, 0.27 * tallest + 0.9))
+    figure, grid = panels(len(tables), 2, (0.44 * widest + 1.5, 0.25 * tallest + 0.8))
     for axes, (title, table) in zip(grid, tables.items(), strict=True):
         values = table.to_numpy(float)
         shown = np.log10(np.maximum(values, 1e-6)) if logarithmic else values
