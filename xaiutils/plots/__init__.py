@@ -24,6 +24,7 @@ from xaiutils.plots.data import (
 )
 from xaiutils.plots.evaluation import forest
 from xaiutils.plots.labels import auc_forest, label_roc_curves, predicted_values
+from xaiutils.plots.lines import summary_lines
 from xaiutils.plots.maps import CLIP_PERCENTILE, attribution_grid, display_range, draw_map, explanation, gallery
 from xaiutils.plots.ranking import (
     against,
@@ -84,6 +85,7 @@ __all__ = [
     "retraining_curves",
     "roc_curves",
     "scatter_pair",
+    "summary_lines",
     "toy_accuracy",
     "training_curves",
     "twins",

@@ -153,6 +153,10 @@ OWN_DEFAULTS: dict[str, dict[str, Any]] = {
         **{"image_size": 96, "n_train": 400, "n_test": 120, "epochs": 20},
         "run_name": "shortcuts",
     },
+    "maps_of_classes": {
+        "data_options": {"task": "five", "difficulty": "easy"},
+        **{"image_size": 64, "n_train": 1000, "n_test": 300, "epochs": 30, "method": "hirescam"},
+    },
     "attention": {
         "data_options": {"task": "presence", "difficulty": "easy"},
         **{"image_size": 128, "n_train": 300, "n_val": 100, "n_seeds": 3, "n_images": 40},

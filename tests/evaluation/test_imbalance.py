@@ -1,0 +1,90 @@
+"""Class imbalance and maps: sets that are drawn as said, effects that are planted and found, remedies that coincide."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from small_models import discs
+
+from xaiutils.backend import keras
+from xaiutils.evaluation.studies import imbalance as study
+
+POOL, VAL, TEST = (discs(n, seed, (16, 16), 3) for seed, n in enumerate((64, 4, 24)))
+
+
+def network(seed):
+    keras.utils.set_random_seed(seed)
+    x = inputs = keras.Input((16, 16, 3))
+    x = keras.layers.Rescaling(1 / 64)(x)
+    for filters in (8, 16):
+        x = keras.layers.Conv2D(filters, 3, padding="same", activation="relu")(x)
+    x = keras.layers.GlobalMaxPooling2D(name="features")(x)
+    logits = keras.layers.Dense(2, name="logits")(x)
+    return keras.Model(inputs, keras.layers.Softmax(name="probabilities")(logits))
+
+
+def test_total_or_minority_is_held_and_draws_are_nested():
+    assert study.counts("total", 0.5, 200, 0.05) == (100, 100)
+    assert study.counts("total", 0.05, 200, 0.05) == study.counts("minority", 0.05, 200, 0.05) == (10, 190)
+    assert study.counts("minority", 0.5, 200, 0.05) == (10, 10)
+    with pytest.raises(ValueError, match="least"):
+        study.counts("total", 0.01, 200, 0.05)
+    few, more = study.uneven(POOL, 1, 3, 20, 7), study.uneven(POOL, 1, 9, 20, 7)
+    assert few.class_counts.tolist() == [20, 3]
+    assert set(few.ids) < set(more.ids)
+    with pytest.raises(ValueError, match="of 32 of the class"):
+        study.uneven(POOL, 1, 33, 2)
+
+
+def table(change):
+    """200 images, even and uneven, of which ``change(margin)`` gives the values."""
+    rng = np.random.default_rng(0)
+    even, less = rng.normal(4, 1, 200), rng.normal(4, 1, 200) - rng.uniform(0, 4, 200)
+    parts = []
+    for share, margin in ((0.5, even), (0.1, less)):
+        facts = {"hold": "total", "share": share, "remedy": "none", "seed": 0, "metric": "m"}
+        value = change(share, margin) + rng.normal(0, 0.02, 200)
+        p = 1 / (1 + np.exp(-margin))
+        parts.append(pd.DataFrame({**facts, "image_id": range(200), "p": p, "margin": margin, "value": value}))
+    return pd.concat(parts)
+
+
+def test_what_goes_with_the_margin_is_mediated_and_what_does_not_is_direct():
+    by_margin = study.mediation(table(lambda share, margin: 0.1 * margin)).set_index("effect")
+    assert by_margin.loc["total", "mean"] == pytest.approx(-0.2, abs=0.03)
+    assert by_margin.loc["direct", "low"] < 0.01
+    assert by_margin.loc["direct", "high"] > -0.01
+    assert by_margin.loc["mediated", "high"] < -0.15
+    by_share = study.mediation(table(lambda share, margin: 0.3 * (share == 0.5))).set_index("effect")
+    assert by_share.loc["direct", "mean"] == pytest.approx(-0.3, abs=0.01)
+    assert abs(by_share.loc["mediated", "mean"]) < 0.01
+    matched = study.against_even(table(lambda share, margin: 0.1 * margin), caliper=0.01)
+    everything = study.against_even(table(lambda share, margin: 0.1 * margin))
+    assert 5 < len(matched) < 200 == len(everything)
+    assert abs(matched["value"].mean()) < abs(everything["value"].mean()) / 2
+
+
+@pytest.fixture(scope="module")
+def found():
+    kinds = (("total", 0.5, "none"), ("total", 0.5, "class_weights"), ("total", 0.5, study.PLANTED))
+    cells = [study.Cell(*kind, 0) for kind in (*kinds, ("total", 0.25, "none"), ("minority", 0.25, "none"))]
+    recipe = study.RECIPE.__class__("short", False, 0.01, 0.0, 25, monitor="loss", patience=25)
+    return study.sweep(network, (POOL, VAL, TEST), 1, cells, 40, recipe=recipe)
+
+
+def test_at_even_classes_remedies_coincide_and_both_sweeps_meet(found):
+    assert np.array_equal(*(found.maps[study.Cell("total", 0.5, name, 0)] for name in ("none", "class_weights")))
+    least = [found.maps[study.Cell(hold, 0.25, "none", 0)] for hold in study.HOLDS]
+    assert np.array_equal(*least)
+
+
+def test_removed_evidence_is_found(found):
+    images = found.images[(found.images["metric"] == "relevance_mass") & (found.images["hold"] == "total")]
+    means = images[images["share"] == 0.5].groupby("remedy")["value"].mean()
+    assert means["none"] > means[study.PLANTED] + 0.2
+    classes = found.classes[(found.classes["class"] == TEST.class_names[1]) & (found.classes["share"] == 0.5)]
+    right = classes.groupby("remedy")["sensitivity"].mean()
+    assert right["none"] >= 0.8 > right[study.PLANTED]
+    alike = study.likeness(found.maps, [i for i, y in zip(TEST.ids, TEST.labels, strict=True) if y == 1])
+    weighted = alike[(alike["remedy"] == "class_weights") & (alike["share"] == 0.5)]["value"]
+    assert np.allclose(weighted, 1)
+    assert alike[alike["share"] == 0.25]["value"].mean() < 1

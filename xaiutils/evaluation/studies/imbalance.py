@@ -1,0 +1,231 @@
+"""Do a rare class' maps get worse, or do answers get less sure? Networks trained on more and more uneven classes.
+
+Two sweeps, so that imbalance is not taken for a lack of images: the total is held (the rare class shrinks), or the rare
+class is (the rest grows). Both meet in the least share, where they have the same images. Maps of the rare class' test
+images are compared image by image with those of the network of the same seed that was trained on even classes: of all
+images, of those where both networks are as sure, and with the change of the logit's margin as the mediator.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from scipy.special import softmax
+
+from xaiutils.attribution import explain_all
+from xaiutils.backend import keras
+from xaiutils.classification.calibration import expected_calibration_error
+from xaiutils.datasets import ImageDataset
+from xaiutils.datasets.image_dataset import stratified_order
+from xaiutils.evaluation.evaluate import evaluate_all
+from xaiutils.evaluation.map_similarity import spearman
+from xaiutils.evaluation.studies.painting import paint_over
+from xaiutils.evaluation.studies.trainings import Splits, check_splits
+from xaiutils.graph.predict import predict
+from xaiutils.map_reading import read_maps
+from xaiutils.progress import progress
+from xaiutils.registry import check_choice
+from xaiutils.statistics.bootstrap import draw_units, percentiles
+from xaiutils.training import Recipe, train
+
+HOLDS = ("total", "minority")
+EVEN = 0.5
+REMEDIES = {
+    "none": {},
+    "class_weights": {"balance": "class_weights"},
+    "balanced_batches": {"balance": "balanced_batches"},
+    "focal": {"loss": "focal"},
+}
+PLANTED = "evidence removed"  # no remedy: even classes, the rare one's evidence painted over in training
+# Even batches, no augmentation; the weights of the lowest training loss, so that no even validation set is a remedy.
+RECIPE = Recipe(
+    "imbalance", frozen=False, learning_rate=0.003, weight_decay=0.0, epochs=30, patience=30, monitor="loss", warmup=0.0
+)
+_CELL = ["hold", "share", "remedy", "seed"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One network: what was ``hold`` in its training set, the ``share`` of the rare class, the ``remedy``, the seed."""
+
+    hold: str
+    share: float
+    remedy: str
+    seed: int
+
+
+def counts(hold: str, share: float, total: int, least: float) -> tuple[int, int]:
+    """How many images of the rare class and of the rest a training set has: of ``total`` images, or with as many of the
+    rare class as the ``least`` share of ``total`` is."""
+    check_choice("hold", hold, HOLDS)
+    if not 0 < least <= share <= EVEN:
+        raise ValueError(f"share={share}, least={least}; expected 0 < least <= share <= {EVEN}.")
+    few = round((share if hold == "total" else least) * total)
+    return few, total - few if hold == "total" else round(few * (1 - share) / share)
+
+
+def uneven(ds: ImageDataset, rare: int, n_rare: int, n_rest: int, seed: int = 0) -> ImageDataset:
+    """A training set of so many images of the class ``rare`` and of all others (in their proportions). With the same
+    seed, a smaller draw is part of a larger one. Raises ValueError where ``ds`` has too few."""
+    ds.check_single_label("an uneven training set")
+    own, rest = (np.flatnonzero((ds.labels == rare) == which) for which in (True, False))
+    if min(n_rare, n_rest) < 1 or n_rare > len(own) or n_rest > len(rest):
+        raise ValueError(f"{n_rare} and {n_rest} images are wanted, of {len(own)} of the class and {len(rest)} others.")
+    drawn = (part[stratified_order(ds.labels[part], seed)[:n]] for part, n in ((own, n_rare), (rest, n_rest)))
+    return ds.select(np.sort(np.concatenate(list(drawn))))
+
+
+def without_evidence(ds: ImageDataset, rare: int) -> ImageDataset:
+    """The set with the masked evidence of the class ``rare`` painted over: the effect that is planted."""
+    if ds.masks is None:
+        raise ValueError("the set has no masks, so its evidence cannot be painted over.")
+    pixels = np.array(ds.pixels)
+    for i in np.flatnonzero((ds.labels == rare) & ds.masks.any(axis=(1, 2))):
+        pixels[i] = np.rint(paint_over(pixels[i].astype(np.float32), ds.masks[i]))
+    return replace(ds, pixels=pixels, masks=None, evidence=None)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """``images``: a row for each network, test image of the rare class and metric: hold, share, remedy, seed, image_id,
+    right, p (of its class), margin (its logit less the largest other), metric, value. ``classes``: a row for each
+    network and class: sensitivity, ece. ``maps``: float32 ``(n, height, width)`` of the rare class' test images."""
+
+    images: pd.DataFrame
+    classes: pd.DataFrame
+    maps: dict[Cell, np.ndarray]
+
+
+def sweep(
+    build: Callable[[int], keras.Model],
+    splits: Splits,
+    rare: int,
+    cells: Iterable[Cell],
+    total: int,
+    method: str = "hirescam",
+    recipe: Recipe = RECIPE,
+    metrics: Sequence[str] = ("relevance_mass", "roc_auc"),
+    reading: str = "positive",
+) -> Sweep:
+    """Train and measure a network for each of ``cells``.
+
+    Args:
+        build: a new network from its seed.
+        splits: images to draw training sets from; a few for validation, which decide nothing with `RECIPE`; and test
+            images, which stay the same.
+        rare: the class that gets rare; its test images are explained for it, by ``method``.
+        cells: see `grid`; with `PLANTED` for a remedy, evidence is removed.
+        total: images of a training set whose total is held.
+        metrics, reading: how maps are scored, against masks.
+    """
+    check_splits(splits)
+    cells, (pool, val, test) = list(cells), splits
+    least, few = min(cell.share for cell in cells), test.select(test.labels == rare)
+    known, images, classes, maps = {}, [], [], {}
+    for cell in progress(cells, title="networks"):
+        n = counts(cell.hold, cell.share, total, least)
+        key = (n, cell.remedy, cell.seed)
+        if key not in known:  # where both sweeps have the same images
+            model, data = build(cell.seed), uneven(pool, rare, *n, cell.seed)
+            data = without_evidence(data, rare) if cell.remedy == PLANTED else data
+            train(model, data, val, recipe, seed=cell.seed, **REMEDIES.get(cell.remedy, {}))
+            found = explain_all(model, few.images, rare, [method])
+            known[key] = _answers(model, test, rare), found[method], evaluate_all(None, few, found, metrics, reading)
+        (rows, of_classes), maps[cell], scores = known[key]
+        facts = {name: getattr(cell, name) for name in _CELL}
+        images.append(scores[["image_id", "metric", "value"]].merge(rows, on="image_id").assign(**facts))
+        classes.append(of_classes.assign(**facts))
+    return Sweep(pd.concat(images, ignore_index=True), pd.concat(classes, ignore_index=True), maps)
+
+
+def grid(shares: Sequence[float], remedies: Iterable[str], seeds: Iterable[int], planted: bool = True) -> list[Cell]:
+    """All cells of both sweeps, and for each seed the one with the planted effect."""
+    names, seeds = list(remedies), list(seeds)
+    if unknown := set(names) - set(REMEDIES):
+        raise ValueError(f"remedies {sorted(unknown)} are not known; choose from {', '.join(REMEDIES)}.")
+    cells = [Cell(h, share, name, s) for h in HOLDS for share in shares for name in names for s in seeds]
+    return cells + [Cell("total", EVEN, PLANTED, s) for s in seeds if planted]
+
+
+def _answers(model: keras.Model, test: ImageDataset, rare: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What is known of the rare class' images, and of each class."""
+    logits = predict(model, test.images).astype(np.float64)
+    p, own = softmax(logits, axis=1), np.arange(logits.shape[1]) == test.labels[:, None]
+    margin = logits[own] - np.where(own, -np.inf, logits).max(axis=1)
+    facts = {"image_id": test.ids, "right": margin > 0, "p": p[own], "margin": margin}
+    if test.patients is not None:
+        facts["patient_id"] = test.patients
+    said = [
+        (name, float((margin > 0)[own[:, k]].mean()), expected_calibration_error(own[:, k], p[:, k]))
+        for k, name in enumerate(test.class_names)
+    ]
+    return pd.DataFrame(facts)[test.labels == rare], pd.DataFrame(said, columns=["class", "sensitivity", "ece"])
+
+
+def against_even(images: pd.DataFrame, caliper: float | None = None) -> pd.DataFrame:
+    """Each image's value less that by the network of even classes of the same sweep and seed, without remedy.
+
+    ``images`` as in `Sweep`. ``caliper``: only images whose probabilities, of their class by either network, are no
+    farther apart. Returns its rows with ``value`` the difference, and ``d_margin`` that of the margins.
+    """
+    on = ["hold", "seed", "image_id", "metric"]
+    even = images[(images["share"] == EVEN) & (images["remedy"] == "none")][[*on, "value", "margin", "p"]]
+    both = images.merge(even, on=on, suffixes=("", "_even"))
+    both = both[(both["share"] != EVEN) | (both["remedy"] != "none")]
+    if caliper is not None:
+        both = both[(both["p"] - both["p_even"]).abs() <= caliper]
+    changed = both.assign(value=both["value"] - both["value_even"], d_margin=both["margin"] - both["margin_even"])
+    return changed.drop(columns=["value_even", "margin_even", "p_even"])
+
+
+def mediation(
+    images: pd.DataFrame,
+    by: Sequence[str] = ("hold", "remedy", "share", "metric"),
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """How much of the maps' change goes with that of the logit's margin.
+
+    Differences of `against_even` are regressed on those of margins: the ``direct`` effect is what is left where the
+    margin is the same, the ``mediated`` one slope times mean change. They sum to the ``total``. Margins that changed at
+    random flatten the slope, which makes the direct effect larger: what is mediated is a lower bound. Nor is it a proof
+    of cause, for whatever changes both looks like this.
+
+    Returns a row for each group and effect: ``by``, effect, mean, low, high (95 %, bootstrap over images, or patients),
+    n (images).
+    """
+    rows, unit = [], "patient_id" if "patient_id" in images else "image_id"
+    for key, group in against_even(images).dropna(subset=["value"]).groupby(list(by), sort=False):
+        units, names = pd.factorize(group[unit])
+        drawn = draw_units(len(names), n_resamples, seed)[:, units]
+        weights = np.concatenate([np.ones((1, len(group))), drawn])
+        d, m = group["value"].to_numpy(), group["d_margin"].to_numpy()
+        total, change = (weights @ x / weights.sum(axis=1) for x in (d, m))
+        spread = weights @ m**2 / weights.sum(axis=1) - change**2
+        with np.errstate(divide="ignore", invalid="ignore"):
+            slope = np.where(spread > 1e-12, (weights @ (d * m) / weights.sum(axis=1) - total * change) / spread, 0.0)
+        effects = {"total": total, "direct": total - slope * change, "mediated": slope * change}
+        rows += [(*key, name, x[0], *percentiles(x[1:], 0.95), len(names)) for name, x in effects.items()]
+    return pd.DataFrame(rows, columns=[*by, "effect", "mean", "low", "high", "n"])
+
+
+def likeness(maps: dict[Cell, np.ndarray], ids: Sequence[str], reading: str = "positive") -> pd.DataFrame:
+    """How alike (Spearman) each network's maps are to those of even classes without remedy: of the same seed, and as
+    the yardstick ("other seed") those of the even network by the next seed.
+
+    Returns a row for each network and image: hold, share, remedy, seed, image_id, value.
+    """
+    seeds = sorted({cell.seed for cell in maps})
+    tables = []
+    for cell, found in maps.items():
+        even = Cell(cell.hold, EVEN, "none", cell.seed)
+        remedy, other = cell.remedy, even
+        if cell == even:
+            other = replace(even, seed=seeds[(seeds.index(cell.seed) + 1) % len(seeds)])
+            remedy = "other seed"
+        if other in maps and other != cell:
+            value = spearman(read_maps(found, reading), read_maps(maps[other], reading))
+            facts = {"hold": cell.hold, "share": cell.share, "remedy": remedy, "seed": cell.seed}
+            tables.append(pd.DataFrame({**facts, "image_id": list(ids), "value": value}))
+    return pd.concat(tables, ignore_index=True)

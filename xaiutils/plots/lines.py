@@ -1,0 +1,43 @@
+"""Means along a quantity that was varied, with their intervals."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from xaiutils.plots.style import legend_below, line_style, panels, tidy, title_of
+
+
+def summary_lines(
+    table: pd.DataFrame,
+    x: str,
+    by: str,
+    panel: str,
+    labels: Mapping[str, str] = MappingProxyType({}),
+    expected: str = "",
+) -> Figure:
+    """A panel for each value of the column ``panel``, a line for each of ``by``: mean along ``x`` (on a scale of
+    logarithms), and a band from low to high, which `xaiutils.evaluation.summarise` makes.
+
+    ``labels``: what to call columns and their values. ``expected``: a column that is dotted beside them.
+    """
+    names = list(dict.fromkeys(table[panel]))
+    figure, grid = panels(len(names), 4, (3.1, 2.7), (0.0, 0.5))
+    for axes, name in zip(grid, names, strict=True):
+        part = table[table[panel] == name]
+        for i, line in enumerate(dict.fromkeys(table[by])):
+            own, style = part[part[by] == line].sort_values(x), line_style(i)
+            axes.plot(own[x], own["mean"], marker="o", markersize=3.5, label=title_of(str(line), labels), **style)
+            axes.fill_between(own[x].astype(float), own["low"], own["high"], color=style["color"], alpha=0.15, lw=0)
+            if expected:
+                axes.plot(own[x], own[expected], color=style["color"], linestyle=":", linewidth=1)
+        axes.set(xscale="log", xlabel=title_of(x, labels))
+        axes.set_title(title_of(str(name), labels), fontsize=9)
+        ticks = sorted(set(table[x]))
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=8)
+        axes.minorticks_off()
+        axes.tick_params(labelsize=8)
+        tidy(axes)
+    legend_below(figure, grid[0], 4)
+    return figure
