@@ -8,6 +8,7 @@ images, of those where both networks are as sure, and with the change of the log
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -31,7 +32,7 @@ from xaiutils.training import Recipe, train
 
 HOLDS = ("total", "minority")
 EVEN = 0.5
-REMEDIES = {
+REMEDIES: dict[str, dict[str, Any]] = {
     "none": {},
     "class_weights": {"balance": "class_weights"},
     "balanced_batches": {"balance": "balanced_batches"},
@@ -131,7 +132,11 @@ def sweep(
             data = without_evidence(data, rare) if cell.remedy == PLANTED else data
             train(model, data, val, recipe, seed=cell.seed, **REMEDIES.get(cell.remedy, {}))
             found = explain_all(model, few.images, rare, [method])
-            known[key] = _answers(model, test, rare), found[method], evaluate_all(None, few, found, metrics, reading)
+            known[key] = (
+                _answers(model, test, rare),
+                found[method],
+                evaluate_all(None, few, found, metrics, reading=reading),
+            )
         (rows, of_classes), maps[cell], scores = known[key]
         facts = {name: getattr(cell, name) for name in _CELL}
         images.append(scores[["image_id", "metric", "value"]].merge(rows, on="image_id").assign(**facts))
