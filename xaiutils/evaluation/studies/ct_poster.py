@@ -6,6 +6,7 @@ is the magnitude of the mean over noisy copies, SG2 is a mean of squares, and a 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -92,10 +93,10 @@ def poster_maps(
     """
     cases = prepared(model, ds.images, ds.labels, batch_size)
     steps = {"n_steps": effort.n_steps}
-    given = {"IGB": steps, "IGBW": steps}
+    given: dict[str, dict[str, Any]] = {"IGB": steps, "IGBW": steps}
     given["EG"] = {"n_samples": effort.n_draws, "background": background, "seed": seed}
     smooth = METHODS["smoothgrad"]
-    found = {}
+    found: dict[str, np.ndarray] = {}
     for base, method in progress(BASES.items(), title="maps"):
         own = given.get(base, {})
         plain = explain(model, cases.images, cases.targets, method, batch_size=batch_size, **own)
