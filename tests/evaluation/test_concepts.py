@@ -178,6 +178,8 @@ def test_sets_are_of_one_size_and_too_few_images_are_refused():
         xai.tcav(model, ds, {"first": shown["first"][:5]}, n_random=5)
     with pytest.raises(ValueError, match="no class 'z'"):
         xai.tcav(model, ds, shown, classes=["z"])
+    with pytest.raises(ValueError, match="no image of class 'a'"):
+        xai.tcav(model, ds.select(ds.members(1)), shown, ds, classes=["a"], n_random=5)
     with pytest.raises(ValueError, match="pooling='sum'"):
         xai.tcav(model, ds, shown, n_random=5, pooling="sum")
     with pytest.raises(ValueError, match="expected images by name"):

@@ -79,8 +79,21 @@ def test_the_layouts_are_read_and_anything_else_is_refused(tmp_path):
 
 
 def test_fixations_move_to_the_map_and_those_beside_the_image_are_left_out():
-    moved = gaze.to_map(looks((99, 199), (100, 10), (-1, 5)), (200, 100), (50, 50))
+    with pytest.warns(UserWarning, match="2 of 3 fixations lie outside"):
+        moved = gaze.to_map(looks((99, 199), (100, 10), (-1, 5)), (200, 100), (50, 50))
     assert moved[["x", "y"]].to_numpy().tolist() == [[49.75, 49.875]]
+    for score in (gaze.nss, gaze.auc_judd):
+        with pytest.raises(ValueError, match="1 fixations lie outside the map"):
+            score(MAP, looks((-1, 0), (1, 1)))
+
+
+def test_fixations_of_other_images_and_maps_of_others_are_refused():
+    maps = {"m": np.stack([MAP, MAP])}
+    for table in (looks((1, 1), image="c"), looks((1, 1))[:0]):
+        with pytest.raises(ValueError, match="no fixation is of these images"):
+            gaze.gaze_scores(maps, ["a", "b"], table, 1.0)
+    with pytest.raises(ValueError, match="expected one shape"):
+        gaze.gaze_scores(maps, ["a"], looks((1, 1)), 1.0)
 
 
 def test_readers_who_look_at_the_evidence_are_found_out():

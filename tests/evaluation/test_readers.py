@@ -106,6 +106,15 @@ def test_wrong_answers_are_refused_by_name(study, tmp_path):
     refused(lambda f: f["answers"].append({**f["answers"][0], "seconds": 1}), "has another answer")
     refused(lambda f: f.update(causability=[5, 5]), "expected ten answers")
     refused(lambda f: f.pop("answers"), "no list 'answers'")
+    refused(lambda f: f["answers"][0].update(findings="mass"), "'findings': 'mass'")
+    refused(lambda f: f["answers"][0].update(trial=["t"]), "no reading of R1")
+    two = [{**files[0], "causability": [k] * 10} for k in (1, 5)]
+    for k, file in enumerate(two):
+        (tmp_path / f"{k}.json").write_text(json.dumps(file))
+    with pytest.raises(ValueError, match="another causability"):
+        read_answers([tmp_path / "0.json", tmp_path / "1.json"], design, CLASSES, complete=False)
+    with pytest.warns(UserWarning, match="680 readings have no answer"):
+        read_answers([tmp_path / "0.json"], design, CLASSES, complete=False)
     path.write_text("{")
     with pytest.raises(ValueError, match="R1.json is not a file of answers"):
         read_answers([path], design, CLASSES)

@@ -64,3 +64,8 @@ def test_build_model():
     for head in ("where_and_what", "imagenet"):
         with pytest.raises(ValueError, match="outputs='ordinal'"):
             xai.build_model("efficientnet_lite0", 6, 64, head=head, outputs="ordinal")
+
+
+def test_one_class_has_no_order():
+    with pytest.raises(ValueError, match="two or more"):
+        CumulativeLogits(1)

@@ -5,6 +5,7 @@ the upper edge of the image), ``start_ms`` and ``duration_ms``. Scores take a ma
 where it points, and fixations in its pixels; they are NaN where they have no meaning.
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def check_fixations(table: pd.DataFrame) -> pd.DataFrame:
     if missing:
         raise ValueError(f"the table of fixations lacks the columns {', '.join(missing)}; it has {', '.join(table)}.")
     numbers = table[list(COLUMNS[2:])].apply(pd.to_numeric, errors="coerce")
-    wrong = ~np.isfinite(numbers).all(axis=1) | (numbers["duration_ms"] <= 0)
+    wrong = ~np.isfinite(numbers.astype(float)).all(axis=1) | (numbers["duration_ms"] <= 0)
     if wrong.any():
         raise ValueError(
             f"{wrong.sum()} fixations have no finite x, y, start_ms and duration_ms > 0, the first in row "
@@ -72,10 +73,13 @@ def check_fixations(table: pd.DataFrame) -> pd.DataFrame:
 
 def to_map(fixations: pd.DataFrame, image_size: tuple[int, int], map_size: tuple[int, int]) -> pd.DataFrame:
     """Fixations in the pixels of an image of ``image_size`` (height, width), in those of a map of it. Those outside
-    the image, where a reader looks at the screen's rim, are left out."""
+    the image, where a reader looks at the screen's rim, are left out, and a warning says how many."""
     (height, width), (rows, columns) = image_size, map_size
     x, y = fixations["x"] * columns / width, fixations["y"] * rows / height
-    return fixations.assign(x=x, y=y)[(x >= 0) & (y >= 0) & (x < columns) & (y < rows)]
+    inside = (x >= 0) & (y >= 0) & (x < columns) & (y < rows)
+    if not inside.all():
+        warnings.warn(f"{(~inside).sum()} of {len(inside)} fixations lie outside the image: left out", stacklevel=2)
+    return fixations.assign(x=x, y=y)[inside]
 
 
 def density(fixations: pd.DataFrame, shape: tuple[int, int], sigma: float) -> np.ndarray:
@@ -173,9 +177,22 @@ def gaze_scores(
         ids: of the ``n`` images, as in the table.
         fixations: in pixels of the maps (`to_map`), of all readers.
         sigma: of `density`, in pixels.
+
+    Raises ValueError where maps and ids are not equally many, or no fixation is of any of the images.
     """
-    shape = next(iter(maps.values())).shape[1:]
-    inside, rows = to_map(check_fixations(fixations), shape, shape), []
+    shapes = {name: np.shape(values) for name, values in maps.items()}
+    if len({*shapes.values()}) != 1 or {len(values) for values in maps.values()} != {len(ids)}:
+        raise ValueError(f"maps have the shapes {shapes}; expected one shape, ({len(ids)}, height, width) as ids.")
+    known = check_fixations(fixations)["image_id"]
+    if not known.isin(ids).any():
+        raise ValueError(f"no fixation is of these images ({list(ids)[:3]}); the table has {list(known.unique()[:3])}.")
+    shape = next(iter(shapes.values()))[1:]
+    return _scores(maps, ids, to_map(fixations, shape, shape), sigma)
+
+
+def _scores(maps: Mapping[str, np.ndarray], ids: Sequence[str], inside: pd.DataFrame, sigma: float) -> pd.DataFrame:
+    """Rows of `gaze_scores`; NaN for images that nobody looked at."""
+    shape, rows = next(iter(maps.values())).shape[1:], []
     for i, image in enumerate(ids):
         own = inside[inside["image_id"] == image]
         others, looked = inside[inside["image_id"] != image], density(own, shape, sigma)
@@ -205,7 +222,7 @@ def split_half(
         half = set(rng.permutation(readers)[: len(readers) // 2])
         first, rest = inside[inside["reader"].isin(half)], inside[~inside["reader"].isin(half)]
         maps = np.stack([density(first[first["image_id"] == image], shape, sigma) for image in ids])
-        tables.append(gaze_scores({"other readers": maps}, ids, rest, sigma))
+        tables.append(_scores({"other readers": maps}, ids, rest, sigma))
     by = ["method", "image_id", "metric"]
     return pd.concat(tables).groupby(by, sort=False)["value"].mean().reset_index()
 
@@ -240,17 +257,21 @@ def simulate_fixations(
     return pd.concat(tables, ignore_index=True)
 
 
-def _pixels(fixations: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    return np.floor(fixations["y"].to_numpy(float)).astype(int), np.floor(fixations["x"].to_numpy(float)).astype(int)
+def _pixels(fixations: pd.DataFrame, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    y, x = (np.floor(fixations[name].to_numpy(float)).astype(int) for name in ("y", "x"))
+    outside = (y < 0) | (x < 0) | (y >= shape[0]) | (x >= shape[1])
+    if outside.any():
+        raise ValueError(f"{outside.sum()} fixations lie outside the map of {shape} pixels; to_map leaves them out.")
+    return y, x
 
 
 def _at(attribution: np.ndarray, fixations: pd.DataFrame) -> np.ndarray:
-    return attribution[_pixels(fixations)]
+    return attribution[_pixels(fixations, attribution.shape)]
 
 
 def _counts(fixations: pd.DataFrame, shape: tuple[int, ...], weights: np.ndarray) -> np.ndarray:
     counts = np.zeros(shape)
-    np.add.at(counts, _pixels(fixations), weights)
+    np.add.at(counts, _pixels(fixations, shape), weights)
     return counts
 
 

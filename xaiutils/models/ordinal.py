@@ -19,11 +19,13 @@ class CumulativeLogits(keras.layers.Layer):
     """A score ``(n, 1)`` to the logarithms of the probabilities of ``units`` classes ``(n, units)``, at least 2.
 
     Their softmax is those probabilities, so that whatever takes logits takes these. At the start all classes are
-    equally probable where the score is 0.
+    equally probable where the score is 0. Raises ValueError for fewer than two classes.
     """
 
     def __init__(self, units: int, **options: Any):
         super().__init__(**options)
+        if units < 2:
+            raise ValueError(f"units={units}: ordered classes have a threshold between them, so there are two or more.")
         self.units = units
 
     def build(self, input_shape: tuple[int, ...]) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -20,7 +21,8 @@ def summary_lines(
     """A panel for each value of the column ``panel``, a line for each of ``by``: mean along ``x`` (on a scale of
     logarithms), and a band from low to high, which `xaiutils.evaluation.summarise` makes.
 
-    ``labels``: what to call columns and their values. ``expected``: a column that is dotted beside them.
+    ``labels``: what to call columns and their values; "mean": the y axis. ``expected``: a column that is dotted beside
+    them.
     """
     names = list(dict.fromkeys(table[panel]))
     figure, grid = panels(len(names), 4, (3.1, 2.7), (0.0, 0.5))
@@ -35,9 +37,11 @@ def summary_lines(
         axes.set(xscale="log", xlabel=title_of(x, labels))
         axes.set_title(title_of(str(name), labels), fontsize=9)
         ticks = sorted(set(table[x]))
+        ticks = [a for a, b in zip(ticks, [*ticks[1:], np.inf], strict=True) if b >= 1.2 * a]  # else texts overlap
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=8)
         axes.minorticks_off()
         axes.tick_params(labelsize=8)
         tidy(axes)
+    figure.supylabel(labels.get("mean", ""), fontsize=9)
     legend_below(figure, grid[0], 4)
     return figure

@@ -1,6 +1,7 @@
 """Figures of the sanity checks: what random weights, changed images and dropout do to maps."""
 
 from collections.abc import Mapping
+from textwrap import fill
 
 import numpy as np
 import pandas as pd
@@ -47,7 +48,7 @@ def randomisation_curves(
         axes.set_xticks(range(len(stages)))
         axes.tick_params(labelsize=8, labelbottom=True)
         tidy(axes)
-    figure.supylabel(f"similarity to the trained model's map ({similarity})", fontsize=9)
+    figure.supylabel(fill(f"similarity to the trained model's map ({similarity})", 36), fontsize=9)
     names = ["0 trained", *(f"{i} from {name}" for i, name in enumerate(stages[1:], start=1))]
     figure.supxlabel("weights lost: " + ", ".join(names), fontsize=8)
     handles = {

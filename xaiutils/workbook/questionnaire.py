@@ -74,6 +74,8 @@ def export_questionnaire(
     """
     folder = Path(folder)
     _check(design, ds, predictions, maps)
+    if nobody := set(papers) - set(design["reader"]):
+        raise ValueError(f"papers for {sorted(nobody)}, who read nothing; readers: {sorted(set(design['reader']))}.")
     place, pictures, trials = {one: k for k, one in enumerate(ds.ids)}, {}, []
     plain, drawn = as_rgb(ds.images), {}
     for row in design.itertuples(index=False):

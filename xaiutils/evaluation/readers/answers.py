@@ -2,6 +2,7 @@
 
 import csv
 import json
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,7 @@ def read_answers(
 
     Raises ValueError that names file and reading for an answer that is none of this study's, lacks consent, is given
     twice in different ways, or is not of the values that the questionnaire offers; and, if ``complete``, for readings
-    of the design without an answer.
+    of the design without an answer, of which else a warning says how many there are.
     """
     trials = design.set_index("trial")
     found: dict[str, dict[str, Any]] = {}
@@ -57,13 +58,16 @@ def read_answers(
             if found.setdefault(checked["trial"], checked) != checked:
                 raise ValueError(f"{path.name}: reading {checked['trial']} has another answer in another file or row.")
         if content.get("causability"):
-            scale[content["reader"]] = _scale(path.name, content["causability"])
+            given = _scale(path.name, content["causability"])
+            if scale.setdefault(content["reader"], given) != given:
+                raise ValueError(f"{path.name}: {content['reader']} has another causability scale in another file.")
     missing = [trial for trial in design["trial"] if trial not in found]
-    if missing and complete:
+    if missing:
         by = design[design["trial"].isin(missing)].groupby("reader").size().to_dict()
-        raise ValueError(
-            f"{len(missing)} readings have no answer, by reader: {by}; complete=False takes what there is."
-        )
+        said = f"{len(missing)} readings have no answer, by reader: {by}"
+        if complete:
+            raise ValueError(f"{said}; complete=False takes what there is.")
+        warnings.warn(said, stacklevel=2)
     table = design.merge(pd.DataFrame(list(found.values()), columns=list(_COLUMNS)), on="trial")
     table["agreement"] = table["agreement"].astype(float)
     scores = [(reader, sum(values) / (5 * len(CAUSABILITY))) for reader, values in sorted(scale.items())]
@@ -71,8 +75,8 @@ def read_answers(
 
 
 def _content(path: Path) -> dict[str, Any]:
-    text = path.read_text(encoding="utf-8-sig")
     try:
+        text = path.read_text(encoding="utf-8-sig")
         return _of_rows(list(csv.DictReader(text.splitlines()))) if path.suffix == ".csv" else json.loads(text)
     except (ValueError, KeyError, IndexError, TypeError) as error:
         raise ValueError(f"{path.name} is not a file of answers: {error!r}.") from error
@@ -80,7 +84,10 @@ def _content(path: Path) -> dict[str, Any]:
 
 def _of_rows(rows: list[dict[str, str]]) -> dict[str, Any]:
     """A file's JSON from its rows of CSV."""
-    (head,) = {(row["study"], row["reader"], row["consent"]) for row in rows}
+    heads = {(row["study"], row["reader"], row["consent"]) for row in rows}
+    if len(heads) != 1:
+        raise ValueError(f"its rows have {len(heads)} studies, readers or consents; expected one")
+    (head,) = heads
     answers, scale = [], []
     for row in rows:
         rating = int(row["agreement"]) if row["agreement"] else None
@@ -100,7 +107,7 @@ def _check_file(name: str, content: Any, trials: pd.DataFrame) -> None:
     study = trials["study"].iloc[0]
     if content.get("study") != study:
         raise ValueError(f"{name} answers the study {content.get('study')!r}; this design is {study!r}.")
-    if content.get("reader") not in set(trials["reader"]):
+    if content.get("reader") not in list(trials["reader"]):
         raise ValueError(f"{name} is by {content.get('reader')!r}, who is no reader of the design.")
     if content.get("consent") is not True:
         raise ValueError(f"{name}: {content['reader']} did not consent; leave the file out.")
@@ -109,16 +116,17 @@ def _check_file(name: str, content: Any, trials: pd.DataFrame) -> None:
 def _checked(name: str, answer: Any, reader: str, trials: pd.DataFrame, class_names: Sequence[str]) -> dict[str, Any]:
     """One answer with its values checked, and nothing else."""
     trial = answer.get("trial") if isinstance(answer, dict) else None
-    if trial not in trials.index or trials.at[trial, "reader"] != reader:
+    if trial not in list(trials.index) or trials.at[trial, "reader"] != reader:
         raise ValueError(f"{name}: {trial!r} is no reading of {reader}.")
     value = {key: answer.get(key) for key in _COLUMNS}
-    value["findings"] = tuple(value["findings"] or ())
+    ticked = value["findings"] or []
+    value["findings"] = tuple(ticked) if isinstance(ticked, list) else ticked
     confidence, rating, seconds = value["confidence"], value["agreement"], value["seconds"]
     right = {
         "diagnosis": value["diagnosis"] in class_names,
         "confidence": _is_number(confidence) and 0 <= confidence <= 100,
         "agreement": rating in (1, 2, 3, 4, 5) if trials.at[trial, "map"] else rating is None,
-        "findings": all(isinstance(one, str) for one in value["findings"]),
+        "findings": isinstance(ticked, list) and all(isinstance(one, str) for one in ticked),
         "region": value["region"] is None or _is_region(value["region"]),
         "seconds": _is_number(seconds) and seconds >= 0,
     }

@@ -116,6 +116,10 @@ def tcav(
     unknown = [name for name in classes if name not in ds.class_names]
     if unknown:
         raise ValueError(f"the data have no class {unknown[0]!r}; {suggest(unknown[0], list(ds.class_names))}")
+    if bare := [name for name in classes if not ds.members(ds.class_names.index(name)).any()]:
+        raise ValueError(f"ds has no image of class {bare[0]!r} to explain; leave it out of classes, or add some.")
+    if not len(ds) or not C > 0:
+        raise ValueError(f"{len(ds)} images, C={C}; expected images to explain, and a number above 0.")
     sets = _drawn(concepts, ds if random is None else random, n_random, np.random.default_rng(seed))
     network = Network.of(model)
     paths = list(dict.fromkeys([network.cam_layer(layer) for layer in layers] or default_layers(network)))
