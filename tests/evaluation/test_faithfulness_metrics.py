@@ -67,6 +67,11 @@ def test_saco_naive(linear):
     np.testing.assert_allclose(found(linear, "saco", exact), 1, atol=1e-6)
     np.testing.assert_allclose(found(linear, "saco", -exact), -1, atol=1e-6)
     assert np.isnan(found(linear, "saco", np.ones_like(MAPS), n_groups=5)).all()  # groups of 28 and 29 pixels
+    blind = keras.Sequential([keras.Input((SIZE, SIZE, 3)), keras.layers.Flatten(), keras.layers.Dense(2)])
+    blind.set_weights([0 * w for w in blind.get_weights()])
+    assert np.isnan(found(blind, "saco")).all()
+    with pytest.raises(ValueError, match="n_groups=145 of 144 pixels"):
+        found(linear, "saco", n_groups=145)
 
 
 def test_infidelity_is_0_where_the_map_adds_up_and_naive_elsewhere(linear):
@@ -110,7 +115,7 @@ def test_information_curves_agree_with_the_authors_code(linear, monkeypatch):
     for name, of in (("sic_auc", p), ("aic_auc", lambda image: float(logit(image) > 0))):
         values[name] = found(linear, name, maps, fractions=fractions, lowest=0.0, known=0.1)
         for i, value in enumerate(values[name]):
-            few = np.random.default_rng([0, i]).permutation(SIZE**2).reshape(SIZE, SIZE) < round(0.1 * SIZE**2)
+            few = np.random.default_rng(0).permutation(SIZE**2).reshape(SIZE, SIZE) < round(0.1 * SIZE**2)
             try:
                 theirs = pic.compute_pic_metric(
                     PIXELS[i], maps[i], few, lambda batch, of=of: [of(image) for image in batch], fractions, 0.0
@@ -131,6 +136,14 @@ def test_interpolation_keeps_what_is_known_and_is_linear_between():
     known = RNG.random((9, 9)) < 0.5
     assert np.array_equal(interpolated(noise, known)[known], noise[known])
     assert information(noise) > information(interpolated(noise, np.zeros((9, 9), bool)))
+    assert information(np.repeat(noise, 5, axis=-1)) == 5 * information(noise)
+
+
+@pytest.mark.parametrize("metric", ["sic_auc", "random_logit"])
+def test_an_image_scores_the_same_whatever_stands_beside_it(linear, metric):
+    how = {"parameters": {"sic_auc": {"known": 0.1, "lowest": 0.0}}, "method": "gradients_x_inputs"}
+    alone = [xai.evaluate(linear, DATA.select([i]), MAPS[[i]], [metric], 1, **how)["value"].item() for i in range(3)]
+    np.testing.assert_allclose(xai.evaluate(linear, DATA, MAPS, [metric], 1, **how)["value"], alone, rtol=1e-5)
 
 
 def test_random_logit_tells_a_map_of_the_class_from_one_of_the_image(linear):
@@ -155,4 +168,7 @@ def test_fragments_are_counted_with_their_corners():
     one[0, 4, 4] = -3
     ds = ImageDataset(np.zeros((1, 6, 6, 3), np.uint8), [0], ("a", "b"), ["i"])
     assert xai.evaluate(None, ds, one, ["fragments"])["value"].tolist() == [2]
-    assert np.isnan(xai.evaluate(None, ds, 0 * one, ["fragments"])["value"]).all()
+    assert xai.evaluate(None, ds, np.float32(1e-30) * one, ["fragments"])["value"].tolist() == [2]
+    for threshold in ("mean_std", "top_area"):
+        how = {"parameters": {"fragments": {"threshold": threshold}}}
+        assert np.isnan(xai.evaluate(None, ds, 0 * one, ["fragments"], **how)["value"]).all()

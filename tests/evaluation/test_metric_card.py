@@ -61,6 +61,8 @@ def test_the_maps_are_what_they_are_called(squares):
     masks[2] = False
     with pytest.raises(ValueError, match="all have a mask"):
         graded_maps(ImageDataset(squares.pixels, squares.labels, squares.class_names, squares.ids, masks))
+    with pytest.raises(ValueError, match="1 images, 48 pixels across"):
+        graded_maps(squares.select([0]))
 
 
 def test_a_card_tells_metrics_that_know_from_those_that_do_not(squares):
@@ -90,6 +92,7 @@ def test_a_card_by_hand():
     assert found["monotony"] == 0  # one image follows every step, the other none
     twice = card(pd.concat([table.assign(seed=0), table[table["map"] != "edges"].assign(seed=1)]))
     assert twice["spread"].iloc[0] == 0  # the random map is the worst of both
+    assert card(table.assign(value=np.nan))["impostor"].tolist() == [""]
 
 
 def test_every_metric_of_maps_is_on_the_known_card_and_its_warning_is_printed():

@@ -51,6 +51,10 @@ def test_f_fidelity_tells_the_evidence_from_the_rest(ds):
     assert few["plus"].max() == 0  # a tenth of the half can go: too few to turn anything over
     with pytest.raises(ValueError, match=r"fractions=\[0, 0.5\]"):
         f_fidelity(classifier(), ds, maps, 1, np.zeros(3), [0, 0.5])
+    with pytest.raises(ValueError, match="targets"):
+        f_fidelity(classifier(), ds, maps, 2, np.zeros(3), [0.5])
+    with pytest.raises(ValueError, match="beta=0"):
+        f_fidelity(classifier(), ds, maps, 1, np.zeros(3), [0.5], beta=0)
 
 
 def test_holes_are_random_up_to_beta_and_show_the_mean_colour(ds):
@@ -114,12 +118,18 @@ def test_prediction_saliency_correlation_by_hand():
     assert found["low"] < found["value"] <= found["high"] + 1e-9
     table.loc[0, "map"] = np.nan
     assert correlations(table, n_resamples=50)["n"].tolist() == [5]
+    table["map"] = np.nan
+    assert correlations(table, n_resamples=50)["n"].tolist() == [0]
 
 
 def test_a_map_that_never_moves_has_no_correlation(ds):
     """Gradients of a linear model stay as they are whatever the answer does; times the image they move with it."""
     methods = ["vanilla_gradients", "gradients_x_inputs"]
     changes = [("fgsm", {"epsilon": 8.0}), ("gaussian_noise", {"noise": 0.05})]
+    with pytest.raises(ValueError, match="rotate_180"):
+        prediction_saliency(classifier(), ds, methods, [("rotate_180", {})])
+    with pytest.raises(ValueError, match="ssim needs maps of at least 11 x 11"):
+        prediction_saliency(classifier(), ds, ["gradients_x_inputs"], changes[1:])
     table = prediction_saliency(classifier(), ds, methods, changes, similarity="spearman")
     assert len(table) == 2 * 2 * 24
     by_method = table.groupby("method")["map"].max()
@@ -134,6 +144,7 @@ def test_complexity_rises_from_one_value_to_many():
     two[:, :5] = 1
     assert histogram_entropy(two) == pytest.approx([np.log(2)])
     assert histogram_entropy(np.ones((1, 10, 10))) == [0]
+    assert histogram_entropy(np.float32(1) + np.float32(1e-7) * two) == pytest.approx([np.log(2)])
     four = np.repeat(np.arange(4, dtype=np.float32), 25).reshape(1, 10, 10)
     table = complexity_rise({"m": np.concatenate([two, 0 * two])}, {"m": np.concatenate([four, two])}, ["a", "b"])
     assert table["value"].tolist() == [pytest.approx(1), pytest.approx(np.nan, nan_ok=True)]

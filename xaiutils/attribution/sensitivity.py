@@ -23,8 +23,10 @@ def _scores_under(
     score: str,
 ) -> np.ndarray:
     """The score of each image under each of ``masks`` ``(n_masks, cells, cells)``, whose cells have sharp edges,
-    ``(n, n_masks)`` float64."""
+    ``(n, n_masks)`` float64; ValueError for more cells than pixels along a side."""
     n, (height, width), cells = len(images), images.shape[1:3], masks.shape[-1]
+    if cells > min(height, width):
+        raise ValueError(f"cells={cells} along each side of images of {height} x {width} pixels; give fewer.")
     rows, columns = (np.arange(side) * cells // side for side in (height, width))
     members, numbers = np.divmod(np.arange(n * len(masks)), len(masks))
 

@@ -164,9 +164,10 @@ def _chosen(
         if not available[METRICS[name].needs]:
             raise ValueError(f"metric {name!r} needs {lacking[METRICS[name].needs]}.")
         if name not in possible:
+            others = ", ".join(n for n, m in possible.items() if m.needs == "model")
             raise ValueError(
-                f"metric {name!r} is a fraction of a probability, and this model returns a score in its own units; "
-                f"leave it out, or take one of {', '.join(n for n, m in possible.items() if m.needs == 'model')}."
+                f"metric {name!r} is a fraction of a probability or compares classes, and this model returns a score "
+                f"in its own units; leave it out, or take one of {others}."
             )
     if not names:
         raise ValueError(

@@ -39,10 +39,13 @@ def spearman(a: np.ndarray, b: np.ndarray, valid: np.ndarray | None = None) -> n
 def ssim(a: np.ndarray, b: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
     """Mean structural similarity (Wang et al. 2004) of the maps, each scaled to [0, 1] over its valid pixels.
 
-    Gaussian windows of sigma 1.5, as in the paper; maps of less than 11 pixels a side are too small for them.
+    Gaussian windows of sigma 1.5, as in the paper; ValueError for maps of less than 11 pixels a side, which are too
+    small for them.
     """
 
     def score(x, y, seen):
+        if min(x.shape) < 11:
+            raise ValueError(f"ssim needs maps of at least 11 x 11 pixels, not {x.shape}; choose spearman.")
         scaled = [(m - m[seen].min()) / np.ptp(m[seen]) * seen for m in (x, y)]
         _, field = structural_similarity(
             *scaled, data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, full=True

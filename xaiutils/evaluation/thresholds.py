@@ -30,7 +30,8 @@ def binary_map(attribution: np.ndarray, threshold: str, level: float = 0.5, area
         return top_pixels(attribution, round(area * attribution.size))
     low, high = float(attribution.min()), float(attribution.max())
     if threshold == "mean_std":
-        limit = attribution.mean() + attribution.std()
+        values = attribution.astype(np.float64)  # squares of tiny float32 are 0
+        limit = values.mean() + values.std()
     elif threshold == "otsu":
         limit = threshold_otsu(attribution) if high > low else high
     elif threshold == "fixed":

@@ -49,8 +49,9 @@ def effective_complexity(case: Case, *, level: float) -> np.ndarray:
 
 
 def fragments(case: Case, *, threshold: str, level: float, area: float) -> np.ndarray:
-    """The connected pieces (8 neighbours) of the pixels that count as found; NaN where none does."""
-    parts = [count_parts(binary_map(one, threshold, level, area)) for one in case.maps]
+    """The connected pieces (8 neighbours) of the pixels that count as found; NaN where none does, and
+    for a map of zeros."""
+    parts = [one.any() * count_parts(binary_map(one, threshold, level, area)) for one in case.maps]
     return np.array([n or np.nan for n in parts], np.float64)
 
 

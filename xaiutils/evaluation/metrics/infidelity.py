@@ -12,7 +12,8 @@ def infidelity(case: Case, *, n_samples: int, largest: float, fill: str, score: 
     squares of the score's unit (Yeh et al. 2019, section 2.1, square removal).
 
     b is the number that makes it least for this map, as in the authors' code: maps of different units can be compared,
-    and a map of zeros has the mean square of the falls. Squares, the same for all images, have sides from 1 to
+    and a map of zeros has the mean square of the falls. b may be negative: a map with all signs turned over scores the
+    same. Squares, the same for all images, have sides from 1 to
     ``largest`` times the shorter side of the image, every side alike likely and every place.
     """
     n, height, width = case.maps.shape

@@ -28,20 +28,18 @@ def information_auc(
 
     The curve only rises, as the paper's, and is linear between the ``fractions`` of the pixels that are shown. NaN, as
     the authors' code leaves an image out, where the whole image's score is under ``lowest``, or where the image of few
-    known pixels has as much of the score, or of the information. Images of other than 1 or 3 channels: ValueError.
+    known pixels has as much of the score, or of the information. The known pixels are the same for all images.
     """
     shown = np.array(sorted(fractions), float)
     if not len(shown) or not ((shown > 0) & (shown < 1)).all():
         raise ValueError(f"fractions={shown.tolist()}; expected numbers between 0 and 1, at least one.")
-    if case.images.shape[-1] not in (1, 3):
-        raise ValueError(f"information is measured of images of 1 or 3 channels; these have {case.images.shape[-1]}.")
+    (height, width), drawn = case.maps.shape[1:], np.random.default_rng(seed)
+    few = (drawn.permutation(height * width) < round(known * height * width)).reshape(height, width)
     whole, areas = _scores(case, case.logits(), case.targets, score), np.full(len(case.maps), np.nan)
     for i in progress(np.flatnonzero(whole >= lowest).tolist(), title="information curves"):
-        given = np.random.default_rng([seed, i]).permutation(case.maps[i].size) < round(known * case.maps[i].size)
-        given = given.reshape(case.maps[i].shape)
         pixels = np.rint(case.images[i]).astype(np.uint8)
         limits = np.quantile(case.maps[i], 1 - shown)
-        steps = np.stack([interpolated(pixels, given | (case.maps[i] >= q)) for q in [np.inf, *limits]])
+        steps = np.stack([interpolated(pixels, few | (case.maps[i] >= q)) for q in [np.inf, *limits]])
         found = logits(case.network, steps.astype(np.float32), case.batch_size)
         found = _scores(case, found, np.repeat(case.targets[i], len(steps)), score)
         held = np.array([information(step) for step in [*steps, pixels]], float)
@@ -79,7 +77,9 @@ def interpolated(image: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 
 def information(image: np.ndarray) -> int:
-    """Bytes of a uint8 image as lossless WebP."""
+    """Bytes of a uint8 image as lossless WebP; of other than 1 or 3 channels, of one file for each channel."""
+    if image.shape[-1] not in (1, 3):
+        return sum(information(image[..., k : k + 1]) for k in range(image.shape[-1]))
     buffer = io.BytesIO()
     Image.fromarray(as_rgb(image)).save(buffer, format="webp", lossless=True, quality=100)
     return buffer.tell()

@@ -3,6 +3,7 @@
 These metrics explain anew, so they need to know the method.
 """
 
+import zlib
 from typing import Any
 
 import numpy as np
@@ -53,11 +54,11 @@ def max_sensitivity(case: Case, *, n_samples: int, noise: float, seed: int) -> n
 
 
 def random_logit(case: Case, *, similarity: str, seed: int) -> np.ndarray:
-    """Similarity of the map with that of another class, drawn at random for each image; 1: the map does not depend on
-    what it explains (Sixt et al. 2020, section 4). NaN where a map is constant."""
-    classes = case.logits().shape[1]
-    others = np.random.default_rng(seed).integers(1, classes, len(case.maps))
-    other = case.explain(case.images, (case.targets + others) % classes)
+    """Similarity of the map with that of another class, drawn at random for each image, by its pixels and the seed; 1:
+    the map does not depend on what it explains (Sixt et al. 2020, section 4). NaN where a map is constant."""
+    classes, pixels = case.logits().shape[1], [zlib.crc32(image.tobytes()) for image in case.images]
+    steps = [np.random.default_rng([seed, of_image]).integers(1, classes) for of_image in pixels]
+    other = case.explain(case.images, (case.targets + np.array(steps)) % classes)
     return SIMILARITIES[similarity](case.maps, other)
 
 

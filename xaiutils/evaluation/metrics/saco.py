@@ -14,9 +14,12 @@ def saco(case: Case, *, n_groups: int, fill: str, score: str) -> np.ndarray:
     the larger sum matters less; over the sum of all differences; in [-1, 1] (Wu et al. 2024, algorithm 1).
 
     Groups hold equally many pixels, in the map's order (ties by position). A group matters by how far the score falls
-    when it alone is replaced. 0 is expected of an uninformed map, NaN of a constant one.
+    when it alone is replaced. 0 is expected of an uninformed map, NaN of a constant one, and where all groups matter
+    alike, as to a model that does not look. ValueError for more groups than pixels.
     """
     n, height, width = case.maps.shape
+    if n_groups > height * width:
+        raise ValueError(f"n_groups={n_groups} of {height * width} pixels; give at most as many groups as pixels.")
     group = pixel_ranks(case.maps).astype(np.int64) * n_groups // (height * width)
     members, groups = np.divmod(np.arange(n * n_groups), n_groups)
 
@@ -29,7 +32,7 @@ def saco(case: Case, *, n_groups: int, fill: str, score: str) -> np.ndarray:
     weights = sums[:, first] - sums[:, second]
     counted = np.where(drops[:, first] >= drops[:, second], weights, -weights).sum(axis=1)
     total = np.abs(weights).sum(axis=1)
-    varies = np.ptp(case.maps, axis=(1, 2)) > 0
+    varies = (np.ptp(case.maps, axis=(1, 2)) > 0) & (np.ptp(drops, axis=1) > 0)
     return np.divide(counted, total, out=np.full(n, np.nan), where=varies & (total > 0))
 
 

@@ -15,7 +15,7 @@ def histogram_entropy(maps: np.ndarray, n_bins: int = 100) -> np.ndarray:
     """Entropy, in nats, of the histogram of each map's values between its smallest and largest; ``(n,)``; 0 for a
     constant map."""
     found = []
-    for one in maps:
+    for one in np.asarray(maps, np.float64):  # float32 has too few numbers for the bins of a nearly constant map
         share = np.histogram(one, n_bins)[0] / one.size
         share = share[share > 0]
         found.append(float(-(share * np.log(share)).sum()))
@@ -35,7 +35,11 @@ def complexity_rise(
     Returns:
         A row for each method and image: method, image_id, trained, random (entropies, in nats) and value: above 0 the
         map lost order with the weights; 0 or less, it did not. NaN where the trained model's map is constant.
+
+    Raises ValueError where a method of ``maps`` is not in ``random``, or there is none.
     """
+    if not maps or not set(maps) <= set(random):
+        raise ValueError(f"maps of {list(maps)}, and of {list(random)} with random weights; expected the same methods.")
     tables = []
     for method, of_trained in maps.items():
         before, after = histogram_entropy(of_trained, n_bins), histogram_entropy(random[method], n_bins)

@@ -17,6 +17,7 @@ import pandas as pd
 from xaiutils import __version__
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
+from xaiutils.evaluation.answers import returns_score
 from xaiutils.evaluation.studies.trainings import (
     Build,
     Splits,
@@ -27,8 +28,9 @@ from xaiutils.evaluation.studies.trainings import (
     scores_on,
 )
 from xaiutils.evaluation.thresholds import pixel_ranks
-from xaiutils.graph.network import Network
+from xaiutils.graph.network import ModelError
 from xaiutils.graph.passes import batches, logits
+from xaiutils.graph.predict import prepare
 from xaiutils.images import check_maps
 from xaiutils.training import Recipe, train
 from xaiutils.training.recipes import change_recipe
@@ -39,6 +41,8 @@ FRACTIONS = (0.1, 0.3, 0.5, 0.7, 0.9)
 def with_holes(ds: ImageDataset, beta: float, copies: int = 1, seed: int = 0) -> ImageDataset:
     """``copies`` of each image in which each pixel shows ``fill_colour`` with a probability that is drawn for the copy,
     uniform in [0, ``beta``]."""
+    if not 0 <= beta <= 1 or copies < 1:
+        raise ValueError(f"beta={beta}, copies={copies}; expected a number from 0 to 1, and at least one copy.")
     rng, fill = np.random.default_rng(seed), fill_colour(ds)
     chosen = np.tile(np.arange(len(ds)), copies)
     changed = replace(ds.select(chosen), ids=[f"{ds.ids[i]} {k}" for k, i in enumerate(chosen)])
@@ -140,11 +144,17 @@ def f_fidelity(
     Returns:
         A row for each method, fraction and image: plus (1 where the image is answered with its target, less the part of
         draws without named pixels that are) and minus (that of draws without pixels of the rest).
+
+    Raises ValueError for values out of range, ModelError for a judge that returns a score.
     """
     check_fractions(fractions)
-    network, (n, height, width) = Network.of(judge), ds.pixels.shape[:3]
-    classes = np.broadcast_to(np.asarray(targets, int), n)
-    images, colour = ds.images, np.asarray(fill, np.float32)
+    if not maps or n_samples < 1 or not (0 < alpha <= 1 and 0 < beta <= 1):
+        given = f"{len(maps)} methods, n_samples={n_samples}, alpha={alpha}, beta={beta}"
+        raise ValueError(f"{given}; expected at least one method and one sample, alpha and beta above 0, at most 1.")
+    if returns_score(judge):
+        raise ModelError("F-Fidelity counts lost answers, and a model that returns a score has none to lose.")
+    network, images, classes = prepare(judge, ds.images, targets, batch_size)
+    (n, height, width), colour = images.shape[:3], np.asarray(fill, np.float32)
     samples, members = np.divmod(np.arange(n * n_samples), n)
 
     def kept_without(those: np.ndarray, chance: float) -> np.ndarray:

@@ -32,10 +32,13 @@ def graded_maps(ds: ImageDataset, seed: int = 0) -> dict[str, np.ndarray]:
     `EVIDENCE` is the mask. `KIN`: its mean over a grid of 7 x 7, itself moved 8 pixels across (round the edge), and
     under a Gaussian of a 24th of the height. `NOISE`: with Gaussian noise added. `IMPOSTORS`: moved 32 pixels; the mask
     of the image whose mask has least in common with it; uniform noise, also under a Gaussian of a 12th of the height;
-    Sobel's edges; brightness. ``seed``: of the noise.
+    Sobel's edges; brightness. ``seed``: of the noise. ValueError for an empty mask, a single image, or images of less
+    than 48 pixels across, in which moved maps come back round the edge.
     """
     if ds.masks is None or not ds.masks.any(axis=(1, 2)).all():
         raise ValueError("maps of known quality need images that all have a mask that is not empty.")
+    if len(ds) < 2 or ds.masks.shape[2] < 48:
+        raise ValueError(f"{len(ds)} images, {ds.masks.shape[2]} pixels across; expected at least 2, of 48 or more.")
     evidence, height = ds.masks.astype(np.float32), ds.masks.shape[1]
     rng, controls = np.random.default_rng(seed), control_maps(ds, seed)
     flat = evidence.reshape(len(ds), -1)
@@ -74,7 +77,7 @@ def measure(
             run it are right not to prefer the evidence. Its labels are explained.
         ds: images with masks, best those that it answers rightly.
         metrics: None: all but those that explain changed images, which judge methods and no maps.
-        maps: None: `graded_maps`.
+        maps: None: `graded_maps`; others hold `EVIDENCE` too.
         parameters: of metrics, by name. A metric's ``seed`` is ``seed``.
 
     Returns:
@@ -83,6 +86,8 @@ def measure(
     """
     names = [n for n, m in METRICS.items() if m.needs != "method"] if metrics is None else list(metrics)
     maps = graded_maps(ds, seed) if maps is None else maps
+    if EVIDENCE not in maps or not names:
+        raise ValueError(f"metrics={names}, maps of {list(maps)}; expected a metric, and {EVIDENCE!r} among the maps.")
     predict(model, ds.images, batch_size)
     start = time.process_time()
     predict(model, ds.images, batch_size)
@@ -107,9 +112,10 @@ def card(table: pd.DataFrame) -> pd.DataFrame:
     Returns:
         metric; a column for each map but the evidence, the AUC with which the metric tells the evidence from it on the
         same image (the part of images on which the evidence scores better, ties half: 1 always, 0.5 no difference, 0
-        never; images without a value left out); worst (the least of the impostors') and impostor (which); monotony (the
-        mean over images of Spearman's correlation of the value with how little noise was added, 1 for a metric that
-        follows all steps); spread (standard deviation of worst over seeds, NaN for one); passes (median over maps).
+        never; images without a value left out); worst (the least of the impostors') and impostor (which, "" for none);
+        monotony (the mean over images of Spearman's correlation of the value with how little noise was added, 1 for a
+        metric that follows all steps); spread (standard deviation of worst over seeds, NaN for one); passes (median
+        over maps).
     """
     rows = []
     for metric, of_metric in table.groupby("metric", sort=False):
@@ -118,6 +124,7 @@ def card(table: pd.DataFrame) -> pd.DataFrame:
             _aucs(part, sign) for _, part in (of_metric.groupby("seed") if "seed" in of_metric else [(0, of_metric)])
         ]
         aucs = pd.DataFrame(by_seed).mean()
+        of_impostors = aucs.reindex(IMPOSTORS)
         worsts = [one.reindex(IMPOSTORS).min() for one in by_seed]
         steps = of_metric[of_metric["map"].isin(NOISE)].pivot_table(
             values="value", index="image_id", columns="map", dropna=False
@@ -129,8 +136,8 @@ def card(table: pd.DataFrame) -> pd.DataFrame:
             {
                 "metric": metric,
                 **aucs,
-                "worst": aucs.reindex(IMPOSTORS).min(),
-                "impostor": aucs.reindex(IMPOSTORS).idxmin(),
+                "worst": of_impostors.min(),
+                "impostor": of_impostors.idxmin() if of_impostors.notna().any() else "",
                 "monotony": float(np.mean(follows)) if follows else np.nan,
                 "spread": float(np.std(worsts, ddof=1)) if len(worsts) > 1 else np.nan,
                 "passes": float(of_metric.groupby("map")["passes"].first().median()),

@@ -14,6 +14,7 @@ from xaiutils.evaluation.answers import answers
 from xaiutils.evaluation.evaluate import check_classes
 from xaiutils.evaluation.map_similarity import SIMILARITIES
 from xaiutils.progress import progress
+from xaiutils.registry import check_choice
 from xaiutils.statistics.bootstrap import percentile_interval, replicates
 from xaiutils.transforms import TRANSFORMS
 
@@ -45,17 +46,24 @@ def prediction_saliency(
 
     Returns:
         A row for each method, change and image: method, change, image_id, answer (absolute change of the probability of
-        the class that is explained, the one predicted for the whole image) and map (1 - similarity; NaN where a map is
-        constant).
+        the class that is explained, the one predicted for the whole image, or of a score) and map (1 - similarity; NaN
+        where a map is constant).
+
+    Raises ValueError for an unknown similarity, no methods, no changes, or a change that moves pixels.
     """
     check_classes(model, ds)
-    methods, rows = list(methods), np.arange(len(ds))
+    check_choice("similarity", similarity, SIMILARITIES)
+    methods, changes, rows = list(methods), list(changes), np.arange(len(ds))
+    moving = [name for name, _ in changes if TRANSFORMS[name].geometric]
+    if not methods or not changes or moving:
+        given = f"methods={methods}, changes={[name for name, _ in changes]}"
+        raise ValueError(f"{given}; expected at least one of each, and changes that move no pixels ({moving} do).")
     given = own_readings(methods, parameters)
 
     before = answers(model, ds.images, batch_size)
     classes = before.argmax(axis=1)
     maps, tables = explain_all(model, ds.images, classes, methods, batch_size, given), []
-    for name, values in progress(list(changes), title="changes"):
+    for name, values in progress(changes, title="changes"):
         how = {"model": model, "targets": classes, "batch_size": batch_size, "seed": seed}
         changed = TRANSFORMS[name].apply(ds.images, **how, **values)
         moved = np.abs(answers(model, changed, batch_size) - before)[rows, classes]
@@ -71,10 +79,14 @@ def correlations(table: pd.DataFrame, n_resamples: int = 1000, confidence: float
     """The prediction-saliency correlation of each method: Pearson's, over all pairs of an image and its changed copy.
 
     Returns method, value, low, high (a percentile bootstrap of images, each with all its copies) and n (pairs; those
-    with a constant map are left out).
+    with a constant map are left out; a method without any has NaN).
     """
     rows = []
-    for method, found in table.dropna(subset="map").groupby("method", sort=False):
+    for method, pairs in table.groupby("method", sort=False):
+        found = pairs.dropna(subset="map")
+        if found.empty:
+            rows.append({"method": method, "value": np.nan, "low": np.nan, "high": np.nan, "n": 0})
+            continue
         x, y = found["answer"].to_numpy(float), found["map"].to_numpy(float)
         units = np.unique(found["image_id"], return_inverse=True)[1]
         drawn = [_weighted(x, y, w) for w in replicates(units, n_resamples, seed)]

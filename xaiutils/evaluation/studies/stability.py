@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from xaiutils.evaluation.map_similarity import SIMILARITIES
+from xaiutils.registry import check_choice
 
 
 def pair_distances(
@@ -24,8 +25,9 @@ def pair_distances(
         A row for each pair and image: first, second, image (its number), agree (both are right), distance (NaN where a
         map is constant).
 
-    Raises ValueError for fewer than two models, or other models in ``right``.
+    Raises ValueError for fewer than two models, other models in ``right``, or an unknown similarity.
     """
+    check_choice("similarity", similarity, SIMILARITIES)
     if len(maps) < 2 or set(maps) != set(right):
         raise ValueError(f"maps of {list(maps)} and answers of {list(right)}; expected the same models, at least two.")
     tables = []
@@ -39,7 +41,8 @@ def pair_distances(
 
 
 def mege(distances: pd.DataFrame) -> float:
-    """Mean generalisability: 1 / (1 + mean distance where both models are right), in (0, 1]; 1: the same maps."""
+    """Mean generalisability: 1 / (1 + mean distance where both models are right), in (0, 1]; 1: the same maps; NaN
+    without such pairs."""
     return float(1 / (1 + distances.loc[distances["agree"], "distance"].mean()))
 
 
