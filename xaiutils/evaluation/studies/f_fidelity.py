@@ -149,8 +149,8 @@ def f_fidelity(
     """
     check_fractions(fractions)
     if not maps or n_samples < 1 or not (0 < alpha <= 1 and 0 < beta <= 1):
-        given = f"{len(maps)} methods, n_samples={n_samples}, alpha={alpha}, beta={beta}"
-        raise ValueError(f"{given}; expected at least one method and one sample, alpha and beta above 0, at most 1.")
+        asked = f"{len(maps)} methods, n_samples={n_samples}, alpha={alpha}, beta={beta}"
+        raise ValueError(f"{asked}; expected at least one method and one sample, alpha and beta above 0, at most 1.")
     if returns_score(judge):
         raise ModelError("F-Fidelity counts lost answers, and a model that returns a score has none to lose.")
     network, images, classes = prepare(judge, ds.images, targets, batch_size)

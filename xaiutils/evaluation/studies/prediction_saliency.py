@@ -56,8 +56,8 @@ def prediction_saliency(
     methods, changes, rows = list(methods), list(changes), np.arange(len(ds))
     moving = [name for name, _ in changes if TRANSFORMS[name].geometric]
     if not methods or not changes or moving:
-        given = f"methods={methods}, changes={[name for name, _ in changes]}"
-        raise ValueError(f"{given}; expected at least one of each, and changes that move no pixels ({moving} do).")
+        asked = f"methods={methods}, changes={[name for name, _ in changes]}"
+        raise ValueError(f"{asked}; expected at least one of each, and changes that move no pixels ({moving} do).")
     given = own_readings(methods, parameters)
 
     before = answers(model, ds.images, batch_size)
