@@ -124,6 +124,8 @@ def test_cells_that_the_score_does_not_read_have_none(linear, images, method, op
     try:
         model.set_weights([blind.reshape(-1, 2), kept[1]])
         found = corners(xai.explain(model, images[:2], 1, method, cells=2, **options))
+        model.set_weights([0 * v for v in kept])
+        assert not xai.explain(model, images[:2], 1, method, cells=2, **options).any()
     finally:
         model.set_weights(kept)
     assert (found[:, :, 1].max(axis=1) < 0.1 * found[:, :, 0].max(axis=1)).all()

@@ -102,7 +102,7 @@ def hsic(
     for i, scores in enumerate(found):
         away = np.abs(scores[:, None] - scores)
         width = np.median(away[np.triu_indices(n_masks, 1)]) or 1.0
-        L = np.exp(-((away / width) ** 2) / 2)
+        L = np.expm1(-((away / width) ** 2) / 2)  # less 1, which H takes away: exactly 0 where all scores agree
         index[i] = 2 * np.einsum("jd,jk,kd->d", centred, L, centred, optimize=True) / n_masks**2
     return enlarge(index.reshape(-1, cells, cells), *images.shape[1:3])
 
