@@ -302,7 +302,7 @@ def test_heat_maps_print_their_numbers():
     assert [t.get_color() for t in axes.get_yticklabels()] == ["black", "black", "0.5"]
     assert [t.get_text() for t in axes.get_xticklabels()] == [
         "IoU\n(higher is better)",
-        "Deletion AUC\n(lower is better)",
+        "Deletion AUC\n(lower is better; does not separate)",
     ]
     holed = drawn(plots.rank_heatmap(ranks.mask(ranks == 3))).axes[0]
     assert len(holed.texts) == 4

@@ -54,8 +54,8 @@ def test_built_models_end_as_they_are_asked_to(outputs):
     model = xai.build_model("vit_mini16", 3, 32, outputs=outputs)
     assert model.output_shape == ((None, 3) if outputs == "sigmoid" else (None, 1))
     assert [layer.name for layer in model.layers][-1] == small(outputs).layers[-1].name
-    with pytest.raises(ValueError, match="outputs='ordinal'"):
-        xai.build_model("vit_mini16", 3, 32, outputs="ordinal")
+    with pytest.raises(ValueError, match="outputs='ranks'"):
+        xai.build_model("vit_mini16", 3, 32, outputs="ranks")
 
 
 def test_one_unit_is_the_softmax_of_two():

@@ -51,7 +51,6 @@ SMALLER = {
         "axiom_channels": 16,
         "n_passes": 3,
     },
-    "07_retraining_checks": {"fractions": [0.9], "n_seeds": 1},
 }
 LONGER = ("09_mammograms", "10_label_wise_localisation", "xrelevance")  # the last has the nine tables of its document
 READ_IN_TEN_MINUTES = [p for p in [*PATHS, *STUDIES] if p.stem not in LONGER]

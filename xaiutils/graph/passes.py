@@ -102,7 +102,7 @@ def input_gradients(network: Network) -> Callable[[np.ndarray, np.ndarray], np.n
             return input_gradient(network, images, targets)
 
         compiled = tiered(network, gradients, [network.image_spec, TARGETS])
-        return lambda images, targets: compiled(tf.constant(images), targets).numpy()
+        return lambda images, targets: compiled(tf.constant(images, network.image_spec.dtype), targets).numpy()
 
     return network.compiled("input gradients", build)
 
