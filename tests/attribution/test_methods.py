@@ -77,13 +77,15 @@ def test_contract(models, images, shape, method):
         assert maps.min() >= 0
     scale = np.abs(maps).max()
     assert scale > 0
-    # Guided IG moves the pixels of the smallest gradients first: where two are equal but for rounding, it may turn.
-    near = (0.3 if method == "guided_ig" else 2e-4) * scale
     alone = quick(model, images[3:4], method, targets=int(xai.predict(model, images)[3].argmax()))
-    np.testing.assert_allclose(alone[0], maps[3], atol=near, err_msg="depends on its batch mates")
-    for batch_size in (1, 3, 32):
-        again = quick(model, images, method, batch_size=batch_size)
-        np.testing.assert_allclose(again, maps, atol=near, err_msg=f"batch_size={batch_size}")
+    others = {b: quick(model, images, method, batch_size=b) for b in (1, 3, 32)}
+    if method == "guided_ig":  # where the next smallest gradients are equal but for rounding, other pixels go first
+        for again in (np.concatenate([maps[:3], alone, maps[4:]]), *others.values()):
+            assert np.linalg.norm(again - maps) <= 0.1 * np.linalg.norm(maps)
+        return
+    np.testing.assert_allclose(alone[0], maps[3], atol=2e-4 * scale, err_msg="depends on its batch mates")
+    for batch_size, again in others.items():
+        np.testing.assert_allclose(again, maps, atol=2e-4 * scale, err_msg=f"batch_size={batch_size}")
 
 
 @pytest.mark.parametrize("method", [n for n, m in xai.METHODS.items() if any(p.name == "seed" for p in m.parameters)])

@@ -156,13 +156,13 @@ def f_fidelity(
     network, images, classes = prepare(judge, ds.images, targets, batch_size)
     (n, height, width), colour = images.shape[:3], np.asarray(fill, np.float32)
     samples, members = np.divmod(np.arange(n * n_samples), n)
+    draws = np.stack([np.random.default_rng([seed, k]).random((height, width)) for k in range(n_samples)])
 
     def kept_without(those: np.ndarray, chance: float) -> np.ndarray:
         """The part of draws in which each image is still answered with its target, ``(n,)``."""
         kept = np.zeros(n)
         for batch in batches(n * n_samples, batch_size, "F-Fidelity"):
-            draws = [np.random.default_rng([seed, k]).random((height, width)) < chance for k in samples[batch]]
-            gone = np.stack(draws) & those[members[batch]]
+            gone = (draws[samples[batch]] < chance) & those[members[batch]]
             found = logits(network, np.where(gone[..., None], colour, images[members[batch]]), batch_size)
             np.add.at(kept, members[batch], found.argmax(axis=1) == classes[members[batch]])
         return kept / n_samples
