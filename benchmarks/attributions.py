@@ -2,7 +2,6 @@
 
     python benchmarks/attributions.py                       every cell that has not been run yet, then attributions.md
     python benchmarks/attributions.py --cells busi_*        cells by key
-    python benchmarks/attributions.py --cheap               without the methods of `EXPENSIVE`; another run adds them
     python benchmarks/attributions.py --table               attributions.md alone
 
 A cell is a data set and a model: a frozen backbone with a linear head, trained as notebook 02 does. Test images with
@@ -45,7 +44,7 @@ from xaiutils.graph.predict import cam_grid
 
 HERE = Path(__file__).resolve().parent
 RUNS = Path(os.environ.get("XAI_RUNS") or HERE.parent / "runs") / "attributions"
-FOLDERS = {name: name for name in ("busi", "cbis_ddsm", "oxford_pets", "mnist")}
+FOLDERS = {"busi": "busi", "cbis_ddsm": "cbis_ddsm", "oxford_pets": "oxford_pets"}
 DINOV2 = "dinov2_vits14_saliency_fp16.npz"
 EVIDENCE = {"busi": "the drawn lesion", "cbis_ddsm": "the box of the lesion", "oxford_pets": "the animal"}
 LOCATED = ("pointing_game", "iou", "relevance_mass", "relevance_rank", "roc_auc")
@@ -55,21 +54,11 @@ _NAMES = {"magnitude": "magnitude", "positive": "positive part"}
 READINGS = tuple(_NAMES)
 SCORES = "scores_by_reading"  # folder of a cell; another name whenever older scores must not be mixed with new ones
 GATE, GATE_TABLES = "evidence_use", ("groups", "merit", "images")  # folder of a cell, and its files
-# Cheap settings of the methods that repeat, which the pages state; the others have their defaults.
-PARAMETERS: dict[str, dict[str, int]] = {
+# Cheap settings of the methods that repeat; the others have their defaults.
+PARAMETERS = {
     "smoothgrad": {"n_samples": 10},
     "smoothgrad_squared": {"n_samples": 10},
     "integrated_gradients": {"n_steps": 20},
-    "guided_ig": {"n_steps": 20},
-    "blur_ig": {"n_steps": 20},
-    "idgi": {"n_steps": 20},
-    "smooth_grad_cam_plus_plus": {"n_samples": 10},
-    "integrated_grad_cam": {"n_steps": 10},
-    "ss_cam": {"max_channels": 32, "n_samples": 5},
-    "is_cam": {"max_channels": 32, "n_steps": 5},
-    "shapley": {"n_segments": 16, "n_samples": 10},
-    "sobol": {"cells": 7, "n_samples": 8},
-    "hsic": {"cells": 7, "n_masks": 300},
 }
 NOTES = """
 `centre` is a Gaussian at the image's centre: on BUSI and on pets whoever points there does well, for that is where the
@@ -84,9 +73,6 @@ _BOTH = (
     "smoothgrad",
     "smoothgrad_squared",
     "integrated_gradients",
-    "guided_ig",
-    "blur_ig",
-    "idgi",
     "deep_lift",
     "full_grad",
     "lrp",
@@ -96,26 +82,17 @@ _BOTH = (
     "xgrad_cam",
     "hirescam",
     "layer_cam",
-    "shapley_cam",
-    "finer_cam",
-    "refine_cam",
-    "eigen_cam",
-    "eigengrad_cam",
-    "smooth_grad_cam_plus_plus",
-    "integrated_grad_cam",
 )
-EXPENSIVE = ("shapley", "sobol", "hsic", "ss_cam", "is_cam")  # hundreds of forwards an image
 METHODS = {
-    "cnn": (*_BOTH, "ablation_cam", "relevance_cam", "xrelevance_cam", "guided_grad_cam", *EXPENSIVE),
-    "vit": (*_BOTH, "raw_attention", "attention_rollout", "transformer_attribution", "legrad", *EXPENSIVE),
+    "cnn": (*_BOTH, "ablation_cam", "relevance_cam", "xrelevance_cam", "guided_grad_cam"),
+    "vit": (*_BOTH, "raw_attention", "attention_rollout", "transformer_attribution", "legrad"),
 }
 ON_RANDOM_WEIGHTS = ("vanilla_gradients", "gradients_x_inputs", "grad_cam")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A data set and a model. ``most``: test images at most, as evenly of all classes as they can be. ``limit``: images
-    of each split at most."""
+    """A data set and a model. ``most``: test images at most, as evenly of all classes as they can be."""
 
     dataset: str
     model: str
@@ -123,15 +100,13 @@ class Cell:
     image_size: int
     most: int
     patch_size: int  # of occlusion: an eighth of the image or so
-    limit: int | None = None
 
     @property
     def key(self) -> str:
         return f"{self.dataset}_{self.model}"
 
     def load(self, split: str, data_dir: Path) -> ImageDataset:
-        folder = data_dir / FOLDERS[self.dataset]
-        return xai.load_dataset(self.dataset, split, self.image_size, self.limit, data_dir=folder)
+        return xai.load_dataset(self.dataset, split, self.image_size, data_dir=data_dir / FOLDERS[self.dataset])
 
     def trained(self, data_dir: Path) -> keras.Model:
         """The model; trained at the first call."""
@@ -159,7 +134,7 @@ CELLS = [
 ]
 
 
-def run(cell: Cell, data_dir: Path, n_faithful: int, without: tuple[str, ...] = ()) -> None:
+def run(cell: Cell, data_dir: Path, n_faithful: int) -> None:
     """Score every method and control of a cell that has not been scored yet, each into a file of its own."""
     folder = RUNS / cell.key / SCORES
     model, ds = cell.trained(data_dir), cell.images(data_dir)
@@ -180,7 +155,7 @@ def run(cell: Cell, data_dir: Path, n_faithful: int, without: tuple[str, ...] = 
     _write(level, folder / "chance.parquet")
     family = xai.MODELS[cell.model].family
     explain = partial(xai.explain, model, ds.images, targets)
-    for method in (m for m in METHODS[family] if m not in without):
+    for method in METHODS[family]:
         parameters = {"occlusion": {"patch_size": cell.patch_size}}.get(method, PARAMETERS.get(method, {}))
         _score(folder, method, partial(explain, method=method, **parameters), model, ds, targets, few)
     for method in ON_RANDOM_WEIGHTS:
@@ -293,13 +268,6 @@ def page_of(cell: Cell, scores: pd.DataFrame) -> str:
             f"model is right on {n_right}. Insertion and deletion: {n_faithful} images, {STEPS} steps. "
             "Means with 95 % intervals, of every map read by its magnitude (mag) and by its positive part (pos); "
             "*signed* are the methods whose maps have a sign, for all others both are the same.",
-            "Settings other than defaults: "
-            + "; ".join(
-                f"{method} {', '.join(f'{k}={v}' for k, v in chosen.items())}"
-                for method, chosen in ({"occlusion": {"patch_size": cell.patch_size}} | PARAMETERS).items()
-                if method in set(scores["method"])
-            )
-            + ".",
             as_markdown(_by_reading(scores, LOCATED)),
             as_markdown(_by_reading(scores, FAITHFUL).drop(columns="CPU s a map")),
             f"## {xai.METRICS[LOCATED[0]].title} where the model is right, and where it is wrong",
@@ -431,7 +399,6 @@ def main() -> None:
     )
     parser.add_argument("--data_dir", type=Path, default=os.environ.get("XAI_KIT"), help="default: XAI_KIT")
     parser.add_argument("--faithful", type=int, default=16, help="images for insertion and deletion")
-    parser.add_argument("--cheap", action="store_true", help="without " + ", ".join(EXPENSIVE))
     parser.add_argument("--table", action="store_true", help="only write attributions.md")
     options = parser.parse_args()
     if not options.table:
@@ -439,7 +406,7 @@ def main() -> None:
             parser.error("where are the data? Set XAI_KIT or give --data_dir")
         for cell in CELLS:
             if any(fnmatch(cell.key, pattern) for pattern in options.cells):
-                run(cell, Path(options.data_dir), options.faithful, EXPENSIVE if options.cheap else ())
+                run(cell, Path(options.data_dir), options.faithful)
                 keras.backend.clear_session()
     found = {cell.key: scores for cell in CELLS if (scores := scores_of(cell)) is not None}
     (HERE / "attributions").mkdir(exist_ok=True)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from xaiutils.attribution.libra import BALANCED, balanced_network
 from xaiutils.attribution.method import Method
 from xaiutils.backend import tf
 from xaiutils.graph.layers.activations import applied_activation, is_elementwise
@@ -46,15 +47,19 @@ _BiasRule = Callable[[Step, list[Any], Callable[[list[Any]], list[Any]]], tuple[
 _NOISE = 1e-5  # a bias this much smaller than its step's output is rounding
 
 
-def full_grad(network: Network, images: np.ndarray, targets: np.ndarray, batch_size: int, *, biases: str) -> np.ndarray:
+def full_grad(
+    network: Network, images: np.ndarray, targets: np.ndarray, batch_size: int, *, biases: str, balanced: bool
+) -> np.ndarray:
     """psi(x * dS/dx) + sum over steps with a grid of psi(b * dS/dy), summed over channels, enlarged bilinearly.
 
     psi takes the absolute value, then min-max to [0, 1] over all positions and channels of a step for each image, as
     the authors do. Steps without a grid (Dense layers after the pooling) count for completeness only; of tokens, the
     patch tokens are drawn. ``biases`` is "all", or "explicit" for the biases that layers hold (convolutions, Dense,
     batch norm): the same for a ReLU network whose input is not rescaled inside. A layer with a fused activation is one
-    step.
+    step. ``balanced`` takes the gradients of `xaiutils.attribution.libra`, under which attention, products and gated
+    activations have no bias of their own.
     """
+    network = balanced_network(network) if balanced else network
 
     def build():
         rules = _bias_rules(network, biases)
@@ -162,10 +167,14 @@ def _bias_rule(network: Network, step: Step, biases: str) -> _BiasRule:
     if is_homogeneous(network, step) or (biases == "explicit" and kind not in (LINEAR, BATCH_NORM)):
         return _without_bias
     function = applied_activation(network, step)
-    if kind == LINEAR and (function is None or is_elementwise(function, network.shapes[step.outputs[0]][1:])):
-        return _with_layer_bias if function is None else functools.partial(_with_fused_bias, function)
+    if kind == LINEAR and function is None:
+        return _with_layer_bias
     if kind in (BATCH_NORM, AFFINE, SELECT):
         return _with_constant
+    if network.has_own_rule:  # J is the derivative of what the rule makes of the step
+        return _with_implicit_biases
+    if kind == LINEAR and function is not None and is_elementwise(function, network.shapes[step.outputs[0]][1:]):
+        return functools.partial(_with_fused_bias, function)
     if kind in (PRODUCT, MATMUL):
         return _of_product
     if kind == LAYER_NORM and norm_of(network, step).epsilon is not None:
@@ -335,5 +344,6 @@ FULL_GRAD = Method(
             "those of every operation, or only the ones that layers hold",
             choices=("all", "explicit"),
         ),
+        BALANCED,
     ),
 )

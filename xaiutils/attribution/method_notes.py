@@ -8,7 +8,8 @@ from xaiutils.attribution.method import Method
 # What to watch for, beyond what the docstring says.
 PITFALLS = {
     "vanilla_gradients": "Says where the score is sensitive, not what made it: a strong gradient on a dark background "
-    "is no evidence. Shattered and noisy in deep ReLU networks.",
+    "is no evidence. Shattered and noisy in deep ReLU networks. `balanced=True` is no sensitivity: it "
+    "is meant for products with the input.",
     "gradients_x_inputs": "Depends on what the value 0 means: black pixels never get attribution, which hides dark "
     "lesions.",
     "smoothgrad": "The noise is a fraction of each image's range; libraries that take an absolute sigma give another "

@@ -81,6 +81,7 @@ class FlatGraph:
             function
         )  # whoever keeps the graph must not keep the model alive
         self._cache: dict[Any, Any] = {}
+        self._own_rule: Rule | None = None  # by which every step is computed
         self._is_retraced = False  # whether a graph in it was found by calling a model with a call of its own
         self._ancestors: tuple[int, frozenset[Step]] | None = None
         self.input_key = self._new_key(function.inputs[0].shape)
@@ -256,6 +257,17 @@ class FlatGraph:
 
     def compute(self, step: Step, inputs: Sequence[Any]) -> list[Any]:
         """The outputs of a step by itself; of the last one, the logits."""
+        if self._own_rule is not None:
+            return self._own_rule(step, list(inputs), functools.partial(self._as_layer, step))
+        return self._as_layer(step, inputs)
+
+    @property
+    def has_own_rule(self) -> bool:
+        """Whether steps are computed by a rule, not as their layers do: going back, a step is then what the rule makes
+        of it."""
+        return self._own_rule is not None
+
+    def _as_layer(self, step: Step, inputs: Sequence[Any]) -> list[Any]:
         if self._without_activation is not None and self.is_head(step):
             return [self._without_activation(inputs[0])]
         return step.call(step.operation, dict(zip(step.reads, inputs, strict=True)))

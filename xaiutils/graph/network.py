@@ -89,6 +89,12 @@ class Network(FlatGraph):
         twin.activation, twin.n_classes = "score", 1
         return twin
 
+    def with_rule(self, rule: Rule) -> "Network":
+        """The same network, of which ``rule`` computes every step, whatever pass runs."""
+        twin = copy.copy(self)
+        twin._cache, twin._own_rule = {}, rule
+        return twin
+
     def _check_logits(self, model: keras.Model) -> None:
         """One look at real numbers: what was found must give what the model gives. The shapes are from then on those
         of the tensors that it made, for a layer may declare others: at rest keras.layers.RandomCrop crops nothing.

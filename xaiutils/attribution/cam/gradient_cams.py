@@ -1,10 +1,15 @@
 """Class activation maps whose weights come from an activation A and its gradient g = dS/dA, S the target's logit.
 
 See `weighted_sum` for what they share. With the channels of A pooled by their mean into one linear layer, CAM, Grad-CAM
-without its ReLU, HiResCAM and XGrad-CAM are the same map up to the factor rows * columns.
+without its ReLU, HiResCAM and XGrad-CAM are the same map up to the factor rows * columns. ``balanced`` takes the
+gradient of `xaiutils.attribution.libra` in place of g.
 """
 
+from collections.abc import Callable
+
 from xaiutils.attribution.cam.weighted_sum import cam_of_weights, relu_option
+from xaiutils.attribution.libra import BALANCED, gradients_by_balance
+from xaiutils.attribution.method import Method
 from xaiutils.backend import tf
 from xaiutils.registry import Parameter
 
@@ -56,23 +61,34 @@ def layer_cam_weights(A: tf.Tensor, g: tf.Tensor) -> tf.Tensor:
     return tf.nn.relu(g)
 
 
-GRAD_CAM = cam_of_weights(
+def _balanceable(
+    name: str,
+    title: str,
+    weights: Callable[..., tf.Tensor],
+    paper: str,
+    options: tuple[Parameter, ...] = (),
+    signed: bool = False,
+) -> Method:
+    return cam_of_weights(name, title, weights, paper, (*options, BALANCED), signed, signals_by=gradients_by_balance)
+
+
+GRAD_CAM = _balanceable(
     "grad_cam", "Grad-CAM", grad_cam_weights, "Selvaraju et al. 2017, arXiv:1610.02391", (relu_option(True),)
 )
-GRAD_CAM_PLUS_PLUS = cam_of_weights(
+GRAD_CAM_PLUS_PLUS = _balanceable(
     "grad_cam_plus_plus",
     "Grad-CAM++",
     grad_cam_plus_plus_weights,
     "Chattopadhay, Sarkar, Howlader & Balasubramanian 2018, arXiv:1710.11063",
 )
-XGRAD_CAM = cam_of_weights(
+XGRAD_CAM = _balanceable(
     "xgrad_cam",
     "XGrad-CAM",
     xgrad_cam_weights,
     "Fu, Hu, Dong, Guo, Gao & Li 2020, arXiv:2008.02312",
     (Parameter("epsilon", float, 1e-6, "added to each channel's sum, with its sign", 0.0, 1.0), relu_option(True)),
 )
-HIRESCAM = cam_of_weights(
+HIRESCAM = _balanceable(
     "hirescam",
     "HiResCAM",
     hirescam_weights,
@@ -80,7 +96,7 @@ HIRESCAM = cam_of_weights(
     (relu_option(False),),
     signed=True,
 )
-LAYER_CAM = cam_of_weights(
+LAYER_CAM = _balanceable(
     "layer_cam",
     "LayerCAM",
     layer_cam_weights,

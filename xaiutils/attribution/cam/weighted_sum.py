@@ -95,7 +95,7 @@ def combination(method: Method, parameters: Mapping[str, Any]) -> Combine:
     weights = method.weights
     if weights is None:
         raise TypeError(f"{method.name} is not declared by weights of an activation and its signal.")
-    options = {name: value for name, value in parameters.items() if name not in ("layer", "relu", "gates")}
+    options = {name: value for name, value in parameters.items() if name not in ("layer", "relu", "gates", "balanced")}
     relu = parameters.get("relu", not method.signed)
     return lambda A, signal: weighted_sum(A, weights(A, signal, **options), relu)
 

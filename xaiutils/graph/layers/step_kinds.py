@@ -170,11 +170,12 @@ def is_gate(graph: FlatGraph, known: dict[Step, str], step: Step, number: int) -
     sizes = [int(np.prod([n or 1 for n in shape[1:]])) for shape in shapes]
     if min(sizes) < max(sizes):
         return sizes[number] < max(sizes)
-    bounded = [_is_bounded(graph, known, producer) for producer in graph.producers(step)]
+    bounded = [is_bounded(graph, known, producer) for producer in graph.producers(step)]
     return bounded[number] and not all(bounded)
 
 
-def _is_bounded(graph: FlatGraph, known: dict[Step, str], step: Step | None) -> bool:
+def is_bounded(graph: FlatGraph, known: dict[Step, str], step: Step | None) -> bool:
+    """Whether a step's values come out of a softmax, a sigmoid, or whatever else has bounds on both sides."""
     while step is not None and known[step] == SELECT and len(graph.producers(step)) == 1:
         (step,) = graph.producers(step)
     if step is None or known[step] not in (LINEAR, ACTIVATION, SOFTMAX):
