@@ -6,6 +6,7 @@ import pytest
 from small_models import classifier, discs
 
 import xaiutils as xai
+from xaiutils.attribution.xrai import rank_regions
 from xaiutils.backend import keras
 from xaiutils.datasets import load_dataset
 from xaiutils.evaluation import control_maps
@@ -70,7 +71,8 @@ def test_the_evidence_itself_is_best_by_all_three_metrics():
     assert means.loc["roc_auc", "oracle_full"] == 1
     assert means.loc["best_dice", "oracle_full"] > 0.95  # percentages do not fit each mask's area
     curves = poster.fidelity_curves(model, ds, maps, n_steps=10)
-    areas = {m: 1 - np.trapezoid(c["accuracy"], c["replaced"]) for m, c in curves.groupby("method")}
+    accuracy = curves.groupby(["method", "replaced"])["value"].mean().unstack()
+    areas = {m: 1 - np.trapezoid(c, c.index) for m, c in accuracy.iterrows()}
     for name, area in areas.items():
         assert means.loc["fidelity_area", name] == pytest.approx(area)
     with pytest.raises(ValueError, match="right on 0.0% of 5 images; ranking its maps needs 97%"):
@@ -124,3 +126,33 @@ def test_claims_are_judged_by_what_was_planted():
     assert found["SG2 on regions is best of all", "roc_auc"] == "undecided"  # among the first, beside SG2 by pixel
     contrast = poster.contrasts(table).set_index(["metric", "contrast"]).loc["roc_auc", "SG2 - plain"]
     assert contrast["low"] < 0.2 < contrast["high"]
+    ranked = poster.friedman_table(table).set_index("metric").loc["roc_auc"]
+    assert ranked["p"] < 1e-6
+    assert ranked["first"] in [f"{base} SG2 pixel" for base in ("BP", "IGB", "IGBW", "EG")]
+    assert 4 <= ranked["tied"] < 30
+
+
+def test_controls_are_ranked_by_pixel_and_by_region_and_contrasted_alike():
+    ds = discs(1, 0, (32, 32), 6)
+    found = poster.poster_controls(ds)
+    assert set(found) == {*poster.CONTROL_NAMES, poster.MASK}
+    np.testing.assert_array_equal(found[poster.MASK], ds.masks)
+    expected = rank_regions(ds.images, found["edges plain pixel"])
+    np.testing.assert_array_equal(found["edges plain region"], expected)
+    gains = {name: np.full(20, 0.2 if name.endswith("region") else 0.1) for name in poster.CONTROL_NAMES}
+    table = pd.concat([table_of(gains).assign(metric=m) for m in poster.METRICS], ignore_index=True)
+    rows = poster.contrasts(table, names=poster.CONTROL_NAMES)
+    assert rows["contrast"].tolist() == ["region - pixel"] * 3  # the others have no maps here
+    np.testing.assert_allclose(rows["difference"], 0.1)
+    parts = poster.with_parts(table)
+    assert parts.loc[0, ["base", "smoothing", "kind"]].tolist() == ["random", "plain", "pixel"]
+
+
+def test_scores_know_patients_and_the_probability():
+    ds, model = discs(4, 0, (16, 16), 4), classifier(units=2)
+    maps = {"random plain pixel": np.random.default_rng(0).random((4, 16, 16), np.float32)}
+    hard, soft = (poster.scores(model, ds, maps, score=score) for score in ("accuracy", "probability"))
+    assert hard["patient_id"].tolist() == ds.patients * 3
+    same = hard["metric"] != "fidelity_area"
+    pd.testing.assert_frame_equal(hard[same], soft[same])
+    assert (hard["value"] != soft["value"])[~same].all()

@@ -2,6 +2,7 @@
 
 import functools
 import warnings
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -80,9 +81,14 @@ def xrai(
     return rank_regions(images, maps, algorithm)
 
 
-def rank_regions(images: np.ndarray, maps: np.ndarray, algorithm: str = "full") -> np.ndarray:
+def rank_regions(
+    images: np.ndarray,
+    maps: np.ndarray,
+    algorithm: str = "full",
+    segments: Sequence[list[np.ndarray]] | None = None,
+) -> np.ndarray:
     """XRAI's maps, float32 ``(n, height, width)``, from maps that are there, of the same shape; ``algorithm`` as of
-    `xrai`, images ``(n, height, width, C)``."""
+    `xrai`, images ``(n, height, width, C)``. ``segments``: each image's `regions`, where they are known."""
     from saliency.core import XRAI, XRAIParameters
 
     found = np.empty(images.shape[:3], np.float32)
@@ -90,7 +96,7 @@ def rank_regions(images: np.ndarray, maps: np.ndarray, algorithm: str = "full") 
         found[i] = XRAI().GetMask(
             images[i],
             None,
-            segments=regions(images[i]),
+            segments=regions(images[i]) if segments is None else segments[i],
             base_attribution=np.broadcast_to(maps[i, ..., None], images[i].shape),
             extra_parameters=XRAIParameters(algorithm=algorithm),
         )

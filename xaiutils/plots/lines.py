@@ -17,9 +17,10 @@ def summary_lines(
     panel: str,
     labels: Mapping[str, str] = MappingProxyType({}),
     expected: str = "",
+    logarithmic: bool = True,
 ) -> Figure:
-    """A panel for each value of the column ``panel``, a line for each of ``by``: mean along ``x`` (on a scale of
-    logarithms), and a band from low to high, which `xaiutils.evaluation.summarise` makes.
+    """A panel for each value of the column ``panel``, a line for each of ``by``: mean along ``x`` (``logarithmic``: on
+    a scale of logarithms), and a band from low to high, which `xaiutils.evaluation.summarise` makes.
 
     ``labels``: what to call columns and their values; "mean": the y axis. ``expected``: a column that is dotted beside
     them.
@@ -34,12 +35,13 @@ def summary_lines(
             axes.fill_between(own[x].astype(float), own["low"], own["high"], color=style["color"], alpha=0.15, lw=0)
             if expected:
                 axes.plot(own[x], own[expected], color=style["color"], linestyle=":", linewidth=1)
-        axes.set(xscale="log", xlabel=title_of(x, labels))
+        axes.set(xscale="log" if logarithmic else "linear", xlabel=title_of(x, labels))
         axes.set_title(title_of(str(name), labels), fontsize=9)
-        ticks = sorted(set(table[x]))
-        ticks = [a for a, b in zip(ticks, [*ticks[1:], np.inf], strict=True) if b >= 1.2 * a]  # else texts overlap
-        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=8)
-        axes.minorticks_off()
+        if logarithmic:
+            ticks = sorted(set(table[x]))
+            ticks = [a for a, b in zip(ticks, [*ticks[1:], np.inf], strict=True) if b >= 1.2 * a]  # else texts overlap
+            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=8)
+            axes.minorticks_off()
         axes.tick_params(labelsize=8)
         tidy(axes)
     figure.supylabel(labels.get("mean", ""), fontsize=9)

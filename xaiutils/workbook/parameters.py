@@ -142,6 +142,13 @@ _DECLARED = (
     Parameter("fractions", list, [0.1, 0.5, 0.9], "fractions of the pixels that are removed, or kept"),
     Parameter("n_seeds", int, 2, "models trained for each method and fraction", 1, 1000),
     Parameter("n_readers", int, 6, "simulated readers of the study of readers", 2, 1000),
+    Parameter(
+        "effort",
+        dict,
+        {"n_samples": 8, "noise": 0.15, "n_steps": 16, "n_draws": 16},
+        "of the study of the CT poster: noisy copies, their noise, steps of an integral, draws of expected gradients",
+    ),
+    Parameter("least_accuracy", float, 0.97, "of that study: below it on test images no map is ranked", 0.0, 1.0),
     Parameter("fit_epochs", int, 100, "epochs to fit permuted labels", 1, 100_000),
 )
 PARAMETERS = {p.name: p for p in _DECLARED}
@@ -174,6 +181,11 @@ OWN_DEFAULTS: dict[str, dict[str, Any]] = {
         **{"image_size": 64, "n_train": 300, "n_val": 60, "n_test": 160, "n_images": 40, "n_passes": 5},
         **{"n_axioms": 8, "axiom_channels": 8, "recipe": "xrelevance_study_small"},
         "models": ["skresnext_mini", "resnext_mini", "resnet_mini"],
+    },
+    "ct_poster": {
+        "dataset": "ct_phantom",
+        **{"image_size": 96, "n_train": 300, "n_val": 60, "n_sanity": 12, "faithfulness_steps": 10},
+        **{"models": ["efficientnet_lite0"], "recipe": "modern"},
     },
     "concepts": {
         "data_options": {"task": "shortcut", "difficulty": "easy"},

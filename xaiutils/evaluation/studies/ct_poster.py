@@ -4,7 +4,7 @@ Five bases, plain, smoothed (SG) and smoothed squares (SG2), each by pixel and b
 is the magnitude of the mean over noisy copies, SG2 is a mean of squares, and a region is ranked by its mean magnitude.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,19 +13,21 @@ import pandas as pd
 
 from xaiutils.attribution import METHODS, explain
 from xaiutils.attribution.smoothgrad import mean_and_square
-from xaiutils.attribution.xrai import rank_regions
+from xaiutils.attribution.xrai import rank_regions, regions
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
 from xaiutils.evaluation.evaluate import evaluate_all
 from xaiutils.evaluation.metrics.insertion_deletion import perturbation_curve
 from xaiutils.evaluation.metrics.metric import Case
 from xaiutils.evaluation.ranking import Ranking, paired_tests, rank
-from xaiutils.evaluation.score_tables import UNDECIDED, ScoreTable, by_image
+from xaiutils.evaluation.score_tables import ORACLES, UNDECIDED, ScoreTable, by_image
+from xaiutils.evaluation.studies.controls import control_maps
 from xaiutils.graph.precision import computing_in
 from xaiutils.graph.predict import predict, prepared
 from xaiutils.progress import progress
 from xaiutils.registry import check_parameters
 from xaiutils.statistics.multiple_comparisons import holm
+from xaiutils.statistics.summaries import UNIT
 
 BASES = {
     "BP": "vanilla_gradients",
@@ -36,6 +38,9 @@ BASES = {
 }
 SMOOTHINGS, KINDS = ("plain", "SG", "SG2"), ("pixel", "region")
 NAMES = tuple(f"{base} {how} {kind}" for kind in KINDS for base in BASES for how in SMOOTHINGS)
+CONTROLS = ("random", "centre", "edges", "laplace", "intensity")  # of `control_maps`
+CONTROL_NAMES = tuple(f"{name} plain {kind}" for kind in KINDS for name in CONTROLS)
+MASK = "mask plain pixel"  # the evidence itself
 METRICS = ("roc_auc", "best_dice", "fidelity_area")
 HOLDS, CONTRADICTED = "holds", "contradicted"
 _Pick = Callable[[str, str, str], bool]  # of base, smoothing and kind
@@ -105,36 +110,71 @@ def poster_maps(
         with computing_in(smooth.own_precision):
             both = mean_and_square(cases.network, cases.images, cases.targets, cases.batch_size, **chosen)
         found |= {f"{base} {how} pixel": np.abs(m) for how, m in zip(SMOOTHINGS, (plain, *both), strict=True)}
-    of_regions = {name: rank_regions(cases.images, maps) for name, maps in found.items()}
-    return found | {name.replace("pixel", "region"): maps for name, maps in of_regions.items()}
+    return found | by_region(cases.images, found)
 
 
-def scores(model: keras.Model, ds: ImageDataset, maps: dict[str, np.ndarray], n_steps: int = 10) -> ScoreTable:
+def by_region(images: np.ndarray, maps: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """XRAI's ranking of regions by each map of ``maps``, whose names end in "pixel": float32 ``(n, height, width)`` by
+    the names with "region" instead. An image ``(n, height, width, C)`` is segmented once for all its maps."""
+    found = {name.removesuffix("pixel") + "region": np.empty(m.shape, np.float32) for name, m in maps.items()}
+    for i in progress(range(len(images)), title="regions"):
+        segments = [regions(images[i])]
+        for ranked, pixels in zip(found.values(), maps.values(), strict=True):
+            ranked[i : i + 1] = rank_regions(images[i : i + 1], pixels[i : i + 1], segments=segments)
+    return found
+
+
+def poster_controls(ds: ImageDataset, seed: int = 0) -> dict[str, np.ndarray]:
+    """Maps that know no model, by pixel and by region (`CONTROL_NAMES`), and the evidence itself (`MASK`)."""
+    found = control_maps(ds, seed)
+    pixels = {f"{name} plain pixel": found[name] for name in CONTROLS}
+    mask = {MASK: found[ORACLES[1]]} if ORACLES[1] in found else {}
+    return pixels | by_region(ds.images, pixels) | mask
+
+
+def scores(
+    model: keras.Model, ds: ImageDataset, maps: Mapping[str, np.ndarray], n_steps: int = 10, score: str = "accuracy"
+) -> ScoreTable:
     """The three metrics of each map, as `evaluate_all` has them: the area under the ROC curve, the best Dice of
-    percentages kept, and the area over the curve of the accuracy (`METRICS`)."""
-    how = {"fidelity_area": {"n_steps": n_steps}}
-    return evaluate_all(model, ds, maps, METRICS, ds.labels, parameters=how, reading="magnitude")
+    percentages kept, and the area over the curve of the accuracy, or of the probability by ``score`` (`METRICS`); and
+    the patients where ``ds`` knows them."""
+    how = {"fidelity_area": {"n_steps": n_steps, "score": score}}
+    table = evaluate_all(model, ds, maps, METRICS, ds.labels, parameters=how, reading="magnitude")
+    if ds.patients is not None:
+        table[UNIT] = table["image_id"].map(dict(zip(ds.ids, ds.patients, strict=True)))
+    return table
+
+
+def with_parts(table: pd.DataFrame) -> pd.DataFrame:
+    """``table`` with what the names of its maps say: the columns base, smoothing and kind after the others."""
+    parts = table["method"].str.split(" ", expand=True).set_axis(["base", "smoothing", "kind"], axis=1)
+    return pd.concat([table, parts], axis=1)
 
 
 def fidelity_curves(
-    model: keras.Model, ds: ImageDataset, maps: dict[str, np.ndarray], n_steps: int = 10, fill: str = "mean"
+    model: keras.Model, ds: ImageDataset, maps: Mapping[str, np.ndarray], n_steps: int = 10, fill: str = "mean"
 ) -> pd.DataFrame:
-    """Accuracy on ``ds`` where the top ``replaced`` of the pixels show ``fill``: columns method, replaced, accuracy."""
+    """Whether the class of each image is still the answer where the top ``replaced`` of the pixels show ``fill``:
+    columns image_id, method, replaced, value (1 or 0, the mean over images is the accuracy)."""
     cases = prepared(model, ds.images, ds.labels, 32)
     rows = []
-    for name, found in maps.items():
+    for name, found in progress(maps.items(), title="curves"):
         case = Case(found, model=model, images=cases.images, targets=cases.targets)
         at, margins = perturbation_curve(case, n_steps=n_steps, fill=fill, insert=False, score="margin")
-        rows.append(pd.DataFrame({"method": name, "replaced": at, "accuracy": (margins > 0).mean(axis=0)}))
-    return pd.concat(rows, ignore_index=True)
+        right = {"image_id": np.repeat(ds.ids, len(at)), "value": (margins > 0).astype(float).ravel()}
+        rows.append(pd.DataFrame({**right, "method": name, "replaced": np.tile(at, len(ds))}))
+    return pd.concat(rows, ignore_index=True)[["image_id", "method", "replaced", "value"]]
 
 
-def contrasts(table: pd.DataFrame, n_resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
+def contrasts(
+    table: pd.DataFrame, n_resamples: int = 2000, seed: int = 0, names: Sequence[str] = NAMES
+) -> pd.DataFrame:
     """`CONTRASTS` of each metric, paired by image (patients drawn where known): the mean of one group of maps less that
-    of the other. Columns metric, contrast, difference, low, high, effect, p, n."""
+    of the other. Of other ``names`` than the poster's, those contrasts that have maps on both sides. Columns metric,
+    contrast, difference, low, high, effect, p, n."""
     rows = []
     for metric in METRICS:
-        wide, units = by_image(table[table["method"].isin(NAMES)], metric)
+        wide, units = by_image(table[table["method"].isin(names)], metric)
         groups = [
             tuple(wide[[n for n in wide if pick(*n.split())]].mean(axis=1) for pick in both)
             for both in CONTRASTS.values()
@@ -143,6 +183,21 @@ def contrasts(table: pd.DataFrame, n_resamples: int = 2000, seed: int = 0) -> pd
         rows.append(paired_tests(pairs, units, n_resamples, seed).assign(metric=metric))
     found = pd.concat(rows, ignore_index=True).rename(columns={"a": "contrast"})
     return found[["metric", "contrast", "difference", "low", "high", "effect", "p", "n"]]
+
+
+def friedman_table(table: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
+    """Do the thirty maps differ at all? A row for each metric: metric, n, p of Friedman's test, critical (Nemenyi's
+    difference of mean ranks), first (the first in rank), tied (how many maps it is not told from, itself included)."""
+    found = [rank(table[table["method"].isin(NAMES)], metric, alpha) for metric in METRICS]
+    rows = [(r.metric, r.n, r.p, r.critical, r.ranks.index[0], len(first_in_rank(r))) for r in found]
+    return pd.DataFrame(rows, columns=["metric", "n", "p", "critical", "first", "tied"])
+
+
+def first_in_rank(ranking: Ranking) -> list[str]:
+    """The maps that Nemenyi's test does not tell from the first in rank; all, where Friedman's finds no difference."""
+    if ranking.p >= ranking.alpha:
+        return list(ranking.ranks.index)
+    return list(ranking.ranks.index[ranking.ranks <= ranking.ranks.iloc[0] + ranking.critical])
 
 
 def verdicts(table: pd.DataFrame, alpha: float = 0.05, seed: int = 0) -> pd.DataFrame:
@@ -175,6 +230,5 @@ def best_is_smoothed_region(ranking: Ranking) -> str:
     them is: "contradicted"; else, and where Friedman's test finds no difference, "undecided"."""
     if ranking.p >= ranking.alpha:
         return UNDECIDED
-    first = ranking.ranks[ranking.ranks <= ranking.ranks.iloc[0] + ranking.critical]
-    among = [name.endswith("SG2 region") for name in first.index]
+    among = [name.endswith("SG2 region") for name in first_in_rank(ranking)]
     return HOLDS if all(among) else UNDECIDED if any(among) else CONTRADICTED
