@@ -2,6 +2,7 @@
 
     python benchmarks/attributions.py                       every cell that has not been run yet, then attributions.md
     python benchmarks/attributions.py --cells busi_*        cells by key
+    python benchmarks/attributions.py --cheap               without the methods of `EXPENSIVE`; another run adds them
     python benchmarks/attributions.py --table               attributions.md alone
 
 A cell is a data set and a model: a frozen backbone with a linear head, trained as notebook 02 does. Test images with
@@ -54,11 +55,21 @@ _NAMES = {"magnitude": "magnitude", "positive": "positive part"}
 READINGS = tuple(_NAMES)
 SCORES = "scores_by_reading"  # folder of a cell; another name whenever older scores must not be mixed with new ones
 GATE, GATE_TABLES = "evidence_use", ("groups", "merit", "images")  # folder of a cell, and its files
-# Cheap settings of the methods that repeat; the others have their defaults.
-PARAMETERS = {
+# Cheap settings of the methods that repeat, which the pages state; the others have their defaults.
+PARAMETERS: dict[str, dict[str, int]] = {
     "smoothgrad": {"n_samples": 10},
     "smoothgrad_squared": {"n_samples": 10},
     "integrated_gradients": {"n_steps": 20},
+    "guided_ig": {"n_steps": 20},
+    "blur_ig": {"n_steps": 20},
+    "idgi": {"n_steps": 20},
+    "smooth_grad_cam_plus_plus": {"n_samples": 10},
+    "integrated_grad_cam": {"n_steps": 10},
+    "ss_cam": {"max_channels": 32, "n_samples": 5},
+    "is_cam": {"max_channels": 32, "n_steps": 5},
+    "shapley": {"n_segments": 16, "n_samples": 10},
+    "sobol": {"cells": 7, "n_samples": 8},
+    "hsic": {"cells": 7, "n_masks": 300},
 }
 NOTES = """
 `centre` is a Gaussian at the image's centre: on BUSI and on pets whoever points there does well, for that is where the
@@ -73,6 +84,9 @@ _BOTH = (
     "smoothgrad",
     "smoothgrad_squared",
     "integrated_gradients",
+    "guided_ig",
+    "blur_ig",
+    "idgi",
     "deep_lift",
     "full_grad",
     "lrp",
@@ -82,10 +96,18 @@ _BOTH = (
     "xgrad_cam",
     "hirescam",
     "layer_cam",
+    "shapley_cam",
+    "finer_cam",
+    "refine_cam",
+    "eigen_cam",
+    "eigengrad_cam",
+    "smooth_grad_cam_plus_plus",
+    "integrated_grad_cam",
 )
+EXPENSIVE = ("shapley", "sobol", "hsic", "ss_cam", "is_cam")  # hundreds of forwards an image
 METHODS = {
-    "cnn": (*_BOTH, "ablation_cam", "relevance_cam", "xrelevance_cam", "guided_grad_cam"),
-    "vit": (*_BOTH, "raw_attention", "attention_rollout", "transformer_attribution", "legrad"),
+    "cnn": (*_BOTH, "ablation_cam", "relevance_cam", "xrelevance_cam", "guided_grad_cam", *EXPENSIVE),
+    "vit": (*_BOTH, "raw_attention", "attention_rollout", "transformer_attribution", "legrad", *EXPENSIVE),
 }
 ON_RANDOM_WEIGHTS = ("vanilla_gradients", "gradients_x_inputs", "grad_cam")
 
@@ -134,7 +156,7 @@ CELLS = [
 ]
 
 
-def run(cell: Cell, data_dir: Path, n_faithful: int) -> None:
+def run(cell: Cell, data_dir: Path, n_faithful: int, without: tuple[str, ...] = ()) -> None:
     """Score every method and control of a cell that has not been scored yet, each into a file of its own."""
     folder = RUNS / cell.key / SCORES
     model, ds = cell.trained(data_dir), cell.images(data_dir)
@@ -155,7 +177,7 @@ def run(cell: Cell, data_dir: Path, n_faithful: int) -> None:
     _write(level, folder / "chance.parquet")
     family = xai.MODELS[cell.model].family
     explain = partial(xai.explain, model, ds.images, targets)
-    for method in METHODS[family]:
+    for method in (m for m in METHODS[family] if m not in without):
         parameters = {"occlusion": {"patch_size": cell.patch_size}}.get(method, PARAMETERS.get(method, {}))
         _score(folder, method, partial(explain, method=method, **parameters), model, ds, targets, few)
     for method in ON_RANDOM_WEIGHTS:
@@ -268,6 +290,13 @@ def page_of(cell: Cell, scores: pd.DataFrame) -> str:
             f"model is right on {n_right}. Insertion and deletion: {n_faithful} images, {STEPS} steps. "
             "Means with 95 % intervals, of every map read by its magnitude (mag) and by its positive part (pos); "
             "*signed* are the methods whose maps have a sign, for all others both are the same.",
+            "Settings other than defaults: "
+            + "; ".join(
+                f"{method} {', '.join(f'{k}={v}' for k, v in chosen.items())}"
+                for method, chosen in ({"occlusion": {"patch_size": cell.patch_size}} | PARAMETERS).items()
+                if method in set(scores["method"])
+            )
+            + ".",
             as_markdown(_by_reading(scores, LOCATED)),
             as_markdown(_by_reading(scores, FAITHFUL).drop(columns="CPU s a map")),
             f"## {xai.METRICS[LOCATED[0]].title} where the model is right, and where it is wrong",
@@ -399,6 +428,7 @@ def main() -> None:
     )
     parser.add_argument("--data_dir", type=Path, default=os.environ.get("XAI_KIT"), help="default: XAI_KIT")
     parser.add_argument("--faithful", type=int, default=16, help="images for insertion and deletion")
+    parser.add_argument("--cheap", action="store_true", help="without " + ", ".join(EXPENSIVE))
     parser.add_argument("--table", action="store_true", help="only write attributions.md")
     options = parser.parse_args()
     if not options.table:
@@ -406,7 +436,7 @@ def main() -> None:
             parser.error("where are the data? Set XAI_KIT or give --data_dir")
         for cell in CELLS:
             if any(fnmatch(cell.key, pattern) for pattern in options.cells):
-                run(cell, Path(options.data_dir), options.faithful)
+                run(cell, Path(options.data_dir), options.faithful, EXPENSIVE if options.cheap else ())
                 keras.backend.clear_session()
     found = {cell.key: scores for cell in CELLS if (scores := scores_of(cell)) is not None}
     (HERE / "attributions").mkdir(exist_ok=True)

@@ -118,7 +118,7 @@ def samples(reader: str) -> list[tuple[str, bytes]]:
         {
             "picture": make.pictures, "mask": make.masks, "dicom": make.dicoms, "coco": make.coco, "table": make.tables,
             "excel": make.sheets, "inbreast": make.contours, "mnist": make.idx, "npz": make.npz,
-            "torch": make.checkpoints, "matrix": make.matrices, "marker": make.markers,
+            "torch": make.checkpoints, "safetensors": make.safetensors, "matrix": make.matrices, "marker": make.markers,
         }[reader]()
     )  # fmt: skip
 
@@ -136,6 +136,7 @@ READERS = (
     "torch",
     "matrix",
     "marker",
+    "safetensors",
 )
 
 
@@ -203,6 +204,12 @@ def _torch(path: Path) -> None:
     assert all(np.asarray(a).nbytes < 2**30 for a in read_torch_checkpoint(path).values())
 
 
+def _safetensors(path: Path) -> None:
+    from xaiutils.models.torch_checkpoint import read_safetensors
+
+    assert all(a.dtype.kind in "fiub" and a.nbytes < 2**30 for a in read_safetensors(path).values())
+
+
 def _matrix(path: Path) -> None:
     from xaiutils.batch.matrix import read_matrix
 
@@ -222,7 +229,7 @@ def _marker(path: Path) -> None:
 _READ = {
     "picture": _picture, "mask": _mask, "dicom": _picture, "coco": _listed("coco"), "table": _listed("table"),
     "excel": _excel, "inbreast": _inbreast, "mnist": _mnist, "npz": _npz, "torch": _torch, "matrix": _matrix,
-    "marker": _marker,
+    "marker": _marker, "safetensors": _safetensors,
 }  # fmt: skip
 
 

@@ -217,6 +217,20 @@ def checkpoints() -> Iterator[tuple[str, bytes]]:
     yield "a.pth", out.getvalue()
 
 
+def safetensors() -> Iterator[tuple[str, bytes]]:
+    """Tensors of three types, the file written by hand."""
+    body = np.arange(6, dtype="<f4").tobytes() + np.arange(4, dtype="<f2").tobytes() + b"\0\0\x80\x3f"
+    header = {
+        "__metadata__": {"format": "pt"},
+        "w": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]},
+        "b": {"dtype": "F16", "shape": [4], "data_offsets": [24, 32]},
+        "scale": {"dtype": "BF16", "shape": [2, 1], "data_offsets": [32, 36]},
+    }
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    yield "a.safetensors", struct.pack("<Q", len(text)) + text + body
+
+
 def matrices() -> Iterator[tuple[str, bytes]]:
     """A matrix of runs, and a recipe."""
     yield (

@@ -1,6 +1,7 @@
 """Reads state dicts: PyTorch's checkpoints, without PyTorch and without running code from the file, and safetensors.
 
-A checkpoint is a zip file with the pickled state dict and one member for each storage, or, before PyTorch 1.6, five
+A checkpoint is a zip file with the pickled state dict (or a dict that holds it as "model" or "state_dict", and nothing
+else) and one member for each storage, or, before PyTorch 1.6, five
 pickles (magic number, protocol version, system facts, the state dict, the storage keys) followed by the raw storages,
 each led by its element count as int64. The unpickler resolves four harmless names and refuses every other, so a
 tampered file cannot load an object of its own. No size is believed: an array is a view of the mapped file, or of a
@@ -18,10 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
 
+import ml_dtypes
 import numpy as np
-from safetensors.numpy import load_file
+from safetensors import safe_open
 
-from xaiutils.file_limits import check_regular, check_zip, naming
+from xaiutils.file_limits import FileError, check_regular, check_zip, naming
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
@@ -30,9 +32,12 @@ _UNUSED = frozenset({"DUP", "POP", "POP_MARK", "MEMOIZE", "EMPTY_SET", "FROZENSE
 _STORAGES = {
     "FloatStorage": np.float32,
     "HalfStorage": np.float16,
+    "BFloat16Storage": ml_dtypes.bfloat16,
     "DoubleStorage": np.float64,
     "LongStorage": np.int64,
 }
+_SAFETENSORS = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL")
+_HOLDERS = ("model", "state_dict")  # what training scripts call the state dict in a dict of their own
 
 
 @dataclass
@@ -90,15 +95,31 @@ class _RestrictedUnpickler(pickle.Unpickler):
 
 
 def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
-    """The tensors of a ``.safetensors`` file, or of a PyTorch checkpoint, as NumPy arrays by name.
+    """The tensors of a ``.safetensors`` file, or of a PyTorch checkpoint, as NumPy arrays by name; bfloat16, which
+    NumPy has not, as float32.
 
     Raises FileError: the file is damaged, or holds anything but tensors.
     """
-    if Path(path).suffix != ".safetensors":
-        return read_torch_checkpoint(path)
+    return read_safetensors(path) if Path(path).suffix == ".safetensors" else read_torch_checkpoint(path)
+
+
+def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
+    """The tensors of a ``.safetensors`` file as NumPy arrays by name, bfloat16 as float32.
+
+    Raises FileError: the file is damaged (its library compares the header's length, types, shapes and offsets with the
+    file, which they must cover without a gap or an overlap), or holds quantised or complex numbers.
+    """
     check_regular(path)
-    with naming(path, "it is not a readable safetensors file"):
-        return load_file(path)
+    with naming(path, "it is not a readable safetensors file"), safe_open(path, "np") as file:
+        types = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118, it is no dict
+        for name, kind in types.items():
+            if kind not in _SAFETENSORS:
+                raise FileError(path, f"its tensor {name[:80]!r} is of type {kind}; save it as F32, F16 or BF16")
+        return {name: _known(file.get_tensor(name)) for name in types}
+
+
+def _known(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float32) if array.dtype == ml_dtypes.bfloat16 else array
 
 
 def read_torch_checkpoint(path: str | Path) -> dict[str, np.ndarray]:
@@ -133,10 +154,13 @@ def _read_zip(path: str | Path) -> dict[str, np.ndarray]:
             if member is None or member.file_size != storage.size * storage.dtype.itemsize:
                 raise ValueError(f"its storage {key[:40]!r} does not match its tensors")
             storage.data = np.frombuffer(packed.read(member), storage.dtype)
-    return {name: tensor.numpy() for name, tensor in state.items()}
+    return {name: _known(tensor.numpy()) for name, tensor in state.items()}
 
 
 def _tensors(state: Any) -> dict[str, _Tensor]:
+    if isinstance(state, dict) and len(state) == 1 and isinstance(next(iter(state.values())), dict):
+        held = next(iter(state))
+        state = state[held] if held in _HOLDERS else state
     if not isinstance(state, dict) or not all(isinstance(t, _Tensor) for t in state.values()):
         raise ValueError("it holds something other than a dict of tensors")
     if not all(isinstance(name, str) for name in state):
@@ -164,7 +188,7 @@ def _read(file: mmap.mmap, raw: np.ndarray) -> dict[str, np.ndarray]:
         storage.data, storage.read = raw[start:position].view(storage.dtype), True
     if not all(storage.read for storage in storages.values()):
         raise ValueError("it has tensors without data")
-    return {name: tensor.numpy() for name, tensor in state.items()}
+    return {name: _known(tensor.numpy()) for name, tensor in state.items()}
 
 
 def _load(file: mmap.mmap | io.BytesIO, storages: dict[str, _Storage]) -> Any:
