@@ -45,7 +45,7 @@ from xaiutils.graph.predict import cam_grid
 
 HERE = Path(__file__).resolve().parent
 RUNS = Path(os.environ.get("XAI_RUNS") or HERE.parent / "runs") / "attributions"
-FOLDERS = {"busi": "busi", "cbis_ddsm": "cbis_ddsm", "oxford_pets": "oxford_pets"}
+FOLDERS = {name: name for name in ("busi", "cbis_ddsm", "oxford_pets", "mnist")}
 DINOV2 = "dinov2_vits14_saliency_fp16.npz"
 EVIDENCE = {"busi": "the drawn lesion", "cbis_ddsm": "the box of the lesion", "oxford_pets": "the animal"}
 LOCATED = ("pointing_game", "iou", "relevance_mass", "relevance_rank", "roc_auc")
@@ -114,7 +114,8 @@ ON_RANDOM_WEIGHTS = ("vanilla_gradients", "gradients_x_inputs", "grad_cam")
 
 @dataclass(frozen=True)
 class Cell:
-    """A data set and a model. ``most``: test images at most, as evenly of all classes as they can be."""
+    """A data set and a model. ``most``: test images at most, as evenly of all classes as they can be. ``limit``: images
+    of each split at most."""
 
     dataset: str
     model: str
@@ -122,13 +123,15 @@ class Cell:
     image_size: int
     most: int
     patch_size: int  # of occlusion: an eighth of the image or so
+    limit: int | None = None
 
     @property
     def key(self) -> str:
         return f"{self.dataset}_{self.model}"
 
     def load(self, split: str, data_dir: Path) -> ImageDataset:
-        return xai.load_dataset(self.dataset, split, self.image_size, data_dir=data_dir / FOLDERS[self.dataset])
+        folder = data_dir / FOLDERS[self.dataset]
+        return xai.load_dataset(self.dataset, split, self.image_size, self.limit, data_dir=folder)
 
     def trained(self, data_dir: Path) -> keras.Model:
         """The model; trained at the first call."""
