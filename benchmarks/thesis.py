@@ -61,7 +61,7 @@ PAIRS = 20  # of different images
 MOST = 24  # images of a cell that can be asked for
 _MNIST = Cell("mnist", "efficientnet_lite0", "imagenet", 224, MOST, 28, limit=1000)
 _OTHERS = sorted(attributions.CELLS, key=lambda c: ("oxford_pets", "busi", "cbis_ddsm").index(c.dataset))
-CELLS = [_MNIST, replace(_MNIST, model="dinov2_vits14", weights=attributions.DINOV2), *_OTHERS]
+CELLS = [_MNIST, replace(_MNIST, model="dinov2_vits14", weights=attributions.DINOV2, limit=400), *_OTHERS]
 
 
 def parameters_of(cell: Cell, method: str) -> dict:
@@ -277,7 +277,7 @@ def scores() -> pd.DataFrame:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument(
-        "--cells", nargs="*", default=["*"], help="keys or patterns: " + ", ".join(c.key for c in CELLS)
+        "--cells", nargs="*", default=["*"], help="keys or patterns, in this order: " + ", ".join(c.key for c in CELLS)
     )
     parser.add_argument("--images", type=int, default=16, help="test images of each cell")
     parser.add_argument("--dear", type=int, default=5, help="of them, for " + ", ".join(DEAR))
@@ -289,10 +289,9 @@ def main() -> None:
     if not options.page:
         if options.data_dir is None:
             parser.error("where are the data? Set XAI_KIT or give --data_dir")
-        for cell in CELLS:
-            if any(fnmatch(cell.key, pattern) for pattern in options.cells):
-                run(cell, Path(options.data_dir), options.images, options.dear)
-                keras.backend.clear_session()
+        for cell in dict.fromkeys(c for pattern in options.cells for c in CELLS if fnmatch(c.key, pattern)):
+            run(cell, Path(options.data_dir), options.images, options.dear)
+            keras.backend.clear_session()
     found = scores()
     facts = {
         c.key: json.loads((RUNS / c.key / "facts.json").read_text()) | {"pixels": c.image_size}
