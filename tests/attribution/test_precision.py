@@ -91,6 +91,8 @@ def relevance_before_contrast(model, images, method):
 def test_every_method_follows_the_precision_of_the_model(images, kind, name):
     methods = [m for m, declared in xai.METHODS.items() if kind in declared.suits]
     weights, expected = in_float32(kind, images[:1], methods)
+    if name == "mixed_bfloat16":  # what float16 shows of each method is shown here of one of each family and need
+        methods = list({(xai.METHODS[m].family, xai.METHODS[m].needs): m for m in methods}.values())
     with policy(name):
         model = MAKE[kind]()
     model.set_weights(weights)

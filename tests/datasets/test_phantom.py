@@ -262,13 +262,13 @@ def test_decoys_leave_the_evidence_alone(task):
 @pytest.mark.parametrize(("task", "size"), [("margin", 96), ("calcifications", 128)])
 def test_global_statistics_do_not_tell_the_classes_apart(task, size):
     """A classifier on the image's mean, spread and extremes stays near chance."""
-    phantoms = [phantom.generate(seed, size, task) for seed in range(1200)]
+    phantoms = [phantom.generate(seed, size, task) for seed in range(700)]
     labels = np.array([p.label for p in phantoms])
     features = np.array(
         [[p.image.mean(), p.image.std(), p.image.max(), np.percentile(p.image, 99.5)] for p in phantoms]
     )
-    model = make_pipeline(StandardScaler(), LogisticRegression()).fit(features[:800], labels[:800])
-    assert roc_auc_score(labels[800:], model.decision_function(features[800:])) <= 0.60
+    model = make_pipeline(StandardScaler(), LogisticRegression()).fit(features[:450], labels[:450])
+    assert roc_auc_score(labels[450:], model.decision_function(features[450:])) <= 0.60
     # One at a time over all images; so too the lesion's peak, which once gave the class away.
     peaks = [p.image[p.lesion].max() for p in phantoms]
     for values in (*features.T, peaks):

@@ -36,7 +36,6 @@ TINY = {
     "n_images": 4,
     "n_faithfulness": 2,
     "faithfulness_steps": 3,
-    "gallery_images": [],
     "seed": 1,
 }
 LATER = {"n_sanity": 4, "n_stages": 3, "n_axioms": 2, "axiom_channels": 8, "n_passes": 2, "class_image_steps": 10}
