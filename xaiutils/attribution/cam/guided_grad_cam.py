@@ -30,7 +30,7 @@ def guided_grad_cam(
     """
     factor = guided_backprop if fine == "guided" else deconvolution
     found = factor(network, images, targets, batch_size, **guided)
-    return GRAD_CAM.compute(network, images, targets, batch_size, layer=layer) * found
+    return GRAD_CAM.compute(network, images, targets, batch_size, layer=layer, balanced=False) * found
 
 
 def _check(network: Network) -> None:
