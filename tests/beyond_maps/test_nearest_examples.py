@@ -10,6 +10,7 @@ from xaiutils.beyond_maps.nearest_examples import (
     WEIGHTINGS,
     features_and_gradients,
     layer_of_features,
+    nearest_by_weighting,
     nearest_examples,
     shared_classes,
 )
@@ -44,7 +45,10 @@ EXAMPLES = [(100, 250, 10), (140, 50, 10), (98, 52, 100), (40, 50, 10)]  # answe
 
 def test_neighbours_by_hand(colours):
     examples = data(EXAMPLES, [0, 1, 1, 0])
-    found = {w: nearest_examples(colours, flat(QUERY), examples, k=4, weighting=w) for w in WEIGHTINGS}
+    found = nearest_by_weighting(colours, flat(QUERY), examples, WEIGHTINGS, k=4)
+    for w in WEIGHTINGS:
+        alone = nearest_examples(colours, flat(QUERY), examples, k=4, weighting=w)
+        np.testing.assert_array_equal(alone.distances, found[w].distances)
     # Among colours, the differences are (0, 200, 0), (40, 0, 0), (2, 2, 90), (60, 0, 0).
     assert found["none"].positions.tolist() == [[1, 3, 2, 0]]
     np.testing.assert_allclose(found["none"].distances, [[40, 60, np.sqrt(8108), 200]], rtol=1e-5)

@@ -11,7 +11,7 @@ the answer proves nothing, and that they share the label proves about as much as
 features stand beside it, and the same contributions with the weights of other features.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -77,33 +77,62 @@ def nearest_examples(
         ValueError: examples with several labels, fewer than ``k`` of other patients, or another weighting.
         ModelError: the layer has no features.
     """
-    check_choice("weighting", weighting, WEIGHTINGS)
+    how = (targets, k, layer, patients, batch_size, seed)
+    return nearest_by_weighting(model, images, examples, (weighting,), *how)[weighting]
+
+
+def nearest_by_weighting(
+    model: keras.Model,
+    images: np.ndarray,
+    examples: ImageDataset,
+    weightings: Sequence[str] = WEIGHTINGS,
+    targets: Targets = None,
+    k: int = 3,
+    layer: str = "",
+    patients: list[str] | None = None,
+    batch_size: int = 32,
+    seed: int = 0,
+) -> dict[str, NearestExamples]:
+    """What `nearest_examples` finds by each of several ``weightings``, which share the passes through the model."""
+    for weighting in weightings:
+        check_choice("weighting", weighting, WEIGHTINGS)
     examples.check_single_label("nearest_examples")
     check_integer("k", k, 1, len(examples), ", of the examples")
     network, images, classes = prepare(model, images, targets, batch_size)
     if patients is not None and (examples.patients is None or len(patients) != len(images)):
         raise ValueError("patients= takes one for each image, and examples whose patients are known.")
     path = layer_of_features(network, layer)
-    features, gradients = features_and_gradients(network, images, classes, path, batch_size)
+    of_images = features_and_gradients(network, images, classes, path, batch_size)
     _, shown, answers = prepare(model, examples.images, None, batch_size)
-    known, known_gradients = features_and_gradients(network, shown, answers, path, batch_size)
-    if weighting == "shuffled":
+    of_examples = features_and_gradients(network, shown, answers, path, batch_size)
+    own = np.zeros((len(images), len(examples)), bool)
+    if patients is not None:
+        own = np.asarray(patients)[:, None] == np.asarray(examples.patients)[None]
+    if (short := (~own).sum(axis=1) < k).any():
+        raise ValueError(f"fewer than k={k} examples of other patients for image {np.flatnonzero(short)[0]}.")
+    found = {}
+    for weighting in weightings:
+        squares = np.where(own, np.inf, _squares(*of_images, *of_examples, weighting, seed))
+        positions = np.argsort(squares, axis=1, kind="stable")[:, :k]
+        distances = np.sqrt(np.take_along_axis(squares, positions, axis=1)).astype(np.float32)
+        found[weighting] = NearestExamples(positions, distances, examples.labels[positions], classes)
+    return found
+
+
+def _squares(
+    features: np.ndarray, gradients: np.ndarray, known: np.ndarray, known_gradients: np.ndarray, how: str, seed: int
+) -> np.ndarray:
+    """Squared distances of images (n, d) from examples (m, d), ``(n, m)``."""
+    if how == "shuffled":
         order = np.random.default_rng(seed).permutation(features.shape[1])
         gradients, known_gradients = gradients[:, order], known_gradients[:, order]
     weights = np.ones_like(features)
-    if weighting == "query":
+    if how == "query":
         weights = np.abs(features * gradients)
         weights /= np.maximum(weights.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
-    elif weighting != "none":
+    elif how != "none":
         features, known = features * gradients, known * known_gradients
-    squares = np.stack([np.square(known - f) @ w for f, w in zip(features, weights, strict=True)])
-    if patients is not None:
-        squares[np.asarray(patients)[:, None] == np.asarray(examples.patients)[None]] = np.inf
-    if (short := np.isfinite(squares).sum(axis=1) < k).any():
-        raise ValueError(f"fewer than k={k} examples of other patients for image {np.flatnonzero(short)[0]}.")
-    positions = np.argsort(squares, axis=1, kind="stable")[:, :k]
-    distances = np.sqrt(np.take_along_axis(squares, positions, axis=1)).astype(np.float32)
-    return NearestExamples(positions, distances, examples.labels[positions], classes)
+    return np.stack([np.square(known - f) @ w for f, w in zip(features, weights, strict=True)])
 
 
 def shared_classes(
