@@ -93,7 +93,18 @@ def nearest_by_weighting(
     batch_size: int = 32,
     seed: int = 0,
 ) -> dict[str, NearestExamples]:
-    """What `nearest_examples` finds by each of several ``weightings``, which share the passes through the model."""
+    """What `nearest_examples` finds by each of several weightings, which share the passes through the model.
+
+    Args:
+        model, images, examples: as there.
+        weightings: of its ``weighting``; all by default.
+        targets: as there.
+        k: as there.
+        layer: as there.
+        patients: as there.
+        batch_size: images in one pass.
+        seed: of "shuffled".
+    """
     for weighting in weightings:
         check_choice("weighting", weighting, WEIGHTINGS)
     examples.check_single_label("nearest_examples")
