@@ -8,6 +8,7 @@ import numpy as np
 from xaiutils.backend import keras
 from zoo.checks import Subject
 from zoo.foreign import Foreign, foreign, images
+from zoo.own import own
 from zoo.shapes import shapes
 
 BOTH = ("float32", "mixed_bfloat16")
@@ -23,8 +24,9 @@ class Entry:
 
 
 def networks() -> dict[str, Entry]:
-    """Hand-built shapes first, then what others wrote, the small ones first."""
+    """Hand-built shapes first, then the package's own backbones, then what others wrote, the small ones first."""
     found = {f"shape: {name}": Entry("by hand", make) for name, make in shapes().items()}
+    found |= {name: Entry("xaiutils", make) for name, make in own().items()}
     order = sorted(foreign().items(), key=lambda item: item[1].source != "zeromodels")
     return found | {name: Entry(one.source, lambda precision, one=one: _foreign(one, precision)) for name, one in order}
 

@@ -15,7 +15,7 @@ from scipy.special import erf
 
 import xaiutils as xai
 from xaiutils.backend import keras
-from xaiutils.models import augreg, dinov2, vit
+from xaiutils.models import augreg, vit, vit_state_dict
 
 TINY = vit.ViTConfig(patch_size=8, width=24, depth=2, heads=3, mlp_ratio=2, gelu="tanh")
 TI = {"patch": 16, "width": 192, "depth": 12, "heads": 3, "hidden": 768}
@@ -173,11 +173,14 @@ def test_a_head_of_the_users_own_classes_stays(ti16):
 
 
 def test_every_variable_of_a_backbone_is_in_the_layout():
-    for name, layout, size in (("vit_ti16", augreg.layout, 32), ("dinov2_vits14", dinov2.layout, 28)):
-        model = xai.build_model(name, image_size=size)
+    timm = vit_state_dict.naming_of({})
+    for name, size in (("vit_ti16", 32), ("dinov2_vits14", 28), ("deit_ti16_distilled", 32), ("dinov3_vits16", 32)):
+        model, config = xai.build_model(name, image_size=size), vit.CONFIGS[name]
         of_head = {v.path for v in model.get_layer("logits").variables}
-        found = [path for path, _ in layout(vit.CONFIGS[name], 5).values()]
+        found = [path for paths, _ in vit_state_dict.layout(config, timm, 5).values() for path in paths if path]
         assert sorted(found) == sorted({v.path for v in model.variables} - of_head)
+        if name == "vit_ti16":
+            assert sorted(path for path, _ in augreg.layout(config, 5).values()) == sorted(found)
 
 
 @pytest.mark.parametrize(
@@ -241,7 +244,7 @@ def test_googles_interpolation_keeps_a_ramp(grid):
 @pytest.mark.parametrize("grid", [8, 16, 24, 37])
 def test_dinov2s_interpolation_keeps_a_ramp_inside(grid):
     """To a twentieth of a patch: PyTorch's cubic kernel (a = -0.75) does not keep straight lines exactly."""
-    found = dinov2.resize_positions(ramp_table(16), grid)
+    found = vit_state_dict.resize_positions(ramp_table(16), grid)
     assert (found[:, 0] == 7).all()
     centres = ((np.arange(grid) + 0.5) * 16 / grid - 0.5) / 15
     inner = (centres > 1 / 15) & (centres < 14 / 15)  # the edge is repeated, which bends the outer rows more
@@ -254,7 +257,7 @@ def test_cubic_interpolation_is_pytorchs():
     """Values of ``torch.nn.functional.interpolate(..., mode="bicubic")`` of 0, 0, 1, 0 to 6 samples, by its formula."""
     table = np.zeros((1, 17, 1), np.float32)
     table[0, 1:].reshape(4, 4)[:, 2] = 1
-    row = dinov2.resize_positions(table, 6)[0, 1:].reshape(6, 6)[0]
+    row = vit_state_dict.resize_positions(table, 6)[0, 1:].reshape(6, 6)[0]
 
     def cubic(d, a=-0.75):
         d = abs(d)
@@ -313,7 +316,7 @@ def test_a_checkpoint_that_does_not_fit_says_why(ti16, tmp_path, change, words):
 def test_a_checkpoint_of_another_size_names_its_model(ti16):
     with pytest.raises(ValueError, match="vit_s16 do not fit: .*The file is of vit_ti16"):
         xai.build_model("vit_s16", weights=ti16[1])
-    with pytest.raises(ValueError, match="dinov2_vits14 do not fit: missing: .*same DINOv2 model"):
+    with pytest.raises(ValueError, match="dinov2_vits14 do not fit: missing: .*file of the same model"):
         xai.build_model("dinov2_vits14", weights=ti16[1])
 
 
@@ -455,7 +458,7 @@ def test_dinov2_serves_other_image_sizes(dino, tmp_path):
     with np.load(path) as file:
         arrays = {name: file[name] for name in file.files}
     table = arrays["embeddings.position_embeddings_16x16"]
-    np.testing.assert_array_equal(model.get_layer("positions").positions, dinov2.resize_positions(table, 8))
+    np.testing.assert_array_equal(model.get_layer("positions").positions, vit_state_dict.resize_positions(table, 8))
     # The same weights as PyTorch keeps them: (out, in), one name for the table, the token of masked patches.
     torch = {
         (name.removesuffix(".kernel") + ".weight" if name.endswith(".kernel") else name): (

@@ -4,8 +4,9 @@ A_l are the attention probabilities of layer l, ``(n, heads, tokens, tokens)``, 
 mean over heads, I the identity. A row says from where a token takes its values; the maps are one such row, without
 the class token and the registers, laid on the grid of patches and enlarged bilinearly.
 
-Which row: the class token's where the model's head reads that token alone, otherwise the mean of the patch tokens' rows
-(a head that pools the patches).
+Which row: the class token's where the model's head reads that token alone (of a head that reads several tokens which
+are no patches, as that of a distilled DeiT does, the mean of theirs), otherwise the mean of the patch tokens' rows (a
+head that pools the patches).
 
 The layers are found in the model (`xaiutils.graph.layers.attention`); Keras' own are called with
 ``return_attention_scores=True``. Memory is about (2 layers heads tokens^2) numbers for each image of the batch.
@@ -187,15 +188,18 @@ def by_head(probabilities: Any) -> Any:
 
 
 def query_weights(network: Network, drawn: Step, last: Step, images: np.ndarray, query: str) -> np.ndarray:
-    """Weights of the rows of layer ``drawn``, float32 ``(tokens,)``: 1 at the class token, or equal at all patches."""
-    token, patches = class_token(network, drawn), network.field(drawn.path).order
-    if query == "class_token" and token is None:
+    """Weights of the rows of layer ``drawn``, float32 ``(tokens,)``: 1 at the class token, or equal at all patches (or
+    at several class tokens)."""
+    others = no_patches(network, drawn)
+    if query == "class_token" and not others.size:
         raise ModelError("query='class_token': the model has patch tokens only; use query='patches' or 'auto'.")
+    read = others[:0] if query == "patches" else class_tokens(network, last, images)
+    chosen = np.intersect1d(read, others)
+    if not chosen.size and (read.size or query == "class_token"):  # a head that pools patches, or other tokens there
+        chosen = others[:1]
+    chosen = chosen if chosen.size else network.field(drawn.path).order
     weights = np.zeros(token_count(network, drawn), np.float32)
-    if query != "patches" and token is not None and (query != "auto" or head_reads_alone(network, last, token, images)):
-        weights[token] = 1
-    else:
-        weights[patches] = 1 / len(patches)
+    weights[chosen] = 1 / len(chosen)
     return weights
 
 
@@ -204,25 +208,26 @@ def token_count(network: Network, step: Step) -> int:
     return network.shapes[step.outputs[0]][1] or 0
 
 
-def class_token(network: Network, step: Step) -> int | None:
-    """The first token that is no patch."""
-    others = np.setdiff1d(np.arange(token_count(network, step)), network.field(step.path).order)
-    return int(others[0]) if others.size else None
+def no_patches(network: Network, step: Step) -> np.ndarray:
+    """Which tokens are no patches, in order: class tokens and registers."""
+    return np.setdiff1d(np.arange(token_count(network, step)), network.field(step.path).order)
 
 
-def head_reads_alone(network: Network, last: Step, token: int, images: np.ndarray) -> bool:
-    """Whether the head reads this (class) token and no other. After the last attention layer tokens do not mix, so the
-    gradient of a score by that layer's tokens shows it; it is kept with the network once it is not all zero."""
-    known = network.compiled(("the head reads one token alone", last.path), dict)
-    if "answer" in known:
-        return known["answer"]
+def class_tokens(network: Network, last: Step, images: np.ndarray) -> np.ndarray:
+    """The tokens that the head reads, if none of them is a patch; empty otherwise. After the last attention layer
+    tokens do not mix, so the gradient of a score by that layer's tokens shows it; it is kept with the network once it
+    is not all zero."""
+    known, others = network.compiled(("tokens that the head reads", last.path), dict), no_patches(network, last)
+    if not others.size or "answer" in known:
+        return known.get("answer", others)
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         logits, (tokens,) = network.forward(tf.constant(images[:1]), [last.path], tape.watch)
         total = tf.reduce_sum(logits[:, -1])
     size = tf.reduce_max(tf.abs(tape.gradient(total, tokens)), axis=(0, 2)).numpy()
     if not size.any():  # a head of zeros, not trained yet
-        return True
-    known["answer"] = bool(size[token] > 0 and not np.delete(size, token).any())
+        return others[:1]
+    read = np.flatnonzero(size)
+    known["answer"] = read if np.isin(read, others).all() else read[:0]
     return known["answer"]
 
 

@@ -351,6 +351,7 @@ _PAIRS = AttentionParts(
     softmax=lambda s: (_softmax(*s), tf.nn.softmax(s[1])),
     scale=lambda factor, pair: _pair(lambda x: factor * x, pair),
     move=_pair,
+    turn=_pair,
 )
 
 DEEP_LIFT = Method(

@@ -274,6 +274,7 @@ _CHANGES = AttentionParts(
     softmax=_softmax_with_change,
     scale=lambda factor, pair: (factor * pair[0], factor * pair[1]),
     move=lambda function, pair: (function(pair[0]), function(pair[1])),
+    turn=lambda function, pair: (function(pair[0]), function(pair[1])),
 )
 
 

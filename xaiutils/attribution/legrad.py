@@ -24,14 +24,14 @@ def legrad(network: Network, images: np.ndarray, targets: np.ndarray, batch_size
     paper scales the map to [0, 1] at the end; here it is left as it is. The map is specific to the class.
     """
     steps = attention.chained_attention_layers(network)
-    last, ends, token = steps[-1], _block_ends(network, steps), attention.class_token(network, steps[-1])
-    averaged = pooling == "mean" and token is not None and attention.head_reads_alone(network, last, token, images)
+    last, ends = steps[-1], _block_ends(network, steps)
+    averaged = pooling == "mean" and attention.class_tokens(network, last, images).size > 0
 
     def relevance(batch: Any, chosen: Any) -> Any:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             _, maps, tokens = attention.forward_with_attention(network, batch, steps, tape.watch, ends)
             read = tf.concat(tokens, axis=0)
-            if averaged:  # in every place, so also in that of the class token
+            if averaged:  # in every place, so also in that of a class token
                 read = tf.zeros_like(read) + tf.reduce_mean(read, axis=1, keepdims=True)
             scores = network.from_layer(ends[-1].path, read)
             total = tf.reduce_sum(class_scores(network, scores, tf.tile(chosen, [len(ends)]), "logit"))

@@ -49,11 +49,12 @@ def _named(graph: FlatGraph, name: str) -> str:
 
 def _own_name(graph: FlatGraph, name: str) -> str:
     """The layer that ``name`` is for: of Keras' ResNets "layer1" to "layer4", PyTorch's names of the stages, are the
-    last blocks of conv2 to conv5."""
+    last blocks of conv2 to conv5; of its EfficientNets "block1" to "block7" are the stages' ends."""
     names = [step.path.split("/")[-1] for step in graph.steps]
-    if name in names or not re.fullmatch(r"layer[1-4]", name):
+    if name in names or not re.fullmatch(r"layer[1-4]|block[1-7]", name):
         return name
-    stage = re.compile(rf"conv{int(name[-1]) + 1}_block\d+_out")
+    of_resnet = rf"conv{int(name[-1]) + 1}_block\d+_out"
+    stage = re.compile(of_resnet if name.startswith("layer") else rf"{name}[a-z]_\w+")
     return next(filter(stage.fullmatch, reversed(names)), name)
 
 

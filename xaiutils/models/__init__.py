@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from xaiutils.backend import keras
-from xaiutils.models import applications, augreg, dinov2, vit
+from xaiutils.models import applications, augreg, vit, vit_state_dict
 from xaiutils.models.efficientnet_lite0 import efficientnet_lite0_backbone, load_imagenet_weights
 from xaiutils.models.mldam import mldam, mldam_taps
 from xaiutils.models.ordinal import ordinal_logits
@@ -41,6 +41,7 @@ class ModelEntry:
         load_file: the same from a file in the family's own format, in place of one that `build_model`'s models saved.
         files: endings of the names of such files.
         imagenet_head: layers of the original from its feature map up to its logits, where it is not only a pooling.
+        neck: a layer of the original between its pooling and its logits; it is named ``features``.
         weights_licence: of the weights, or where it is stated; "" without weights.
     """
 
@@ -54,6 +55,7 @@ class ModelEntry:
     files: tuple[str, ...] = ()
     imagenet_head: Callable[[keras.KerasTensor], keras.KerasTensor] | None = None
     weights_licence: str = ""
+    neck: Callable[[keras.KerasTensor], keras.KerasTensor] | None = None
 
 
 MODELS: Registry[ModelEntry] = Registry("model")
@@ -82,6 +84,7 @@ for _name, _application in applications.APPLICATIONS.items():
             (".h5",),
             applications.vgg16_head if _name == "vgg16" else None,
             weights_licence="stated by Keras, https://keras.io/api/applications",
+            neck=_application.neck,
         )
     )
 for _name, _resnet in RESNETS.items():
@@ -105,37 +108,45 @@ def _load_google_weights(name: str, model: keras.Model, with_head: bool) -> None
     augreg.load_augreg(model, vit.CONFIGS[name], path, with_head)
 
 
-def _load_google_file(name: str, model: keras.Model, path: Path, with_head: bool) -> None:
-    augreg.load_augreg(model, vit.CONFIGS[name], path, with_head)
-
-
-def _load_dinov2_file(name: str, model: keras.Model, path: Path, with_head: bool) -> None:
-    dinov2.load_dinov2(model, vit.CONFIGS[name], path, with_head)
+def _load_vit_file(name: str, model: keras.Model, path: Path, with_head: bool) -> None:
+    is_googles = path.suffix == ".npz" and any(name == known for known, _ in augreg.CHECKPOINTS)
+    load = augreg.load_augreg if is_googles else vit_state_dict.load_vit
+    load(model, vit.CONFIGS[name], path, with_head)
 
 
 _DOSOVITSKIY = "Dosovitskiy et al. 2021, An image is worth 16x16 words, arXiv:2010.11929"
+_OQUAB = "Oquab et al. 2023, DINOv2: learning robust visual features, arXiv:2304.07193"
+_VITS = {  # what names begin with: paper, where weights come from, their licence
+    "vit": (
+        f"{_DOSOVITSKIY}; weights: Steiner et al. 2021, How to train your ViT?, arXiv:2106.10270",
+        "ImageNet-21k, then ImageNet (downloaded from Google)",
+        "Apache-2.0",
+    ),
+    "deit": ("Touvron et al. 2021, Training data-efficient image transformers, arXiv:2012.12877", "", "Apache-2.0"),
+    "dinov2": (f"{_OQUAB}; registers: Darcet et al. 2024, arXiv:2309.16588", "", "Apache-2.0"),
+    "rad": (
+        "Perez-Garcia et al. 2025, Exploring scalable medical image encoders, doi:10.1038/s42256-024-00965-w",
+        "",
+        "MIT (MSRLA before); for research, not for clinical practice",
+    ),
+    "dinov3": ("Simeoni et al. 2025, DINOv3, arXiv:2508.10104", "", "DINOv3 License"),
+}
 for _name, _config in vit.CONFIGS.items():
-    _backbone = partial(vit.vit_backbone, _config)
-    if any(_name == model for model, _ in augreg.CHECKPOINTS):
-        _entry = ModelEntry(
-            _name,
-            "vit",
-            f"{_DOSOVITSKIY}; weights: Steiner et al. 2021, How to train your ViT?, arXiv:2106.10270",
-            "ImageNet-21k, then ImageNet (downloaded from Google)",
-            _backbone,
-            partial(_load_google_weights, _name),
-            partial(_load_google_file, _name),
-            (".npz",),
-            weights_licence="Apache-2.0",
-        )
-    elif _name.startswith("dinov2"):
-        _paper = "Oquab et al. 2023, DINOv2: learning robust visual features, arXiv:2304.07193"
-        _load = partial(_load_dinov2_file, _name)
-        _entry = ModelEntry(
-            _name, "vit", _paper, "from a file", _backbone, None, _load, (".npz",), weights_licence="Apache-2.0"
-        )
-    else:
-        _entry = ModelEntry(_name, "vit", _DOSOVITSKIY, "none", _backbone)
+    _paper, _origin, _licence = _VITS[_name.split("_")[0]]
+    _entry = ModelEntry(
+        _name,
+        "vit",
+        _paper,
+        _origin or "from a file of timm, Meta or Hugging Face",
+        partial(vit.vit_backbone, _config),
+        partial(_load_google_weights, _name) if _origin else None,
+        partial(_load_vit_file, _name),
+        (".npz", ".pth", ".safetensors"),
+        weights_licence=_licence,
+    )
+    if "_mini" in _name:
+        nothing: dict[str, Any] = {"load_weights": None, "load_file": None, "files": (), "weights_licence": ""}
+        _entry = replace(_entry, paper=_DOSOVITSKIY, pretrained="none", **nothing)
     MODELS.add(_entry)
 
 
@@ -161,16 +172,16 @@ def build_model(
             ViT a multiple of its patch size.
         weights: None (random, from ``seed``), "imagenet" (the backbone's; the classes' too with ``head="imagenet"``),
             or a path: a ``.weights.h5`` or ``.keras`` file of the same model, or a backbone in the family's own
-            format: Google's ``.npz`` (`augreg`), DINOv2's ``.npz`` (`dinov2`), ``..._notop.h5`` of
-            ``keras.applications``, ``.pth`` and ``.safetensors`` of torchvision and timm (`resnets`).
-        head: "linear": global average pooling (ViT: class token), then the logits. "flat" (of CNNs): the whole feature
-            map, flattened, then the logits (of DenseNet-121 before its last ReLU). "thesis": EfficientNet with
-            global max pooling, or ViT with its class token; dropout 0.2, a GELU layer of 256 units, then the logits
-            (the thesis gives the widths in a figure only; 256 is ours). "imagenet": as the original network, with its
-            1000 classes. "where_and_what" (of CNNs): a map of where the evidence lies weighs maps of what it speaks
-            for, see `where_and_what`; recipes "where_and_what..." train it, from boxes or masks too. "mldam" (of CNNs):
-            attention over places and channels of three feature maps, see `mldam`; most of its weights are those of the
-            layers behind it, so compare it with ``head_options={"attention": "none"}``.
+            format: Google's ``.npz`` (`augreg`), ``..._notop.h5`` of ``keras.applications``, ``.pth`` and
+            ``.safetensors`` of torchvision and timm (`resnets`), or of timm, Meta and Hugging Face (`vit_state_dict`).
+        head: "linear": global average pooling (ViT: class token; of a distilled DeiT both tokens), then the logits.
+            "flat" (of CNNs): the whole feature map, flattened, then the logits (of DenseNet-121 before its last ReLU).
+            "thesis": EfficientNet with global max pooling, or ViT with its class token; dropout 0.2, a GELU layer of
+            256 units, then the logits (the thesis gives the widths in a figure only; 256 is ours). "imagenet": as the
+            original network, with its 1000 classes. "where_and_what" (of CNNs): a map of where the evidence lies weighs
+            maps of what it speaks for, see `where_and_what`; recipes "where_and_what..." train it, from boxes or masks
+            too. "mldam" (of CNNs): attention over places and channels of three feature maps, see `mldam`; most of its
+            weights are those of the layers behind it, so compare it with ``head_options={"attention": "none"}``.
         seed: of the random initial weights.
         scaling: "family": of the pixels as the family's weights were trained with. "imagenet" (of networks of
             ``keras.applications``): to zero mean and unit deviation over ImageNet, as torchvision's weights take them.
@@ -237,10 +248,10 @@ def _features(entry: ModelEntry, head: str, options: dict[str, Any], inputs: Any
     if head == "imagenet" and entry.imagenet_head is not None:
         return entry.imagenet_head(top)
     if entry.family == "vit":
-        x = vit.TakeClassToken(name="features")(top)
+        x = vit.TakeClassToken(1 + vit.CONFIGS[entry.name].distilled, name="features")(top)
     else:
         pool = layers.GlobalMaxPooling2D if head == "thesis" else layers.GlobalAveragePooling2D
-        x = pool(name="features")(top)
+        x = entry.neck(pool(name="pooled")(top)) if entry.neck else pool(name="features")(top)
     if head == "thesis":
         x = layers.Dropout(0.2, name="head_dropout")(x)
         x = layers.Dense(256, activation="gelu", name="head_dense")(x)

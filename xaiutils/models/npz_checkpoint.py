@@ -83,19 +83,21 @@ def assign(model: keras.Model, values: Mapping[str, np.ndarray]) -> None:
         variables[path].assign(np.asarray(value, np.float32).reshape(variables[path].shape))
 
 
-def side_of(table: np.ndarray) -> int:
-    """The side of the square grid that a position table ``(1, 1 + side * side, width)`` is made for; 1 for an array of
-    another shape, which `check_arrays` then names."""
-    return max(math.isqrt(max(table.shape[1] - 1, 0)), 1) if table.ndim == 3 else 1
+def side_of(table: np.ndarray, prefix: int = 1) -> int:
+    """The side of the square grid that a position table ``(1, prefix + side * side, width)`` is made for; 1 for an
+    array of another shape, which `check_arrays` then names."""
+    return max(math.isqrt(max(table.shape[1] - prefix, 0)), 1) if table.ndim == 3 else 1
 
 
-def resized_positions(table: np.ndarray, grid: int, enlarge: Callable[[np.ndarray, int], np.ndarray]) -> np.ndarray:
-    """A position table ``(1, 1 + n * n, width)`` for ``grid * grid`` patches; the class token's row is kept.
+def resized_positions(
+    table: np.ndarray, grid: int, enlarge: Callable[[np.ndarray, int], np.ndarray], prefix: int = 1
+) -> np.ndarray:
+    """A position table ``(1, prefix + n * n, width)`` for ``grid * grid`` patches; the class token's row is kept.
 
     ``enlarge`` takes the patches float32 ``(n, n, width)`` and ``grid``, and gives those of the new grid.
     """
-    old = math.isqrt(table.shape[1] - 1)
+    old = math.isqrt(table.shape[1] - prefix)
     if grid == old:
         return table
-    patches = enlarge(table[0, 1:].reshape(old, old, -1).astype(np.float32), grid)
-    return np.concatenate([table[:, :1].astype(np.float32), patches.reshape(1, grid * grid, -1)], axis=1)
+    patches = enlarge(table[0, prefix:].reshape(old, old, -1).astype(np.float32), grid)
+    return np.concatenate([table[:, :prefix].astype(np.float32), patches.reshape(1, grid * grid, -1)], axis=1)

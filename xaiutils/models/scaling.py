@@ -19,12 +19,23 @@ def symmetric(images: keras.KerasTensor) -> keras.KerasTensor:
     return layers.Rescaling(1 / 127.5, offset=-1.0, name="scale")(images)
 
 
+def symmetric_128(images: keras.KerasTensor) -> keras.KerasTensor:
+    """To [-1, 0.99]: ``x / 128 - 1``. For EfficientNetV2-S, M and L."""
+    return layers.Rescaling(1 / 128, offset=-1.0, name="scale")(images)
+
+
 def standardised(images: keras.KerasTensor, factor: float = 1.0) -> keras.KerasTensor:
     """To zero mean and unit deviation over ImageNet: ``factor * (x / 255 - mean) / deviation``. For DenseNet and
     DINOv2; with factor 255 for Keras' EfficientNet, whose own first layer divides by 255."""
     scale = [factor / (255 * d) for d in _DEVIATION]
     offset = [-factor * m / d for m, d in zip(_MEAN, _DEVIATION, strict=True)]
     return layers.Rescaling(scale, offset, name="standardise")(images)
+
+
+def chest_xray(images: keras.KerasTensor) -> keras.KerasTensor:
+    """To zero mean and unit deviation over the chest X-rays of RAD-DINO, alike for all channels: ``(x / 255 - 0.5307) /
+    0.2583``."""
+    return layers.Rescaling(1 / (255 * 0.2583), -0.5307 / 0.2583, name="standardise")(images)
 
 
 def centred_bgr(images: keras.KerasTensor) -> keras.KerasTensor:

@@ -14,7 +14,8 @@ What is not a learned linear layer has one rule, whatever rule the linear layers
 - LayerNorm and its kin (groups, RMS, unit length, a Lambda that standardises images): the standard deviation taken as
   a constant, then epsilon rule (Ali et al. 2022, arXiv:2202.07304); before the first learned layer relevance passes;
 - matrix products of attention, and other functions linear in each of two tensors: epsilon rule with half for each
-  factor, softmax p of s: R(s_i) = s_i (R(p_i) - p_i sum_k R(p_k)) (AttnLRP, Achtibat et al. 2024, arXiv:2402.05602);
+  factor (rotary positions, which turn queries and keys before: epsilon rule), softmax p of s:
+  R(s_i) = s_i (R(p_i) - p_i sum_k R(p_k)) (AttnLRP, Achtibat et al. 2024, arXiv:2402.05602);
 - the logarithm of a probability that members make together: to the logits of the same class, by each member's share
   of the probability; their softmaxes' and sigmoids' normalisers are constants, so that one member's relevance is that
   of its logit;
@@ -280,6 +281,7 @@ class Propagation:
             softmax=self._softmax,
             scale=lambda factor, x: passed(x, factor * x),
             move=lambda function, x: function(x),
+            turn=turned,
         )
         return attention(step, inputs, parts, "LRP")
 
@@ -333,6 +335,12 @@ def matmul(a: Any, b: Any, function: Callable[[Any, Any], Any] = tf.matmul) -> A
         return [a * by_a, b * by_b]
 
     return relay([a, b], [y], backward)[0]
+
+
+def turned(function: Callable[[Any], Any], x: Any) -> Any:
+    """A linear function of x without weights, by the epsilon rule."""
+    y = function(x)
+    return relay([x], [y], lambda R: [x * back(function, [x], R / stabilised(y))[0]])[0]
 
 
 def softmax(s: Any, axis: Any = -1) -> Any:

@@ -7,7 +7,7 @@ and it returns the probabilities by which it mixed them ``(n, heads, tokens, tok
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +34,8 @@ def is_attention(graph: FlatGraph, step: Step) -> bool:
 @dataclass(frozen=True)
 class Heads:
     """What a multi-head attention layer joins: tokens ``(n, tokens, width)``, the projections of query, key and value
-    to ``(n, tokens, heads * size)``, and that of the heads' results to tokens."""
+    to ``(n, tokens, heads * size)``, and that of the heads' results to tokens. ``turn`` is what is done to queries and
+    keys ``(n, heads, tokens, size)`` before they are multiplied, a linear function without weights, if anything."""
 
     query: Any
     key: Any
@@ -43,13 +44,15 @@ class Heads:
     out: Linear
     number: int
     returns_probabilities: bool
+    turn: Callable[[Any], Any] | None = None
 
 
 def self_attention(step: Step, inputs: Sequence[Any]) -> Heads:
     """`xaiutils.models.vit.SelfAttention`."""
     layer, (x,) = step.operation, inputs
     query, key, value, out = (dense(part)[0]() for part in (layer.query, layer.key, layer.value, layer.out))
-    return Heads(x, x, x, (query, key, value), out, layer.heads, True)
+    turn = layer.turned if layer.rotary else None
+    return Heads(x, x, x, (query, key, value), out, layer.heads, True, turn)
 
 
 def multi_head_attention(step: Step, inputs: Sequence[Any]) -> Heads | None:

@@ -19,6 +19,7 @@ class AttentionParts:
     softmax: Callable[[Any], Any]
     scale: Callable[[float, Any], Any]
     move: Callable[[Callable[[Any], Any], Any], Any]  # applies a function that only moves values
+    turn: Callable[[Callable[[Any], Any], Any], Any]  # applies a linear function without weights
 
 
 def attention(step: Step, inputs: Sequence[Any], parts: AttentionParts, method: str) -> list[Any]:
@@ -45,6 +46,8 @@ def attention(step: Step, inputs: Sequence[Any], parts: AttentionParts, method: 
         parts.move(split, parts.linear(x, projection))
         for x, projection in zip((heads.query, heads.key, heads.value), heads.projections, strict=True)
     )
+    if heads.turn is not None:
+        query, key = parts.turn(heads.turn, query), parts.turn(heads.turn, key)
     scores = parts.scale(size**-0.5, parts.matmul(query, parts.move(turn, key)))
     probabilities = parts.softmax(scores)
     tokens = parts.linear(parts.move(merge, parts.matmul(probabilities, value)), heads.out)

@@ -8,13 +8,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from keras.src.applications import convnext
+
 from xaiutils.backend import keras
 from xaiutils.graph.flat_graph import ModelError, Step
 from xaiutils.graph.layers import attention, linear, log_counterparts, norms
 from xaiutils.models.grouped_convolution import GroupedConv2D
 from xaiutils.models.mldam import PlaceProduct, RepeatChannels
 from xaiutils.models.scaling import ReverseChannels
-from xaiutils.models.vit import ClassToken, LayerScale, PositionEmbedding, SelfAttention, TakeClassToken
+from xaiutils.models.vit import ClassToken, LayerScale, PositionEmbedding, Registers, SelfAttention, TakeClassToken
 from xaiutils.models.where_and_what import SumPlaces
 from xaiutils.models.wrapped import HeldInput
 
@@ -129,6 +131,7 @@ LAYER_TYPES: dict[type | str, LayerType] = {
     layers.Rescaling: LayerType(AFFINE, SAME, prepares=True, log=log_counterparts.rescaling),
     layers.Normalization: LayerType(AFFINE, SAME, prepares=True),
     LayerScale: LayerType(AFFINE),
+    convnext.LayerScale: LayerType(AFFINE),  # of keras.applications, which exports no layers
     PositionEmbedding: LayerType(AFFINE),
     # Pooling
     **_several("AveragePooling1D AveragePooling2D AveragePooling3D", LayerType(AFFINE, adds=True)),
@@ -166,6 +169,7 @@ LAYER_TYPES: dict[type | str, LayerType] = {
     layers.ZeroPadding2D: LayerType(SELECT, PADDED, pads="zeros"),
     **_several("Pad", LayerType(SELECT, pads="values")),
     ClassToken: LayerType(SELECT, pads="values"),
+    Registers: LayerType(SELECT, pads="values"),
     **_several("Min", LayerType(SMALLEST)),
     HeldInput: LayerType(HELD, MIXED),
     # Nothing, in inference
