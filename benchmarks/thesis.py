@@ -252,15 +252,17 @@ def grid(cell: Cell) -> Figure | None:
     return figure
 
 
-def draw(cell: Cell) -> None:
-    """Save the grid, in ``docs/thesis`` where its image may be shown, else beside the run."""
+def draw(cell: Cell) -> bool:
+    """Save the grid, in ``docs/thesis`` where its image may be shown, else beside the run; whether every method was
+    there for it."""
     figure = grid(cell)
     if figure is None:
-        return
+        return False
     png = io.BytesIO()
     figure.savefig(png, dpi=130)
     path = (DOCS if cell.dataset in SHOWN else RUNS) / f"{cell.key}.webp"
     replace_file(path, lambda temporary: Image.open(png).convert("RGB").save(temporary, "webp", quality=80, method=6))
+    return True
 
 
 def scores() -> pd.DataFrame:
@@ -271,7 +273,7 @@ def scores() -> pd.DataFrame:
             table = pd.read_parquet(path)
             ids = {c: cell.dataset + " " + table[c].astype(str) for c in ("image_id", "patient_id")}
             tables.append(table.assign(cell=cell.key, dataset=cell.dataset, model=cell.model, **ids))
-    return pd.concat(tables, ignore_index=True)
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["cell", "method"])
 
 
 def main() -> None:
@@ -292,17 +294,17 @@ def main() -> None:
         for cell in dict.fromkeys(c for pattern in options.cells for c in CELLS if fnmatch(c.key, pattern)):
             run(cell, Path(options.data_dir), options.images, options.dear)
             keras.backend.clear_session()
-    found = scores()
-    facts = {
-        c.key: json.loads((RUNS / c.key / "facts.json").read_text()) | {"pixels": c.image_size}
-        for c in CELLS
-        if c.key in set(found["cell"])
-    }
+    found, facts = scores(), {}
     for cell in CELLS:
-        if cell.key in facts:
-            draw(cell)
-            write_text(HERE / "thesis" / f"{cell.key}.md", cell_page(found[found["cell"] == cell.key], cell.key))
-    write_text(HERE / "thesis.md", page(found, facts))
+        of_cell = found[found["cell"] == cell.key]
+        if set(THESIS) <= set(of_cell["method"]):
+            known = json.loads((RUNS / cell.key / "facts.json").read_text())
+            facts[cell.key] = known | {"pixels": cell.image_size, "drawn": draw(cell)}
+            write_text(HERE / "thesis" / f"{cell.key}.md", cell_page(of_cell, cell.key))
+    if not facts:
+        parser.error("no cell has been measured by every method: run without --page first")
+    missing = [cell.key for cell in CELLS if cell.key not in facts]
+    write_text(HERE / "thesis.md", page(found[found["cell"].isin(facts)], facts, missing))
 
 
 if __name__ == "__main__":

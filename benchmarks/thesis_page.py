@@ -32,15 +32,17 @@ NOTES = """
 """
 
 
-def page(rows: pd.DataFrame, facts: dict[str, dict]) -> str:
-    """The page of all cells; ``facts`` of each by its key: test, right, pixels."""
+def page(rows: pd.DataFrame, facts: dict[str, dict], missing: list[str]) -> str:
+    """The page of all cells; ``facts`` of each by its key: test, right, pixels, drawn. ``missing``: cells that were
+    not measured by every method."""
     cells = list(facts)
     parts = [
         "# The thesis' eight grids, and whether maps stay",
         INTRODUCTION.strip(),
         "## The networks",
         as_markdown(_networks(rows, facts)),
-        *_grids(cells),
+        f"**Not measured yet**: {', '.join(missing)}." if missing else "",
+        *_grids([key for key in cells if facts[key]["drawn"]]),
         "## Do maps stay?",
         "The map of the changed image, for the class of the image as it is, is brought back and compared with the map "
         "of the image as it is: 1, it stayed. Both are read by their magnitude; pixels that a change pushed out of the "

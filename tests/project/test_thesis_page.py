@@ -121,7 +121,9 @@ def test_the_page():
     assert found["mnist_net"]["grad_cam"].startswith("0.40 [0.20, 0.60]")
     assert found["images"].to_dict() == {"vanilla_gradients": "1", "grad_cam": "2", "edges": "2"}
     assert thesis_page.by_change(rows, "spearman").set_index("method")[PAIR]["grad_cam"] == "0.25"
-    text = thesis_page.page(rows, {"mnist_net": {"test": 100, "right": 96, "pixels": 224}})
+    text = thesis_page.page(rows, {"mnist_net": {"test": 100, "right": 96, "pixels": 224, "drawn": True}}, ["busi_net"])
+    assert "(../docs/thesis/mnist_net.webp)" in text
+    assert "**Not measured yet**: busi_net." in text
     assert "| mnist_net | 224 | 100 | 96.0 [90.2, 98.4] | 2 (" in text
     assert "vanilla_gradients of mnist_net 6" in text  # six comparisons without a value are told
     assert "| mnist_net | 0.50, 0.50 |" in text
