@@ -37,7 +37,7 @@ from methods import THESIS
 from PIL import Image
 from skimage.filters import threshold_otsu
 from sklearn.metrics import roc_auc_score
-from thesis_page import CONTROLS, VARIANTS, cell_page, page
+from thesis_page import CONTROLS, LEAST, VARIANTS, cell_page, images_of, page
 
 import xaiutils as xai
 from xaiutils.attribution import MapWarning
@@ -235,6 +235,7 @@ def grid(cell: Cell) -> Figure | None:
     names, target = json.loads((folder / "facts.json").read_text())["classes"], p[0].argmax()
     rows = [f"{xai.TRANSFORMS[t].title}\np = {x[target]:.2f}" for t, x in zip(("original", *VARIANTS), p, strict=True)]
     title = f"{cell.dataset}, {cell.model}: attribution for {names[target]!r}"
+    titles = {name: text.replace(" ", "\n", 1) for name, text in titles.items()}  # nine columns leave them no room
     figure = xai.plots.attribution_grid(images, maps, signed, rows, titles, title=title)
     figure.set_figheight(figure.get_figheight() + 0.7)
     said = {
@@ -259,7 +260,7 @@ def draw(cell: Cell) -> bool:
     if figure is None:
         return False
     png = io.BytesIO()
-    figure.savefig(png, dpi=130)
+    figure.savefig(png, dpi=130, bbox_inches="tight")
     path = (DOCS if cell.dataset in SHOWN else RUNS) / f"{cell.key}.webp"
     replace_file(path, lambda temporary: Image.open(png).convert("RGB").save(temporary, "webp", quality=80, method=6))
     return True
@@ -300,11 +301,11 @@ def main() -> None:
         if set(THESIS) <= set(of_cell["method"]):
             known = json.loads((RUNS / cell.key / "facts.json").read_text())
             facts[cell.key] = known | {"pixels": cell.image_size, "drawn": draw(cell)}
-            write_text(HERE / "thesis" / f"{cell.key}.md", cell_page(of_cell, cell.key))
+            if images_of(found, cell.key) >= LEAST:
+                write_text(HERE / "thesis" / f"{cell.key}.md", cell_page(of_cell, cell.key))
     if not facts:
         parser.error("no cell has been measured by every method: run without --page first")
-    missing = [cell.key for cell in CELLS if cell.key not in facts]
-    write_text(HERE / "thesis.md", page(found[found["cell"].isin(facts)], facts, missing))
+    write_text(HERE / "thesis.md", page(found[found["cell"].isin(facts)], facts, [c.key for c in CELLS]))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from xaiutils.statistics.summaries import as_text
 
 VARIANTS = ("log", "gaussian_noise", "speckle_noise", "black_rectangle", "affine", "rotate_180")
 CONTROLS = ("random", "centre", "edges")
+LEAST = 5  # images of every method without which a cell has no table
 PAIR = "another image"  # the transform of the rows of two different images
 ROWS = (*THESIS, *CONTROLS)
 GRIDS = {
@@ -32,37 +33,51 @@ NOTES = """
 """
 
 
-def page(rows: pd.DataFrame, facts: dict[str, dict], missing: list[str]) -> str:
-    """The page of all cells; ``facts`` of each by its key: test, right, pixels, drawn. ``missing``: cells that were
-    not measured by every method."""
-    cells = list(facts)
+def page(rows: pd.DataFrame, facts: dict[str, dict], all_cells: list[str]) -> str:
+    """The page of all cells; ``facts`` of each that was begun, by its key: test, right, pixels, and whether its grid is
+    drawn. Tables are of cells of which every method has `LEAST` images."""
+    cells = [key for key in facts if images_of(rows, key) >= LEAST]
+    drawn = [key for key, known in facts.items() if known["drawn"]]
+    missing = [key for key in all_cells if key not in cells]
     parts = [
         "# The thesis' eight grids, and whether maps stay",
         INTRODUCTION.strip(),
         "## The networks",
         as_markdown(_networks(rows, facts)),
-        f"**Not measured yet**: {', '.join(missing)}." if missing else "",
-        *_grids([key for key in cells if facts[key]["drawn"]]),
+        *_grids(drawn),
+        as_markdown(of_the_shown(rows, drawn)),
+        NOTES.strip(),
         "## Do maps stay?",
         "The map of the changed image, for the class of the image as it is, is brought back and compared with the map "
         "of the image as it is: 1, it stayed. Both are read by their magnitude; pixels that a change pushed out of the "
-        "picture are left out. Means over the six changes, with 95 % intervals over images (of CBIS-DDSM over "
-        "patients). Controls: `random`, noise anew for each copy; `centre`, a Gaussian at the centre whatever the "
-        "image; `edges`, Sobel of the changed image. These know no model: **to stay is no sign of being right**.",
-        "Spearman's rank correlation of the pixels:",
+        "picture are left out. Controls: `random`, noise anew for each copy; `centre`, a Gaussian at the centre "
+        "whatever the image; `edges`, Sobel of the changed image. These know no model: **to stay is no sign of being "
+        "right**.",
+        f"**Not yet measured** of {LEAST} images or more by every method: {', '.join(missing)}." if missing else "",
+        *(_tables(rows[rows["cell"].isin(cells)], cells) if cells else []),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _tables(rows: pd.DataFrame, cells: list[str]) -> list[str]:
+    """What was measured on several images, with intervals."""
+    parts = [
+        "Means over the six changes, with 95 % intervals over images (of CBIS-DDSM over patients). Spearman's rank "
+        "correlation of the pixels:",
         as_markdown(overview(rows, "spearman", cells)),
         "SSIM of the maps, each scaled to [0, 1]:",
         as_markdown(overview(rows, "ssim", cells)),
         *_missing(rows),
         "Each cell by itself: " + ", ".join(f"[{key}](thesis/{key}.md)" for key in cells) + ".",
         "## By change",
-        "Means over the four data sets. *Another image*: pairs of different images, what a method's maps have in "
+        "Means over the data sets above. *Another image*: pairs of different images, what a method's maps have in "
         "common whatever they show. A map that stays no better than that did not stay.",
     ]
     for model, of_model in rows.groupby("model", sort=False):
         for measure, name in (("spearman", "Spearman"), ("ssim", "SSIM")):
             parts += [f"### {model}, {name}", as_markdown(by_change(of_model, measure))]
-    parts += [
+    return [
+        *parts,
         "## What the models answer",
         "Fraction of images whose class stays, and mean change of the probability of the class. Where it falls, a map "
         "may move.",
@@ -78,9 +93,22 @@ def page(rows: pd.DataFrame, facts: dict[str, dict], missing: list[str]) -> str:
         "The share of a map's magnitude in the four squares in the image's corners that make a quarter of its area: "
         ".25, no matter where.",
         as_markdown(of_originals(rows, "corners", cells)),
-        NOTES.strip(),
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def images_of(rows: pd.DataFrame, key: str) -> int:
+    """How many images of a cell every method of the thesis has."""
+    cell = rows[(rows["cell"] == key) & rows["transform"].isin(VARIANTS)]
+    return int(cell.groupby("method")["image_id"].nunique().reindex(list(THESIS), fill_value=0).min())
+
+
+def of_the_shown(rows: pd.DataFrame, cells: list[str]) -> pd.DataFrame:
+    """Spearman, mean over the six changes, of the first image of each cell, which is that of its grid."""
+    chosen = _consistency(rows, "spearman")
+    first = chosen.groupby("cell")["image_id"].first()
+    chosen = chosen[chosen["image_id"] == chosen["cell"].map(first)]
+    means = chosen.groupby(["method", "cell"])["value"].mean().unstack("cell")[cells]
+    return means.reindex([name for name in ROWS if name in means.index]).round(2).reset_index()
 
 
 def cell_page(rows: pd.DataFrame, key: str) -> str:
@@ -122,7 +150,10 @@ def of_originals(rows: pd.DataFrame, measure: str, cells: list[str]) -> pd.DataF
 
 
 def _consistency(rows: pd.DataFrame, measure: str) -> pd.DataFrame:
-    return rows[(rows["measure"] == measure) & rows["transform"].isin(VARIANTS)]
+    """The rows of a similarity under the six changes; 1 just missed, since values of 1 alone would have the interval of
+    a proportion."""
+    chosen = rows[(rows["measure"] == measure) & rows["transform"].isin(VARIANTS)]
+    return chosen.assign(value=chosen["value"].clip(upper=1 - 1e-9))
 
 
 def _with_n(table: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
@@ -146,10 +177,10 @@ def _networks(rows: pd.DataFrame, facts: dict[str, dict]) -> pd.DataFrame:
     found = []
     for key, of in facts.items():
         low, high = wilson(of["right"], of["test"], 0.95)
-        cell = rows[(rows["cell"] == key) & rows["transform"].isin(VARIANTS)]
-        n = cell[cell["method"].isin(THESIS)].groupby("method")["image_id"].nunique()
+        cell = rows[(rows["cell"] == key) & rows["transform"].isin(VARIANTS) & rows["method"].isin(THESIS)]
+        most, least = cell.groupby("method")["image_id"].nunique().max(), images_of(rows, key)
         answer = f"{100 * of['right'] / of['test']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-        explained = f"{n.max()} (integrated gradients, occlusion, Score-CAM: {n.min()})"
+        explained = f"{most} (integrated gradients, occlusion, Score-CAM: {least})"
         found.append((key, of["pixels"], of["test"], answer, explained))
     columns = ["cell", "pixels", "test images", "accuracy, % (Wilson, over images)", "images explained"]
     return pd.DataFrame(found, columns=columns)
@@ -163,18 +194,20 @@ def _answers(rows: pd.DataFrame) -> pd.DataFrame:
     return table[list(VARIANTS)].assign(images=chosen.groupby("cell")["image_id"].nunique()).reset_index()
 
 
-def _grids(cells: list[str]) -> list[str]:
+def _grids(drawn: list[str]) -> list[str]:
     parts = ["## The grids"]
-    for key in cells:
-        dataset = next((name for name in GRIDS if key.startswith(name)), None)
-        if dataset:
-            alt = f"{GRIDS[dataset]} and six changed copies under eight attribution methods, {key}"
-            parts.append(f"![{alt}](../docs/thesis/{key}.webp)")
-    of = " and ".join(GRIDS.values())
+    shown = [(key, text) for key in drawn for name, text in GRIDS.items() if key.startswith(name)]
+    for key, text in shown:
+        alt = f"{text} and six changed copies under eight attribution methods, {key}"
+        parts.append(f"![{alt}](../docs/thesis/{key}.webp)")
+    of = " and ".join(dict.fromkeys(text for _, text in shown))
     return [
         *parts,
         f"Above: {of}, the first of the last class among the test images, not chosen; the figures are under the same "
-        "licences. Each map has its own scale of colours: compare where they lie, not how strong they are. Patients' "
-        "images are not published: their four grids are drawn beside the run (`runs/thesis`), and only numbers of them "
-        "stand here.",
+        "licences. Each map has its own scale of colours: compare where they lie, not how strong they are. p is the "
+        "probability of the class that the image as it is was given. Patients' images are not published: their four "
+        "grids are drawn beside the run (`runs/thesis`).",
+        "How far the maps stay in these grids: Spearman's correlation with the map of the image as it is (see below), "
+        "the mean over its six changes. **Of one image each, without an interval: a description of the figure, no "
+        "finding.**",
     ]

@@ -99,32 +99,44 @@ def test_a_later_run_adds_images_and_keeps_what_is_there(tmp_path):
 
 
 def table_of(values: dict[str, list[float]]) -> pd.DataFrame:
-    """Rows of two images under each change, a method's value of the first and of the second image."""
+    """Rows of some images under each change: a method's value of the first, of the second, ..."""
     rows = []
     for method, of_images in values.items():
-        for transform in VARIANTS:
-            rows += [(method, transform, f"i{i}", f"i{i}", "spearman", v) for i, v in enumerate(of_images)]
-        rows += [(method, transform, f"i{i}", f"i{i}", "ssim", 0.5) for i in range(2) for transform in VARIANTS]
-        rows += [(method, PAIR, "i0 and i1", "i0 and i1", m, 0.25) for m in ("spearman", "ssim")]
-        rows += [(method, "original", f"i{i}", f"i{i}", m, 0.5) for i in range(2) for m in ("dark", "corners")]
-        rows += [(method, "original", "i0", "i0", "dark_signed", 0.7)]
+        n = range(len(of_images))
+        rows += [(method, t, f"i{i}", "spearman", v) for t in VARIANTS for i, v in enumerate(of_images)]
+        rows += [(method, t, f"i{i}", "ssim", 0.5) for t in VARIANTS for i in n]
+        rows += [(method, PAIR, "i0 and i1", m, 0.25) for m in ("spearman", "ssim")]
+        rows += [(method, "original", f"i{i}", m, 0.5) for i in n for m in ("dark", "corners")]
+        rows += [(method, "original", "i0", "dark_signed", 0.7)]
     for measure in ("class_kept", "p_moved"):
-        rows += [("answers", t, f"i{i}", f"i{i}", measure, float(i)) for i in range(2) for t in VARIANTS]
-    columns = ["method", "transform", "image_id", "patient_id", "measure", "value"]
-    return pd.DataFrame(rows, columns=columns).assign(cell="mnist_net", dataset="mnist", model="net")
+        rows += [("answers", t, f"i{i}", measure, float(i)) for i in range(2) for t in VARIANTS]
+    table = pd.DataFrame(rows, columns=["method", "transform", "image_id", "measure", "value"])
+    return table.assign(patient_id=table["image_id"], cell="mnist_net", dataset="mnist", model="net")
 
 
-def test_the_page():
-    rows = table_of({"grad_cam": [0.2, 0.6], "vanilla_gradients": [np.nan, 0.3], "edges": [1.0, 1.0]})
+def test_tables():
+    rows = table_of({"grad_cam": [0.2, 0.6], "vanilla_gradients": [np.nan, 0.3], "centre": [1.0, 1.0]})
     found = thesis_page.overview(rows, "spearman", ["mnist_net"]).set_index("method")
-    assert list(found.index) == ["vanilla_gradients", "grad_cam", "edges"]
-    assert found["mnist_net"]["grad_cam"].startswith("0.40 [0.20, 0.60]")
-    assert found["images"].to_dict() == {"vanilla_gradients": "1", "grad_cam": "2", "edges": "2"}
+    assert list(found.index) == ["vanilla_gradients", "grad_cam", "centre"]
+    assert found["mnist_net"].to_dict() == {
+        "vanilla_gradients": "0.30",
+        "grad_cam": "0.40 [0.20, 0.60]",
+        "centre": "1.00 [1.00, 1.00]",
+    }
+    assert found["images"].to_dict() == {"vanilla_gradients": "1", "grad_cam": "2", "centre": "2"}
     assert thesis_page.by_change(rows, "spearman").set_index("method")[PAIR]["grad_cam"] == "0.25"
-    text = thesis_page.page(rows, {"mnist_net": {"test": 100, "right": 96, "pixels": 224, "drawn": True}}, ["busi_net"])
-    assert "(../docs/thesis/mnist_net.webp)" in text
-    assert "**Not measured yet**: busi_net." in text
-    assert "| mnist_net | 224 | 100 | 96.0 [90.2, 98.4] | 2 (" in text
-    assert "vanilla_gradients of mnist_net 6" in text  # six comparisons without a value are told
-    assert "| mnist_net | 0.50, 0.50 |" in text
+    assert thesis_page.of_the_shown(rows, ["mnist_net"])["mnist_net"].tolist()[1:] == [0.2, 1.0]
+    assert thesis_page.images_of(rows, "mnist_net") == 0  # methods without any
+
+
+def test_a_cell_of_few_images_has_no_tables_and_is_named():
+    facts = {"mnist_net": {"test": 100, "right": 96, "pixels": 224, "drawn": True}}
+    for n, enough in ((2, False), (thesis_page.LEAST, True)):
+        rows = table_of({name: [np.nan, *np.linspace(0.1, 0.9, n - 1)] for name in thesis_page.ROWS})
+        text = thesis_page.page(rows, facts, ["mnist_net", "busi_net"])
+        assert f"| mnist_net | 224 | 100 | 96.0 [90.2, 98.4] | {n} (" in text
+        assert "(../docs/thesis/mnist_net.webp)" in text
+        assert f"by every method: {'' if enough else 'mnist_net, '}busi_net." in text
+        assert ("vanilla_gradients of mnist_net 6" in text) == enough  # comparisons without a value are told
+        assert ("| mnist_net | 0.50, 0.50 |" in text) == enough
     assert thesis_page.cell_page(rows, "mnist_net").count("\n## ") == 2
