@@ -136,4 +136,5 @@ _PARTS = AttentionParts(
     softmax=lambda scores: tf.stop_gradient(tf.nn.softmax(scores)),
     scale=lambda factor, x: factor * x,
     move=lambda function, x: function(x),
+    turn=lambda function, x: function(x),
 )
