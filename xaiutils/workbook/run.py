@@ -45,7 +45,7 @@ SETTLED = ("dataset", "data_dir", "data_options", "image_size", "n_train", "n_va
 # numbers there are, which leaves each as it is.
 _NOTEBOOKS_OWN = {"methods", "method_parameters", "transforms", "model", "models", "run_name", "runs_dir", "data_dir",
                   "fractions", "n_seeds", "n_faithfulness", "faithfulness_steps", "axiom_channels", "n_passes",
-                  "more"}  # fmt: skip
+                  "more", "metrics", "gallery_images"}  # fmt: skip
 _TAKES = "02_train_models"  # the notebook that takes a user's own models into a run, again each time
 
 
