@@ -229,6 +229,7 @@ def test_make_passes_parameters_and_refuses_unknown_ones():
     assert plain.strip().endswith("-m xaiutils.workbook.run_all")
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_notebook_refuses_a_parameter_that_papermill_would_swallow(tmp_path):
     """papermill sets a mistyped name without a word; the notebook's start finds it."""
     import papermill
@@ -285,6 +286,7 @@ def test_run_all_with_other_parameters(tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_a_folder_with_blanks_in_its_name(tmp_path):
     """Two classes of squares, left and right, with masks, and a broken file: read, said and kept by notebook 01."""
     images = tmp_path / "my images"
