@@ -23,7 +23,6 @@ from xaiutils.models.torch_checkpoint import read_state_dict
 
 layers = keras.layers
 
-_HE = keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")  # PyTorch's for these networks
 _MODULES = re.compile(r"(conv1|bn1|layer\d+)(\.|$)")
 
 
@@ -78,6 +77,12 @@ def resnet_backbone(network: ResNet, size: tuple[int, int]) -> tuple[keras.Keras
     return inputs, x
 
 
+def _he() -> keras.initializers.Initializer:
+    """PyTorch's for these networks. A new one for each layer: its seed is drawn when it is made, and an initializer
+    gives the same numbers to all layers of one shape that it serves."""
+    return keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
+
+
 def _conv_norm(x: Any, filters: int, kernel: int, conv: str, norm: str, strides: int = 1, **options: Any) -> Any:
     """A convolution without bias, padded by half its extent, and a batch norm."""
     if kernel > 1 and strides > 1:  # where "same" would pad one side more than the other
@@ -85,7 +90,7 @@ def _conv_norm(x: Any, filters: int, kernel: int, conv: str, norm: str, strides:
     padding = "same" if strides == 1 else "valid"
     make = GroupedConv2D if options.get("groups", 1) > 1 else layers.Conv2D
     convolution = make(
-        filters, kernel, strides, padding=padding, use_bias=False, kernel_initializer=_HE, name=conv, **options
+        filters, kernel, strides, padding=padding, use_bias=False, kernel_initializer=_he(), name=conv, **options
     )
     return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=norm)(convolution(x))
 
@@ -119,7 +124,7 @@ def _selective_kernel(x: Any, width: int, strides: int, groups: int, name: str) 
     y = layers.GlobalAveragePooling2D(keepdims=True, name=f"{attn}.mean")(layers.Add(name=f"{attn}.sum")(paths))
     reduced = max(32, (width // 16 + 16) // 32 * 32)  # a sixteenth, to a multiple of 32: 32, 32, 32 and 64
     y = layers.ReLU(name=f"{attn}.act")(_conv_norm(y, reduced, 1, f"{attn}.fc_reduce", f"{attn}.bn"))
-    y = layers.Conv2D(2 * width, 1, use_bias=False, kernel_initializer=_HE, name=f"{attn}.fc_select")(y)
+    y = layers.Conv2D(2 * width, 1, use_bias=False, kernel_initializer=_he(), name=f"{attn}.fc_select")(y)
     gates = layers.Softmax(axis=1, name=attn)(layers.Reshape((2, width), name=f"{attn}.paths")(y))
     chosen = []
     for i, path in enumerate(paths):

@@ -34,7 +34,8 @@ def randomisation_curves(
     """
     methods = list(dict.fromkeys(summary["method"]))
     stages = summary.drop_duplicates("depth").sort_values("depth")["stage"].to_list()
-    figure, grid = panels(len(methods), columns, (2.2, 2.1), (0.5, 1.0), sharex=True, sharey=True)
+    width = 2.2 if len(methods) > 2 else 3.1  # that the legend has room
+    figure, grid = panels(len(methods), columns, (width, 2.1), (0.5, 1.0), sharex=True, sharey=True)
     for axes, method in zip(grid, methods, strict=True):
         for mode, part in summary[summary["method"] == method].groupby("mode", sort=False):
             mark, colour = _MODES[mode]
@@ -48,7 +49,7 @@ def randomisation_curves(
         axes.set_xticks(range(len(stages)))
         axes.tick_params(labelsize=8, labelbottom=True)
         tidy(axes)
-    figure.supylabel(fill(f"similarity to the trained model's map ({similarity})", 36), fontsize=9)
+    figure.supylabel(fill(f"similarity to the trained model's map ({similarity})", 22), fontsize=9)
     names = ["0 trained", *(f"{i} from {name}" for i, name in enumerate(stages[1:], start=1))]
     figure.supxlabel("weights lost: " + ", ".join(names), fontsize=8)
     handles = {
