@@ -1,10 +1,10 @@
-"""Time every attribution method against other libraries and against the passes that it must make.
+"""Time every attribution method against the passes that it must make (against other libraries: `peers`).
 
     make bench                                          everything; hours on two cores
     python benchmarks/methods.py --quick                one small model, one image, only the gradient methods
     python benchmarks/methods.py --minutes 30           stop after the row that is running then
     python benchmarks/methods.py --parts grid --models efficientnet_b0
-    python benchmarks/methods.py --libraries xaiutils   without the others
+    python benchmarks/methods.py --models vit_b32 --methods lrp --again     measure rows that are there once more
     python benchmarks/methods.py --device gpu           ours on a GPU, into files of its own: docs/gpu.md
 
 Every row is appended to ``benchmarks/methods.csv`` as soon as it is measured, and rows that are there are not measured
@@ -32,9 +32,11 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("XAI_PROGRESS", "off")
+os.environ["XAI_COMPILE"] = "first"  # warm: not the eager tier, of which the part first tells
 
 import numpy as np
 import pandas as pd
@@ -44,6 +46,7 @@ from rows import Rows, as_markdown
 import xaiutils as xai
 from xaiutils.attribution import ModelError, Network
 from xaiutils.attribution.cam.ablation_cam import ablation
+from xaiutils.attribution.shapley import MOST_EXACT
 from xaiutils.attribution.windows import window_starts
 from xaiutils.backend import keras, tf
 from xaiutils.files import write_text
@@ -94,6 +97,13 @@ PARAMETERS = {
     "rise": {"n_masks": 200},
     "lime": {"n_samples": 200},
     "prediction_difference": {"patch_size": 20},
+    **{name: {"n_steps": 20} for name in ("guided_ig", "blur_ig", "idgi")},
+    "smooth_grad_cam_plus_plus": {"n_samples": 5},
+    "ss_cam": {"max_channels": 16, "n_samples": 4},
+    "is_cam": {"max_channels": 16, "n_steps": 4},
+    "shapley": {"n_segments": 8},
+    "sobol": {"n_samples": 4},
+    "hsic": {"n_masks": 200},
 }
 # (method, number of images, parameters), one thing growing in each group.
 GROWTH = (
@@ -171,7 +181,8 @@ try:
 except xai.attribution.ModelError as error:
     print("refused", error)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    environment = {**os.environ, "XAI_COMPILE": "auto"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     said, _, what = done.stdout.splitlines()[-1].partition(" ")
     if said == "refused":
         raise ModelError(what)
@@ -251,6 +262,10 @@ def floor_passes(method: str, parameters: dict, network: Network, size: int) -> 
         width = network.shapes[network.step(layer).outputs[0]][-1]
         return min(limit or width, width)
 
+    def coalitions() -> int:
+        n = parameters["n_segments"]  # as many as are asked for; the segmentation may find a few less or more
+        return 2**n if n <= MOST_EXACT else samples * (n - 1) + 2
+
     samples, steps = parameters.get("n_samples", 0), parameters.get("n_steps", 0)
     special: dict[str, Callable[[], dict[str, float]]] = {
         "integrated_gradients": lambda: {"gradient": steps},
@@ -264,7 +279,20 @@ def floor_passes(method: str, parameters: dict, network: Network, size: int) -> 
         "rise": lambda: {"forward": parameters["n_masks"]},
         "lime": lambda: {"forward": samples},
         "prediction_difference": lambda: {"forward": windows() * samples + 1},
+        "guided_ig": lambda: {"gradient": steps},
+        "blur_ig": lambda: {"gradient": steps},
+        "idgi": lambda: {"gradient": steps, "forward": steps + 1},
+        "shapley": lambda: {"forward": coalitions()},
+        "sobol": lambda: {"forward": samples * (parameters["cells"] ** 2 + 2)},
+        "hsic": lambda: {"forward": parameters["n_masks"]},
         "cam": lambda: {"forward": 1},
+        "eigen_cam": lambda: {"forward": 1},
+        "refine_cam": lambda: {"gradient": 1},  # by the layers of all depths
+        "shapley_cam": lambda: {"cam": 2},  # the gradient, and the gradient of its product with the activation
+        "smooth_grad_cam_plus_plus": lambda: {"cam": samples, "forward": 1},
+        "integrated_grad_cam": lambda: {"cam": steps, "forward": 1},
+        "ss_cam": lambda: {"forward": samples * channels(parameters["max_channels"]) + 1},
+        "is_cam": lambda: {"forward": steps * channels(parameters["max_channels"]) + 1},
         "score_cam": lambda: {"forward": channels(parameters["max_channels"]) + 1},
         "faster_score_cam": lambda: {"forward": channels(parameters["max_channels"]) + 1},
         "ablation_cam": lambda: {"forward": 1, "tail": channels(0)},
@@ -282,68 +310,20 @@ def floor_passes(method: str, parameters: dict, network: Network, size: int) -> 
     return {"cam": 1} if xai.METHODS[method].family == "cam" else {"gradient": 1}
 
 
-# Other libraries ------------------------------------------------------------------------------------------------------
-
-
-def xplique_explainer(method: str, model: keras.Model, parameters: dict) -> Callable | None:
-    """A call (images, one-hot targets) of xplique, if it is installed and has the method."""
-    try:
-        from xplique import attributions
-    except ImportError:
-        return None
-    patch = parameters.get("patch_size")
-    known = {
-        "vanilla_gradients": ("Saliency", {}),
-        "gradients_x_inputs": ("GradientInput", {}),
-        "integrated_gradients": ("IntegratedGradients", {"steps": parameters.get("n_steps")}),
-        "smoothgrad": ("SmoothGrad", {"nb_samples": parameters.get("n_samples")}),
-        "smoothgrad_squared": ("SquareGrad", {"nb_samples": parameters.get("n_samples")}),
-        "vargrad": ("VarGrad", {"nb_samples": parameters.get("n_samples")}),
-        "grad_cam": ("GradCAM", {}),
-        "grad_cam_plus_plus": ("GradCAMPP", {}),
-        "occlusion": ("Occlusion", {"patch_size": patch, "patch_stride": patch}),
-        "rise": ("Rise", {"nb_samples": parameters.get("n_masks")}),
-    }
-    if method not in known:
-        return None
-    name, options = known[method]
-    return getattr(attributions, name)(model, batch_size=32, **options)
-
-
-def libraries_of(method: str, model: keras.Model, images: np.ndarray, parameters: dict) -> dict[str, Callable]:
-    """Calls that compute the method for class 0 of the images: ours, `explain`'s adapters, and xplique."""
-    calls: dict[str, Callable] = {}
-    for library in xai.METHODS[method].libraries:
-
-        def call(library=library):
-            return xai.explain(model, images, 0, method, library, **parameters)
-
-        calls[library] = call
-    logits = keras.Model(model.input, model.get_layer("logits").output)
-    chosen = check_parameters(method, xai.METHODS[method].parameters, parameters)
-    explainer = xplique_explainer(method, logits, chosen)
-    if explainer is not None:
-        one_hot = np.eye(model.output_shape[-1], dtype=np.float32)[np.zeros(len(images), int)]
-        calls["xplique"] = lambda: explainer(images, one_hot)
-    return calls
-
-
 # The parts ------------------------------------------------------------------------------------------------------------
 
 
-Task = tuple[str, str, int, str, dict, tuple[str, ...]]  # part, model, images, method, parameters, libraries (): all
+Task = tuple[str, str, int, str, dict, tuple[str, ...]]  # part, model, images, method, parameters, libraries
 
 
-def tasks(
-    parts: list[str], models: list[str], counts: list[int], methods: list[str], libraries: tuple[str, ...] = ()
-) -> Iterator[Task]:
-    """What is to be measured, model by model; of the part methods by ``libraries`` alone, if any are named."""
+def tasks(parts: list[str], models: list[str], counts: list[int], methods: list[str]) -> Iterator[Task]:
+    """What is to be measured, model by model."""
     for model in models:
         for part in parts:
             if part == "methods":
                 for n in counts:
                     for method in methods:
-                        yield part, model, n, method, PARAMETERS.get(method, {}), libraries
+                        yield part, model, n, method, PARAMETERS.get(method, {}), ("xaiutils",)
             elif part == "growth":
                 for method, n, parameters in GROWTH:
                     if method in methods:
@@ -385,23 +365,20 @@ class Subject:
 def run(todo: Iterator[Task], rows: Rows, repeats: int, seconds: float) -> bool:
     """Measure what is not in ``rows`` yet; False if the time was up before the end."""
     start, subject, current = time.perf_counter(), None, None
-    for part, name, n, method, parameters, wanted in todo:
+    for part, name, n, method, parameters, libraries in todo:
         if name != current:
             keras.backend.clear_session()
             subject, current = None, name  # the old model goes before the new one comes
         shown = json.dumps(parameters)
-        missing = [lib for lib in wanted if (part, name, n, method, lib, shown) not in rows.rows]
-        if wanted and not missing:
-            continue
-        subject = subject or Subject(name, rows, repeats)
-        calls = libraries_of(method, subject.model, subject.pictures(part, n), parameters)
-        needed = subject.needed(method, parameters)
-        for library, call in calls.items():
-            if (wanted and library not in wanted) or (part, name, n, method, library, shown) in rows.rows:
+        for library in libraries:
+            if (part, name, n, method, library, shown) in rows.rows:
                 continue
             if time.perf_counter() - start > seconds:
                 return False
-            found, note = (np.nan, 0, np.nan), ""
+            subject = subject or Subject(name, rows, repeats)
+            found, note, images = (np.nan, 0, np.nan), "", subject.pictures(part, n)
+            needed = subject.needed(method, parameters)
+            call = partial(xai.explain, subject.model, images, 0, method, library, **parameters)
             before = subject.passes.now(needed)
             try:
                 found = first_call(name, method, parameters) if part == "first" else measure(call, repeats)
@@ -422,7 +399,7 @@ def report(rows: Rows, complete: bool) -> str:
     """The rows as Markdown tables."""
     found = pd.DataFrame([asdict(row) for row in rows.rows.values()])
     parts = [
-        "# Attribution: seconds, ratios to the floor and to other libraries",
+        "# Attribution: seconds, and ratios to the floor and to other libraries",
         f"Medians on {platform.machine()}, {os.cpu_count()} cores, {devices()}, "
         "224 x 224 pixels, random weights, warm. Floor: the passes that the algorithm must make, at the best batch "
         "size, timed just before and after each row. MB: how far resident memory rose in the first call."
@@ -431,7 +408,7 @@ def report(rows: Rows, complete: bool) -> str:
     passes_ = found[found.part == "pass"].pivot_table(index="model", columns="method", values="seconds", sort=False)
     parts += ["## One pass, milliseconds an image", as_markdown((1000 * passes_).reset_index())]
     if (found.part == "methods").any():
-        parts += ["## All methods", _misses(found), COUNTED, as_markdown(_by_library(found[found.part == "methods"]))]
+        parts += ["## All methods", _misses(found), COUNTED, as_markdown(_by_method(found[found.part == "methods"]))]
     if (found.part == "first").any():
         first = found[found.part == "first"]
         shown = first.assign(shown=[f"{x:.2f}" if x == x else "refused" for x in first.seconds])
@@ -456,7 +433,7 @@ def devices() -> str:
 
 
 def choose_device(options: argparse.Namespace) -> None:
-    """``--device``: "cpu" hides the GPUs; "gpu" asks for one, and measures ours alone, into files of its own."""
+    """``--device``: "cpu" hides the GPUs; "gpu" asks for one, and measures into files of its own."""
     if options.device == "cpu":
         tf.config.set_visible_devices([], "GPU")
     if options.device != "gpu":
@@ -464,14 +441,13 @@ def choose_device(options: argparse.Namespace) -> None:
     if not tf.config.get_visible_devices("GPU"):
         raise SystemExit("TensorFlow sees no GPU: docs/gpu.md says what to install, and how to look why.")
     options.out = HERE / "methods_gpu" if options.out == HERE / "methods" else options.out
-    options.libraries = options.libraries or ["xaiutils"]
     options.parts = ["methods", "growth"] if options.parts == list(PARTS) else options.parts
     print(devices(), flush=True)
 
 
 def _misses(found: pd.DataFrame) -> str:
     """Which of our methods miss the aim of 1.3 times the floor at the largest number of images."""
-    most = found[(found.part == "methods") & (found.library == "xaiutils")]
+    most = found[found.part == "methods"]
     most = most[most.images == most.images.max()].dropna(subset=["seconds"])
     ratio = most.seconds / most.floor
     said = [
@@ -483,15 +459,12 @@ def _misses(found: pd.DataFrame) -> str:
     )
 
 
-def _by_library(found: pd.DataFrame) -> pd.DataFrame:
-    """A row for each model, number of images and method: ours, and how many times longer the others take."""
-    index = ["model", "images", "method", "parameters"]
-    ours = found[found.library == "xaiutils"].set_index(index)
-    table = pd.DataFrame({"seconds": ours.seconds, "x floor": ours.seconds / ours.floor, "MB": ours.peak_mb})
-    for library, other in found[found.library != "xaiutils"].groupby("library", sort=False):
-        table[f"{library}, x ours"] = other.set_index(index).seconds / ours.seconds
-    table["note"] = ours.note.str.split(":").str[0]
-    return table.reset_index()
+def _by_method(found: pd.DataFrame) -> pd.DataFrame:
+    """A row for each model, number of images and method."""
+    table = found[["model", "images", "method", "parameters", "seconds"]].copy()
+    table["x floor"], table["MB"] = found.seconds / found.floor, found.peak_mb
+    table["note"] = found.note.str.split(":").str[0]
+    return table.sort_values(["model", "images"], ascending=[True, False], kind="stable")
 
 
 def _grid(found: pd.DataFrame) -> str:
@@ -519,9 +492,9 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=list(MODELS))
     parser.add_argument("--images", nargs="+", type=int, default=[1, 8], help="numbers of images of the part methods")
     parser.add_argument("--methods", nargs="+", default=list(xai.METHODS), help="only these")
-    parser.add_argument("--libraries", nargs="+", default=[], help="only these in the part methods")
     parser.add_argument("--device", choices=("cpu", "gpu"), help="by default what TensorFlow finds")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--again", action="store_true", help="measure rows that are there once more")
     parser.add_argument("--fresh", action="store_true", help="forget the rows of earlier runs")
     parser.add_argument("--out", type=Path, default=HERE / "methods", help="path of the .csv and .md, without suffix")
     options = parser.parse_args()
@@ -535,8 +508,11 @@ def main() -> None:
             print(report(rows, run(todo, rows, 1, 60 * options.minutes)))
         return
     rows = Rows(options.out.with_suffix(".csv"), Row, options.fresh)
-    todo = tasks(options.parts, options.models, options.images, options.methods, tuple(options.libraries))
-    complete = run(todo, rows, options.repeats, 60 * options.minutes)
+    todo = list(tasks(options.parts, options.models, options.images, options.methods))
+    for part, model, n, method, parameters, libraries in todo if options.again else ():
+        for library in libraries:
+            rows.rows.pop((part, model, n, method, library, json.dumps(parameters)), None)
+    complete = run(iter(todo), rows, options.repeats, 60 * options.minutes)
     write_text(options.out.with_suffix(".md"), report(rows, complete))
 
 

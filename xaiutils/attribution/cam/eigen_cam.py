@@ -21,11 +21,20 @@ def first_component(A: tf.Tensor, centred: bool) -> tf.Tensor:
     """The part of A ``(n, rows, columns, channels)`` along its first principal direction, ``(n, rows, columns)``, with
     the sign that makes the value of largest size positive; ``centred``: each channel's mean is subtracted first."""
     shape = tf.shape(A)
-    places = tf.reshape(A, (shape[0], -1, shape[-1]))
+    places = tf.cast(tf.reshape(A, (shape[0], -1, A.shape[-1])), tf.float64)
     if centred:
         places -= tf.reduce_mean(places, axis=1, keepdims=True)
-    _, _, directions = tf.linalg.svd(places)
-    along = tf.reduce_sum(places * directions[:, None, :, 0], axis=-1)
+
+    # The one direction, from the smaller of the two products of the matrix with itself: an SVD takes ten times as long.
+    def by_places() -> tf.Tensor:
+        values, vectors = tf.linalg.eigh(tf.matmul(places, places, transpose_b=True))
+        return tf.sqrt(tf.nn.relu(values[:, -1:])) * vectors[..., -1]
+
+    def by_channels() -> tf.Tensor:
+        vectors = tf.linalg.eigh(tf.matmul(places, places, transpose_a=True))[1]
+        return tf.linalg.matvec(places, vectors[..., -1])
+
+    along = tf.cast(tf.cond(tf.shape(places)[1] < A.shape[-1], by_places, by_channels), A.dtype)
     low, high = (f(along, axis=1, keepdims=True) for f in (tf.reduce_min, tf.reduce_max))
     return tf.reshape(tf.where(-low > high, -along, along), shape[:3])
 
