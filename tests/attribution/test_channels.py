@@ -20,6 +20,7 @@ FEW = {
     "blur_ig": {"n_steps": 4, "max_sigma": 4.0},
     "idgi": {"n_steps": 2},
     "shapley": {"n_segments": 40, "n_samples": 2},
+    "kernel_shap": {"n_segments": 20, "n_coalitions": 60},
     "sobol": {"cells": 2, "n_samples": 4},
     "hsic": {"cells": 3, "n_masks": 24},
     "ss_cam": {"n_samples": 2},

@@ -32,6 +32,7 @@ QUICK = {
     "blur_ig": {"n_steps": 3, "max_sigma": 4.0},
     "idgi": {"n_steps": 2},
     "shapley": {"n_segments": 40, "n_samples": 2},
+    "kernel_shap": {"n_segments": 20, "n_coalitions": 60},
     "sobol": {"cells": 2, "n_samples": 4},
     "hsic": {"cells": 3, "n_masks": 24},
     "xrai": {"base_parameters": {"n_steps": 4}, "algorithm": "fast"},
@@ -122,7 +123,17 @@ def test_models_of_any_size_agree_with_fixed_ones(images, method):
     np.testing.assert_allclose(maps[1], maps[0], atol=1e-5 * np.abs(maps[0]).max())
 
 
-BY_RULES = ("guided_backprop", "deconvolution", "deep_lift", "lrp", "clrp", "sglrp", "relevance_cam", "xrelevance_cam")
+BY_RULES = (
+    "guided_backprop",
+    "deconvolution",
+    "deep_lift",
+    "lrp",
+    "clrp",
+    "sglrp",
+    "crp",
+    "relevance_cam",
+    "xrelevance_cam",
+)
 
 
 @pytest.mark.parametrize("make", [make_flat, make_vit])

@@ -32,6 +32,7 @@ QUICK = {
     "blur_ig": {"n_steps": 3, "max_sigma": 4.0},
     "idgi": {"n_steps": 2},
     "shapley": {"n_segments": 40, "n_samples": 2},
+    "kernel_shap": {"n_segments": 20, "n_coalitions": 60},
     "sobol": {"cells": 2, "n_samples": 4},
     "hsic": {"cells": 3, "n_masks": 24},
     "xrai": {"base_parameters": {"n_steps": 2}, "algorithm": "fast"},

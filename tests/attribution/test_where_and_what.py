@@ -21,6 +21,7 @@ QUICK = {
     "blur_ig": {"n_steps": 10},
     "idgi": {"n_steps": 10},
     "shapley": {"n_segments": 8, "fill": "black"},
+    "kernel_shap": {"n_segments": 8, "fill": "black"},
     "sobol": {"cells": 6, "n_samples": 16, "fill": "black"},
     "hsic": {"cells": 6, "n_masks": 200, "fill": "black"},
     "ss_cam": {"layer": "neck", "n_samples": 4, "noise": 0.1},

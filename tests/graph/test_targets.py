@@ -24,6 +24,7 @@ FEW = {
     "occlusion": {"score": "logit"},
     "score_cam": {"weighting": "softmax"},
     "faster_score_cam": {"weighting": "softmax"},
+    "kernel_shap": {"n_segments": 5},
     "ss_cam": {"n_samples": 2},
     "smooth_grad_cam_plus_plus": {"n_samples": 2},
 }

@@ -42,27 +42,58 @@ TARGETS = tf.TensorSpec([None], tf.int32)
 
 
 def input_signal(
-    network: Network, key: Any, rule: Callable[[Any], Rule | None], seed: Callable[[Any, Any], Any]
-) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    network: Network,
+    key: Any,
+    rule: Callable[..., Rule | None],
+    seed: Callable[[Any, Any], Any],
+    more: Sequence[tf.TensorSpec] = (),
+) -> Callable[..., np.ndarray]:
     """Function (images, targets) -> what arrives at the images, ``(n, height, width, C)``.
 
-    ``rule(images)`` makes the rule of one pass, and ``seed(logits, targets)`` what goes in at the logits. Compiled
-    once under ``key``.
+    ``rule(images)`` makes the rule of one pass, and ``seed(logits, targets)`` what goes in at the logits. The function
+    takes ``more`` arguments of these specs, one row for each image, and hands them to ``rule``. Compiled once under
+    ``key``.
     """
 
     def build():
-        def run(images, targets):
+        def run(images, targets, *given):
             with network.in_float32():
                 with tf.GradientTape(watch_accessed_variables=False) as tape:
                     tape.watch(images)
-                    logits, _ = network.forward(images, [], rule=rule(images))
+                    logits, _ = network.forward(images, [], rule=rule(images, *given))
                 found = tape.gradient(logits, images, output_gradients=seed(logits, targets))
             if found is None:
                 raise ModelError(NO_GRADIENT)
             return found
 
-        compiled = tiered(network, run, [network.image_spec, TARGETS])
-        return lambda images, targets: compiled(images, targets).numpy()
+        compiled = tiered(network, run, [network.image_spec, TARGETS, *more])
+        return lambda *given: compiled(*given).numpy()
+
+    return network.compiled(key, build)
+
+
+def layer_signals(
+    network: Network,
+    key: Any,
+    layers: Sequence[str],
+    rule: Callable[[Any], Rule | None],
+    seed: Callable[[Any, Any], Any],
+) -> Callable[[np.ndarray, np.ndarray], list[tuple[Any, Any]]]:
+    """Function (images, targets) -> the output of each of ``layers`` (paths) and what arrives at it, both as the layer
+    has them; ``key``, ``rule`` and ``seed`` are as in `input_signal`. ModelError where nothing arrives."""
+
+    def build():
+        def run(images, targets):
+            with network.in_float32():
+                with tf.GradientTape(watch_accessed_variables=False) as tape:
+                    logits, outputs = network.forward(images, layers, tape.watch, rule(images))
+                found = tape.gradient(logits, outputs, output_gradients=seed(logits, targets))
+            lost = [path for path, signal in zip(layers, found, strict=True) if signal is None]
+            if lost:
+                raise ModelError(f"no relevance comes back to layer {lost[0]!r} (is it a gate's?); choose another one.")
+            return list(zip(outputs, found, strict=True))
+
+        return tiered(network, run, [network.image_spec, TARGETS])
 
     return network.compiled(key, build)
 

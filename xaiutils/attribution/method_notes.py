@@ -45,6 +45,8 @@ PITFALLS = {
     "to cut-up images.",
     "shapley": "Hidden superpixels are unusual images, and what they show decides: with their mean colour a flat one "
     "is worth nothing. A value belongs to the whole superpixel, however large it is.",
+    "kernel_shap": "As Shapley values: what hidden superpixels show decides. Few samples leave noise of the size of "
+    "small values, and the values add up all the same: compare two seeds.",
     "sobol": "As coarse as its cells. What it measures is the variance under half-transparent masks; with few samples "
     "cells without a hand in it get some, too.",
     "hsic": "As coarse as its cells; cheaper than Sobol indices and blind to what cells do only together. Chance gives "
@@ -95,6 +97,8 @@ PITFALLS = {
     "as much as the others, without scaling the layer with the largest numbers decides.",
     "refine_cam": "One layer that finds nothing at a place empties it: with early layers, which respond to edges, fine "
     "and sparse. Flat evidence is lost.",
+    "crp": "One channel is rarely one concept, and what a channel stands for is told by examples, not by its map. A "
+    "map of a small part of the relevance looks as strong as one of most of it. What goes around it is left out.",
     "relevance_cam": "As coarse as the layer, and only as good as the propagation rules for the layers behind it.",
     "xrelevance_cam": "As Relevance-CAM; the sum of a channel's activation, by which it divides, can be near 0.",
     "lrp": "A family, not one method: state rule, stabiliser and how norms, gates and attention are passed. alpha-beta "

@@ -24,6 +24,7 @@ from xaiutils.attribution.full_grad import FULL_GRAD
 from xaiutils.attribution.gradients_x_inputs import GRADIENTS_X_INPUTS
 from xaiutils.attribution.guided_backprop import DECONVOLUTION, GUIDED_BACKPROP
 from xaiutils.attribution.integrated_gradients import INTEGRATED_GRADIENTS, INTEGRATED_GRADIENTS_BW
+from xaiutils.attribution.kernel_shap import KERNEL_SHAP
 from xaiutils.attribution.legrad import LEGRAD
 from xaiutils.attribution.libraries import sources
 from xaiutils.attribution.lime import LIME
@@ -32,6 +33,7 @@ from xaiutils.attribution.occlusion import OCCLUSION
 from xaiutils.attribution.prediction_difference import PREDICTION_DIFFERENCE
 from xaiutils.attribution.raw_attention import RAW_ATTENTION
 from xaiutils.attribution.relevance.contrastive import CLRP, SGLRP
+from xaiutils.attribution.relevance.crp import CRP
 from xaiutils.attribution.relevance.lrp import LRP
 from xaiutils.attribution.rise import RISE
 from xaiutils.attribution.sensitivity import HSIC, SOBOL
@@ -62,6 +64,7 @@ _ALL = (
     RISE,
     LIME,
     SHAPLEY,
+    KERNEL_SHAP,
     SOBOL,
     HSIC,
     PREDICTION_DIFFERENCE,
@@ -87,6 +90,7 @@ _ALL = (
     LRP,
     CLRP,
     SGLRP,
+    CRP,
     RELEVANCE_CAM,
     XRELEVANCE_CAM,
     LAYER_AGGREGATE,

@@ -60,6 +60,26 @@ def shapley(
     labels = segments_of_images(images, segments, segmentation, n_segments, seed)
     counts = labels.max(axis=(1, 2)) + 1
     shown = [_shown(count, n_samples, seed) for count in counts]
+    fills = hidden_fill(images, labels, fill)
+    found = scores_of_coalitions(network, images, targets, batch_size, labels, shown, fills, score)
+    maps = np.empty(labels.shape, np.float32)
+    for i, (count, scores) in enumerate(zip(counts, found, strict=True)):
+        maps[i] = _values(scores, count, n_samples, seed)[labels[i]]
+    return maps
+
+
+def scores_of_coalitions(
+    network: Network,
+    images: np.ndarray,
+    targets: np.ndarray,
+    batch_size: int,
+    labels: np.ndarray,
+    shown: list[np.ndarray],
+    fills: np.ndarray,
+    score: str,
+) -> list[np.ndarray]:
+    """The scores float64 ``(rows,)`` of each image when of its superpixels ``labels`` ``(height, width)`` those are
+    shown that a row of ``shown``, bool ``(rows, superpixels)``, names, and ``fills`` in place of the others."""
     members = np.repeat(np.arange(len(images)), [len(rows) for rows in shown])
     rows = np.concatenate([np.arange(len(of_image)) for of_image in shown])
 
@@ -67,13 +87,8 @@ def shapley(
         of_each = zip(members[batch], rows[batch], strict=True)
         return np.stack([shown[i][row][labels[i]] for i, row in of_each]).astype(np.float32)
 
-    fills = hidden_fill(images, labels, fill)
     scores = masked_scores(network, images, fills, targets, members, masks, batch_size, score, "Shapley values")
-    maps = np.empty(labels.shape, np.float32)
-    for i, count in enumerate(counts):
-        found = scores[members == i].astype(np.float64)
-        maps[i] = _values(found, count, n_samples, seed)[labels[i]]
-    return maps
+    return [scores[members == i].astype(np.float64) for i in range(len(images))]
 
 
 def _shown(count: int, n_samples: int, seed: int) -> np.ndarray:

@@ -10,8 +10,11 @@ the biases' share. Maps keep their sign. ``gates`` is as in `lrp`.
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
-from xaiutils.attribution.backward_rules import TARGETS
+import numpy as np
+
+from xaiutils.attribution.backward_rules import layer_signals
 from xaiutils.attribution.cam.weighted_sum import cam_of_weights
 from xaiutils.attribution.method import SignalPass, Signals
 from xaiutils.attribution.relevance.linear_rules import Settings, stabilised
@@ -20,8 +23,7 @@ from xaiutils.attribution.relevance.propagation import Propagation
 from xaiutils.attribution.relevance.seeds import at_logits
 from xaiutils.backend import tf
 from xaiutils.graph.layers.step_kinds import kinds
-from xaiutils.graph.network import ModelError, Network
-from xaiutils.graph.tiers import tiered
+from xaiutils.graph.network import Network
 
 
 def relevance_cam_weights(A: tf.Tensor, R: tf.Tensor) -> tf.Tensor:
@@ -59,29 +61,23 @@ def activations_and_relevance(network: Network, layers: Sequence[str], gates: st
     """Function (images, targets) -> each layer's activation and relevance, both ``(n, rows, columns, channels)``, from
     one pass there and back; ``layers`` are paths, ``gates`` is as in `lrp`."""
 
-    def build():
-        known = kinds(network, "LRP")
-        settings = Settings(bias=False, gates=gates)
-        kept = {network.step(path) for path in layers}
+    known = network.compiled("kinds of LRP", lambda: kinds(network, "LRP"))
+    kept = {network.step(path) for path in layers}
 
-        def run(images, targets):
-            with network.in_float32():
-                rule = _FromNumbers(network, known, images, "z_plus", "", settings, kept)
-                with tf.GradientTape(watch_accessed_variables=False) as tape:
-                    logits, activations = network.forward(images, layers, tape.watch, rule)
-                one = tf.ones_like(logits[:, 0])
-                start = at_logits(network, targets, one, -one / network.n_classes)
-                found = tape.gradient(logits, activations, output_gradients=start)
-            lost = [path for path, R in zip(layers, found, strict=True) if R is None]
-            if lost:
-                raise ModelError(f"no relevance comes back to layer {lost[0]!r} (is it a gate's?); choose another one.")
-            pairs = zip(layers, activations, found, strict=True)
-            return [(network.to_grid(path, A), network.to_grid(path, R)) for path, A, R in pairs]
+    def make(images: Any) -> Propagation:
+        return _FromNumbers(network, known, images, "z_plus", "", Settings(bias=False, gates=gates), kept)
 
-        return tiered(network, run, [network.image_spec, TARGETS])
+    def start(logits: Any, targets: Any) -> Any:
+        one = tf.ones_like(logits[:, 0])
+        return at_logits(network, targets, one, -one / network.n_classes)
 
-    stored = tuple(network.field(path).stored for path in layers)
-    return network.compiled(("activations and relevance", tuple(layers), stored, gates), build)
+    run = layer_signals(network, ("activations and relevance", tuple(layers), gates), layers, make, start)
+
+    def signals(images: np.ndarray, targets: np.ndarray) -> list[tuple[Any, Any]]:
+        pairs = zip(layers, run(images, targets), strict=True)
+        return [tuple(network.to_grid(path, x) for x in pair) for path, pair in pairs]
+
+    return signals
 
 
 _PASSES: dict[str, SignalPass] = {

@@ -112,7 +112,7 @@ def rule_parameters(rule: str, bias: bool) -> tuple[Parameter, ...]:
     )
 
 
-def _starts_with_what_its_weights_give(parameters: Mapping[str, Any]) -> bool:
+def starts_with_what_its_weights_give(parameters: Mapping[str, Any]) -> bool:
     """Whether the last layer hands on x_i w_ij alone, the bias its own share of the logit, whatever the bias is."""
     return COMPOSITES[parameters["rule"]][1] == "epsilon" and parameters["bias"] and parameters["epsilon"] <= 1e-6
 
@@ -127,7 +127,7 @@ LRP = Method(
     cost="1 gradient (epsilon) to about 3",
     compute=lrp,
     needs="rules",
-    shift_invariant_by=_starts_with_what_its_weights_give,
+    shift_invariant_by=starts_with_what_its_weights_give,
     reading_by=lambda parameters: "magnitude" if parameters["rule"] == "epsilon" else "positive",
     parameters=(*rule_parameters("epsilon_plus", bias=True), SHARES),
 )
