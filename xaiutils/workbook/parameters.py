@@ -145,7 +145,7 @@ _DECLARED = (
     Parameter(
         "effort",
         dict,
-        {"n_samples": 8, "noise": 0.15, "n_steps": 16, "n_draws": 16},
+        {"n_samples": 5, "noise": 0.15, "n_steps": 10, "n_draws": 10},
         "of the study of the CT poster: noisy copies, their noise, steps of an integral, draws of expected gradients",
     ),
     Parameter("least_accuracy", float, 0.97, "of that study: below it on test images no map is ranked", 0.0, 1.0),
@@ -184,7 +184,7 @@ OWN_DEFAULTS: dict[str, dict[str, Any]] = {
     },
     "ct_poster": {
         "dataset": "ct_phantom",
-        **{"image_size": 96, "n_train": 300, "n_val": 60, "n_sanity": 12, "faithfulness_steps": 10},
+        **{"image_size": 96, "n_train": 300, "n_val": 60, "n_images": 16, "faithfulness_steps": 10},
         **{"models": ["efficientnet_lite0"], "recipe": "modern"},
     },
     "concepts": {
