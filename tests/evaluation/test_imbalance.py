@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 from small_models import discs
 
 from xaiutils.backend import keras
@@ -33,6 +34,48 @@ def test_total_or_minority_is_held_and_draws_are_nested():
     assert set(few.ids) < set(more.ids)
     with pytest.raises(ValueError, match="of 32 of the class"):
         study.uneven(POOL, 1, 33, 2)
+
+
+def test_a_choice_of_classes_is_numbered_as_it_is_named():
+    five = TEST.__class__(POOL.pixels[:5], [0, 1, 2, 2, 1], ("a", "b", "c"), list("vwxyz"), POOL.masks[:5])
+    chosen = study.of_classes(five, ["c", "a"])
+    assert (chosen.ids, chosen.labels.tolist(), chosen.class_names) == (["v", "x", "y"], [1, 0, 0], ("c", "a"))
+    assert np.array_equal(chosen.masks, POOL.masks[[0, 2, 3]])
+    with pytest.raises(ValueError, match="no class 'd'"):
+        study.of_classes(five, ["a", "d"])
+    with pytest.raises(ValueError, match="two or more"):
+        study.of_classes(five, ["a"])
+
+
+def test_the_grid_has_what_all_else_is_compared_with():
+    cells = study.grid((0.5, 0.1), ("none", "focal"), (0, 1), everywhere=False)
+    assert len(cells) == len(set(cells)) == 2 * (2 + 2 + 1 + 1)
+    assert {(c.hold, c.share) for c in cells if c.remedy == "focal"} == {("total", 0.1)}
+    assert len(study.grid((0.5, 0.1), ("none", "focal"), (0, 1), planted=False)) == 16
+    for shares, names, message in (((0.1,), ("none",), "0.5"), ((0.5,), ("focal",), "'none'"), ((0.5,), ("x",), "x")):
+        with pytest.raises(ValueError, match=message):
+            study.grid(shares, names, (0,))
+
+
+def test_changes_are_summarised_over_images_and_seeds():
+    """Changes of 0 and 2 by the image and 0 and 2 by the seed, by hand; NaN is counted, and no change no certainty."""
+    facts = {"hold": "total", "remedy": "none", "metric": "m", "margin": 0.0, "p": 1.0}
+    even = pd.DataFrame(
+        [{**facts, "share": 0.5, "seed": s, "image_id": i, "value": 7.0} for s in (0, 1) for i in (0, 1)]
+    )
+    less = even.assign(share=0.1, value=7.0 + 2 * even["seed"] + 2 * even["image_id"])
+    images = pd.concat([even, less, less.assign(share=0.2, value=[7.0, np.nan] * 2)])
+    found = study.judge(study.summarise_seeds(study.against_even(images))).set_index("share")
+    half = np.sqrt(2) * stats.t.ppf(0.975, 2)
+    numbers = found.loc[0.1, ["mean", "low", "high", "least", "greatest", "n", "seeds", "missing"]].tolist()
+    assert numbers == pytest.approx([2, 2 - half, 2 + half, 1, 3, 2, 2, 0])
+    assert found["verdict"].tolist() == ["undecided", "undecided"]
+    assert found.loc[0.2, ["mean", "missing"]].tolist() == [0, 2]
+    assert np.isnan(found.loc[0.2, "low"])
+    table = pd.DataFrame({"low": [0.1, -0.2, -0.1, np.nan], "high": [0.2, -0.1, 0.1, np.nan]})
+    assert study.judge(table)["verdict"].tolist() == ["higher", "lower", "undecided", "undecided"]
+    with pytest.raises(ValueError, match="several networks"):
+        study.against(less, images)
 
 
 def table(change):
@@ -75,6 +118,16 @@ def test_at_even_classes_remedies_coincide_and_both_sweeps_meet(found):
     assert np.array_equal(*(found.maps[study.Cell("total", 0.5, name, 0)] for name in ("none", "class_weights")))
     least = [found.maps[study.Cell(hold, 0.25, "none", 0)] for hold in study.HOLDS]
     assert np.array_equal(*least)
+
+
+def test_maps_of_random_weights_are_another_networks(found):
+    """Less evidence than the trained network's, and no likeness to it."""
+    even = found.random[(found.random["share"] == 0.5) & (found.random["remedy"] == "none")]
+    own = found.images[(found.images["share"] == 0.5) & (found.images["remedy"] == "none")]
+    means, trained = (x.groupby("metric")["value"].mean() for x in (even, own))
+    assert set(even["image_id"]) == set(own["image_id"])
+    assert means["relevance_mass"] < trained["relevance_mass"]
+    assert means["likeness"] < 0.9
 
 
 def test_removed_evidence_is_found(found):

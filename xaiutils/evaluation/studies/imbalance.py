@@ -4,6 +4,7 @@ Two sweeps, so that imbalance is not taken for a lack of images: the total is he
 class is (the rest grows). Both meet in the least share, where they have the same images. Maps of the rare class' test
 images are compared image by image with those of the network of the same seed that was trained on even classes: of all
 images, of those where both networks are as sure, and with the change of the logit's margin as the mediator.
+Intervals hold what other images and what other training seeds would change.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -22,12 +23,13 @@ from xaiutils.datasets.image_dataset import stratified_order
 from xaiutils.evaluation.evaluate import evaluate_all
 from xaiutils.evaluation.map_similarity import spearman
 from xaiutils.evaluation.studies.painting import paint_over
+from xaiutils.evaluation.studies.random_weights import random_weight_maps
 from xaiutils.evaluation.studies.trainings import Splits, check_splits
 from xaiutils.graph.predict import predict
 from xaiutils.map_reading import read_maps
 from xaiutils.progress import progress
-from xaiutils.registry import check_choice
-from xaiutils.statistics.bootstrap import draw_units, percentiles
+from xaiutils.registry import check_choice, suggest
+from xaiutils.statistics.crossed import crossed_interval
 from xaiutils.training import Recipe, train
 
 HOLDS = ("total", "minority")
@@ -44,6 +46,9 @@ RECIPE = Recipe(
     "imbalance", frozen=False, learning_rate=0.003, weight_decay=0.0, epochs=30, patience=30, monitor="loss", warmup=0.0
 )
 _CELL = ["hold", "share", "remedy", "seed"]
+_SCORE = ["image_id", "metric", "value"]
+_SUMMARY = ["mean", "low", "high", "least", "greatest", "n", "seeds", "missing"]
+_GROUP = ("hold", "remedy", "share", "metric")
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,21 @@ def uneven(ds: ImageDataset, rare: int, n_rare: int, n_rest: int, seed: int = 0)
     return ds.select(np.sort(np.concatenate(list(drawn))))
 
 
+def of_classes(ds: ImageDataset, names: Sequence[str]) -> ImageDataset:
+    """The images of these classes, numbered in the order of ``names``: another choice of classes."""
+    ds.check_single_label("a choice of classes")
+    names = list(names)
+    for name in names:
+        if name not in ds.class_names:
+            raise ValueError(f"the set has no class {name!r}; {suggest(name, list(ds.class_names))}")
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise ValueError(f"the classes {names} are chosen; expected two or more, each once.")
+    numbers = np.array([names.index(name) if name in names else -1 for name in ds.class_names])[ds.labels]
+    kept = np.flatnonzero(numbers >= 0)
+    fresh = replace(ds, labels=np.maximum(numbers, 0), class_names=tuple(names))
+    return replace(fresh.select(kept), available=len(kept))
+
+
 def without_evidence(ds: ImageDataset, rare: int) -> ImageDataset:
     """The set with the masked evidence of the class ``rare`` painted over: the effect that is planted."""
     if ds.masks is None:
@@ -91,10 +111,13 @@ def without_evidence(ds: ImageDataset, rare: int) -> ImageDataset:
 class Sweep:
     """``images``: a row for each network, test image of the rare class and metric: hold, share, remedy, seed, image_id,
     right, p (of its class), margin (its logit less the largest other), metric, value. ``classes``: a row for each
-    network and class: sensitivity, ece. ``maps``: float32 ``(n, height, width)`` of the rare class' test images."""
+    network and class: sensitivity, ece. ``random``: a row for each network, image and metric: what maps of the network
+    with random weights score, and as the metric "likeness" how alike (Spearman) they are to its own. ``maps``: float32
+    ``(n, height, width)`` of the rare class' test images."""
 
     images: pd.DataFrame
     classes: pd.DataFrame
+    random: pd.DataFrame
     maps: dict[Cell, np.ndarray]
 
 
@@ -123,7 +146,7 @@ def sweep(
     check_splits(splits)
     cells, (pool, val, test) = list(cells), splits
     least, few = min(cell.share for cell in cells), test.select(test.labels == rare)
-    known, images, classes, maps = {}, [], [], {}
+    known, images, classes, random, maps = {}, [], [], [], {}
     for cell in progress(cells, title="networks"):
         n = counts(cell.hold, cell.share, total, least)
         key = (n, cell.remedy, cell.seed)
@@ -132,25 +155,43 @@ def sweep(
             data = without_evidence(data, rare) if cell.remedy == PLANTED else data
             train(model, data, val, recipe, seed=cell.seed, **REMEDIES.get(cell.remedy, {}))
             found = explain_all(model, few.images, rare, [method])
-            known[key] = (
-                _answers(model, test, rare),
-                found[method],
-                evaluate_all(None, few, found, metrics, reading=reading),
-            )
-        (rows, of_classes), maps[cell], scores = known[key]
+            blank = random_weight_maps(model, few.images, [method], rare, seed=cell.seed)
+            scores, of_blank = (evaluate_all(None, few, m, metrics, reading=reading)[_SCORE] for m in (found, blank))
+            alike = spearman(*(read_maps(m[method], reading) for m in (found, blank)))
+            alike = pd.DataFrame({"image_id": few.ids, "metric": "likeness", "value": alike})
+            answers, of_classes = _answers(model, test, rare)
+            known[key] = scores.merge(answers, on="image_id"), of_classes, pd.concat([of_blank, alike]), found[method]
         facts = {name: getattr(cell, name) for name in _CELL}
-        images.append(scores[["image_id", "metric", "value"]].merge(rows, on="image_id").assign(**facts))
-        classes.append(of_classes.assign(**facts))
-    return Sweep(pd.concat(images, ignore_index=True), pd.concat(classes, ignore_index=True), maps)
+        for rows, table in zip((images, classes, random), known[key][:3], strict=True):
+            rows.append(table.assign(**facts))
+        maps[cell] = known[key][3]
+    return Sweep(*(pd.concat(rows, ignore_index=True) for rows in (images, classes, random)), maps)
 
 
-def grid(shares: Sequence[float], remedies: Iterable[str], seeds: Iterable[int], planted: bool = True) -> list[Cell]:
-    """All cells of both sweeps, and for each seed the one with the planted effect."""
+def grid(
+    shares: Sequence[float],
+    remedies: Iterable[str],
+    seeds: Iterable[int],
+    planted: bool = True,
+    everywhere: bool = True,
+) -> list[Cell]:
+    """All cells of both sweeps, and for each seed the one with the planted effect. Without ``everywhere``, remedies are
+    tried only where the total is held and classes are not even. Raises ValueError for a remedy that is not known, and
+    where even classes without remedy, which all others are compared with, are missing."""
     names, seeds = list(remedies), list(seeds)
     if unknown := set(names) - set(REMEDIES):
         raise ValueError(f"remedies {sorted(unknown)} are not known; choose from {', '.join(REMEDIES)}.")
-    cells = [Cell(h, share, name, s) for h in HOLDS for share in shares for name in names for s in seeds]
-    return cells + [Cell("total", EVEN, PLANTED, s) for s in seeds if planted]
+    if EVEN not in shares or "none" not in names:
+        raise ValueError(f"shares {list(shares)}, remedies {names}: {EVEN} and 'none' must be among them.")
+    cells = [
+        Cell(hold, share, name, seed)
+        for hold in HOLDS
+        for share in shares
+        for name in names
+        for seed in seeds
+        if everywhere or name == "none" or (hold == "total" and share != EVEN)
+    ]
+    return cells + [Cell("total", EVEN, PLANTED, seed) for seed in seeds if planted]
 
 
 def _answers(model: keras.Model, test: ImageDataset, rare: int) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -168,28 +209,51 @@ def _answers(model: keras.Model, test: ImageDataset, rare: int) -> tuple[pd.Data
     return pd.DataFrame(facts)[test.labels == rare], pd.DataFrame(said, columns=["class", "sensitivity", "ece"])
 
 
-def against_even(images: pd.DataFrame, caliper: float | None = None) -> pd.DataFrame:
-    """Each image's value less that by the network of even classes of the same sweep and seed, without remedy.
-
-    ``images`` as in `Sweep`. ``caliper``: only images whose probabilities, of their class by either network, are no
-    farther apart. Returns its rows with ``value`` the difference, and ``d_margin`` that of the margins.
-    """
-    on = ["hold", "seed", "image_id", "metric"]
-    even = images[(images["share"] == EVEN) & (images["remedy"] == "none")][[*on, "value", "margin", "p"]]
-    both = images.merge(even, on=on, suffixes=("", "_even"))
-    both = both[(both["share"] != EVEN) | (both["remedy"] != "none")]
-    if caliper is not None:
-        both = both[(both["p"] - both["p_even"]).abs() <= caliper]
-    changed = both.assign(value=both["value"] - both["value_even"], d_margin=both["margin"] - both["margin_even"])
-    return changed.drop(columns=["value_even", "margin_even", "p_even"])
-
-
-def mediation(
-    images: pd.DataFrame,
-    by: Sequence[str] = ("hold", "remedy", "share", "metric"),
-    n_resamples: int = 1000,
-    seed: int = 0,
+def against(
+    images: pd.DataFrame, reference: pd.DataFrame, on: Sequence[str] = ("hold", "seed"), caliper: float | None = None
 ) -> pd.DataFrame:
+    """Each image's value less that by another network, the one of ``reference`` that has the same ``on``.
+
+    ``images``, ``reference``: as in `Sweep`. ``caliper``: only images whose probabilities, of their class by either
+    network, are no farther apart. Returns the rows that have both, with ``value`` the difference, and ``d_margin`` that
+    of the margins. Raises ValueError where several networks of ``reference`` would do.
+    """
+    keys = [*on, "image_id", "metric"]
+    if reference.duplicated(keys).any():
+        raise ValueError(f"reference has several networks of the same {', '.join(on)}; give one for each.")
+    both = images.merge(reference[[*keys, "value", "margin", "p"]], on=keys, suffixes=("", "_other"))
+    if caliper is not None:
+        both = both[(both["p"] - both["p_other"]).abs() <= caliper]
+    changed = both.assign(value=both["value"] - both["value_other"], d_margin=both["margin"] - both["margin_other"])
+    return changed.drop(columns=["value_other", "margin_other", "p_other"])
+
+
+def against_even(images: pd.DataFrame, caliper: float | None = None) -> pd.DataFrame:
+    """`against` the network of even classes of the same sweep and seed, without remedy."""
+    even = (images["share"] == EVEN) & (images["remedy"] == "none")
+    return against(images[~even], images[even], caliper=caliper)
+
+
+def summarise_seeds(table: pd.DataFrame, by: Sequence[str] = _GROUP) -> pd.DataFrame:
+    """Means with intervals over images, or patients, and over training seeds (`crossed_interval`).
+
+    ``table``: as ``images`` of `Sweep`, or changes of `against`. Returns a row for each group: ``by``, mean, low, high,
+    least and greatest (means of single seeds), n (images, or patients), seeds, missing (values that are NaN, left out).
+    """
+    rows = []
+    for key, group in table.groupby(list(by), sort=False):
+        known = group.dropna(subset=["value"])
+        value, single = known["value"].to_numpy(float), known.groupby("seed")["value"].mean()
+        found = (np.nan,) * 3
+        if len(known):
+            ends = crossed_interval(lambda weights, x=value: _mean(weights, x)[:, None], _units(known), known["seed"])
+            found = tuple(float(x[0]) for x in ends)
+        n = len(set(_units(known)))
+        rows.append((*key, *found, single.min(), single.max(), n, len(single), len(group) - len(known)))
+    return pd.DataFrame(rows, columns=[*by, *_SUMMARY])
+
+
+def mediation(images: pd.DataFrame, by: Sequence[str] = _GROUP) -> pd.DataFrame:
     """How much of the maps' change goes with that of the logit's margin.
 
     Differences of `against_even` are regressed on those of margins: the ``direct`` effect is what is left where the
@@ -197,22 +261,39 @@ def mediation(
     random flatten the slope, which makes the direct effect larger: what is mediated is a lower bound. Nor is it a proof
     of cause, for whatever changes both looks like this.
 
-    Returns a row for each group and effect: ``by``, effect, mean, low, high (95 %, bootstrap over images, or patients),
-    n (images).
+    Returns a row for each group and effect: ``by``, effect, mean, low, high (over images, or patients, and training
+    seeds), n (images, or patients).
     """
-    rows, unit = [], "patient_id" if "patient_id" in images else "image_id"
+    rows = []
     for key, group in against_even(images).dropna(subset=["value"]).groupby(list(by), sort=False):
-        units, names = pd.factorize(group[unit])
-        drawn = draw_units(len(names), n_resamples, seed)[:, units]
-        weights = np.concatenate([np.ones((1, len(group))), drawn])
-        d, m = group["value"].to_numpy(), group["d_margin"].to_numpy()
-        total, change = (weights @ x / weights.sum(axis=1) for x in (d, m))
-        spread = weights @ m**2 / weights.sum(axis=1) - change**2
-        with np.errstate(divide="ignore", invalid="ignore"):
-            slope = np.where(spread > 1e-12, (weights @ (d * m) / weights.sum(axis=1) - total * change) / spread, 0.0)
-        effects = {"total": total, "direct": total - slope * change, "mediated": slope * change}
-        rows += [(*key, name, x[0], *percentiles(x[1:], 0.95), len(names)) for name, x in effects.items()]
+        units, d, m = _units(group), group["value"].to_numpy(), group["d_margin"].to_numpy()
+
+        def effects(weights: np.ndarray, d: np.ndarray = d, m: np.ndarray = m) -> np.ndarray:
+            total, change = _mean(weights, d), _mean(weights, m)
+            spread = _mean(weights, m**2) - change**2
+            with np.errstate(divide="ignore", invalid="ignore"):
+                slope = np.where(spread > 1e-12, (_mean(weights, d * m) - total * change) / spread, 0.0)
+            return np.stack([total, total - slope * change, slope * change], axis=1)
+
+        found = crossed_interval(effects, units, group["seed"])
+        names = ("total", "direct", "mediated")
+        rows += [(*key, name, *values, len(set(units))) for name, *values in zip(names, *found, strict=True)]
     return pd.DataFrame(rows, columns=[*by, "effect", "mean", "low", "high", "n"])
+
+
+def _units(table: pd.DataFrame) -> np.ndarray:
+    return table["patient_id" if "patient_id" in table else "image_id"].to_numpy()
+
+
+def judge(summary: pd.DataFrame) -> pd.DataFrame:
+    """Changes that were summarised, with a column verdict: "lower" or "higher" where the interval leaves out 0, else
+    "undecided"."""
+    said = np.select([summary["high"] < 0, summary["low"] > 0], ["lower", "higher"], "undecided")
+    return summary.assign(verdict=said)
+
+
+def _mean(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
+    return weights @ values / weights.sum(axis=1)
 
 
 def likeness(maps: dict[Cell, np.ndarray], ids: Sequence[str], reading: str = "positive") -> pd.DataFrame:
