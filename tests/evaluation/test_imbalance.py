@@ -1,5 +1,7 @@
 """Class imbalance and maps: sets that are drawn as said, effects that are planted and found, remedies that coincide."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,6 +12,11 @@ from xaiutils.backend import keras
 from xaiutils.evaluation.studies import imbalance as study
 
 POOL, VAL, TEST = (discs(n, seed, (16, 16), 3) for seed, n in enumerate((64, 4, 24)))
+
+
+KINDS = (("total", 0.5, "none"), ("total", 0.5, "class_weights"), ("total", 0.5, study.PLANTED))
+CELLS = [study.Cell(*kind, 0) for kind in (*KINDS, ("total", 0.25, "none"), ("minority", 0.25, "none"))]
+SHORT = study.RECIPE.__class__("short", False, 0.01, 0.0, 25, monitor="loss", patience=25)
 
 
 def network(seed):
@@ -107,11 +114,27 @@ def test_what_goes_with_the_margin_is_mediated_and_what_does_not_is_direct():
 
 
 @pytest.fixture(scope="module")
-def found():
-    kinds = (("total", 0.5, "none"), ("total", 0.5, "class_weights"), ("total", 0.5, study.PLANTED))
-    cells = [study.Cell(*kind, 0) for kind in (*kinds, ("total", 0.25, "none"), ("minority", 0.25, "none"))]
-    recipe = study.RECIPE.__class__("short", False, 0.01, 0.0, 25, monitor="loss", patience=25)
-    return study.sweep(network, (POOL, VAL, TEST), 1, cells, 40, recipe=recipe)
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("networks")
+
+
+@pytest.fixture(scope="module")
+def found(folder):
+    return study.sweep(network, (POOL, VAL, TEST), 1, CELLS, 40, recipe=SHORT, folder=folder)
+
+
+def test_a_sweep_that_was_cut_goes_on(found, folder, monkeypatch):
+    """Kept networks are read, not trained; another recipe, or other masks, are others."""
+    monkeypatch.setattr(study, "train", lambda *_, **__: pytest.fail("trained again"))
+    again = study.sweep(network, (POOL, VAL, TEST), 1, CELLS, 40, recipe=SHORT, folder=folder)
+    for name in ("images", "classes", "random"):
+        tables = (pd.DataFrame(getattr(one, name)) for one in (again, found))
+        pd.testing.assert_frame_equal(*tables, check_dtype=False)
+    assert all(np.array_equal(again.maps[cell], found.maps[cell]) for cell in CELLS)
+    others = replace(TEST, masks=~TEST.masks)
+    for test, recipe in ((TEST, replace(SHORT, epochs=26)), (others, SHORT)):
+        with pytest.raises(pytest.fail.Exception, match="trained again"):
+            study.sweep(network, (POOL, VAL, test), 1, CELLS[:2], 40, recipe=recipe, folder=folder)
 
 
 def test_at_even_classes_remedies_coincide_and_both_sweeps_meet(found):

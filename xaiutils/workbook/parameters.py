@@ -73,7 +73,12 @@ _DECLARED = (
     Parameter("pooling", str, "max", "of activations over places, see `xai.tcav`", choices=("none", "mean", "max")),
     Parameter("agree_on", str, "backbone", "maps of images that all are right on", choices=("backbone", "all")),
     Parameter("weight_files", dict, {}, "of the study of XRelevance-CAM: pretrained weights by model, or imagenet"),
-    Parameter("transfer_model", str, "", "of that study, trained from ImageNet's weights and from none; empty: none"),
+    Parameter(
+        "transfer_model",
+        str,
+        "",
+        "of that study, trained from ImageNet's weights and from none, and of class imbalance; empty: none",
+    ),
     Parameter("transfer_epochs", int, 5, "of that one", 1, 10_000),
     Parameter("then", str, "", "recipe of a second stage; empty: none", choices=("", "finetune")),
     Parameter("train_batch_size", int, 0, "images a training step, 0 for the recipe's own", 0, 4096),
@@ -149,6 +154,10 @@ _DECLARED = (
         "of the study of the CT poster: noisy copies, their noise, steps of an integral, draws of expected gradients",
     ),
     Parameter("least_accuracy", float, 0.97, "of that study: below it on test images no map is ranked", 0.0, 1.0),
+    Parameter("class_sets", list, [], "choices of classes, lists of names: the first is made uneven; empty: all"),
+    Parameter("n_total", int, 300, "training images of a network, where their total is held", 20),
+    Parameter("shares", list, [0.5, 0.2, 0.1], "of the rare class among these; 0.5 is what others are compared with"),
+    Parameter("remedies", list, ["none"], "of class imbalance: see `evaluation.studies.imbalance.REMEDIES`"),
     Parameter("fit_epochs", int, 100, "epochs to fit permuted labels", 1, 100_000),
 )
 PARAMETERS = {p.name: p for p in _DECLARED}
@@ -163,6 +172,17 @@ OWN_DEFAULTS: dict[str, dict[str, Any]] = {
     "maps_of_classes": {
         "data_options": {"task": "five", "difficulty": "easy"},
         **{"image_size": 64, "n_train": 1000, "n_test": 300, "epochs": 30, "method": "hirescam"},
+    },
+    "imbalance": {
+        "data_options": {"task": "five", "difficulty": "easy"},
+        **{"image_size": 48, "n_train": 1500, "n_val": 20, "n_test": 300, "n_seeds": 5, "epochs": 25},
+        **{"positive_class": "malignant mass", "method": "hirescam"},
+        "class_sets": [
+            ["normal", "malignant mass"],
+            ["benign mass", "malignant mass"],
+            [],
+        ],
+        "remedies": ["none", "class_weights", "balanced_batches", "focal"],
     },
     "attention": {
         "data_options": {"task": "presence", "difficulty": "easy"},

@@ -9,12 +9,14 @@ Intervals hold what other images and what other training seeds would change.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.special import softmax
 
+from xaiutils import __version__
 from xaiutils.attribution import explain_all
 from xaiutils.backend import keras
 from xaiutils.classification.calibration import expected_calibration_error
@@ -24,7 +26,8 @@ from xaiutils.evaluation.evaluate import evaluate_all
 from xaiutils.evaluation.map_similarity import spearman
 from xaiutils.evaluation.studies.painting import paint_over
 from xaiutils.evaluation.studies.random_weights import random_weight_maps
-from xaiutils.evaluation.studies.trainings import Splits, check_splits
+from xaiutils.evaluation.studies.trainings import Splits, check_splits, digest, digest_of_data, digest_of_weights
+from xaiutils.files import replace_file
 from xaiutils.graph.predict import predict
 from xaiutils.map_reading import read_maps
 from xaiutils.progress import progress
@@ -131,6 +134,7 @@ def sweep(
     recipe: Recipe = RECIPE,
     metrics: Sequence[str] = ("relevance_mass", "roc_auc"),
     reading: str = "positive",
+    folder: str | Path | None = None,
 ) -> Sweep:
     """Train and measure a network for each of ``cells``.
 
@@ -139,33 +143,67 @@ def sweep(
         splits: images to draw training sets from; a few for validation, which decide nothing with `RECIPE`; and test
             images, which stay the same.
         rare: the class that gets rare; its test images are explained for it, by ``method``.
+        recipe: its epochs are those of ``total`` images: a smaller set is seen more often, in as many steps, so that
+            few images are not taken for little training.
         cells: see `grid`; with `PLANTED` for a remedy, evidence is removed.
         total: images of a training set whose total is held.
         metrics, reading: how maps are scored, against masks.
+        folder: where what was measured of each network is kept, and read again by whoever asks for the same: a sweep
+            that was cut goes on.
     """
     check_splits(splits)
     cells, (pool, val, test) = list(cells), splits
     least, few = min(cell.share for cell in cells), test.select(test.labels == rare)
     known, images, classes, random, maps = {}, [], [], [], {}
+    evidence = [ds.masks for ds in splits]
+    about = digest(
+        __version__, digest_of_data(splits), evidence, test.ids, rare, total, method, recipe, metrics, reading
+    )
     for cell in progress(cells, title="networks"):
         n = counts(cell.hold, cell.share, total, least)
         key = (n, cell.remedy, cell.seed)
         if key not in known:  # where both sweeps have the same images
-            model, data = build(cell.seed), uneven(pool, rare, *n, cell.seed)
+            model = build(cell.seed)
+            path = None if folder is None else Path(folder) / f"{digest(about, key, digest_of_weights(model))}.npz"
+            known[key] = _read(path) if path is not None and path.exists() else None
+        if known[key] is None:
+            data, remedy = uneven(pool, rare, *n, cell.seed), REMEDIES.get(cell.remedy, {})
             data = without_evidence(data, rare) if cell.remedy == PLANTED else data
-            train(model, data, val, recipe, seed=cell.seed, **REMEDIES.get(cell.remedy, {}))
+            steps = recipe.epochs * max(1, total // recipe.batch_size)
+            epochs = -(-steps // max(1, len(data) // recipe.batch_size))
+            train(model, data, val, replace(recipe, epochs=epochs, patience=epochs), seed=cell.seed, **remedy)
             found = explain_all(model, few.images, rare, [method])
             blank = random_weight_maps(model, few.images, [method], rare, seed=cell.seed)
             scores, of_blank = (evaluate_all(None, few, m, metrics, reading=reading)[_SCORE] for m in (found, blank))
             alike = spearman(*(read_maps(m[method], reading) for m in (found, blank)))
             alike = pd.DataFrame({"image_id": few.ids, "metric": "likeness", "value": alike})
             answers, of_classes = _answers(model, test, rare)
-            known[key] = scores.merge(answers, on="image_id"), of_classes, pd.concat([of_blank, alike]), found[method]
+            tables = scores.merge(answers, on="image_id"), of_classes, pd.concat([of_blank, alike])
+            known[key] = *tables, found[method]
+            _write(path, *known[key])
         facts = {name: getattr(cell, name) for name in _CELL}
         for rows, table in zip((images, classes, random), known[key][:3], strict=True):
             rows.append(table.assign(**facts))
         maps[cell] = known[key][3]
     return Sweep(*(pd.concat(rows, ignore_index=True) for rows in (images, classes, random)), maps)
+
+
+def _write(path: Path | None, *parts: pd.DataFrame | np.ndarray) -> None:
+    """Tables, and the maps as the last, into one file."""
+    if path is not None:
+        columns = {f"{i}.{c}": t[c].to_numpy() for i, t in enumerate(parts[:-1]) for c in t}
+        plain = {name: x if x.dtype.kind in "fib" else np.array(x, str) for name, x in columns.items()}
+        replace_file(path, lambda file: np.savez_compressed(file, maps=parts[-1], **plain))
+
+
+def _read(path: Path) -> tuple[Any, ...]:
+    with np.load(path) as kept:
+        tables: list[dict[str, Any]] = [{}, {}, {}]
+        for name in kept.files:
+            if name != "maps":
+                number, column = name.split(".", 1)
+                tables[int(number)][column] = kept[name]
+        return *map(pd.DataFrame, tables), kept["maps"]
 
 
 def grid(
@@ -176,8 +214,10 @@ def grid(
     everywhere: bool = True,
 ) -> list[Cell]:
     """All cells of both sweeps, and for each seed the one with the planted effect. Without ``everywhere``, remedies are
-    tried only where the total is held and classes are not even. Raises ValueError for a remedy that is not known, and
-    where even classes without remedy, which all others are compared with, are missing."""
+    tried only where the total is held and the rare class is rarest.
+
+    Raises ValueError for a remedy that is not known, and where even classes without remedy, which all others are
+    compared with, are missing."""
     names, seeds = list(remedies), list(seeds)
     if unknown := set(names) - set(REMEDIES):
         raise ValueError(f"remedies {sorted(unknown)} are not known; choose from {', '.join(REMEDIES)}.")
@@ -189,7 +229,7 @@ def grid(
         for share in shares
         for name in names
         for seed in seeds
-        if everywhere or name == "none" or (hold == "total" and share != EVEN)
+        if everywhere or name == "none" or (hold == "total" and share == min(shares))
     ]
     return cells + [Cell("total", EVEN, PLANTED, seed) for seed in seeds if planted]
 
