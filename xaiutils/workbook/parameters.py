@@ -73,13 +73,8 @@ _DECLARED = (
     Parameter("pooling", str, "max", "of activations over places, see `xai.tcav`", choices=("none", "mean", "max")),
     Parameter("agree_on", str, "backbone", "maps of images that all are right on", choices=("backbone", "all")),
     Parameter("weight_files", dict, {}, "of the study of XRelevance-CAM: pretrained weights by model, or imagenet"),
-    Parameter(
-        "transfer_model",
-        str,
-        "",
-        "of that study, trained from ImageNet's weights and from none, and of class imbalance; empty: none",
-    ),
-    Parameter("transfer_epochs", int, 5, "of that one", 1, 10_000),
+    Parameter("transfer_epochs", int, 0, "of its networks from ImageNet and from nothing; 0: none", 0, 10_000),
+    Parameter("transfer_model", str, "", "of the study of imbalance: a pretrained network; empty: a small one"),
     Parameter("then", str, "", "recipe of a second stage; empty: none", choices=("", "finetune")),
     Parameter("train_batch_size", int, 0, "images a training step, 0 for the recipe's own", 0, 4096),
     Parameter("devices", str, "auto", "auto: the first GPU, else the CPU; all: every GPU", choices=("auto", "all")),
@@ -199,7 +194,7 @@ OWN_DEFAULTS: dict[str, dict[str, Any]] = {
     "xrelevance": {
         "data_options": {"task": "presence", "difficulty": "easy"},
         **{"image_size": 64, "n_train": 300, "n_val": 60, "n_test": 160, "n_images": 40, "n_passes": 5},
-        **{"n_axioms": 8, "axiom_channels": 8, "recipe": "xrelevance_study_small"},
+        "recipe": "xrelevance_study_small",
         "models": ["skresnext_mini", "resnext_mini", "resnet_mini"],
     },
     "ct_poster": {

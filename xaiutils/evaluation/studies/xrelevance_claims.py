@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
+from xaiutils.evaluation.studies.xrelevance_networks import DROPOUT
 from xaiutils.evaluation.studies.xrelevance_study import LAYERS, published
 from xaiutils.statistics.bootstrap import draw_units, percentile_interval
 from xaiutils.statistics.summaries import UNIT
@@ -51,9 +52,13 @@ def _values(table: pd.DataFrame, metric: str = "iou") -> tuple[np.ndarray, pd.Mu
     """Values ``(images, cells)`` of images that have them all, the cells (method, layer), and each image's unit."""
     rows = table[table["metric"] == metric]
     wide = rows.pivot_table("value", "image_id", ["method", "layer"], sort=False).dropna()
-    owners = rows.drop_duplicates("image_id").set_index("image_id")[UNIT] if UNIT in rows else None
-    units = wide.index if owners is None else owners.loc[wide.index]
-    return wide.to_numpy(float), wide.columns, np.unique(np.asarray(units), return_inverse=True)[1]
+    return wide.to_numpy(float), wide.columns, _units(rows, wide.index)
+
+
+def _units(table: pd.DataFrame, image_ids: pd.Index) -> np.ndarray:
+    """What the bootstrap draws, numbered: each image's patient where the table has patients, else the image."""
+    owners = table.drop_duplicates("image_id").set_index("image_id").loc[image_ids]
+    return np.unique(np.asarray(owners.get(UNIT, image_ids)), return_inverse=True)[1]
 
 
 def _bootstrapped(
@@ -98,9 +103,7 @@ def selective(with_kernels: pd.DataFrame, without: pd.DataFrame, n_resamples: in
     both = [t[(t["metric"] == "iou") & t["layer"].isin(LAYERS)] for t in (with_kernels, without)]
     means = [t.groupby(["image_id", "seed"])["value"].mean().unstack() for t in both]
     change = (means[0] - means[1]).dropna()
-    owners = both[0].drop_duplicates("image_id").set_index("image_id")
-    names = np.asarray(owners.loc[change.index, UNIT] if UNIT in owners else change.index)
-    units, signs = np.unique(names, return_inverse=True)[1], np.sign(change.mean())
+    units, signs = _units(both[0], change.index), np.sign(change.mean())
     found = _bootstrapped(change.to_numpy(), units, lambda x: x.mean(axis=1), n_resamples, seed)
     return _finding("selective", *found, len(change), bool((signs == signs.iloc[0]).all()))
 
@@ -109,8 +112,8 @@ def transfer(scratch: pd.DataFrame, pretrained: pd.DataFrame, n_resamples: int =
     """What a mark adds to the probability of its class (`planted_mark.mark_use`, for that class) in the network from
     scratch, beyond what it adds in the pretrained one."""
     change = [t.set_index("image_id").eval("p_with - p_without") for t in (scratch, pretrained)]
-    values = (change[0] - change[1]).to_numpy(float)[:, None]
-    found = _bootstrapped(values, np.arange(len(values)), lambda x: x[:, 0], n_resamples, seed)
+    values = (change[0] - change[1]).to_frame()
+    found = _bootstrapped(values.to_numpy(), _units(scratch, values.index), lambda x: x[:, 0], n_resamples, seed)
     return _finding("transfer", *found, len(values))
 
 
@@ -150,7 +153,7 @@ def conservation(axioms: pd.DataFrame, n_resamples: int = 1000, seed: int = 0) -
     wide = rows.pivot_table("value", "image_id", ["method", "layer"], sort=False).dropna()
     logs = np.log10(wide.clip(lower=1e-6))
     ratio = (logs[AXIOM] - logs[OURS]).to_numpy()
-    found = _bootstrapped(ratio, np.arange(len(ratio)), lambda x: x.min(axis=1), n_resamples, seed)
+    found = _bootstrapped(ratio, _units(rows, wide.index), lambda x: x.min(axis=1), n_resamples, seed)
     return _finding("conservation", *found, len(ratio))
 
 
@@ -179,6 +182,20 @@ def published_values() -> dict[str, float]:
     logs = {m: np.log10(np.maximum([errors[0, index.get_loc((m, c))] for c in LAYERS], 1e-6)) for m in (AXIOM, OURS)}
     found["conservation"] = (logs[AXIOM] - logs[OURS]).min()
     return found
+
+
+def of_networks(by: Mapping[str, pd.DataFrame], seed: int = 0) -> list[dict[str, object]]:
+    """The claims that compare networks, as far as they were trained, from `xrelevance_networks.scores_by_network`."""
+    tables = [table for name, table in by.items() if name != DROPOUT]
+    found = [selective(tables[0], tables[1], seed=seed)] if len(tables) > 1 else []
+    found += [lead("other network", table, [ALL_LAYERS], seed=seed) for table in tables[2:]]
+    return [*found, lead("dropout", by[DROPOUT], [*LAYERS[:3], ALL_LAYERS], seed=seed)]
+
+
+def so_far(findings: Sequence[Mapping[str, object]]) -> pd.DataFrame:
+    """The rows of `judged` that were measured, for the eye."""
+    table = judged(findings).dropna(subset="n").set_index("number")
+    return table[["thesis", "ours", "low", "high", "n", "verdict"]].round(3)
 
 
 def judged(findings: Sequence[Mapping[str, object]]) -> pd.DataFrame:

@@ -2,20 +2,18 @@
 layers of a network, alone and aggregated, scored by the overlap with evidence and by what hiding them takes from the
 score.
 
-Maps are made for the true class of images that the model is right on, and keep their sign. `xrelevance_claims` judges
-the thesis' claims by these tables.
+Maps are made for the true class of images that the model is right on, and keep their sign. `xrelevance_networks` trains
+and compares networks, `xrelevance_transfer` tells pretrained ones from others, and `xrelevance_claims` judges the
+thesis' claims by these tables.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from xaiutils import __version__
 from xaiutils.attribution import METHODS
 from xaiutils.attribution.cam.layer_aggregate import default_layers, min_max
 from xaiutils.attribution.cam.weighted_sum import combination, maps_by_layer
@@ -23,49 +21,20 @@ from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
 from xaiutils.evaluation.evaluate import evaluate
 from xaiutils.evaluation.pooled import pooled_overlap
-from xaiutils.evaluation.studies.dropout import thinned, with_dropout
-from xaiutils.evaluation.studies.trainings import digest, digest_of_data, digest_of_weights
+from xaiutils.evaluation.studies.cam_axioms import cam_axioms
+from xaiutils.evaluation.studies.dropout import thinned
+from xaiutils.evaluation.studies.randomisation import MODES, chance_similarity, randomised_maps, stage_similarity
 from xaiutils.graph.network import ModelError, Network
 from xaiutils.graph.predict import predict, prepare
-from xaiutils.models import build_model
 from xaiutils.progress import progress
-from xaiutils.training import RECIPES, train
 from xaiutils.yaml_text import load_yaml
 
 CAMS = ("grad_cam", "grad_cam_plus_plus", "xgrad_cam", "hirescam", "layer_cam", "relevance_cam", "xrelevance_cam")
 LAYERS = ("layer1", "layer2", "layer3", "layer4")
 AGGREGATES = {"4+3": LAYERS[2:], "4+3+2": LAYERS[1:], "4+3+2+1": LAYERS}
 COLUMNS = (*LAYERS, *AGGREGATES)
+AXIOMS = {"sensitivity": "5.8", "conservation": "5.9"}  # the thesis' tables
 Maps = dict[tuple[str, str], np.ndarray]
-
-
-@dataclass(frozen=True)
-class Training:
-    """What the study's networks share: ``image_size``, ``recipe``, ``epochs`` (None: the recipe's), and ``folder``,
-    which keeps their weights: a later call that wants the same network reads them."""
-
-    image_size: int
-    recipe: str
-    epochs: int | None
-    folder: Path
-
-    def network(
-        self, name: str, splits: Sequence[ImageDataset], seed: int = 0, weights: str | None = None, dropout: float = 0.0
-    ) -> keras.Model:
-        """The model ``name`` of `xaiutils.MODELS`, trained on ``splits`` (training and validation) from ``weights`` as
-        `build_model` takes them. ``dropout``: rate of a dropout layer behind each block, as `with_dropout` puts it."""
-        model = build_model(name, len(splits[0].class_names), self.image_size, weights, seed=seed)
-        model = with_dropout(model, dropout) if dropout else model
-        recipe = RECIPES[self.recipe].to_yaml()
-        key = digest(__version__, digest_of_data(splits[:2]), recipe, self.epochs, seed, digest_of_weights(model))
-        path = self.folder / f"{name}-{key}.weights.h5"
-        if path.exists():
-            model.load_weights(path)
-        else:
-            train(model, splits[0], splits[1], self.recipe, self.epochs, None, seed)
-            self.folder.mkdir(parents=True, exist_ok=True)
-            model.save_weights(path)
-        return model
 
 
 def published() -> pd.DataFrame:
@@ -87,6 +56,14 @@ def published() -> pd.DataFrame:
         which &= found["method"].isin(cell.get("methods", read["order"]))
         found.loc[which, "flag"] = cell["flag"]
     return found
+
+
+def told(*tables: str, column: str = "value") -> pd.DataFrame:
+    """Cells (`as_cells`) of one table of the thesis, or of several that complete each other, without its averages.
+    ``column``: "value", or "flag", True for cells that are copies or cannot be right."""
+    found = published()
+    found = found[found["table"].isin(tables) & (found["layer"] != "average")]
+    return as_cells(found.assign(flag=found["flag"] != "").drop_duplicates(["method", "layer"]), column)
 
 
 def stage_layers(model: keras.Model) -> dict[str, str]:
@@ -156,10 +133,15 @@ def map_scores(
             given, names = {"confidence_drop": {"mask": mask}}, ["confidence_drop"]
             table = evaluate(model, ds, found, names, ds.labels, parameters=given, reading="signed")
             tables.append(table.assign(metric=metric, **facts))
-    table = pd.DataFrame(pd.concat(tables, ignore_index=True))
-    if ds.patients is not None:
-        table["patient_id"] = table["image_id"].map(dict(zip(ds.ids, ds.patients, strict=True)))
+    table = _with_patients(pd.concat(tables, ignore_index=True), ds)
     return table[[c for c in ("method", "layer", "image_id", "patient_id", "metric", "value") if c in table]]
+
+
+def _with_patients(table: pd.DataFrame, ds: ImageDataset) -> pd.DataFrame:
+    """The table with the column patient_id, where patients are known."""
+    if ds.patients is None:
+        return table
+    return table.assign(patient_id=table["image_id"].map(dict(zip(ds.ids, ds.patients, strict=True))))
 
 
 def pooled_iou(ds: ImageDataset, maps: Mapping[tuple[str, str], np.ndarray], seed: int = 0) -> pd.DataFrame:
@@ -182,7 +164,54 @@ def dropout_scores(
             for (method, layer), found in maps.items()
         ]
     keys = ["method", "layer", "image_id", "metric"]
-    return pd.concat(tables).groupby(keys, sort=False, as_index=False)["value"].mean()
+    return _with_patients(pd.concat(tables).groupby(keys, sort=False, as_index=False)["value"].mean(), ds)
+
+
+def cell_means(table: pd.DataFrame) -> pd.DataFrame:
+    """Means of `map_scores` over the images with evidence: method, layer, and a column for each metric."""
+    known = table.loc[(table["metric"] == "iou") & table["value"].notna(), "image_id"].unique()
+    rows = table[table["image_id"].isin(known)]
+    return rows.pivot_table("value", ["method", "layer"], "metric", sort=False).reset_index()
+
+
+def axiom_errors(model: keras.Model, ds: ImageDataset, max_channels: int = 0, seed: int = 0) -> pd.DataFrame:
+    """`cam_axioms` of the seven methods at the four layers, for the labels of ``ds``; ``layer`` is one of `LAYERS`."""
+    names = {path: name for name, path in stage_layers(model).items()}
+    table = cam_axioms(model, ds, CAMS, list(names), ds.labels, max_channels=max_channels, seed=seed)
+    return _with_patients(table.assign(layer=table["layer"].map(names)), ds)
+
+
+def axiom_cells(table: pd.DataFrame) -> tuple[dict[str, pd.DataFrame], dict[str, pd.DataFrame]]:
+    """Tables for `xaiutils.plots.cell_tables`, for each axiom the thesis' and the medians of `axiom_errors`; and those
+    of the thesis' cells that cannot be right."""
+    medians = table.groupby(["axiom", "method", "layer"], sort=False)["value"].median().reset_index()
+    shown, flagged = {}, {}
+    for axiom, number in AXIOMS.items():
+        shown[f"{axiom}, thesis, {number}"] = told(number)
+        flagged[f"{axiom}, thesis, {number}"] = told(number, column="flag")
+        shown[f"{axiom}, ours, medians"] = as_cells(medians[medians["axiom"] == axiom], "value")
+    return shown, flagged
+
+
+def randomised(
+    model: keras.Model,
+    ds: ImageDataset,
+    methods: Sequence[str] = ("xrelevance_cam", "grad_cam"),
+    layer: str = "layer3",
+    seed: int = 0,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """`randomisation_test` of both modes, with a column ``mode``, and `chance_similarity`, of maps of one layer (the
+    thesis: layer 3) by Spearman's correlation; of convolutions and the last layer alone, in six groups."""
+    parameters = {name: {"layer": stage_layers(model)[layer]} for name in methods}
+    tables, known = [], []
+    for mode in MODES:
+        how = (model, ds.images, methods, ds.labels, mode, 6)
+        found = list(randomised_maps(*how, parameters=parameters, seed=seed, known=known))
+        known = found[:2]
+        tables.append(stage_similarity(found, ds.ids, ["spearman"], parameters).assign(mode=mode))
+    like = {"patients": ds.patients, "seed": seed, "parameters": parameters}
+    chance = chance_similarity(known[0].maps, ds.ids, ["spearman"], **like)
+    return _with_patients(pd.concat(tables, ignore_index=True), ds), chance
 
 
 def as_cells(table: pd.DataFrame, value: str = "mean") -> pd.DataFrame:
