@@ -155,8 +155,9 @@ def layout(config: ViTConfig, naming: Naming, rows: int) -> Expected:
     """What a file of a backbone holds, with a position table of so many rows: array's name: (paths of the model's
     variables, one beside the other on its first axis, "" for one that the model has not; shape in the file)."""
     width, p, hidden = config.width, config.patch_size, config.width * config.mlp_ratio
-    shapes = {"patches": (width, 3, p, p), "mlp_in": (hidden, width), "mlp_out": (width, hidden)}
-    whole = {"registers/tokens": (1, config.registers, width), _POSITIONS: (1, rows, width)}
+    shapes: dict[str, tuple[int, ...]] = {"patches": (width, 3, p, p), "mlp_in": (hidden, width)}
+    shapes["mlp_out"] = width, hidden
+    whole: dict[str, tuple[int, ...]] = {"registers/tokens": (1, config.registers, width), _POSITIONS: (1, rows, width)}
     absent = {"registers": not config.registers, "distillation_token": not config.distilled}
     absent |= {"positions": bool(config.rotary), "scale1": not config.layer_scale, "scale2": not config.layer_scale}
     found: Expected = {}
@@ -166,8 +167,7 @@ def layout(config: ViTConfig, naming: Naming, rows: int) -> Expected:
         if absent.get(layer):
             return
         if layer != "attention" and variables:
-            shape = whole.get(ours, (width,) if block else (1, 1, width))
-            found[theirs] = ((f"{block}{ours}",), shape)
+            found[theirs] = (f"{block}{ours}",), whole.get(ours, (width,) if block else (1, 1, width))
             return
         of = [f"{block}{layer}/{part}" if part else f"{block}{layer}" for part in variables.split(" ")]
         normal = layer.startswith("norm")
@@ -175,7 +175,7 @@ def layout(config: ViTConfig, naming: Naming, rows: int) -> Expected:
             no_bias = [bool(config.rotary) and kind == "bias" and path.endswith("/key") for path in of]
             if all(no_bias):
                 continue
-            one = (width,) if normal else shapes.get(layer, (width, width))
+            one: tuple[int, ...] = (width,) if normal else shapes.get(layer, (width, width))
             shape = (len(of) * one[0], *(one[1:] if kind == "weight" else ()))
             paths = tuple("" if no else f"{path}/{name}" for path, no in zip(of, no_bias, strict=True))
             found[f"{theirs}.{kind}"] = paths, shape
@@ -236,8 +236,10 @@ def _heads(
     alike = logits.input is features.output and arrays.get("head.weight", np.zeros(0)).shape == (units, config.width)
     if not with_head and not alike:
         return {}
-    names = ("head", "head_dist")[: 1 + config.distilled]
-    return {f"{n}.weight": (units, config.width) for n in names} | {f"{n}.bias": (units,) for n in names}
+    found: dict[str, tuple[int, ...]] = {}
+    for name in ("head", "head_dist")[: 1 + config.distilled]:
+        found[f"{name}.weight"], found[f"{name}.bias"] = (units, config.width), (units,)
+    return found
 
 
 def _way_to_resize(arrays: Mapping[str, np.ndarray], config: ViTConfig, naming: Naming) -> tuple[bool, float]:
