@@ -48,6 +48,7 @@ FIGURE_PARAMETERS: dict[str, dict] = {
     **{name: {"n_steps": 40} for name in ("guided_ig", "blur_ig", "idgi")},
     "shapley": {"n_segments": 9},
     "kernel_shap": {"n_segments": 16, "n_coalitions": 160},
+    "mda": {"cells": 4},
     "sobol": {"n_samples": 16},
     "ss_cam": {"max_channels": 16, "n_samples": 8},
     "is_cam": {"max_channels": 64},

@@ -32,6 +32,7 @@ METHODS = {
     "sobol": "unsigned, read as positive; cells=8 n_samples=32 order='total' fill='grey' score='logit' seed=0",
     "hsic": "unsigned, read as positive; cells=8 n_masks=500 fill='grey' score='logit' seed=0",
     "prediction_difference": "signed, read as positive; patch_size=10 padding=2 stride=0 n_samples=10 sampling='conditional' background=None n_training=10000 seed=0",
+    "mda": "unsigned, read as positive; base='transformer_attribution' base_parameters={} cells=0 enough=0.9 density=0.0 kappa=0.005 inserted_over='blur' deleted_to='grey' score='probability'",
     "cam": "signed, read as positive; layer=''",
     "grad_cam": "unsigned, read as positive; layer='' relu=True balanced=False",
     "grad_cam_plus_plus": "unsigned, read as positive; layer='' balanced=False",

@@ -33,6 +33,7 @@ QUICK = {
     "idgi": {"n_steps": 2},
     "shapley": {"n_segments": 40, "n_samples": 2},
     "kernel_shap": {"n_segments": 20, "n_coalitions": 60},
+    "mda": {"cells": 2},
     "sobol": {"cells": 2, "n_samples": 4},
     "hsic": {"cells": 3, "n_masks": 24},
     "xrai": {"base_parameters": {"n_steps": 4}, "algorithm": "fast"},
@@ -46,7 +47,7 @@ ON_VIT = {
     "cam": "grad_cam",
 }
 ON_CNN = dict.fromkeys(
-    ("raw_attention", "attention_rollout", "transformer_attribution", "legrad"), "self-attention layers"
+    ("raw_attention", "attention_rollout", "transformer_attribution", "legrad", "mda"), "self-attention layers"
 )
 ANY_CNN = [name for name in xai.METHODS if name not in ON_CNN]
 

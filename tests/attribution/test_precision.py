@@ -56,6 +56,8 @@ _plain = {}
 
 
 def quick(method):
+    if method == "mda":  # of many patches its greedy order follows the last digits: with 4 x 4, r = 0.86 in bfloat16
+        return {"cells": 2}
     return {p.name: QUICK[p.name] for p in xai.METHODS[method].parameters if p.name in QUICK}
 
 

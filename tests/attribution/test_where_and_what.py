@@ -62,7 +62,7 @@ def suited():
 
 def test_which_methods_suit():
     """All but those on attention between tokens, and CAM, which is for a mean over places."""
-    attention = {"raw_attention", "attention_rollout", "transformer_attribution", "legrad"}
+    attention = {"raw_attention", "attention_rollout", "transformer_attribution", "legrad", "mda"}
     assert set(METHODS) - set(suited()) == attention | {"cam"}
     network = Network.of(where_and_what_network(pooling="top_k"))
     with_rules = {name for name in METHODS if "keep_largest" in suits(network, name)}

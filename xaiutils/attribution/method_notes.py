@@ -53,6 +53,8 @@ PITFALLS = {
     "every cell some dependence, which falls with the number of masks.",
     "prediction_difference": "By far the slowest. The conditional model of a patch is Gaussian and local, so what it "
     "fills in is plausible in texture only.",
+    "mda": "Made to score well by insertion and deletion, so do not rank it by them. Patches are tried singly: what "
+    "matters only together is found late. Values fall with the place in the order, whatever a patch is worth.",
     "cam": "Only for a linear head on globally averaged features. The map is as coarse as the last feature map.",
     "grad_cam": "Coarse, and it averages gradients over the map: with several objects, or a head that is not pooled, "
     "it can point to places that the model did not use. On a transformer with a class token that mean says least: "

@@ -28,6 +28,7 @@ from xaiutils.attribution.kernel_shap import KERNEL_SHAP
 from xaiutils.attribution.legrad import LEGRAD
 from xaiutils.attribution.libraries import sources
 from xaiutils.attribution.lime import LIME
+from xaiutils.attribution.mda import MDA
 from xaiutils.attribution.method import METHODS
 from xaiutils.attribution.occlusion import OCCLUSION
 from xaiutils.attribution.prediction_difference import PREDICTION_DIFFERENCE
@@ -68,6 +69,7 @@ _ALL = (
     SOBOL,
     HSIC,
     PREDICTION_DIFFERENCE,
+    MDA,
     CAM,
     GRAD_CAM,
     GRAD_CAM_PLUS_PLUS,
