@@ -154,7 +154,9 @@ def sweep(
     check_splits(splits)
     cells, (pool, val, test) = list(cells), splits
     least, few = min(cell.share for cell in cells), test.select(test.labels == rare)
-    known, images, classes, random, maps = {}, [], [], [], {}
+    known: dict[Any, Any] = {}
+    rows: list[list[pd.DataFrame]] = [[], [], []]
+    maps: dict[Cell, np.ndarray] = {}
     evidence = [ds.masks for ds in splits]
     about = digest(
         __version__, digest_of_data(splits), evidence, test.ids, rare, total, method, recipe, metrics, reading
@@ -182,17 +184,18 @@ def sweep(
             known[key] = *tables, found[method]
             _write(path, *known[key])
         facts = {name: getattr(cell, name) for name in _CELL}
-        for rows, table in zip((images, classes, random), known[key][:3], strict=True):
-            rows.append(table.assign(**facts))
+        for own, table in zip(rows, known[key][:3], strict=True):
+            own.append(table.assign(**facts))
         maps[cell] = known[key][3]
-    return Sweep(*(pd.concat(rows, ignore_index=True) for rows in (images, classes, random)), maps)
+    images, classes, random = (pd.concat(own, ignore_index=True) for own in rows)
+    return Sweep(images, classes, random, maps)
 
 
 def _write(path: Path | None, *parts: pd.DataFrame | np.ndarray) -> None:
     """Tables, and the maps as the last, into one file."""
     if path is not None:
         columns = {f"{i}.{c}": t[c].to_numpy() for i, t in enumerate(parts[:-1]) for c in t}
-        plain = {name: x if x.dtype.kind in "fib" else np.array(x, str) for name, x in columns.items()}
+        plain: dict[str, Any] = {name: x if x.dtype.kind in "fib" else np.array(x, str) for name, x in columns.items()}
         replace_file(path, lambda file: np.savez_compressed(file, maps=parts[-1], **plain))
 
 
@@ -284,9 +287,9 @@ def summarise_seeds(table: pd.DataFrame, by: Sequence[str] = _GROUP) -> pd.DataF
     for key, group in table.groupby(list(by), sort=False):
         known = group.dropna(subset=["value"])
         value, single = known["value"].to_numpy(float), known.groupby("seed")["value"].mean()
-        found = (np.nan,) * 3
+        found: tuple[float, ...] = (np.nan,) * 3
         if len(known):
-            ends = crossed_interval(lambda weights, x=value: _mean(weights, x)[:, None], _units(known), known["seed"])
+            ends = crossed_interval(_means_of(value), _units(known), known["seed"])
             found = tuple(float(x[0]) for x in ends)
         n = len(set(_units(known)))
         rows.append((*key, *found, single.min(), single.max(), n, len(single), len(group) - len(known)))
@@ -330,6 +333,10 @@ def judge(summary: pd.DataFrame) -> pd.DataFrame:
     "undecided"."""
     said = np.select([summary["high"] < 0, summary["low"] > 0], ["lower", "higher"], "undecided")
     return summary.assign(verdict=said)
+
+
+def _means_of(values: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda weights: _mean(weights, values)[:, None]
 
 
 def _mean(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
