@@ -36,7 +36,6 @@ from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("XAI_PROGRESS", "off")
-os.environ["XAI_COMPILE"] = "first"  # warm: not the eager tier, of which the part first tells
 
 import numpy as np
 import pandas as pd
@@ -499,6 +498,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE / "methods", help="path of the .csv and .md, without suffix")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
+    os.environ["XAI_COMPILE"] = "first"  # warm: not the eager tier, of which the part first tells
     choose_device(options)
     if options.quick:
         gradients = [name for name in options.methods if xai.METHODS[name].family == "gradients"]

@@ -71,7 +71,8 @@ def test_golden_files_of_innvestigate(kit, file, method, parameters):
             network = Network(layer_net(kind, [weights[str(i)][()] for i in range(len(weights))]))
             targets = golden[kind]["output"][()].argmax(axis=1).astype(np.int32)
             expected = golden[kind]["attribution"][()].sum(axis=-1)
-            found = xai.METHODS[method].compute(network, images, targets, 8, **parameters)
+            given = {p.name: p.default for p in xai.METHODS[method].parameters} | parameters
+            found = xai.METHODS[method].compute(network, images, targets, 8, **given)
             kink = file == "IntegratedGradients" and (kind.endswith("_relu") or kind.startswith("Max"))
             np.testing.assert_allclose(found, expected, atol=np.abs(expected).max() / 64 if kink else 1e-6)
 

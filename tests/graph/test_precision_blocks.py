@@ -56,7 +56,7 @@ def test_a_method_computes_in_what_it_declares(before):
     assert set(needs.values()) == set(PRECISIONS)
     exact = {name for name, precision in needs.items() if precision == "float32"}
     assert exact == {
-        "full_grad", "guided_backprop", "guided_grad_cam", "deconvolution", "deep_lift", "lrp", "clrp", "sglrp",
+        "full_grad", "guided_backprop", "guided_grad_cam", "deconvolution", "deep_lift", "lrp", "clrp", "crp", "sglrp",
         "relevance_cam", "xrelevance_cam", "transformer_attribution",
     }  # fmt: skip
 

@@ -78,6 +78,18 @@ def test_compiled_first(counted, monkeypatch):
         tiers.mode()
 
 
+def test_functions_may_be_told_to_run_eagerly(networks, images, monkeypatch):
+    """As one does to debug: then a compiled function, too, is given what its caller has, arrays."""
+    expected = xai.explain(networks["cnn"], images[:2], 1, "deep_lift")
+    monkeypatch.setenv("XAI_COMPILE", "first")
+    tf.config.run_functions_eagerly(True)
+    try:
+        found = xai.explain(networks["cnn"], images[:2], 1, "deep_lift")
+    finally:
+        tf.config.run_functions_eagerly(False)
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
 def test_compiled_in_a_thread_while_somebody_looks(counted):
     run, runs, network = counted
     run(rows(1))

@@ -83,8 +83,9 @@ class _Tiered:
         self._shapes: list[tf.TensorShape] = []
 
     def __call__(self, *given: Any) -> Any:
+        # Not left to the graph: where TensorFlow is told to run functions eagerly, that converts nothing.
+        arguments = [tf.convert_to_tensor(x, spec.dtype) for x, spec in zip(given, self._signature, strict=True)]
         if not self._compiled:
-            arguments = [tf.convert_to_tensor(x, spec.dtype) for x, spec in zip(given, self._signature, strict=True)]
             rows = max(len(x) for x in arguments)
             if self._rows + max(rows, getattr(_stream, "left", 0)) <= EAGER_ROWS and mode() == "auto":
                 found = self._function(*arguments)
@@ -94,7 +95,7 @@ class _Tiered:
                 return found
             self._compiled = True
             self._eager.discard(self)
-        return self._graph(*given)
+        return self._graph(*arguments)
 
     def compile(self) -> None:
         """Trace and optimise the graph, by a call on zeros."""
