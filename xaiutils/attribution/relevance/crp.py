@@ -84,7 +84,7 @@ def channel_relevance(
     make = _propagations(network, path, **rules)
     key = ("relevance at", path, *sorted(rules.items()))
     run = layer_signals(network, key, [path], make, partial(logit_seed, network))
-    reduced = {"sum": np.sum, "max": np.max}[over_places]
+    reduced = np.sum if over_places == "sum" else np.max
     found = []
     for b in batches(len(images), batch_size, "relevance of channels"):
         ((_, R),) = run(images[b], targets[b])
@@ -109,8 +109,18 @@ class _Conditional(Propagation):
     """`Propagation` in which of the step ``at`` the relevance of some ``channels`` goes on, ones in ``(n, channels)``;
     None: that of all."""
 
-    def __init__(self, at: Step, channels: Any, *given: Any):
-        super().__init__(*given, {at})
+    def __init__(
+        self,
+        at: Step,
+        channels: Any,
+        network: Network,
+        known: dict[Step, str],
+        images: Any,
+        composite: str,
+        first: str,
+        settings: Settings,
+    ):
+        super().__init__(network, known, images, composite, first, settings, {at})
         self._at, self._channels = at, channels
 
     def __call__(self, step: Any, inputs: list[Any], compute: Callable) -> list[Any]:

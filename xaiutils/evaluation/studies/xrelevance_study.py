@@ -203,14 +203,15 @@ def randomised(
     """`randomisation_test` of both modes, with a column ``mode``, and `chance_similarity`, of maps of one layer (the
     thesis: layer 3) by Spearman's correlation; of convolutions and the last layer alone, in six groups."""
     parameters = {name: {"layer": stage_layers(model)[layer]} for name in methods}
-    tables, known = [], []
+    tables: list[pd.DataFrame] = []
+    known: list[Any] = []
     for mode in MODES:
         how = (model, ds.images, methods, ds.labels, mode, 6)
         found = list(randomised_maps(*how, parameters=parameters, seed=seed, known=known))
         known = found[:2]
         tables.append(stage_similarity(found, ds.ids, ["spearman"], parameters).assign(mode=mode))
-    like = {"patients": ds.patients, "seed": seed, "parameters": parameters}
-    chance = chance_similarity(known[0].maps, ds.ids, ["spearman"], **like)
+    given = known[0].maps, ds.ids, ["spearman"]
+    chance = chance_similarity(*given, patients=ds.patients, seed=seed, parameters=parameters)
     return _with_patients(pd.concat(tables, ignore_index=True), ds), chance
 
 

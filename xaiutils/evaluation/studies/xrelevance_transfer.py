@@ -83,5 +83,6 @@ def transfer(
         for (_, layer), found in maps.items():
             table = mark_found(few, {layer: found}, of_few, ["relevance_mass"])
             share.append(table.assign(start=start, layer=layer).merge(ids, on="image_id"))
-    chance = float(mark.drawn(*test.pixels.shape[1:3], mark.place)[1].mean())
+    height, width = test.pixels.shape[1:3]
+    chance = float(mark.drawn(height, width, mark.place)[1].mean())
     return Transfer(pd.concat(hits, ignore_index=True), use, pd.concat(share, ignore_index=True), chance)
