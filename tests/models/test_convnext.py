@@ -84,6 +84,19 @@ def test_a_backbone_without_its_classes(small, neck, tmp_path):
             load_application_file(small, again, tmp_path / "True.weights.h5", False)
 
 
+def test_every_layer_starts_from_numbers_of_its_own_which_the_seed_gives():
+    def kernels():
+        keras.utils.set_random_seed(3)
+        inputs = keras.Input((64, 64, 3))
+        network = keras.Model(inputs, convnext.convnext(inputs, (2, 1), (8, 16)))
+        return {layer.name: np.array(layer.kernel) for layer in network.layers if hasattr(layer, "kernel")}
+
+    first, again = kernels(), kernels()
+    assert not np.array_equal(first["stage1_block1_in"], first["stage1_block2_in"])
+    for name, kernel in first.items():
+        np.testing.assert_array_equal(kernel, again[name], err_msg=name)
+
+
 def test_numbers_of_weights_are_the_published_ones():
     """ConvNeXt's with 1000 classes (torchvision's count), EfficientNetV2's of the backbone (Keras')."""
     for name, head, published in (

@@ -26,29 +26,34 @@ CONVNEXTS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {  # blocks and 
     "convnext_large": ((3, 3, 27, 3), (192, 384, 768, 1536)),
     "convnext_xlarge": ((3, 3, 27, 3), (256, 512, 1024, 2048)),
 }
-_NORMAL = keras.initializers.TruncatedNormal(stddev=0.02)  # section A.1
+
+
+def _normal() -> keras.initializers.Initializer:
+    """Section A.1's. A new one for each layer: one for all would give layers of one shape the same kernels, and other
+    ones in every process whatever the seed."""
+    return keras.initializers.TruncatedNormal(stddev=0.02)
 
 
 def convnext(x: Any, depths: tuple[int, ...], widths: tuple[int, ...]) -> Any:
     """The last feature map, of stride 32, of standardised images."""
     for stage, (depth, width) in enumerate(zip(depths, widths, strict=True), 1):
         if stage == 1:
-            x = layers.Conv2D(width, 4, 4, kernel_initializer=_NORMAL, name="stem_conv")(x)
+            x = layers.Conv2D(width, 4, 4, kernel_initializer=_normal(), name="stem_conv")(x)
             x = layers.LayerNormalization(epsilon=1e-6, name="stem_norm")(x)
         else:
             x = layers.LayerNormalization(epsilon=1e-6, name=f"stage{stage}_down_norm")(x)
-            x = layers.Conv2D(width, 2, 2, kernel_initializer=_NORMAL, name=f"stage{stage}_down_conv")(x)
+            x = layers.Conv2D(width, 2, 2, kernel_initializer=_normal(), name=f"stage{stage}_down_conv")(x)
         for number in range(1, depth + 1):
             x = _block(x, width, f"stage{stage}_block{number}", f"layer{stage}" if number == depth else "")
     return x
 
 
 def _block(x: Any, width: int, name: str, last: str) -> Any:
-    y = layers.DepthwiseConv2D(7, padding="same", depthwise_initializer=_NORMAL, name=f"{name}_depthwise")(x)
+    y = layers.DepthwiseConv2D(7, padding="same", depthwise_initializer=_normal(), name=f"{name}_depthwise")(x)
     y = layers.LayerNormalization(epsilon=1e-6, name=f"{name}_norm")(y)
-    y = layers.Dense(4 * width, kernel_initializer=_NORMAL, name=f"{name}_in")(y)
+    y = layers.Dense(4 * width, kernel_initializer=_normal(), name=f"{name}_in")(y)
     y = layers.Activation("gelu", name=f"{name}_gelu")(y)
-    y = layers.Dense(width, kernel_initializer=_NORMAL, name=f"{name}_out")(y)
+    y = layers.Dense(width, kernel_initializer=_normal(), name=f"{name}_out")(y)
     y = LayerScale(1e-6, name=f"{name}_scale")(y)
     return layers.Add(name=last or f"{name}_add")([x, y])
 
