@@ -200,7 +200,7 @@ def test_a_full_disk_leaves_nothing_that_counts_and_the_batch_goes_on_later(stud
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.usefixtures("forked")
-def test_the_shipped_smoke_matrix(tmp_path, capfd):
+def test_the_smoke_matrix_made_smaller(tmp_path, capfd):
     """The real notebooks: 2 data sets and 2 models of which one meets both, 3 methods; fewer images than shipped."""
     matrix = yaml.safe_load((ROOT / "matrices" / "smoke.yml").read_text())
     matrix["exclude"].append({"dataset": "digits", "model": "vit_mini16"})
