@@ -48,7 +48,7 @@ class Choice:
 
 
 def _pooled(pooling: str, recipe: str) -> Choice:
-    return Choice({"recipe": recipe}, {"head": "where_and_what", "pooling": pooling})
+    return Choice({"recipe": recipe}, {"head": "where_and_what", "head_options": {"pooling": pooling}})
 
 
 FROZEN = "frozen at 320 px"  # the network of the whole breast in results.md, with its linear head
@@ -180,7 +180,11 @@ def has_maps(model: keras.Model) -> bool:
 
 def heat_map_hits(model: keras.Model, ds: ImageDataset) -> np.ndarray:
     """Whether the middle of the heat map's highest place lies in the evidence, bool ``(n,)``."""
-    heat = heat_maps(*where_and_what_maps(model, ds.pixels), target=1)
+    return hits(heat_maps(*where_and_what_maps(model, ds.pixels), target=1), ds)
+
+
+def hits(heat: np.ndarray, ds: ImageDataset) -> np.ndarray:
+    """The same of heat maps ``(n, rows, columns)``."""
     step = np.divide(ds.masks.shape[1:], heat.shape[1:])
     peaks = np.array([(np.add(np.unravel_index(h.argmax(), h.shape), 0.5) * step).astype(int) for h in heat])
     return ds.masks[np.arange(len(ds)), peaks[:, 0], peaks[:, 1]]
@@ -190,17 +194,21 @@ def measure(model: keras.Model, ds: ImageDataset) -> tuple[dict[str, float], np.
     """AUCs by image and breast, and how often the heat map, where there is one, points at the evidence; and the logits
     ``(n, 2)``."""
     logits = logits_of(model, ds)
+    return scores(ds, logits, heat_map_hits(model, ds) if has_maps(model) else None), logits
+
+
+def scores(ds: ImageDataset, logits: np.ndarray, hit: np.ndarray | None) -> dict[str, float]:
+    """What `measure` gives, of logits ``(n, 2)`` and the heat maps' hits ``(n,)``, None where there are no maps."""
     p, malignant = softmax(logits, axis=1), ds.labels == 1
     breasts = Predictions(ds.labels, p, CLASSES, groups_of(ds)).per("breast", combine="mean")
     found = {"auc": mean_auc(ds.labels, p), "auc by breast": mean_auc(breasts.labels, breasts.probabilities)}
-    if has_maps(model):
-        hit = heat_map_hits(model, ds)
+    if hit is not None:
         found |= {
             "points": hit.mean(),
             "points, malignant": hit[malignant].mean(),
             "points, malignant called malignant": hit[malignant & (p[:, 1] > 0.5)].mean(),
         }
-    return found | {"images": len(ds)}, logits
+    return {name: round(float(value), 4) for name, value in (found | {"images": len(ds)}).items()}
 
 
 def run(network: Trained, cache: Path, data_dir: Path) -> dict[str, float]:
@@ -223,5 +231,5 @@ def run(network: Trained, cache: Path, data_dir: Path) -> dict[str, float]:
         print(history.round(4).to_string(), flush=True)
     found, logits = measure(model, val_ds)
     replace_file(folder / "logits.npy", lambda path: np.save(path, logits))
-    found |= {"train images": len(train_ds), "seconds": time.monotonic() - start, "cpu": time.process_time() - cpu}
-    return {name: round(float(value), 4) for name, value in found.items()}
+    took = {"seconds": time.monotonic() - start, "cpu": time.process_time() - cpu}
+    return found | {"train images": len(train_ds)} | {name: round(value, 4) for name, value in took.items()}

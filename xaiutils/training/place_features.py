@@ -60,10 +60,11 @@ def _check_maps(model: keras.Model, train_ds: ImageDataset, recipe: Recipe, obje
 
 def tail_of(model: keras.Model, recipe: Recipe) -> keras.Model:
     """From what stays as it is to the logits: the part of ``model`` whose weights a stage by places may change."""
-    return keras.Model(_entry(model, recipe), model.get_layer("logits").output)
+    return keras.Model(entry_of(model, recipe), model.get_layer("logits").output)
 
 
-def _entry(model: keras.Model, recipe: Recipe) -> Any:
+def entry_of(model: keras.Model, recipe: Recipe) -> Any:
+    """The tensor of ``model`` that a stage by places starts from: its images, or what the frozen lower layers make."""
     if not recipe.frozen_lower:
         return model.inputs[0]
     return tensor_of_stride(keras.Model(model.inputs, model.get_layer("logits").output), LOWER_STRIDE)
@@ -72,7 +73,7 @@ def _entry(model: keras.Model, recipe: Recipe) -> Any:
 def trained_copy(model: keras.Model, recipe: Recipe) -> tuple[keras.Model, keras.Model]:
     """A copy of `tail_of` for inputs of any size, whose outputs are the logits and, where the recipe asks something of
     them, `MAPS`; and the same copy up to the logits alone. ``freeze_norm`` holds its batch norm."""
-    part, entry = tail_of(model, recipe), _entry(model, recipe)
+    part, entry = tail_of(model, recipe), entry_of(model, recipe)
     maps = MAPS if recipe.where or recipe.what else ()
     whole = keras.Model(entry, [model.get_layer(name).output for name in ("logits", *maps)])
     free = keras.Input((None, None, entry.shape[-1]) if recipe.crop else entry.shape[1:])
@@ -115,7 +116,7 @@ def splits_by_places(
     if not recipe.frozen_lower:
         train = PlaceSplit(train_ds.pixels, y, shape, masks=train_ds.masks, states=train_ds.evidence)
         return train, Split(val_ds.pixels, val_y), objective
-    lower = keras.Model(model.inputs, _entry(model, recipe))
+    lower = keras.Model(model.inputs, entry_of(model, recipe))
     x, grids = lower_features(lower, train_ds, recipe, seed, shape, folder)
     val_x, _ = lower_features(lower, val_ds, None, seed, (0, 0), folder)
     return PlaceSplit(x, y, shape, grids), Split(OfImages(val_x), val_y), objective

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from xaiutils.backend import tf
+from xaiutils.backend import keras, tf
 from xaiutils.models.where_and_what import STRIDE
 from xaiutils.training.augmentation import augment
 from xaiutils.training.loop import Split
 from xaiutils.training.objectives import Classes, Loss
 from xaiutils.training.recipe import Recipe
+
+ops = keras.ops
 
 IGNORED, OTHER, LESION, DARK = -1, 0, 1, 2
 _INSIDE = 3.0  # squared Mahalanobis distance: of a box's pixels this is the ellipse that touches its sides
@@ -162,32 +164,32 @@ class WhereAndWhat(Classes):
         return super().score(y["labels"], logits[0])
 
 
-def where_loss(where: tf.Tensor, grids: tf.Tensor) -> tf.Tensor:
+def where_loss(where: Any, grids: Any) -> Any:
     """What `WhereAndWhat` calls found, for l and grids ``(n, rows, columns)``. Each mean has one place of loss 0 more,
-    so that a batch without evidence has a loss."""
-    lesion, other = tf.cast(grids == LESION, tf.float32), tf.cast((grids == OTHER) | (grids == DARK), tf.float32)
-    each = tf.nn.sigmoid_cross_entropy_with_logits(labels=lesion, logits=where)
-    halves = 0.5 * tf.reduce_sum(each * lesion) / (tf.reduce_sum(lesion) + 1)
-    return halves + tf.reduce_sum(each * other) / (tf.reduce_sum(other) + 1)
+    so that a batch without evidence has a loss. This and the next two are written for any backend of Keras."""
+    lesion, other = ops.cast(grids == LESION, "float32"), ops.cast((grids == OTHER) | (grids == DARK), "float32")
+    each = ops.softplus(where) - lesion * where  # cross-entropy of sigmoid(l)
+    halves = 0.5 * ops.sum(each * lesion) / (ops.sum(lesion) + 1)
+    return halves + ops.sum(each * other) / (ops.sum(other) + 1)
 
 
-def what_loss(what: tf.Tensor, grids: tf.Tensor, labels: tf.Tensor, smoothing: float) -> tf.Tensor:
+def what_loss(what: Any, grids: Any, labels: Any, smoothing: float) -> Any:
     """What `WhereAndWhat` calls kind, for m ``(n, rows, columns, classes)``; 0 for a batch without evidence."""
-    lesion, n_classes = tf.cast(grids == LESION, tf.float32), what.shape[-1]
-    wanted = tf.one_hot(labels, n_classes)[:, None, None] * (1 - smoothing) + smoothing / n_classes
-    each = tf.reduce_sum(-wanted * tf.nn.log_softmax(what), axis=-1)
-    of_images = tf.math.divide_no_nan(tf.reduce_sum(each * lesion, (1, 2)), tf.reduce_sum(lesion, (1, 2)))
+    lesion, n_classes = ops.cast(grids == LESION, "float32"), what.shape[-1]
+    wanted = ops.one_hot(labels, n_classes)[:, None, None] * (1 - smoothing) + smoothing / n_classes
+    each = ops.sum(-wanted * ops.log_softmax(what), axis=-1)
+    of_images = ops.divide_no_nan(ops.sum(each * lesion, (1, 2)), ops.sum(lesion, (1, 2)))
     return _mean_of_those(of_images, lesion)
 
 
-def attention_loss(attention: tf.Tensor, grids: tf.Tensor) -> tf.Tensor:
+def attention_loss(attention: Any, grids: Any) -> Any:
     """Mean of -log(attention on `LESION` and `IGNORED`) over images with evidence; ``(n, rows, columns)`` both. The
     attention is kept `_FLOOR` from 0 and 1."""
-    lesion, near = tf.cast(grids == LESION, tf.float32), tf.cast((grids == LESION) | (grids == IGNORED), tf.float32)
-    mass = tf.reduce_sum(attention * near, (1, 2))
-    return _mean_of_those(-tf.math.log(mass * (1 - 2 * _FLOOR) + _FLOOR), lesion)
+    lesion, near = ops.cast(grids == LESION, "float32"), ops.cast((grids == LESION) | (grids == IGNORED), "float32")
+    mass = ops.sum(attention * near, (1, 2))
+    return _mean_of_those(-ops.log(mass * (1 - 2 * _FLOOR) + _FLOOR), lesion)
 
 
-def _mean_of_those(values: tf.Tensor, lesion: tf.Tensor) -> tf.Tensor:
-    has = tf.cast(tf.reduce_sum(lesion, (1, 2)) > 0, tf.float32)
-    return tf.math.divide_no_nan(tf.reduce_sum(values * has), tf.reduce_sum(has))
+def _mean_of_those(values: Any, lesion: Any) -> Any:
+    has = ops.cast(ops.sum(lesion, (1, 2)) > 0, "float32")
+    return ops.divide_no_nan(ops.sum(values * has), ops.sum(has))
