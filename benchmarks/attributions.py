@@ -153,8 +153,8 @@ CELLS = [
     Cell("busi", "efficientnet_lite0", "imagenet", 224, 100, 28),
     Cell("oxford_pets", "efficientnet_lite0", "imagenet", 224, 68, 28),
     Cell("cbis_ddsm", "efficientnet_lite0", "imagenet", 320, 100, 32),
-    Cell("busi", "dinov2_vits14", DINOV2, 224, 24, 28),
-    Cell("oxford_pets", "dinov2_vits14", DINOV2, 224, 24, 28),
+    Cell("busi", "dinov2_vits14", DINOV2, 224, 100, 28),
+    Cell("oxford_pets", "dinov2_vits14", DINOV2, 224, 68, 28),
     Cell("cbis_ddsm", "dinov2_vits14", DINOV2, 224, 24, 28),
 ]
 
