@@ -241,7 +241,7 @@ def run_choice(name: str, folds: Sequence[str], seeds: Sequence[int], cache: Pat
 def stages_of(choice: Choice) -> list[Recipe]:
     """The recipes that a choice trains by, as `train` reads its arguments."""
     changes = {name: value for name, value in choice.training.items() if name != "recipe"}
-    everywhere = {name: changes[name] for name in ("epochs", "frozen_lower") if name in changes}
+    everywhere = {name: changes[name] for name in ("epochs", "frozen_lower", "copies") if name in changes}
     return in_every_stage(change_recipe(choice.training["recipe"], changes), **everywhere).stages
 
 
