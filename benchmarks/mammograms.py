@@ -11,6 +11,8 @@ have been trained, each by a step of its own:
     --maps        who finds the lesion: post-hoc methods and controls, for "malignant"; settings from validation images
     --page        mammograms.md, of all that there is
 
+``--take FOLDER`` takes in networks that `mammograms_gpu.py` has trained, with what it found.
+
 Each result is written into `mammograms.json` as it comes; cut, a step goes on where it was. What is there is not
 measured again. Values of each image and method lie in ``benchmarks/mammograms``.
 """
@@ -18,6 +20,7 @@ measured again. Values of each image and method lie in ``benchmarks/mammograms``
 import argparse
 import json
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,6 +58,23 @@ def once(keys: Sequence[str], make: Callable[[], Any]) -> Any:
     return found
 
 
+def take(folder: Path, cache: Path) -> None:
+    """The results of networks trained elsewhere; those that were saved and are not here are copied into the cache. What
+    was measured of another network of the same name is dropped."""
+    results = read()
+    for path in sorted(folder.glob("*/found.json")):
+        found = json.loads(path.read_text())
+        name, made = found["network"], found["found"]
+        if results.get(name) != made:
+            for step in ("test", "gate", "detection", "maps"):
+                results.get(step, {}).pop(name, None)
+        results[name] = made
+        own = Trained.of(name).folder(cache)
+        if (path.parent / "model.keras").exists() and not own.exists():
+            shutil.copytree(path.parent, own)
+    write_text(RESULTS, json.dumps(results, indent=1) + "\n")
+
+
 def measure_maps(network: Trained, args: argparse.Namespace) -> None:
     """Each kind of map of a network, the cheapest first."""
     model = network.model(args.cache)
@@ -90,11 +110,15 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", type=Trained.of, help="'choice | fold | seed', in place of these")
     for step in ("test", "mean", "gate", "detection", "maps", "page"):
         parser.add_argument(f"--{step}", action="store_true")
+    parser.add_argument("--take", type=Path, metavar="FOLDER", help="the cache of mammograms_gpu.py")
     parser.add_argument("--images", type=int, default=0, help="of --maps and --gate: so many images; 0: all")
     parser.add_argument("--validation", type=int, default=0, help="of --maps: malignant images for settings; 0: all")
     parser.add_argument("--methods", nargs="+", choices=measures.MAPS, metavar="MAP", help="of --maps")
     args = parser.parse_args()
     steps = [step for step in ("test", "mean", "gate", "detection", "maps", "page") if getattr(args, step)]
+    if args.take:
+        take(args.take, args.cache)
+        return
     if steps != ["page"] and (args.cache is None or args.data_dir is None):
         parser.error("give --cache, and --data_dir or XAI_KIT")
     networks = args.networks or [Trained(c, f, s) for s in args.seeds for f in args.folds for c in args.choices]

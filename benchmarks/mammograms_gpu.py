@@ -4,7 +4,8 @@
 
 Each choice's networks are trained one after the other, by steps that are compiled once; several calls may share a GPU.
 A network's measures on the images that its fold leaves out are written beside it, `found.json`; those of the official
-split are kept, `model.keras`. ``--take FOLDER`` then puts what was found there into `mammograms.json`.
+split are kept, `model.keras`. ``python benchmarks/mammograms.py --take FOLDER`` puts what lies there into
+`mammograms.json`, and the networks into its own cache.
 
 What is not as in `xaiutils.train`: JAX's random numbers, convolutions in TF32, warped pixels in whole grey values, and
 from the pixels eight changed copies of each image, made once, where `train` makes new ones in each epoch.
@@ -16,7 +17,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -149,7 +150,9 @@ def make_stage(model: keras.Model, recipe: Recipe) -> Stage:
     return Stage(recipe, tail_of(model, recipe), copy, kept, optimizer, step)
 
 
-def train_stage(stage: Stage, x: Any, grids: Any, labels: np.ndarray, rows: np.ndarray, rng: np.random.Generator) -> list:
+def train_stage(
+    stage: Stage, x: Any, grids: Any, labels: np.ndarray, rows: np.ndarray, rng: np.random.Generator
+) -> list:
     """Train from the weights that the whole network has, on the images ``rows``, and give it those of the best epoch;
     the losses of the epochs."""
     import jax
@@ -205,6 +208,8 @@ def train_stage(stage: Stage, x: Any, grids: Any, labels: np.ndarray, rows: np.n
 
 def run_choice(name: str, folds: Sequence[str], seeds: Sequence[int], cache: Path, data_dir: Path, pool: Any) -> None:
     """Train and measure the networks of a choice that are not there."""
+    import jax
+
     choice = CHOICES[name]
     folder, table = prepare(cache, data_dir)
     labels = table["label"].to_numpy()
@@ -234,6 +239,7 @@ def run_choice(name: str, folds: Sequence[str], seeds: Sequence[int], cache: Pat
                 replace_file(target / "model.keras", model.save)
             replace_file(target / "logits.npy", lambda path, logits=logits: np.save(path, logits))
             found |= {"train images": int((~out).sum()), "seconds": round(seconds, 1)}
+            found |= {"device": f"{jax.devices()[0].device_kind}, Keras on JAX"}
             write_text(target / "found.json", json.dumps({"network": str(network), "found": found, "losses": losses}))
             print(network, json.dumps(found), [round(v, 3) for one in losses for v in one], flush=True)
 
