@@ -1,7 +1,7 @@
 """The networks of `mammograms.py`: what is compared, on which images and folds, and how each is trained."""
 
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,6 @@ from xaiutils.evaluation.detection import heat_maps, where_and_what_maps
 from xaiutils.files import replace_file
 from xaiutils.models import load_model
 from xaiutils.training.predictions import groups_of
-from xaiutils.training.recipes import RECIPES
 
 CLASSES = ("benign", "malignant")
 FACTS = ["side", "view", "density", "assessment", "pathology", "abnormality", "mass_shape"]
@@ -52,8 +51,6 @@ def _pooled(pooling: str, recipe: str) -> Choice:
     return Choice({"recipe": recipe}, {"head": "where_and_what", "head_options": {"pooling": pooling}})
 
 
-_STAGES = RECIPES["where_and_what"].stages
-LONGER = replace(_STAGES[0], epochs=20, copies=16, then=replace(_STAGES[1], epochs=6, copies=16))
 FROZEN = "frozen at 320 px"  # the network of the whole breast in results.md, with its linear head
 CHOICES = {
     "boxes": Choice({"recipe": "where_and_what"}),
@@ -64,7 +61,7 @@ CHOICES = {
     "labels alone, mean": _pooled("mean", "where_and_what_labels"),
     "from the pixels": Choice({"recipe": "where_and_what", "frozen_lower": False}),
     "more copies": Choice({"recipe": "where_and_what", "copies": 16}),
-    "more copies, longer": Choice({"recipe": LONGER}),
+    "more copies, longer": Choice({"recipe": "where_and_what_long"}),
     FROZEN: Choice({"recipe": "modern"}, {}, BREAST),
 }
 FOLDS = ("official", *"01234")

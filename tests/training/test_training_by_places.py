@@ -8,7 +8,7 @@ import xaiutils as xai
 from xaiutils.backend import keras, tf
 from xaiutils.evaluation.detection import where_and_what_maps
 from xaiutils.training import RECIPES, Callback, Recipe, default_recipe
-from xaiutils.training.checks import check_devices
+from xaiutils.training.checks import attention_warnings, check_devices
 from xaiutils.training.optimisation import MovingAverage
 from xaiutils.training.places import (
     DARK,
@@ -149,6 +149,23 @@ def test_labels_alone_need_no_masks():
     assert not np.array_equal(model.get_layer("where").get_weights()[0], kept[0])
     with pytest.raises(ValueError, match="needs evidence .*'where_and_what_labels' does without"):
         xai.train(where_and_what_network(), train, val, "where_and_what")
+
+
+def test_attention_that_has_settled_on_black_is_named():
+    """A map of where that only knows that black features differ; the even attention of new weights passes."""
+    images = np.full((2, 64, 96, 3), 100.0, np.float32)
+    images[:, :, :48] = 0
+    model = where_and_what_network()
+    assert attention_warnings(model, images) == []
+    neck = keras.Model(model.inputs, model.get_layer("where").input)([images]).numpy()
+    direction = neck[0, 2, 0] - neck[0, 2, -1]  # from what is pictured to black
+    kernel = np.zeros(model.get_layer("where").get_weights()[0].shape, np.float32)
+    kernel[1, 1, :, 0] = 50 * direction / np.square(direction).sum()
+    model.get_layer("where").set_weights([kernel, np.zeros(1, np.float32)])
+    (text,) = attention_warnings(model, images)
+    assert text.startswith("of the attention 100% lies on black places")
+    model.get_layer("where").set_weights([-kernel, np.zeros(1, np.float32)])
+    assert attention_warnings(model, images) == []
 
 
 class Stop(Callback):

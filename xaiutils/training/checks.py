@@ -9,6 +9,7 @@ from xaiutils.backend import keras, tf
 from xaiutils.datasets import ImageDataset
 from xaiutils.registry import check_integer
 from xaiutils.training.objectives import Objective, objective_of
+from xaiutils.training.places import dark_places
 from xaiutils.training.recipe import Recipe
 
 FORMATS = (".keras", ".weights.h5")
@@ -142,6 +143,25 @@ def input_warnings(model: keras.Model, images: np.ndarray) -> list[str]:
             "input twice. Models take images in [0, 255]."
         )
     return found
+
+
+def attention_warnings(model: keras.Model, images: np.ndarray) -> list[str]:
+    """A sentence on a trained head "where_and_what" whose attention has settled on the black about what is pictured,
+    where all images are alike: on all other places of ``images`` ``(n, height, width, channels)`` lies less than a
+    tenth of what an even attention would have there. None for models without that head."""
+    if {layer.name for layer in model.layers}.isdisjoint({"where"}) or not len(images):
+        return []
+    part = keras.Model(model.inputs, model.get_layer("attention").output)
+    attention = np.concatenate([part([x[None].astype(np.float32)], training=False).numpy() for x in images])[..., 0]
+    pictured = np.stack([~dark_places(x.max(axis=-1), attention.shape[1:]) for x in images])
+    share, even = (attention * pictured).sum(axis=(1, 2)).mean(), pictured.mean()
+    if share >= 0.1 * even:
+        return []
+    return [
+        f"of the attention {1 - share:.0%} lies on black places, in the mean of {len(images)} of val_ds: the map "
+        "of where has settled where there is nothing, and the answers say little of the images. Train with masks or "
+        "boxes (recipe 'where_and_what'), or build the head with head_options={'pooling': 'mean'}."
+    ]
 
 
 def _first_layer_input(model: keras.Model, images: Any) -> Any:

@@ -17,6 +17,7 @@ from xaiutils.files import replace_file
 from xaiutils.registry import check_choice
 from xaiutils.training.callback import Callback, StopTraining
 from xaiutils.training.checks import (
+    attention_warnings,
     check_data,
     check_devices,
     check_norms,
@@ -141,7 +142,9 @@ def train(
         _trained_part(model, stage).set_weights(state.kept[stage.also_keep].weights)
         _save(model, folder / f"model_by_{stage.also_keep}.keras")
     _trained_part(model, stage).set_weights(state.kept[stage.monitor].weights)
-    history = _history(state, stage, warnings, stopped)
+    for text in (lost := attention_warnings(model, val_ds.pixels[:16])):
+        warn(text, stacklevel=2)
+    history = _history(state, stage, warnings + lost, stopped)
     history.attrs |= {"recipe": asdict(chained(stages)), "seconds": before + time.monotonic() - start}
     if folder is not None:
         _write(model, history, folder, formats)

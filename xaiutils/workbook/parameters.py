@@ -56,6 +56,7 @@ _DECLARED = (
             "where_and_what",
             "where_and_what_images",
             "where_and_what_labels",
+            "where_and_what_long",
             "attention_study",
             "xrelevance_study",
             "xrelevance_study_small",
