@@ -115,9 +115,7 @@ def train(
     stages, warnings = _prepared(model, recipe, train_ds, val_ds, objective)
     check_devices(1 if strategy is None else strategy.num_replicas_in_sync, stages, len(train_ds))
     dropouts = [head_dropout(model, stage) for stage in stages]
-    warnings += shared_patients(train_ds, val_ds) + _warnings(model, train_ds, stages)
-    for text in warnings:
-        warn(text, stacklevel=2)
+    warnings = _given(warnings + shared_patients(train_ds, val_ds) + _warnings(model, train_ds, stages))
     keras.utils.set_random_seed(seed)
     folder = None if run_dir is None else Path(run_dir)
     checkpoint, state, stopped = None, State(), ""
@@ -142,9 +140,8 @@ def train(
         _trained_part(model, stage).set_weights(state.kept[stage.also_keep].weights)
         _save(model, folder / f"model_by_{stage.also_keep}.keras")
     _trained_part(model, stage).set_weights(state.kept[stage.monitor].weights)
-    for text in (lost := attention_warnings(model, val_ds.pixels[:16])):
-        warn(text, stacklevel=2)
-    history = _history(state, stage, warnings + lost, stopped)
+    warnings += _given(attention_warnings(model, val_ds.pixels[:16]))
+    history = _history(state, stage, warnings, stopped)
     history.attrs |= {"recipe": asdict(chained(stages)), "seconds": before + time.monotonic() - start}
     if folder is not None:
         _write(model, history, folder, formats)
@@ -283,6 +280,13 @@ def _warnings(model: keras.Model, train_ds: ImageDataset, stages: list[Recipe]) 
     for stage in stages:
         found += recipe_warnings(stage, stage.epochs * (len(train_ds) // min(stage.batch_size, len(train_ds))))
     return found
+
+
+def _given(texts: list[str]) -> list[str]:
+    """The same sentences, given as warnings at the caller of `train`."""
+    for text in texts:
+        warn(text, stacklevel=3)
+    return texts
 
 
 def _history(state: State, stage: Recipe, warnings: list[str], stopped: str) -> pd.DataFrame:
