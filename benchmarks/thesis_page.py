@@ -38,6 +38,14 @@ dog, whose class is never in doubt, all three stay, and occlusion stays least. G
 gradients have nothing in black areas, by their factor x; with their sign they are blue and red side by side, for and
 against the class in neighbouring pixels.
 """
+FOUND = """
+What the four data sets say of EfficientNet-Lite0. Grad-CAM++ and Score-CAM stay most (.81 to .98), and they are also the
+ones whose maps of *different images* have most in common (.73, .74): much of what stays is their shape. Beyond that
+level integrated gradients and gradients x inputs gain most (.72 and .68 beside .40 and .38), for one of their factors is
+the image itself; edges, which know no model, do the same (.81 beside .29). Plain gradients under noise stay no more than
+two images' maps resemble each other (.34 beside .36), occlusion hardly more (.28 beside .20). Noise of a tenth of the
+range moves most maps further than turning the image upside down, also on pets, where the answer stays.
+"""
 
 
 def page(rows: pd.DataFrame, facts: dict[str, dict], all_cells: list[str]) -> str:
@@ -61,6 +69,7 @@ def page(rows: pd.DataFrame, facts: dict[str, dict], all_cells: list[str]) -> st
         "whatever the image; `edges`, Sobel of the changed image. These know no model: **to stay is no sign of being "
         "right**.",
         f"**Not yet measured** of {LEAST} images or more by every method: {', '.join(missing)}." if missing else "",
+        FOUND.strip() if len(cells) >= 4 else "",
         *(_tables(rows[rows["cell"].isin(cells)], cells) if cells else []),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
