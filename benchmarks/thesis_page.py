@@ -43,8 +43,8 @@ What the four data sets say of EfficientNet-Lite0. Grad-CAM++ and Score-CAM stay
 the maps of *different images* that have most in common (.73, .74): much of what stays is their shape. Beyond that level
 integrated gradients and gradients x inputs gain most (.72 and .68 beside .40 and .38), for one of their factors is the
 image itself; edges, which know no model, do the same (.81 beside .29). Plain gradients under noise stay no more than
-two images' maps resemble each other (.34 beside .36), occlusion hardly more (.28 beside .20). Noise of a tenth of the range
-moves most maps further than turning the image upside down does; on pets the CAMs move further upside down.
+two images' maps resemble each other (.34 beside .36), occlusion hardly more (.28 beside .20). Noise of a tenth of the
+range moves most maps further than turning the image upside down does; on pets the CAMs move further upside down.
 """
 
 
