@@ -310,6 +310,25 @@ def test_heat_maps_print_their_numbers():
     assert texts == ["1.00"] * 4
 
 
+def test_small_panels_of_lines_share_one_scale():
+    """A panel for each of ``panel``, the line and band of each of ``by``, whether or not it is in every panel."""
+    row = {"low": 0.1, "high": 0.9}
+    points = [("a", "p", 0, 1.0), ("a", "p", 1, 0.5), ("a", "q", 0, 0.8), ("b", "p", 0, 0.2)]
+    table = pd.DataFrame([{"of": of, "by": by, "x": x, "mean": y, **row} for of, by, x, y in points])
+    how = {"x": "part", "mean": "accuracy", "b": "noise", "p": "by pixel"}
+    figure = drawn(plots.summary_lines(table, "x", "by", "of", how, logarithmic=False, small=True))
+    first, second = figure.axes[:2]
+    assert [axes.get_title() for axes in (first, second)] == ["a", "noise"]
+    assert first.get_ylim() == second.get_ylim()
+    assert [line.get_ydata().tolist() for line in first.lines] == [[1.0, 0.5], [0.8]]
+    assert [line.get_ydata().tolist() for line in second.lines] == [[0.2], []]
+    assert [t.get_text() for t in figure.legends[0].texts] == ["by pixel", "q"]
+    assert (figure.get_supxlabel(), figure.get_supylabel(), first.get_xlabel()) == ("part", "accuracy", "")
+    wide = drawn(plots.summary_lines(table, "x", "by", "of", how, logarithmic=False))
+    assert wide.axes[0].get_xlabel() == "part"
+    assert wide.axes[0].get_ylim() != wide.axes[1].get_ylim()
+
+
 def test_maps_that_agree_are_beside_each_other():
     rng = np.random.default_rng(0)
     one, other = rng.normal(size=(2, 2, 16, 16))

@@ -22,6 +22,17 @@ def test_a_study_runs_small(name, tmp_path):
     assert (tmp_path / name / "report.html").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("forked")
+@pytest.mark.parametrize("path", sorted((SMALL / "little").glob("*.yml")), ids=lambda path: path.stem)
+def test_sections_that_nothing_is_asked_of_are_left_out(path, tmp_path):
+    """Empty lists, and as few seeds as there can be: `tests/studies/little/NAME.yml`."""
+    assert main(["--study", path.stem, "--parameters", str(path), "--runs", str(tmp_path)]) == 0
+    assert json.loads((tmp_path / path.stem / "record" / f"{path.stem}.json").read_text())["finished"]
+    text = (tmp_path / path.stem / "notebooks" / f"{path.stem}.ipynb").read_text(encoding="utf-8")
+    assert "left out." in text
+
+
 def test_each_study_has_small_parameters_and_a_row_in_the_readme():
     assert sorted(path.stem for path in SMALL.glob("*.yml")) == list(studies())
     readme = (ROOT / "README.md").read_text(encoding="utf-8")

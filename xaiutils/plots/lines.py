@@ -18,15 +18,16 @@ def summary_lines(
     labels: Mapping[str, str] = MappingProxyType({}),
     expected: str = "",
     logarithmic: bool = True,
+    small: bool = False,
 ) -> Figure:
     """A panel for each value of the column ``panel``, a line for each of ``by``: mean along ``x`` (``logarithmic``: on
     a scale of logarithms), and a band from low to high, which `xaiutils.evaluation.summarise` makes.
 
     ``labels``: what to call columns and their values; "mean": the y axis. ``expected``: a column that is dotted beside
-    them.
+    them. ``small``: many small panels with one scale of ``mean``, to compare them by.
     """
     names = list(dict.fromkeys(table[panel]))
-    figure, grid = panels(len(names), 4, (3.1, 2.7), (0.0, 0.5))
+    figure, grid = panels(len(names), 4, (2.3, 2.0) if small else (3.1, 2.7), (0.0, 0.5), sharey=small)
     for axes, name in zip(grid, names, strict=True):
         part = table[table[panel] == name]
         for i, line in enumerate(dict.fromkeys(table[by])):
@@ -35,7 +36,7 @@ def summary_lines(
             axes.fill_between(own[x].astype(float), own["low"], own["high"], color=style["color"], alpha=0.15, lw=0)
             if expected:
                 axes.plot(own[x], own[expected], color=style["color"], linestyle=":", linewidth=1)
-        axes.set(xscale="log" if logarithmic else "linear", xlabel=title_of(x, labels))
+        axes.set(xscale="log" if logarithmic else "linear", xlabel="" if small else title_of(x, labels))
         axes.set_title(title_of(str(name), labels), fontsize=9)
         if logarithmic:
             ticks = sorted(set(table[x]))
@@ -44,6 +45,8 @@ def summary_lines(
             axes.minorticks_off()
         axes.tick_params(labelsize=8)
         tidy(axes)
+    if small:
+        figure.supxlabel(title_of(x, labels), fontsize=9)
     figure.supylabel(labels.get("mean", ""), fontsize=9)
     legend_below(figure, grid[0], 4)
     return figure
