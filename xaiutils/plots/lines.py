@@ -36,8 +36,10 @@ def summary_lines(
             axes.fill_between(own[x].astype(float), own["low"], own["high"], color=style["color"], alpha=0.15, lw=0)
             if expected:
                 axes.plot(own[x], own[expected], color=style["color"], linestyle=":", linewidth=1)
-        axes.set(xscale="log" if logarithmic else "linear", xlabel="" if small else title_of(x, labels))
+        axes.set(xscale="log" if logarithmic else "linear", xlabel=title_of(x, labels))
         axes.set_title(title_of(str(name), labels), fontsize=9)
+        if small:
+            axes.xaxis.label.set_size(8)
         if logarithmic:
             ticks = sorted(set(table[x]))
             ticks = [a for a, b in zip(ticks, [*ticks[1:], np.inf], strict=True) if b >= 1.2 * a]  # else texts overlap
@@ -45,8 +47,6 @@ def summary_lines(
             axes.minorticks_off()
         axes.tick_params(labelsize=8)
         tidy(axes)
-    if small:
-        figure.supxlabel(title_of(x, labels), fontsize=9)
     figure.supylabel(labels.get("mean", ""), fontsize=9)
     legend_below(figure, grid[0], 4)
     return figure
