@@ -76,7 +76,11 @@ NOTES = """
 lesion and the animal usually are. Compare every column with its rows of random weights: a model that has learned
 nothing sets the level there. The oracle is the evidence on the model's own grid of fields, 7 x 7 for EfficientNet-Lite0
 at 224 pixels, 10 x 10 at 320, and 16 x 16 for DINOv2's ViT-S/14. An empty field: the method is not made for that model,
-or was not run on it. The transformer's images are few, so that its intervals are wide and its marks rare.
+or was not run on it. IDGI of 20 steps fails by its steps: in 15 of 16 pets its maximum is pixel (2, 2), where the
+gradient of the nearly black images at the path's beginning is largest; with 100 steps it points at the animal in 15 of
+these 16. A head trained on another processor is the same up to rounding, not to the bit. Of CBIS-DDSM a third of the
+rows is of a second such head: every answer of the two is the same, and LayerCAM, measured of both, points alike in all
+images and differs by up to .03 in an image's insertion AUC.
 """
 _BOTH = (
     "vanilla_gradients",
