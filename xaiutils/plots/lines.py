@@ -39,7 +39,7 @@ def summary_lines(
         axes.set(xscale="log" if logarithmic else "linear", xlabel=title_of(x, labels))
         axes.set_title(title_of(str(name), labels), fontsize=9)
         if small:
-            axes.xaxis.label.set_size(8)
+            axes.xaxis.label.set_fontsize(8)
         if logarithmic:
             ticks = sorted(set(table[x]))
             ticks = [a for a, b in zip(ticks, [*ticks[1:], np.inf], strict=True) if b >= 1.2 * a]  # else texts overlap
