@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from mammogram_measures import MAPS
 from mammogram_networks import CHOICES, Trained
 from methods import as_markdown
 
@@ -164,6 +165,8 @@ def _maps(maps: Mapping[str, Any]) -> str:
             )  # fmt: skip
             said.append(as_markdown(pd.DataFrame([_map_row(kind, x) for kind, x in made.items()])))
             said += [f"Refused: {'; '.join(refused)}."] if refused else []
+            left = [kind for kind in MAPS if kind not in kinds]
+            said += [f"Not measured yet of this network: {'; '.join(left)}."] if left else []
     lacking = "RISE, LIME, Score-CAM, Ablation-CAM, prediction difference, XRAI and expected gradients"
     return "\n\n".join([*(said or ["Not measured."]), f"Not measured, for their hundreds of passes: {lacking}."])
 
