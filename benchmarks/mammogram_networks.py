@@ -208,8 +208,9 @@ def scores(ds: ImageDataset, logits: np.ndarray, hit: np.ndarray | None) -> dict
         found |= {
             "points": hit.mean(),
             "points, malignant": hit[malignant].mean(),
-            "points, malignant called malignant": hit[malignant & (p[:, 1] > 0.5)].mean(),
         }
+        if (called := malignant & (p[:, 1] > 0.5)).any():
+            found["points, malignant called malignant"] = hit[called].mean()
     return {name: round(float(value), 4) for name, value in (found | {"images": len(ds)}).items()}
 
 

@@ -18,6 +18,7 @@ measured again. Values of each image and method lie in ``benchmarks/mammograms``
 """
 
 import argparse
+import filecmp
 import json
 import os
 import shutil
@@ -60,18 +61,22 @@ def once(keys: Sequence[str], make: Callable[[], Any]) -> Any:
 
 def take(folder: Path, cache: Path) -> None:
     """The results of networks trained elsewhere; those that were saved and are not here are copied into the cache. What
-    was measured of another network of the same name is dropped."""
+    was measured of another network of the same name is dropped, also what it had a part in. ValueError where the cache
+    holds another of that name."""
     results = read()
     for path in sorted(folder.glob("*/found.json")):
         found = json.loads(path.read_text())
         name, made = found["network"], found["found"]
+        model, own = path.parent / "model.keras", Trained.of(name).folder(cache)
+        if model.exists() and not own.exists():
+            shutil.copytree(path.parent, own)
+        elif model.exists() and not filecmp.cmp(model, own / "model.keras", shallow=False):
+            raise ValueError(f"{own} holds another network than {path.parent}; move it away.")
         if results.get(name) != made:
             for step in ("test", "gate", "detection", "maps"):
-                results.get(step, {}).pop(name, None)
+                kept = {n: x for n, x in results.get(step, {}).items() if name not in n.split(" + ")}
+                results |= {step: kept} if step in results else {}
         results[name] = made
-        own = Trained.of(name).folder(cache)
-        if (path.parent / "model.keras").exists() and not own.exists():
-            shutil.copytree(path.parent, own)
     write_text(RESULTS, json.dumps(results, indent=1) + "\n")
 
 

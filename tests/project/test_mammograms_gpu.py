@@ -1,9 +1,14 @@
 """What `benchmarks/mammograms_gpu.py` gives a network is what `train` gives it."""
 
+import json
+
+import mammograms
 import numpy as np
+import pytest
 from mammogram_networks import CHOICES
 from mammograms_gpu import changed, stages_of
 
+import xaiutils as xai
 from xaiutils.training.places import STRIDE, changed_together, grids_of
 from xaiutils.training.recipes import RECIPES
 
@@ -38,3 +43,29 @@ def test_stages_are_those_that_train_makes_of_the_same_arguments() -> None:
     ]
     longer = stages_of(CHOICES["more copies, longer"])
     assert [(stage.epochs, stage.copies, stage.crop) for stage in longer] == [(20, 16, 192), (6, 16, 0)]
+
+
+@pytest.mark.parametrize(("choice", "layer", "trains"), [("boxes", "sharpness", True), ("mean", "sharpness", False)])
+def test_pooling_reaches_the_network(choice: str, layer: str, trains: bool) -> None:
+    model = xai.build_model("efficientnet_lite0", 2, 64, **CHOICES[choice].head)
+    assert bool(model.get_layer(layer).trainable_weights) is trains
+    names = {x.name for x in xai.build_model("efficientnet_lite0", 2, 64, **CHOICES["top k"].head).layers}
+    assert "keep_largest" in names
+
+
+def test_another_network_of_a_name_takes_its_results_along(tmp_path, monkeypatch) -> None:
+    name, other = "boxes | official | 0", "boxes | official | 1"
+    monkeypatch.setattr(mammograms, "RESULTS", tmp_path / "results.json")
+    measured = {name: 1, other: 2, f"{name} + {other}": 3}
+    mammograms.RESULTS.write_text(json.dumps({name: {"auc": 0.7}, "test": measured, "gate": {other: 4}}))
+    new = tmp_path / "new" / "boxes_official_0"
+    new.mkdir(parents=True)
+    (new / "found.json").write_text(json.dumps({"network": name, "found": {"auc": 0.8}}))
+    (new / "model.keras").write_bytes(b"new")
+    mammograms.take(new.parent, tmp_path / "cache")
+    results = json.loads(mammograms.RESULTS.read_text())
+    assert results == {name: {"auc": 0.8}, "test": {other: 2}, "gate": {other: 4}}
+    assert (tmp_path / "cache" / "boxes_official_0" / "model.keras").read_bytes() == b"new"
+    (new / "model.keras").write_bytes(b"newer")
+    with pytest.raises(ValueError, match="holds another network"):
+        mammograms.take(new.parent, tmp_path / "cache")

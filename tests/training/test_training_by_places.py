@@ -151,21 +151,23 @@ def test_labels_alone_need_no_masks():
         xai.train(where_and_what_network(), train, val, "where_and_what")
 
 
-def test_attention_that_has_settled_on_black_is_named():
-    """A map of where that only knows that black features differ; the even attention of new weights passes."""
-    images = np.full((2, 64, 96, 3), 100.0, np.float32)
-    images[:, :, :48] = 0
+def test_attention_that_does_not_look_at_the_images_is_named():
+    """On one place whatever is pictured, as a place of its own makes it; not where it follows the images, nor where it
+    is even, as that of new weights."""
+    images = np.zeros((3, 64, 96, 3), np.float32)
+    for image, column in zip(images, (0, 32, 64), strict=True):
+        image[:, column : column + 32] = 200
     model = where_and_what_network()
     assert attention_warnings(model, images) == []
     neck = keras.Model(model.inputs, model.get_layer("where").input)([images]).numpy()
-    direction = neck[0, 2, 0] - neck[0, 2, -1]  # from what is pictured to black
+    direction = neck[0, 2, 0] - neck[0, 2, -1]  # from black to what is pictured
     kernel = np.zeros(model.get_layer("where").get_weights()[0].shape, np.float32)
     kernel[1, 1, :, 0] = 50 * direction / np.square(direction).sum()
     model.get_layer("where").set_weights([kernel, np.zeros(1, np.float32)])
-    (text,) = attention_warnings(model, images)
-    assert text.startswith("of the attention 100% lies on black places")
-    model.get_layer("where").set_weights([-kernel, np.zeros(1, np.float32)])
     assert attention_warnings(model, images) == []
+    same = np.repeat(images[:1], 3, axis=0)  # the same attention in all, and uneven
+    (text,) = attention_warnings(model, same)
+    assert text.startswith("the attention lies on the same places in all of 3 images of val_ds")
 
 
 class Stop(Callback):

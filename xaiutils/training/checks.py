@@ -9,10 +9,10 @@ from xaiutils.backend import keras, tf
 from xaiutils.datasets import ImageDataset
 from xaiutils.registry import check_integer
 from xaiutils.training.objectives import Objective, objective_of
-from xaiutils.training.places import dark_places
 from xaiutils.training.recipe import Recipe
 
 FORMATS = (".keras", ".weights.h5")
+_MOVES, _UNEVEN = 0.05, 0.5  # of attention, see `attention_warnings`
 
 
 def check_data(model: keras.Model, train_ds: ImageDataset, val_ds: ImageDataset) -> Objective:
@@ -146,21 +146,22 @@ def input_warnings(model: keras.Model, images: np.ndarray) -> list[str]:
 
 
 def attention_warnings(model: keras.Model, images: np.ndarray) -> list[str]:
-    """A sentence on a trained head "where_and_what" whose attention has settled on the black about what is pictured,
-    where all images are alike: on all other places of ``images`` ``(n, height, width, channels)`` lies less than a
-    tenth of what an even attention would have there. None for models without that head."""
-    if {layer.name for layer in model.layers}.isdisjoint({"where"}) or not len(images):
+    """A sentence on a trained head "where_and_what" whose attention has settled on some few places that are the same in
+    all ``images`` ``(n, height, width, channels)``, so that it does not look at what they show: of the attention less
+    than `_MOVES` is elsewhere than in their mean, and that is further than `_UNEVEN` from an even one (both as total
+    variation, 0 to 1). None for models without that head, for fewer than two images, and for an even attention."""
+    if not {"where", "attention"} <= {layer.name for layer in model.layers} or len(images) < 2:
         return []
     part = keras.Model(model.inputs, model.get_layer("attention").output)
-    attention = np.concatenate([part([x[None].astype(np.float32)], training=False).numpy() for x in images])[..., 0]
-    pictured = np.stack([~dark_places(x.max(axis=-1), attention.shape[1:]) for x in images])
-    share, even = (attention * pictured).sum(axis=(1, 2)).mean(), pictured.mean()
-    if share >= 0.1 * even:
+    attention = np.stack([part([x[None].astype(np.float32)], training=False).numpy().ravel() for x in images])
+    mean = attention.mean(axis=0)
+    moves, uneven = (0.5 * np.abs(x).sum(axis=-1).mean() for x in (attention - mean, mean - 1 / mean.size))
+    if moves >= _MOVES or uneven < _UNEVEN:
         return []
     return [
-        f"of the attention {1 - share:.0%} lies on black places, in the mean of {len(images)} of val_ds: the map "
-        "of where has settled where there is nothing, and the answers say little of the images. Train with masks or "
-        "boxes (recipe 'where_and_what'), or build the head with head_options={'pooling': 'mean'}."
+        f"the attention lies on the same places in all of {len(images)} images of val_ds ({mean.max():.0%} of it on "
+        "one): the head does not look at what they show. Train with masks or boxes (recipe 'where_and_what'), or build "
+        "it with head_options={'pooling': 'mean'}."
     ]
 
 

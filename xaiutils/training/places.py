@@ -34,7 +34,9 @@ def evidence_grid(mask: np.ndarray, grey: np.ndarray, shape: tuple[int, int]) ->
     taken as the ellipse of its mean and covariance; the place in its middle is always `LESION`.
     """
     steps = np.divide(mask.shape, shape)
-    grid = np.where(dark_places(grey, shape), DARK, OTHER).astype(np.int8)
+    edges = [(np.arange(n) * step).astype(int) for n, step in zip(shape, steps, strict=True)]
+    brightest = np.maximum.reduceat(np.maximum.reduceat(grey, edges[0], axis=0), edges[1], axis=1)
+    grid = np.where(brightest > 0, OTHER, DARK).astype(np.int8)
     middles = np.moveaxis(np.indices(shape), 0, -1) * steps + (steps - 1) / 2
     parts, _ = ndimage.label(mask)
     ellipses = []
@@ -51,12 +53,6 @@ def evidence_grid(mask: np.ndarray, grey: np.ndarray, shape: tuple[int, int]) ->
     for inside in ellipses:
         grid[inside <= _INSIDE] = LESION
     return grid
-
-
-def dark_places(grey: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Which places of a grid are all black, bool of ``shape``; ``grey`` is ``(height, width)``."""
-    edges = [(np.arange(n) * (size / n)).astype(int) for n, size in zip(shape, grey.shape, strict=True)]
-    return np.maximum.reduceat(np.maximum.reduceat(grey, edges[0], axis=0), edges[1], axis=1) == 0
 
 
 def grids_of(pixels: np.ndarray, masks: np.ndarray, states: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
