@@ -312,7 +312,7 @@ def test_left_pages_leave_no_kernels(browser, run, tmp_path):
         for page in (first, second):  # each in a kernel of its own: neither writes over the other's finding
             page.get_by_role("button", name="Pin", exact=True).click()
         for page in (first, second):
-            page.wait_for_function(f"document.querySelector('{STATUS}').innerText.includes('pinned as')", timeout=LONG)
+            settles(lambda page=page: page.inner_text(STATUS).partition(" as ")[0], "done: pinned", LONG / 1000)
         assert len(set(pins.glob("*.json")) - kept) == 2
         image = first.get_by_label("image", exact=True)
         image.fill("7")

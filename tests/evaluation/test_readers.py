@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import norm
 
 from xaiutils.evaluation.readers.answers import read_answers
-from xaiutils.evaluation.readers.design import ARMS, SHAM_ARM, SHAMS, reading_design, williams
+from xaiutils.evaluation.readers.design import ARMS, SHAM_ARM, SHAMS, read_design, reading_design, williams
 from xaiutils.evaluation.readers.mrmc import mrmc
 from xaiutils.evaluation.readers.reading import (
     agreement_by_map,
@@ -20,6 +20,7 @@ from xaiutils.evaluation.readers.reading import (
     trust_calibration,
 )
 from xaiutils.evaluation.readers.simulated import simulate_answers
+from xaiutils.files import csv_text
 
 CLASSES = ("benign", "malignant")
 SKILL = {ARMS[0]: 1.0, ARMS[1]: 1.0, ARMS[2]: 2.0, SHAM_ARM: 1.0}
@@ -80,9 +81,25 @@ def test_every_reader_reads_every_image_in_every_arm_once_and_nothing_gives_ids_
     assert (sham["image"] == sham["map_of"])[~other].all()
     assert not design["code"].str.contains("patient").any()
     assert design["trial"].is_unique
+    assert design[["study", "trial", "code"]].map(str.isalpha).all(axis=None)  # a code of digits is read as a number
     assert set(design["code"]).isdisjoint(reading_design(["patient-0", "patient-1"], 1)["code"])
     with pytest.raises(ValueError, match="2 ids, 1 of them different"):
         reading_design(["a", "a"], 1)
+
+
+def test_a_design_comes_back_from_its_file_as_it_was(tmp_path):
+    design, path = reading_design(["0007", "1e5", "NA"], 2, repeats=0.4), tmp_path / "design.csv"
+    path.write_text("\ufeff" + csv_text(design), encoding="utf-8")  # as a spreadsheet saves it
+    pd.testing.assert_frame_equal(read_design(path), design)
+    for change, match in (
+        (lambda t: t.drop(columns="arm"), "design.csv is no design: columns"),
+        (lambda t: t[:0], "design.csv is no design"),
+        (lambda t: t.assign(session="first"), "whole numbers"),
+        (lambda t: t.assign(repeat="perhaps"), "'Perhaps'"),
+    ):
+        path.write_text(csv_text(change(design)), encoding="utf-8")
+        with pytest.raises(ValueError, match=match):
+            read_design(path)
 
 
 def test_wrong_answers_are_refused_by_name(study, tmp_path):

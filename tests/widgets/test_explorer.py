@@ -612,6 +612,9 @@ def test_a_finding_is_made_again_from_its_json(explorer, networks, ds, tmp_path)
     explorer.keep.pin_button.click()
     explorer.wait()
     assert explorer.status.startswith("done: pinned as finding_001")
+    explorer.layer.width = 1100  # the page tells its width late: the same view is drawn anew, and nothing else is said
+    explorer.wait()
+    assert explorer.status.startswith("done: pinned as finding_001")
     record = tmp_path / "findings" / "finding_001.json"
     facts = json.loads(record.read_text())
     assert facts["note"] == "looks <odd>"

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 import xaiutils as xai
-from xaiutils.evaluation.readers.design import reading_design
+from xaiutils.evaluation.readers.design import read_design, reading_design
 from xaiutils.workbook.questionnaire import export_questionnaire
 
 
@@ -41,8 +41,7 @@ def test_the_page_is_whole_offline_and_gives_nobody_away(study, tmp_path):
     # One picture for each image and kind of map: a sham is another picture than the model's map.
     assert trials["map"][design["map"] != ""].nunique() == design[design["map"] != ""].groupby(["image", "map"]).ngroups
     assert set(trials["code"]) | set(trials["map"]) - {""} == set(data["pictures"])
-    kept = pd.read_csv(tmp_path / "design.csv", keep_default_na=False)
-    pd.testing.assert_frame_equal(kept, design)
+    pd.testing.assert_frame_equal(read_design(tmp_path / "design.csv"), design)
     paper = (tmp_path / "paper_R1.pdf").read_bytes()
     assert paper.startswith(b"%PDF")
     readings = int((design["reader"] == "R1").sum())

@@ -257,8 +257,10 @@ class Explorer:
                 self._layers[network] = tuple(network.spatial_layers())
         with self._drawing:  # not between a stop and the controls that it brings back
             self.worker.check()
+            same = self.status_line.state == "done" and scene.view == getattr(self, "scene", scene).view
             self._show(scene, drawing, png, {model: self._layers[network] for model, network in networks.items()})
-            self.status_line.say(*done_text(scene, time.monotonic() - start))
+            if not (same and self.status_line.text):  # drawn anew for another width: "pinned as ..." is to be read
+                self.status_line.say(*done_text(scene, time.monotonic() - start))
         for network in networks.values():
             compile_used(network)  # while the picture is looked at
 

@@ -57,7 +57,8 @@ def export_questionnaire(
     only codes and pictures made anew from pixels, without any file's header. It asks nothing of the network: its policy
     forbids that. The browser keeps what was answered and goes on from there; it saves JSON and CSV, which
     `xaiutils.evaluation.readers.answers.read_answers` reads. Regions are asked for where readers see the image alone,
-    since a map would lead the hand. ``design.csv`` tells who sees what: it is not for readers.
+    since a map would lead the hand. ``design.csv`` tells who sees what, is not for readers, and is read back by
+    `xaiutils.evaluation.readers.design.read_design`.
 
     Args:
         folder: made if missing.

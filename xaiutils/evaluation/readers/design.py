@@ -3,6 +3,7 @@
 import hashlib
 import secrets
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,9 @@ import pandas as pd
 ARMS = ("image", "image+prediction", "image+prediction+map")
 SHAM_ARM = "image+prediction+sham"  # a map that does not explain; readers cannot tell it from the arm with maps
 SHAMS = ("other_image", "random_weights")
+_COLUMNS = ("study", "trial", "reader", "session", "position", "image", "code", "arm", "map", "map_of", "repeat")
+# Codes are of letters alone: a spreadsheet, or pandas, takes 990055372011 for a number and 12e3 for another.
+_LETTERS = str.maketrans("0123456789abcdef", "bcdfghjkmnpqrstv")
 
 
 def reading_design(
@@ -66,9 +70,33 @@ def reading_design(
                 code, trial = _code(salt, ids[image]), _code(salt, reader, session, position)
                 at = (f"R{reader + 1}", session + 1, position + 1)
                 rows.append((trial, *at, ids[image], code, arms[arm], shown, map_of, session == len(arms)))
-    names = ["trial", "reader", "session", "position", "image", "code", "arm", "map", "map_of", "repeat"]
-    table = pd.DataFrame(rows, columns=names)
+    table = pd.DataFrame(rows, columns=_COLUMNS[1:])
     table.insert(0, "study", _code(*table["trial"]))
+    return table
+
+
+def read_design(path: str | Path) -> pd.DataFrame:
+    """The table of `reading_design` from the ``design.csv`` that lies beside the questionnaire.
+
+    Ids that look like numbers stay text ("0007"), and an empty map stays "", which `pandas.read_csv` would change.
+    Raises ValueError that names the file where it is no design.
+    """
+    path = Path(path)
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except ValueError as error:  # pandas' own errors are ValueErrors
+        raise ValueError(f"{path.name} cannot be read as a design: {error}") from error
+    if list(table.columns) != list(_COLUMNS) or table.empty:
+        raise ValueError(
+            f"{path.name} is no design: columns {list(table.columns)}; expected {list(_COLUMNS)} and rows."
+        )
+    try:
+        table = table.astype({"session": int, "position": int})
+        table["repeat"] = [{"True": True, "False": False}[value] for value in table["repeat"].str.capitalize()]
+    except (ValueError, KeyError) as error:
+        raise ValueError(
+            f"{path.name}: session and position are expected as whole numbers, repeat as True or False; found {error}."
+        ) from error
     return table
 
 
@@ -92,4 +120,4 @@ def _map_kind(arm: str, turn: int) -> str:
 
 
 def _code(salt: str, *parts: object) -> str:
-    return hashlib.sha256("\0".join([salt, *map(str, parts)]).encode()).hexdigest()[:12]
+    return hashlib.sha256("\0".join([salt, *map(str, parts)]).encode()).hexdigest()[:12].translate(_LETTERS)
