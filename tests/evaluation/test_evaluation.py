@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ import xaiutils as xai
 from xaiutils.backend import keras
 from xaiutils.datasets import ImageDataset
 from xaiutils.evaluation import chance, control_maps, evaluate_all, summarise
+from xaiutils.evaluation.metrics import metric as metric_module
 from xaiutils.evaluation.metrics.insertion_deletion import perturbation_curve
 from xaiutils.evaluation.metrics.metric import Case, Metric
 from xaiutils.evaluation.studies import compare_maps
@@ -305,6 +307,28 @@ def test_curves_start_and_end_at_the_image_and_the_fill(models, images):
         assert x[0] == 0
         assert x[-1] == 1
         assert curve.shape == (5, 7)
+
+
+def test_what_no_map_changes_is_computed_once(counting, monkeypatch):
+    """Three maps by three metrics: logits of the images once, and of each fill once; the values are those of one by
+    one."""
+    passed: list[int] = []
+    of_images = metric_module.logits
+
+    def counted(network, images, batch_size):
+        passed.append(len(images))
+        return of_images(network, images, batch_size)
+
+    monkeypatch.setattr(metric_module, "logits", counted)
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (4, SIZE, SIZE, 3)).astype(np.uint8)
+    ds = data(np.ones((4, SIZE, SIZE)), pixels, names=("a", "b"))
+    maps = {name: rng.random((4, SIZE, SIZE)).astype(np.float32) for name in "uvw"}
+    metrics = [*FAITHFUL, "confidence_drop"]
+    together = evaluate_all(counting, ds, maps, metrics, 1)
+    assert passed == [4, 4, 4]
+    alone = pd.concat([xai.evaluate(counting, ds, found, metrics, 1) for found in maps.values()])
+    np.testing.assert_allclose(together["value"], alone["value"], atol=1e-6)  # float32, in passes of other sizes
 
 
 def test_confidence_of_a_linear_probability(counting):

@@ -35,6 +35,7 @@ def evaluate(
     method: str | None = None,
     method_parameters: Mapping[str, Any] | None = None,
     reading: str | None = None,
+    known: dict[tuple[int, ...], dict[str, np.ndarray]] | None = None,
 ) -> ScoreTable:
     """Score one map for each image of ``ds``.
 
@@ -52,6 +53,8 @@ def evaluate(
             `xaiutils.map_reading.read_maps`. None: as the method declares (`Method.own_reading`), or by magnitude where
             no method is given. As they are, maps of gradients and their products would be ranked by their sign, which
             is negative on dark evidence, and compared with maps that cannot be negative.
+        known: what earlier calls with the same model, data and batch_size found of the images themselves, such as their
+            logits; what is missing is added. `evaluate_all` shares one among its maps.
 
     Returns:
         A row for each image and metric: image_id, metric, reading (a metric that is defined for one reading alone has
@@ -76,7 +79,8 @@ def evaluate(
     scores = {name: np.empty(len(ds)) for name in chosen}
     for members in by_rows(model if runs_model else None, ds):
         few = ds if len(members) == len(ds) else ds.select(members)
-        case = Case(raw[members], model=model, batch_size=batch_size)
+        shared = {} if known is None else known.setdefault(tuple(members), {})
+        case = Case(raw[members], model=model, batch_size=batch_size, known=shared)
         if few.masks is not None:
             case = replace(case, masks=few.masks)
         if runs_model:
@@ -208,6 +212,7 @@ def evaluate_all(
         raise ValueError(f"weights={weights!r}; expected {TRAINED!r} or {RANDOM!r}, as of the model that is explained.")
     asked, metrics, tables = _readings(reading), None if metrics is None else list(metrics), []
     of_score = returns_score(model)
+    of_images: dict[tuple[int, ...], dict[str, np.ndarray]] = {}
     for name, found in progress(maps.items(), title="maps"):
         given = dict((method_parameters or {}).get(name, {}))
         method = given.pop("method", name)
@@ -218,6 +223,7 @@ def evaluate_all(
         wanted = metrics if again or metrics is None else [m for m in metrics if METRICS[m].needs != "method"]
         names = list(_chosen(wanted, parameters, ds, model is not None, method if again else None, of_score))
         how: dict[str, Any] = {"targets": targets, "batch_size": batch_size, "parameters": parameters}
+        how["known"] = of_images
         how |= {"method": method, "method_parameters": given} if known else {}
         readings = dict.fromkeys(own_reading(method, given) if read is None else read for read in asked)
         table = _by_readings(model, ds, found, names, how, list(readings))

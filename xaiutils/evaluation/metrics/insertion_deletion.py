@@ -19,7 +19,7 @@ def perturbation_curve(
     n, height, width = case.maps.shape
     rank = pixel_ranks(case.maps)
     counts = np.rint(np.linspace(0, height * width, n_steps + 1)).astype(int)
-    asked = counts[:-1] if insert else counts[1:]  # the whole image's is known
+    asked = counts[1:-1]  # the scores of the whole image and of the fill depend on no map
     members, steps = np.divmod(np.arange(n * len(asked)), len(asked))
 
     def kept(batch: slice) -> np.ndarray:
@@ -27,8 +27,9 @@ def perturbation_curve(
         return (changed if insert else ~changed).astype(np.float32)
 
     scores = case.masked_scores(members, kept, fill, score, "insertion" if insert else "deletion")
-    whole, changed = case.scores(score)[:, None], scores.reshape(n, len(asked))
-    return counts / (height * width), np.hstack([changed, whole] if insert else [whole, changed])
+    whole, filled = case.scores(score), case.filled_scores(fill, score)
+    first, last = (filled, whole) if insert else (whole, filled)
+    return counts / (height * width), np.column_stack([first, scores.reshape(n, len(asked)), last])
 
 
 def insertion_auc(case: Case, *, n_steps: int, fill: str) -> np.ndarray:

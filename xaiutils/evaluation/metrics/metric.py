@@ -30,8 +30,9 @@ class Case:
     ``masks``: bool of the same shape. ``model``: the classifier, ``images``: float32 ``(n, height, width, channels)``
     in [0, 255], and ``targets``: int32 ``(n,)``, the classes that were explained. ``explain``: the method, read alike:
     it returns the maps of changed images, as many, for the same targets or for others. ``batch_size``: images in one
-    pass. What no metric of a case needs may be left out. ``known`` keeps the logits of the images, which several
-    metrics ask for: a case of other images or another model has a dict of its own.
+    pass. What no metric of a case needs may be left out. ``known`` keeps what does not depend on the maps, and which
+    several metrics and the maps of several methods ask for: logits of the images, their fills, and logits of these. A
+    case of other images or another model has a dict of its own.
     """
 
     maps: np.ndarray
@@ -56,9 +57,27 @@ class Case:
 
     def logits(self) -> np.ndarray:
         """Of the images, float32 ``(n, classes)``."""
-        if "logits" not in self.known:
-            self.known["logits"] = logits(self.network, self.images, self.batch_size)
-        return self.known["logits"]
+        return self._once("logits", lambda: logits(self.network, self.images, self.batch_size))
+
+    def fills(self, fill: str) -> np.ndarray:
+        """What hidden parts of the images show (`xaiutils.attribution.baselines.FILLS`), of or broadcastable to the
+        images' shape."""
+        return self._once(f"fill {fill}", lambda: fill_images(self.images, fill))
+
+    def filled_scores(self, fill: str, score: str) -> np.ndarray:
+        """The target's ``score`` of images of which nothing but ``fill`` is left, float64 ``(n,)``."""
+
+        def of_fills() -> np.ndarray:
+            images = np.broadcast_to(self.fills(fill), self.images.shape).astype(np.float32)
+            return logits(self.network, images, self.batch_size)
+
+        filled = self._once(f"logits of {fill}", of_fills)
+        return class_scores(self.network, filled, self.targets, self._score(score)).numpy().astype(np.float64)
+
+    def _once(self, name: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
+        if name not in self.known:
+            self.known[name] = compute()
+        return self.known[name]
 
     def masked_scores(
         self, members: np.ndarray, kept: Callable[[slice], np.ndarray], fill: str, score: str, title: str
@@ -69,10 +88,8 @@ class Case:
         ``members`` numbers the image of each, and ``kept`` gives for a slice of them how much of each pixel stays,
         float32 ``(b, height, width)`` in [0, 1]. ``title`` is that of the progress bar.
         """
-        fills = fill_images(self.images, fill)
-        found = masked_scores(
-            self.network, self.images, fills, self.targets, members, kept, self.batch_size, self._score(score), title
-        )
+        how = self.batch_size, self._score(score), title
+        found = masked_scores(self.network, self.images, self.fills(fill), self.targets, members, kept, *how)
         return found.astype(np.float64)
 
     def _score(self, asked: str) -> str:
