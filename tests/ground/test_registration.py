@@ -93,6 +93,19 @@ def test_landmarks_of_phantoms_are_known_and_found():
     assert np.isnan(breast_landmarks(np.zeros((1, 32, 32)))[0]).all()
 
 
+def test_bright_edges_of_a_film_are_no_landmarks():
+    """Half a disc at the wall, with strips along the upper edge and the wall that hang together with it."""
+    rows, columns = np.indices((200, 160))
+    film = 180.0 * ((rows - 110) ** 2 + columns**2 <= 75**2)
+    plain, _ = breast_landmarks(film[None])
+    film[:7, :], film[:, :7] = 250, 250
+    found, right = breast_landmarks(film[None])
+    assert not right[0]
+    assert np.abs(plain[0] - [(110, 75), (35, 0), (185, 0)]).max() <= 6  # corners are rounded
+    assert np.abs(found[0] - plain[0])[:, 0].max() <= 12
+    assert abs(found[0, 0, 1] - 75) <= 3
+
+
 def test_what_cannot_be_registered_is_refused():
     table = pd.DataFrame({"eye_row": [1.0], "eye_column": [2.0]})
     assert landmarks_in(table, ["eye"]).tolist() == [[[1.0, 2.0]]]

@@ -215,6 +215,10 @@ def test_a_gallery_keeps_families_together(ds, images):
     rows = [[axes.get_title() for axes in figure.axes[i : i + 7]] for i in (0, 7)]
     assert rows == [["", "input", "A", "H", "", "", ""], ["", *"BCDEFG"]]
     assert [figure.axes[i].texts[0].get_text() for i in (0, 7)] == ["X", "Y"]
+    six = {name: "X" if name in "abcdef" else "Y" for name in names}  # and the image
+    figure = drawn(plots.gallery(images[0], maps, six, dict.fromkeys(names, False), titles, ds.masks[0]))
+    rows = [[axes.get_title() for axes in figure.axes[i : i + 8]] for i in (0, 8)]
+    assert rows == [["", "input", *"ABCDEF"], ["", "G", "H", "", "", "", "", ""]]
 
 
 @pytest.mark.parametrize(("value", "words"), [(0.0, "all 0"), (0.3, "all 0.3"), (-2.0, "all -2")])

@@ -230,15 +230,17 @@ def gallery(
     """Many maps ``(height, width)`` of one image by the methods' names, those of a family beside each other.
 
     ``families``, ``signed`` and ``titles`` are by method; families stand in the order of their first method, with six
-    pictures in a row, the image before the first. Each map has its own colour limits.
+    pictures in a row, or seven where the image, which comes first, would push a map into a row of its own. Each map has
+    its own colour limits.
     """
     rows: list[tuple[str, list[str]]] = []
+    across = 7 if [*families.values()].count(families[next(iter(maps))]) == 6 else 6
     for family in dict.fromkeys(families[name] for name in maps):
         names = [name for name in maps if families[name] == family]
         names = names if rows else ["", *names]
-        rows += [(family if i == 0 else "", names[i : i + 6]) for i in range(0, len(names), 6)]
+        rows += [(family if i == 0 else "", names[i : i + across]) for i in range(0, len(names), across)]
     figure = Figure(figsize=(WIDEST, 1.6 * len(rows) + 0.4), layout="compressed")
-    grid = figure.subplots(len(rows), 7, squeeze=False)
+    grid = figure.subplots(len(rows), 1 + across, squeeze=False)
     for axes in grid.ravel():
         axes.set_axis_off()
     for row, (family, names) in zip(grid, rows, strict=True):

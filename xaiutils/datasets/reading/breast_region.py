@@ -6,6 +6,7 @@ from skimage.filters import threshold_otsu
 
 _SEARCH_SIDE = 256  # pixels: the breast is searched for in a small copy
 _FRAME = 0.01  # of each side: films have bright edges, which are not breast
+_STRIP = 0.05  # of the longer side: what is thinner is an edge or a fold, and has no landmarks
 
 
 def segment_breast(pixels: np.ndarray) -> np.ndarray:
@@ -56,12 +57,24 @@ def breast_landmarks(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if not breast.any():
             continue
         right[i] = lies_right(breast)
+        breast = _without_strips(breast)
         seen = breast[:, ::-1] if right[i] else breast
         columns, last = np.flatnonzero(seen.any(axis=0)), seen.shape[1] - 1
         tip, wall = (np.flatnonzero(seen[:, column]) for column in (columns[-1], columns[0]))
         points = np.array([(tip.mean(), columns[-1]), (wall[0], columns[0]), (wall[-1], columns[0])], np.float64)
         landmarks[i] = points * [1, -1] + [0, last] if right[i] else points
     return landmarks, right
+
+
+def _without_strips(breast: np.ndarray) -> np.ndarray:
+    """A breast opened by a disc: bright strips along the film's edges, which hang together with it, fall away. As it is
+    where nothing is as thick as the disc."""
+    radius = _STRIP * max(breast.shape)
+    core = ndimage.distance_transform_edt(np.pad(breast, 1, "edge")) > radius
+    if not core.any():
+        return breast
+    parts, _ = ndimage.label(ndimage.distance_transform_edt(~core)[1:-1, 1:-1] <= radius)
+    return parts == 1 + int(np.bincount(parts.ravel())[1:].argmax())
 
 
 def box_of(mask: np.ndarray) -> tuple[int, int, int, int]:

@@ -26,6 +26,7 @@ from xaiutils.graph.predict import prepare
 from xaiutils.registry import check_integer
 
 UNITS, ROTATED, RANDOM_WEIGHTS = "units", "rotated", "random weights"
+_AT_ONCE = 32  # units whose enlarged maps are in memory
 
 
 def dissect(
@@ -157,13 +158,13 @@ def _pixels(
     """Pixels over the threshold and in the mask (units, concepts), over it (units), and in the mask (concepts)."""
     n, height, width, n_concepts = masks.shape
     units = found.shape[-1]
-    shared, over = np.zeros((units, n_concepts)), np.zeros(units)
-    at_once = max(1, 2**24 // (height * width * units))  # 64 MB; and sums of ones that float32 holds exactly
-    for b in batches(n, at_once, "comparing"):
-        maps = enlarge(found[b].transpose(0, 3, 1, 2).reshape(-1, *found.shape[1:3]), height, width, place)
-        on = maps.reshape(-1, units, height * width) > thresholds[:, None]
-        over += on.sum(axis=(0, 2))
-        shared += (on.astype(np.float32) @ masks[b].reshape(-1, height * width, n_concepts).astype(np.float32)).sum(
-            axis=0
-        )
-    return shared, over, masks.sum(axis=(0, 1, 2)).astype(float)
+    sums = np.zeros((units, n_concepts + 1))  # the last column: over the threshold, anywhere
+    for i in batches(n, 1, "comparing"):
+        pixels = np.ones((height * width, n_concepts + 1), np.float32)
+        pixels[:, :-1] = masks[i].reshape(-1, n_concepts)
+        for start in range(0, units, _AT_ONCE):
+            block = slice(start, start + _AT_ONCE)
+            maps = enlarge(found[i][0, ..., block].transpose(2, 0, 1), height, width, place)
+            on = maps.reshape(-1, height * width) > thresholds[block, None]
+            sums[block] += on.astype(np.float32) @ pixels  # float32 holds sums of up to 2^24 ones exactly
+    return sums[:, :-1], sums[:, -1], masks.sum(axis=(0, 1, 2)).astype(float)
