@@ -234,15 +234,15 @@ all of that. There *dark, no lesion* has the score 1.00 for malignant with p = 0
 draw of them (p = 1.00). Planes are right on 56 to 74 % of windows held out, having learnt from 16 of each set: with so
 few, so small windows little can be told, and that most concepts do not count is no evidence that they do not matter.
 
-**Units.** On BUSI, at the paper's quantile, single units do stand for lesions: 118 of the 1,280 at the top detect one, in
-rotated bases 47 to 64, with random weights none; at block 11 33 of 672, rotated 4 to 6, random none. So the share of it
-that is due to the units, and not to any direction, is about a half at the top and more before it. Which lesion it is
-says little: *benign* and *malignant* are masks of different images, and a unit for lesions falls to one of them. On pets
-the paper's quantile finds nothing and cannot: no IoU with what covers a fifth of the pixels exceeds 0.055 at the top.
-With the quantile 0.1 it can, but then counts stop telling, on both sets: rotated bases have about as many detectors, and
-random weights often; on pets 0.04 is below chance (0.07 to 0.09). There the largest IoU tells: a unit of block 11 has 0.34 with
-dogs, the best direction of the rotated bases 0.17, of random weights 0.14; at the top 0.38, 0.34 and 0.14. Of other
-images of the same sets nothing is said: there is no interval over the 48.
+**Units.** On BUSI, at the paper's quantile, single units do stand for lesions: 118 of the 1,280 at the top detect one,
+in rotated bases 47 to 64, with random weights none; at block 11 33 of 672, rotated 4 to 6, random none. So the share of
+it that is due to the units, and not to any direction, is about a half at the top and more before it. Which lesion it is
+says little: *benign* and *malignant* are masks of different images, and a unit for lesions falls to one of them. On
+pets the paper's quantile finds nothing and cannot: no IoU with what covers a fifth of the pixels exceeds 0.055 at the
+top. With the quantile 0.1 it can, but then counts stop telling, on both sets: rotated bases have about as many
+detectors, and random weights often; on pets 0.04 is below chance (0.07 to 0.09). There the largest IoU tells: a unit of
+block 11 has 0.34 with dogs, the best direction of the rotated bases 0.17, of random weights 0.14; at the top 0.38, 0.34
+and 0.14. Of other images of the same sets nothing is said: there is no interval over the 48.
 """
 
 
