@@ -65,6 +65,9 @@ def test_the_layouts_are_read_and_anything_else_is_refused(tmp_path):
     (folder / "fixations.csv").write_text(head + "7.08,7.293,405,420,1.1\n")
     egd.write_text("DICOM_ID,FPOGS,FPOGD,X_ORIGINAL,Y_ORIGINAL\nd1,2.5,0.25,1000,600\n")
     assert gaze.read_fixations(plain)[["x", "y"]].to_numpy().tolist() == [[3.5, 4.5]]
+    looks((3, 4), image="0007", reader="NA").to_csv(plain, index=False)
+    (row,) = gaze.read_fixations(plain).to_dict("records")
+    assert (row["image_id"], row["reader"], row["x"]) == ("0007", "NA", 3.5)
     (row,) = gaze.read_fixations(folder / "fixations.csv", image_id="d1").to_dict("records")
     assert row["image_id"] == "d1"
     assert row["reader"] == "P102R108387"
@@ -75,6 +78,12 @@ def test_the_layouts_are_read_and_anything_else_is_refused(tmp_path):
         gaze.read_fixations(egd, "reflacx")
     looks((3, 4)).assign(duration_ms=-1).to_csv(wrong, index=False)
     with pytest.raises(ValueError, match="1 fixations have no finite x, y, start_ms and duration_ms > 0"):
+        gaze.read_fixations(wrong)
+    wrong.write_text(",".join(gaze.COLUMNS) + "\na,R1,3,4,0,100\na,R1,left,4,0,100\n")
+    with pytest.raises(ValueError, match="1 fixations have no finite x.*in row 1"):
+        gaze.read_fixations(wrong)
+    looks((3, 4), reader="").to_csv(wrong, index=False)
+    with pytest.raises(ValueError, match="1 fixations have no image_id or no reader, the first in row 0"):
         gaze.read_fixations(wrong)
 
 

@@ -26,7 +26,8 @@ _EPSILON = 2.220446049250313e-16  # as in the code of the MIT benchmark
 
 
 def read_fixations(path: str | Path, layout: str = "", image_id: str = "", reader: str = "") -> pd.DataFrame:
-    """A CSV file of fixations as a table of `COLUMNS`; raises ValueError that names what is wrong.
+    """A CSV file of fixations as a table of `COLUMNS`; raises ValueError that names what is wrong. Ids stay as they are
+    written ("0007", "NA").
 
     Args:
         layout: one of `LAYOUTS`, whose columns the file must have; empty: the first that fits. "plain" is `COLUMNS`;
@@ -35,7 +36,7 @@ def read_fixations(path: str | Path, layout: str = "", image_id: str = "", reade
         image_id, reader: of all rows, where the file does not say.
     """
     path = Path(path)
-    raw = pd.read_csv(path)
+    raw = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     fits = [name for name, columns in LAYOUTS.items() if set(columns) <= set(raw.columns)]
     if layout:
         check_choice("layout", layout, tuple(LAYOUTS))
@@ -43,8 +44,10 @@ def read_fixations(path: str | Path, layout: str = "", image_id: str = "", reade
     if layout not in fits:
         needed = {layout: LAYOUTS[layout]} if layout else LAYOUTS
         raise ValueError(f"{path.name} has the columns {', '.join(raw.columns)}; expected those of {needed}.")
+    numbers = [name for name in LAYOUTS[layout] if name not in ("image_id", "reader", "DICOM_ID")]
+    raw[numbers] = raw[numbers].apply(pd.to_numeric, errors="coerce")  # what is no number is refused with its row
     if layout == "plain":
-        table = raw[list(COLUMNS)].copy()
+        table = raw[list(COLUMNS)]
     elif layout == "reflacx":
         start, end, x, y = (raw[name] for name in LAYOUTS[layout])
         table = pd.DataFrame({"x": x, "y": y, "start_ms": 1000 * start, "duration_ms": 1000 * (end - start)})
@@ -53,11 +56,11 @@ def read_fixations(path: str | Path, layout: str = "", image_id: str = "", reade
         image, x, y, start, duration = (raw[name] for name in LAYOUTS[layout])
         table = pd.DataFrame({"image_id": image, "x": x, "y": y, "start_ms": 1000 * start})
         table["reader"], table["duration_ms"] = reader or "reader", 1000 * duration
-    return check_fixations(table[list(COLUMNS)].astype({"image_id": str, "reader": str}))
+    return check_fixations(table[list(COLUMNS)])
 
 
 def check_fixations(table: pd.DataFrame) -> pd.DataFrame:
-    """The table, if it has `COLUMNS`, numbers everywhere and durations above 0; else ValueError."""
+    """The table, if it has `COLUMNS`, ids and numbers everywhere and durations above 0; else ValueError."""
     missing = [name for name in COLUMNS if name not in table]
     if missing:
         raise ValueError(f"the table of fixations lacks the columns {', '.join(missing)}; it has {', '.join(table)}.")
@@ -67,6 +70,11 @@ def check_fixations(table: pd.DataFrame) -> pd.DataFrame:
         raise ValueError(
             f"{wrong.sum()} fixations have no finite x, y, start_ms and duration_ms > 0, the first in row "
             f"{table.index[wrong][0]}: {dict(table[wrong].iloc[0])}."
+        )
+    nameless = (table[list(COLUMNS[:2])].astype(str) == "").any(axis=1)
+    if nameless.any():
+        raise ValueError(
+            f"{nameless.sum()} fixations have no image_id or no reader, the first in row {table.index[nameless][0]}."
         )
     return table
 
