@@ -84,9 +84,10 @@ pack: $(READY)
 test: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 # Three test processes for two cores, since one often waits for a browser or a kernel; mypy, of one thread, runs beside
-# them and speaks after them. Threads that wait in OpenMP's or BLAS' barriers would only take time from the others.
+# them and speaks after them. More threads of TensorFlow's, OpenMP's or BLAS' would only take time from the others.
 	@said=$$(mktemp); $(BIN)/mypy >$$said 2>&1 & types=$$!; \
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder; \
+	TF_NUM_INTRAOP_THREADS=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder; \
 	tests=$$?; wait $$types; types=$$?; echo "mypy:"; cat $$said; rm -f $$said; exit $$((tests | types))
 
 fuzz: $(READY)
