@@ -68,6 +68,7 @@ PARAMETERS: dict[str, dict[str, int]] = {
     "ss_cam": {"max_channels": 32, "n_samples": 5},
     "is_cam": {"max_channels": 32, "n_steps": 5},
     "shapley": {"n_segments": 16, "n_samples": 10},
+    "kernel_shap": {"n_segments": 16, "n_coalitions": 160},
     "sobol": {"cells": 7, "n_samples": 8},
     "hsic": {"cells": 7, "n_masks": 300},
 }
@@ -108,7 +109,14 @@ _BOTH = (
     "smooth_grad_cam_plus_plus",
     "integrated_grad_cam",
 )
-EXPENSIVE = ("shapley", "sobol", "hsic", "ss_cam", "is_cam")  # hundreds of forwards an image
+EXPENSIVE = ("shapley", "kernel_shap", "sobol", "hsic", "ss_cam", "is_cam")  # hundreds of forwards an image
+FEW = 24  # images that these are measured on
+FEW_NOTES = f"""
+## Methods of hundreds of forwards
+
+{", ".join(EXPENSIVE[:-1])} and {EXPENSIVE[-1]} were measured on {FEW} of the images. Here are all methods on these
+alone, so that they can be compared; with so few images hardly any difference is decided.
+"""
 METHODS = {
     "cnn": (*_BOTH, "ablation_cam", "relevance_cam", "xrelevance_cam", "guided_grad_cam", *EXPENSIVE),
     "vit": (*_BOTH, "raw_attention", "attention_rollout", "transformer_attribution", "legrad", *EXPENSIVE),
@@ -163,8 +171,8 @@ CELLS = [
 ]
 
 
-def run(cell: Cell, data_dir: Path, n_faithful: int, without: tuple[str, ...] = ()) -> None:
-    """Score every method and control of a cell that has not been scored yet, each into a file of its own."""
+def run(cell: Cell, data_dir: Path, n_faithful: int, methods: list[str]) -> None:
+    """Score the methods and every control of a cell that have not been scored yet, each into a file of its own."""
     folder = RUNS / cell.key / SCORES
     model, ds = cell.trained(data_dir), cell.images(data_dir)
     gate(cell, model, data_dir)
@@ -179,19 +187,28 @@ def run(cell: Cell, data_dir: Path, n_faithful: int, without: tuple[str, ...] = 
         }
     )
     few = balanced_indices(ds.labels, n_faithful)
-    _write(facts, folder / "facts.parquet")
+    _keep_facts(facts, folder / "facts.parquet")
     level = chance(ds, LOCATED, reading=READINGS).assign(method="chance", weights=NO_MODEL)
     _write(level, folder / "chance.parquet")
     family = xai.MODELS[cell.model].family
-    explain = partial(xai.explain, model, ds.images, targets)
-    for method in (m for m in METHODS[family] if m not in without):
+    for method in (m for m in METHODS[family] if m in methods):
         parameters = {"occlusion": {"patch_size": cell.patch_size}}.get(method, PARAMETERS.get(method, {}))
-        _score(folder, method, partial(explain, method=method, **parameters), model, ds, targets, few)
+        rows = balanced_indices(ds.labels, FEW) if method in EXPENSIVE else np.arange(len(ds))
+        made = partial(xai.explain, model, ds.images[rows], targets[rows], method, **parameters)
+        _score(folder, method, made, model, ds.select(rows), targets[rows], np.flatnonzero(np.isin(rows, few)))
     for method in ON_RANDOM_WEIGHTS:
         made = partial(random_weight_maps, model, ds.images, [method], targets)
         _score(folder, method, lambda made=made, method=method: made()[method], model, ds, targets, few, RANDOM)
     for name, maps in control_maps(ds, 0, cam_grid(model)).items():
         _score(folder, name, lambda maps=maps: maps, model, ds, targets, few)
+
+
+def _keep_facts(facts: pd.DataFrame, path: Path) -> None:
+    """Write them, unless scores are kept beside them: these must be of a model with the same answers."""
+    if not path.exists():
+        _write(facts, path)
+    elif not facts.equals(pd.read_parquet(path)):
+        raise SystemExit(f"the model answers otherwise than the one whose scores are in {path.parent}; give XAI_RUNS.")
 
 
 def gate(cell: Cell, model: keras.Model, data_dir: Path) -> None:
@@ -280,8 +297,20 @@ def scores_of(cell: Cell) -> pd.DataFrame | None:
 # The report -----------------------------------------------------------------------------------------------------------
 
 
+def few_images(scores: pd.DataFrame) -> tuple[list[str], pd.DataFrame]:
+    """The expensive methods that have fewer images than the others, and the scores of all methods on these images."""
+    located = scores[scores["metric"] == LOCATED[0]]
+    counts = located.groupby("method")["image_id"].nunique()
+    methods = [m for m in EXPENSIVE if counts.get(m, 0) and counts[m] < scores["image_id"].nunique()]
+    shared = located[located["method"].isin(methods)]
+    kept = [image for image, rows in shared.groupby("image_id") if rows["method"].nunique() == len(methods)]
+    return methods, scores[scores["image_id"].isin(kept)]
+
+
 def page_of(cell: Cell, scores: pd.DataFrame) -> str:
     """The table of a cell, and what may be said of it."""
+    expensive, on_few = few_images(scores)
+    everything, scores = scores, scores[~scores["method"].isin(expensive)]
     split = _with_labels(scores[scores["metric"] == LOCATED[0]]).assign(
         answer=lambda t: t["correct"].map({True: "right", False: "wrong"}) + ", " + t["reading"]
     )
@@ -301,11 +330,12 @@ def page_of(cell: Cell, scores: pd.DataFrame) -> str:
             + "; ".join(
                 f"{method} {', '.join(f'{k}={v}' for k, v in chosen.items())}"
                 for method, chosen in ({"occlusion": {"patch_size": cell.patch_size}} | PARAMETERS).items()
-                if method in set(scores["method"])
+                if method in set(everything["method"])
             )
             + ".",
             as_markdown(_by_reading(scores, LOCATED)),
-            as_markdown(_by_reading(scores, FAITHFUL).drop(columns="CPU s a map")),
+            as_markdown(_by_reading(everything, FAITHFUL).drop(columns="CPU s a map")),
+            *_few_section(expensive, on_few),
             f"## {xai.METRICS[LOCATED[0]].title} where the model is right, and where it is wrong",
             as_markdown(split),
             in_words(scores.assign(model=cell.model), EVIDENCE[cell.dataset])
@@ -313,6 +343,17 @@ def page_of(cell: Cell, scores: pd.DataFrame) -> str:
             .replace("## " + cell.model, "", 1),
         ]
     )
+
+
+def _few_section(expensive: list[str], on_few: pd.DataFrame) -> list[str]:
+    """Where the maps of methods that were measured on few images point, beside all others on the same images."""
+    if not expensive:
+        return []
+    return [
+        f"## On {on_few['image_id'].nunique()} of these images",
+        f"{', '.join(expensive)} take hundreds of forwards for a map. All methods on the images that these have:",
+        as_markdown(_by_reading(on_few, LOCATED)),
+    ]
 
 
 def _gate_section(cell: Cell) -> list[str]:
@@ -351,7 +392,7 @@ def _by_reading(scores: pd.DataFrame, metrics: tuple[str, ...]) -> pd.DataFrame:
     columns = ["metric", "reading"]
     table = summary.assign(shown=shown).pivot_table("shown", "method", columns, aggfunc="first", sort=False).fillna("")
     table = table[[(m, r) for m in metrics for r in READINGS if (m, r) in table]]
-    table.columns = [f"{xai.METRICS[name].title}, {reading[:3]}" for name, reading in table.columns]
+    table.columns = [f"{xai.METRICS[name].label}, {reading[:3]}" for name, reading in table.columns]
     signed = table.index.map(
         lambda m: "signed" if (known := xai.METHODS.get(m)) and known.is_signed(PARAMETERS.get(m, {})) else ""
     )
@@ -363,9 +404,18 @@ def _by_reading(scores: pd.DataFrame, metrics: tuple[str, ...]) -> pd.DataFrame:
 
 def overview(found: dict[str, pd.DataFrame]) -> str:
     """The pointing game of every method in every cell, by either reading."""
+    parts = {key: few_images(scores) for key, scores in found.items()}
+    on_all = {key: scores[~scores["method"].isin(parts[key][0])] for key, scores in found.items()}
+    on_few = {key: rows for key, (expensive, rows) in parts.items() if expensive}
     tables = [
-        f"## Maps read by their {_NAMES[reading]}\n\n{as_markdown(_pointing(found, reading))}" for reading in READINGS
+        f"## Maps read by their {_NAMES[reading]}\n\n{as_markdown(_pointing(on_all, reading))}" for reading in READINGS
     ]
+    if on_few:
+        tables.append(FEW_NOTES.strip())
+        tables += [
+            f"### Few images, maps read by their {_NAMES[reading]}\n\n{as_markdown(_pointing(on_few, reading))}"
+            for reading in READINGS
+        ]
     links = ", ".join(f"[{key}](attributions/{key}.md)" for key in found)
     uses = {cell.key: use for cell in CELLS if cell.key in found and (use := gate_of(cell)) is not None}
     return (
@@ -435,6 +485,8 @@ def main() -> None:
     )
     parser.add_argument("--data_dir", type=Path, default=os.environ.get("XAI_KIT"), help="default: XAI_KIT")
     parser.add_argument("--faithful", type=int, default=16, help="images for insertion and deletion")
+    known = list(dict.fromkeys(m for of_family in METHODS.values() for m in of_family))
+    parser.add_argument("--methods", nargs="*", default=known, choices=known, metavar="METHOD", help="default: all")
     parser.add_argument("--cheap", action="store_true", help="without " + ", ".join(EXPENSIVE))
     parser.add_argument("--table", action="store_true", help="only write attributions.md")
     options = parser.parse_args()
@@ -443,7 +495,8 @@ def main() -> None:
             parser.error("where are the data? Set XAI_KIT or give --data_dir")
         for cell in CELLS:
             if any(fnmatch(cell.key, pattern) for pattern in options.cells):
-                run(cell, Path(options.data_dir), options.faithful, EXPENSIVE if options.cheap else ())
+                chosen = [m for m in options.methods if not (options.cheap and m in EXPENSIVE)]
+                run(cell, Path(options.data_dir), options.faithful, chosen)
                 keras.backend.clear_session()
     found = {cell.key: scores for cell in CELLS if (scores := scores_of(cell)) is not None}
     (HERE / "attributions").mkdir(exist_ok=True)

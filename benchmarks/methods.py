@@ -103,6 +103,7 @@ PARAMETERS = {
     "shapley": {"n_segments": 8},
     "sobol": {"n_samples": 4},
     "hsic": {"n_masks": 200},
+    "kernel_shap": {"n_coalitions": 200},
 }
 # (method, number of images, parameters), one thing growing in each group.
 GROWTH = (
@@ -271,6 +272,12 @@ def floor_passes(method: str, parameters: dict, network: Network, size: int) -> 
         n = parameters["n_segments"]  # as many as are asked for; the segmentation may find a few less or more
         return 2**n if n <= MOST_EXACT else samples * (n - 1) + 2
 
+    def tries() -> int:
+        rows, columns = network.grid(network.cam_layer()) or (1, 1)
+        n = parameters["cells"] ** 2 or rows * columns
+        width = min(2 * int(n**0.5), 28)
+        return n * width - width * (width - 1) // 2  # candidates of each patch; of the last patches there are fewer
+
     samples, steps = parameters.get("n_samples", 0), parameters.get("n_steps", 0)
     special: dict[str, Callable[[], dict[str, float]]] = {
         "integrated_gradients": lambda: {"gradient": steps},
@@ -288,6 +295,8 @@ def floor_passes(method: str, parameters: dict, network: Network, size: int) -> 
         "blur_ig": lambda: {"gradient": steps},
         "idgi": lambda: {"gradient": steps, "forward": steps + 1},
         "shapley": lambda: {"forward": coalitions()},
+        "kernel_shap": lambda: {"forward": parameters["n_coalitions"] + 2},
+        "mda": lambda: {"forward": tries(), "gradient": 1},
         "sobol": lambda: {"forward": samples * (parameters["cells"] ** 2 + 2)},
         "hsic": lambda: {"forward": parameters["n_masks"]},
         "cam": lambda: {"forward": 1},
@@ -302,6 +311,7 @@ def floor_passes(method: str, parameters: dict, network: Network, size: int) -> 
         "ablation_cam": lambda: {"forward": 1, "tail": channels(0)},
         # What relevance divides by are other weights' results than the forward pass has.
         **dict.fromkeys(("lrp", "clrp", "sglrp", "layer_aggregate"), lambda: {"forward": 1, "gradient": 1}),
+        "crp": lambda: {"forward": 1, "gradient": 1, "cam": 1},  # and down to the layer, whose channel is chosen
         "guided_grad_cam": lambda: {"gradient": 1, "cam": 1},
         "relevance_cam": lambda: {"cam": 1},
         "xrelevance_cam": lambda: {"cam": 1},

@@ -334,7 +334,9 @@ def test_a_batch_names_the_best_by_each_reading():
         ("iou", "positive"): "hirescam",
         ("entropy", "magnitude"): "hirescam",  # lower is better, and it is there once
     }
+    assert set(best.loc[best["warning"] == "does not separate", "metric"]) == {"entropy"}
     shown = scores_as_text(scores).set_index("method")
+    assert "entropy (does not separate), magnitude" in shown
     assert shown.loc["deep_lift", "iou, positive"].startswith("0.10 [")
     assert shown.loc["deep_lift", "iou, magnitude"].startswith("0.90 [")
 

@@ -101,5 +101,6 @@ def test_every_metric_of_maps_is_on_the_known_card_and_its_warning_is_printed():
     for name, metric in xai.METRICS.items():
         fails = name in known.index and known.loc[name, "worst"] < LEAST
         assert bool(fails_on(name)) == fails == metric.direction.endswith("does not separate")
+        assert fails == metric.label.endswith(" (does not separate)")
     assert not fails_on("roc_auc")
     assert fails_on("sparseness") in IMPOSTORS

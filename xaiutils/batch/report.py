@@ -22,6 +22,7 @@ from pandas.api.types import is_numeric_dtype
 from xaiutils.attribution import METHODS, resolve
 from xaiutils.batch.plan import PACKAGE, Job, Outcome, label
 from xaiutils.evaluation import METRICS
+from xaiutils.evaluation.metrics.separation import fails_on, with_warning
 from xaiutils.evaluation.ranking import mean_ranks, rank
 from xaiutils.evaluation.score_tables import by_reading, is_control, of_methods, without_random_weights
 from xaiutils.files import csv_text, inside, replace_file, write_text
@@ -274,7 +275,8 @@ def compared(table: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame
 
 def best_methods(scores: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
     """The best method by each metric, with its interval, and those that Nemenyi's test does not distinguish from the
-    one that is first by mean rank. Controls and chance do not compete.
+    one that is first by mean rank. Controls and chance do not compete. ``warning``: where the metric is known not to
+    tell the evidence from its impostors.
 
     ``scores``: means by method and metric; ``images``: values of each image, from which the ranks come.
     """
@@ -286,7 +288,8 @@ def best_methods(scores: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
                 continue
             ascending = not METRICS[metric].higher_is_better
             top = table.sort_values("mean", ascending=ascending, kind="stable").iloc[0]
-            row = {**{k: v for k, v in key.items() if k != "notebook"}, "metric": metric, "best": top["method"]}
+            row = {**{k: v for k, v in key.items() if k != "notebook"}, "metric": metric}
+            row |= {"warning": "does not separate" if fails_on(metric) else "", "best": top["method"]}
             row |= {name: top[name] for name in ("mean", "low", "high", "n")}
             row["not distinguished from the first"] = ""
             per_image = measured.get(json.dumps(key), pd.DataFrame(columns=["method"]))
@@ -308,9 +311,9 @@ def scores_as_text(scores: pd.DataFrame) -> pd.DataFrame:
         return scores
     keys = [c for c in (*_KEYS, "method", "weights") if c in scores]
     if "reading" not in scores:
-        return as_text(scores, keys, "metric").reset_index()
+        return as_text(scores, keys, "metric").rename(columns=lambda metric: with_warning(metric, metric)).reset_index()
     wide = as_text(scores, keys, ["metric", "reading"])
-    wide.columns = pd.Index([f"{metric}, {reading}" for metric, reading in wide.columns])
+    wide.columns = pd.Index([f"{with_warning(metric, metric)}, {reading}" for metric, reading in wide.columns])
     return wide.reset_index()
 
 

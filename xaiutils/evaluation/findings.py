@@ -171,7 +171,7 @@ def _in_short(said: pd.DataFrame, kind: str) -> Facts | None:
         "by_some": [(_title(m), n) for m, n in some.items()],
         "by_none": _titles(counts[counts == 0].index),
         "tested": not tested.empty,
-        "ahead": [(_title(m), [METRICS[name].title for name in by]) for m, by in metrics.items()],
+        "ahead": [(_title(m), [METRICS[name].label for name in by]) for m, by in metrics.items()],
     }
 
 
@@ -181,7 +181,7 @@ def _agreement(rows: pd.DataFrame) -> Facts | None:
     if not np.isfinite(w):
         return None
     pairs = tau.where(np.triu(np.ones(tau.shape, bool), 1)).stack().dropna()
-    ends = [(METRICS[a].title, METRICS[b].title, _number(tau.loc[a, b])) for a, b in (pairs.idxmax(), pairs.idxmin())]
+    ends = [(METRICS[a].label, METRICS[b].label, _number(tau.loc[a, b])) for a, b in (pairs.idxmax(), pairs.idxmin())]
     counts = {"metrics": len(tau), "methods": judged["method"].nunique(), "pairs": len(pairs)}
     return {**counts, "w": _number(w), "most": ends[0], "least": ends[1]}
 
@@ -305,7 +305,7 @@ def slopes_in_words(fits: pd.DataFrame) -> str:
         known = rows[rows["low"].notna()]
         moved = known[(known["low"] > 0) | (known["high"] < 0)]
         slopes = [(_title(r.method), f"{r.coefficient:+.2f} [{r.low:.2f}, {r.high:.2f}]") for r in moved.itertuples()]
-        facts.append({"title": METRICS[metric].title, "column": column, "n": len(known), "slopes": slopes})
+        facts.append({"title": METRICS[metric].label, "column": column, "n": len(known), "slopes": slopes})
     return " ".join(render("slopes.md.j2", fits=facts).split())
 
 
@@ -325,7 +325,7 @@ def headline(table: pd.DataFrame, alpha: float = 0.05, n_resamples: int = 1000, 
     ]
     metrics = [
         {
-            "title": METRICS[name].title,
+            "title": METRICS[name].label,
             "needs": METRICS[name].needs,
             "best": facts["methods"][0],
             "control": facts["controls"]["means"][0] if facts["controls"] and facts["controls"]["means"] else None,

@@ -54,7 +54,7 @@ def critical_difference(ranking: Ranking, titles: Mapping[str, str] = MappingPro
         ends = ranks[group[0]] - 0.03, ranks[group[-1]] + 0.03
         axes.plot(ends, [0.4 + 0.22 * i] * 2, color=COLOURS[0], linewidth=4, solid_capstyle="butt")
     found = f"{p_value(ranking.p)}{'' if differ else ': no difference found'}"
-    axes.set_title(f"{METRICS[ranking.metric].title}: Friedman's test over {ranking.n} units, {found}", fontsize=10)
+    axes.set_title(f"{METRICS[ranking.metric].label}: Friedman's test over {ranking.n} units, {found}", fontsize=10)
     return figure
 
 
@@ -100,7 +100,7 @@ def rank_heatmap(
 
 def agreement_heatmap(tau: pd.DataFrame) -> Figure:
     """Kendall's tau of every two metrics, as `agreement` gives it, those that agree beside each other."""
-    return cluster_map(tau, "Kendall's tau", {name: METRICS[name].title for name in tau})
+    return cluster_map(tau, "Kendall's tau", {name: METRICS[name].label for name in tau})
 
 
 def scatter_pair(
@@ -125,7 +125,7 @@ def scatter_pair(
     more = int((wide[a] > wide[b]).sum()), int((wide[a] < wide[b]).sum())
     axes.set_xlabel(f"{title_of(a, titles)} (larger on {more[0]})")
     axes.set_ylabel(f"{title_of(b, titles)} (larger on {more[1]})")
-    axes.set_title(f"{METRICS[metric].title} of {len(wide)} images", fontsize=10)
+    axes.set_title(f"{METRICS[metric].label} of {len(wide)} images", fontsize=10)
     if colour_by in wide:
         axes.legend(frameon=False, fontsize=8)
     tidy(axes)
@@ -167,7 +167,7 @@ def against(
         axes.set_title(title_of(method, titles), fontsize=9)
         tidy(axes)
     figure.supxlabel(drawn(label or column), fontsize=9)
-    figure.supylabel(METRICS[metric].title, fontsize=9)
+    figure.supylabel(METRICS[metric].label, fontsize=9)
     return figure
 
 
@@ -192,5 +192,5 @@ def disagreement_grid(
     both = {name: maps[name][where] for name in (a, b)}
     names = {name: titles.get(name, name) for name in (a, b)}
     masks = None if ds.masks is None else ds.masks[where]
-    title = f"{METRICS[metric].title}: {names[a]} | {names[b]}"
+    title = f"{METRICS[metric].label}: {names[a]} | {names[b]}"
     return attribution_grid(ds.select(where).images, both, signed, rows, names, masks, title)

@@ -55,7 +55,7 @@ def metric_pairs(table: pd.DataFrame, titles: Mapping[str, str] = MappingProxyTy
     """
     check_one_reading(table)
     wide = table.pivot_table("value", ["image_id", "method"], "metric", sort=False, observed=True)
-    metrics = [drawn(METRICS[m].title) for m in wide]
+    metrics = [drawn(METRICS[m].label) for m in wide]
     if not 2 <= len(metrics) <= _MOST_METRICS:
         raise ValueError(
             f"{len(metrics)} metrics; 2 to {_MOST_METRICS} can be read in pairs: choose rows of the table."

@@ -7,6 +7,7 @@ import pandas as pd
 
 from xaiutils.evaluation import METRICS
 from xaiutils.evaluation.metrics.metric import Case
+from xaiutils.evaluation.metrics.separation import with_warning
 from xaiutils.registry import check_parameters
 from xaiutils.text import one_line
 from xaiutils.widgets.scene import RANDOM_ORDER, ComputedMap, Scene
@@ -96,7 +97,7 @@ def _labels(scene: Scene, count: int) -> dict[str, str]:
         "region_positive": "share of the map in the region",
         "region_negative": "share of its negative part",
         **{f"correlation_{k}": f"rank correlation with map {k}" for k in range(1, count + 1)},
-        "deletion": "area under the deletion curve",
+        "deletion": with_warning("area under the deletion curve", "deletion_auc"),
         "range": "values from, to",
     }
 

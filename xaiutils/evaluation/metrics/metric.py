@@ -8,7 +8,7 @@ import numpy as np
 
 from xaiutils.attribution.baselines import fill_images
 from xaiutils.backend import keras
-from xaiutils.evaluation.metrics.separation import fails_on
+from xaiutils.evaluation.metrics.separation import fails_on, with_warning
 from xaiutils.graph.network import Network
 from xaiutils.graph.passes import class_scores, logits, masked_scores
 from xaiutils.registry import Parameter
@@ -124,3 +124,8 @@ class Metric:
         that only look like it (`xaiutils.evaluation.metrics.separation`)."""
         better = "higher is better" if self.higher_is_better else "lower is better"
         return f"{better}; does not separate" if fails_on(self.name) else better
+
+    @property
+    def label(self) -> str:
+        """The title where no direction stands beside it, with the same warning."""
+        return with_warning(self.title, self.name)

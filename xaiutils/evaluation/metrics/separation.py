@@ -28,3 +28,8 @@ def fails_on(metric: str) -> str:
     card = _card()
     fails = metric in card.index and not card.loc[metric, "worst"] >= LEAST
     return str(card.loc[metric, "impostor"]) if fails else ""
+
+
+def with_warning(name: str, metric: str) -> str:
+    """What a metric is called in a table or a figure, and that it does not separate, where that is so."""
+    return f"{name} (does not separate)" if fails_on(metric) else name
