@@ -109,6 +109,19 @@ _BOTH = (
     "smooth_grad_cam_plus_plus",
     "integrated_grad_cam",
 )
+_CNN = (
+    "ablation_cam",
+    "relevance_cam",
+    "xrelevance_cam",
+    "guided_grad_cam",
+    "crp",
+    "clrp",
+    "sglrp",
+    "guided_backprop",
+    "deconvolution",
+    "layer_aggregate",
+)
+_VIT = ("raw_attention", "attention_rollout", "transformer_attribution", "legrad")
 EXPENSIVE = ("shapley", "kernel_shap", "sobol", "hsic", "ss_cam", "is_cam")  # hundreds of forwards an image
 FEW = 24  # images that these are measured on
 FEW_NOTES = f"""
@@ -117,10 +130,7 @@ FEW_NOTES = f"""
 {", ".join(EXPENSIVE[:-1])} and {EXPENSIVE[-1]} were measured on {FEW} of the images. Here are all methods on these
 alone, so that they can be compared; with so few images hardly any difference is decided.
 """
-METHODS = {
-    "cnn": (*_BOTH, "ablation_cam", "relevance_cam", "xrelevance_cam", "guided_grad_cam", *EXPENSIVE),
-    "vit": (*_BOTH, "raw_attention", "attention_rollout", "transformer_attribution", "legrad", *EXPENSIVE),
-}
+METHODS = {"cnn": (*_BOTH, *_CNN, *EXPENSIVE), "vit": (*_BOTH, *_VIT, *EXPENSIVE)}
 ON_RANDOM_WEIGHTS = ("vanilla_gradients", "gradients_x_inputs", "grad_cam")
 
 

@@ -52,6 +52,28 @@ INPUTS = "gradients_x_inputs"
 SCORES = ("pointing_game", "relevance_mass")
 LEVELS = ("chance", "random", "centre", "edges", "intensity", "oracle")  # controls that are printed
 NOTE = """
+**What it shows.** LibraGrad does not make these maps point better. Of 38 differences balanced less plain (19 maps, two
+scores) 31 intervals hold 0, one is a gain (Grad-CAM at block 5, relevance mass +0.09), six are losses, all of HiResCAM
+and LayerCAM. What it repairs is the sum: shares that add up to the logit (`tests/attribution/test_libra.py`) need not
+lie elsewhere.
+
+**The head.** Grad-CAM of the last block is a matter of luck. Ten heads that answer about equally well have 0.20 to 0.93
+in the pointing game; their standard deviation is 0.19, so one head's score says no more than +-0.4, however many
+images. The mean over heads, 0.51, is near chance (0.43), and balanced gradients leave it there. It averages the
+gradient over all tokens; HiResCAM and LayerCAM, which multiply token by token, have 0.94, and 0.85 to 0.97 with any of
+the heads. Of all other maps the heads' own part of the variance in the pointing game is 6 % at most: what differs is
+images, and images under one head. In relevance mass it is up to 0.27 at the last block, and 0.16 at most before it.
+
+**Why.** A softmax decides by the difference of two logits. What both logits share is left from the random start: it is
+never trained away, nearly as long as the difference, and a map of one logit shows it. A map of the *difference* differs
+less from head to head (Grad-CAM 0.50 to 0.85, and 0.61 on average; relevance mass of HiResCAM 0.71 to 0.86 in place of
+0.50 to 0.87). `xaiutils.explain` takes it as a target: `lambda z: z[:, 1] - z[:, 0]`.
+
+**How little the head adds.** An *untrained* head, random weights on the same features, has 0.90 by HiResCAM and 0.92 by
+LayerCAM of the last block; in the pointing game the gain by training is not told from 0 (plain; of balanced HiResCAM it
+is 0.11, from 0.79), and in relevance mass it is 0.05 to 0.06. Both show where DINOv2 has its large features, and that
+is the animal. No map here is shown to be better than a blob at the centre (0.94). So a good score proves little of the
+classifier.
 """
 
 
@@ -196,6 +218,15 @@ def _write(table: pd.DataFrame, path: Path) -> None:
 # The page -------------------------------------------------------------------------------------------------------------
 
 
+def with_chance(scores: pd.DataFrame, controls: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
+    """The scores, with that of an uninformed map where a map is 0 everywhere and has none; and the number of such maps
+    by method."""
+    chance = controls[controls["method"] == "chance"].set_index(["metric", "image_id"])["value"]
+    lacking = scores["value"].isna()
+    known = chance.loc[list(zip(scores["metric"], scores["image_id"], strict=True))].to_numpy()
+    return scores.assign(value=scores["value"].where(~lacking, known)), scores[lacking].groupby("method").size()
+
+
 def grid(scores: pd.DataFrame, metric: str, kind: str, balanced: bool, method: str, block: int) -> np.ndarray:
     """Values ``(heads, images)`` of one kind of map."""
     chosen = (scores["metric"] == metric) & (scores["kind"] == kind) & (scores["balanced"] == balanced)
@@ -246,9 +277,7 @@ def balance_table(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
         plain, balanced = (grid(scores, metric, "logit", b, method, block) for b in (False, True))
         line = _named(method, block)
         for name, values in (("plain", plain), ("balanced", balanced)):
-            of_heads = values.mean(axis=1)
-            line[name] = _with_ends(*_crossed(values))
-            line[f"heads, {name}"] = f"{of_heads.min():.2f} to {of_heads.max():.2f}"
+            line |= {name: _with_ends(*_crossed(values)), f"heads, {name}": _range(values)}
         lines.append(line | {"balanced - plain": _with_ends(*_crossed(balanced - plain))})
     return pd.DataFrame(lines)
 
@@ -261,7 +290,9 @@ def kinds_table(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
         for balanced in (False, True):
             of_kinds = {kind: grid(scores, metric, kind, balanced, method, block) for kind in KINDS}
             name = "balanced" if balanced else "plain"
-            line |= {f"{kind}, {name}": f"{values.mean():.2f}" for kind, values in of_kinds.items()}
+            line |= {
+                f"{kind}, {name}": f"{v.mean():.2f} ({_range(v)})" for kind, v in of_kinds.items() if kind != "logit"
+            }
             line[f"logit - untrained, {name}"] = _with_ends(*_crossed(of_kinds["logit"] - of_kinds["untrained"]))
         lines.append(line)
     return pd.DataFrame(lines)
@@ -282,6 +313,12 @@ def variance_table(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+def _range(values: np.ndarray) -> str:
+    """The least and the largest mean of a head."""
+    of_heads = values.mean(axis=1)
+    return f"{of_heads.min():.2f} to {of_heads.max():.2f}"
+
+
 def _with_ends(value: float, low: float, high: float) -> str:
     return f"{value:.2f}" if np.isnan(low) else f"{value:.2f} [{low:.2f}, {high:.2f}]"
 
@@ -293,9 +330,13 @@ def page() -> str:
     scores = scores[scores["image_id"].isin(whole.index[whole])]
     controls = pd.read_parquet(RUNS / "controls.parquet")
     controls = controls[controls["image_id"].isin(scores["image_id"])]
+    scores, empty = with_chance(scores, controls)
     levels = controls.pivot_table("value", "method", "metric", sort=False).round(2)
     with np.load(RUNS / "heads.npz") as heads:
-        accuracy, epochs = heads["accuracy"], heads["epochs"]
+        accuracy, epochs, weights = heads["accuracy"], heads["epochs"], heads["weights"]
+    differences, shared = weights[..., 0] - weights[..., 1], weights.sum(axis=-1)
+    lengths = [np.linalg.norm(w, axis=1).mean() for w in (differences, shared)]
+    alike = np.corrcoef(differences)[np.triu_indices(HEADS, 1)].mean()
     right = pd.read_parquet(RUNS / "right.parquet").set_index("image_id").loc[scores["image_id"].unique()]
     about = (
         f"{HEADS} linear heads on DINOv2's ViT-S/14 (frozen), Oxford pets, {CELL.image_size} pixels; "
@@ -303,7 +344,10 @@ def page() -> str:
         "was trained by the recipe `modern` on a bootstrap sample of the training images, from random weights of its "
         f"own; its accuracy is {accuracy.min():.2f} to {accuracy.max():.2f} on the validation images, after "
         f"{epochs.min()} to {epochs.max()} epochs, and {right.mean().min():.2f} to {right.mean().max():.2f} on these "
-        "test images."
+        "test images. The weights of two logits' difference are "
+        f"{lengths[0]:.1f} long, those of their sum {lengths[1]:.1f}; two heads' differences correlate by {alike:.2f}. "
+        "Intervals are over heads and images (`xaiutils.statistics.crossed`), of each line alone. "
+        f"{empty.sum()} of {len(scores) // len(SCORES)} maps are 0 everywhere and count as uninformed."
     )
     parts = []
     for metric in SCORES:
@@ -314,6 +358,7 @@ def page() -> str:
             f"The logit of the true class. Maps that know nothing of the model: {level}.",
             as_markdown(balance_table(scores, metric)),
             f"## {title}: what the head has to do with it",
+            "In brackets: the least and the largest mean of a head.",
             as_markdown(kinds_table(scores, metric)),
             f"## {title}: heads or images?",
             as_markdown(variance_table(scores, metric)),

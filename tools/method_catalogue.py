@@ -27,6 +27,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import xaiutils as xai
+from xaiutils.attribution.libra import BALANCED
 from xaiutils.attribution.libraries import ADAPTERS
 from xaiutils.attribution.method import FAMILY_TITLES, Method
 from xaiutils.attribution.method_notes import PITFALLS, formula
@@ -56,6 +57,8 @@ FIGURE_PARAMETERS: dict[str, dict] = {
     "lime": {"n_samples": 500},
     "prediction_difference": {"patch_size": 16, "n_samples": 4},
 }
+
+SHOWN_BALANCED = ("full_grad", "grad_cam", "hirescam", "layer_cam")
 
 # The text -------------------------------------------------------------------------------------------------------------
 
@@ -87,12 +90,30 @@ def page(methods: Mapping[str, Method] = xai.METHODS) -> str:
             is given a `reading` too. For maps that have no sign every reading is the same."""
         ),
         "![the two images](methods/images.png)",
+        *_balanced(methods),
         _overview(methods),
     ]
     for family in families:
         parts.append(f"## {FAMILY_TITLES.get(family, family.capitalize())}")
         parts += [_entry(m) for m in methods.values() if m.family == family]
     return "\n\n".join(parts) + "\n"
+
+
+def _balanced(methods: Mapping[str, Method]) -> list[str]:
+    """What the option of several methods does, with its figure."""
+    named = [f"`{m.name}`" for m in methods.values() if BALANCED in m.parameters]
+    if not named:
+        return []
+    text = (
+        f"**Balanced gradients**: with `balanced=True` {', '.join(named[:-1])} and {named[-1]} go back through "
+        "transformers as LibraGrad does (Mehri et al. 2025, arXiv:2411.16760; `xaiutils.attribution.libra`), so that "
+        "the shares of input and biases add up to the logit. Below the photograph by DINOv2's ViT-S/14, plain and "
+        "balanced. [Ten heads on real images](../benchmarks/balanced_gradients.md): maps do not point better by it."
+    )
+    return [
+        "\n".join(textwrap.wrap(_links(text), 120, break_long_words=False)),
+        "![balanced gradients](methods/balanced.png)",
+    ]
 
 
 def _overview(methods: Mapping[str, Method]) -> str:
@@ -265,6 +286,21 @@ def draw_images() -> None:
     save(figure, PICTURES / "images.png")
 
 
+def draw_balanced() -> bool:
+    """Write the figure of balanced gradients; False where the weights that it needs are missing."""
+    found, x = models("vit"), photograph()
+    if found is None:
+        return False
+    figure = Figure(figsize=(5.2, 2.9), dpi=80, layout="constrained")
+    for row, balanced in zip(figure.subplots(2, len(SHOWN_BALANCED)), (False, True), strict=True):
+        for axes, name in zip(row, SHOWN_BALANCED, strict=True):
+            method = xai.METHODS[name]
+            draw_map(axes, x[0], xai.explain(found[0], x, method=name, balanced=balanced)[0], method.signed)
+            axes.set_title(method.title if not balanced else "balanced", fontsize=8)
+    save(figure, PICTURES / "balanced.png")
+    return True
+
+
 def save(figure: Figure, path: Path) -> None:
     """A PNG with a palette, as many colours as fit into the size allowed."""
     path.parent.mkdir(exist_ok=True)
@@ -279,7 +315,7 @@ def save(figure: Figure, path: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--figures", nargs="*", metavar="METHOD", help="draw these figures, or all")
+    parser.add_argument("--figures", nargs="*", metavar="METHOD", help="draw these figures (also: balanced), or all")
     parser.add_argument("--check", action="store_true", help="write nothing; status 1 if the text is not current")
     options = parser.parse_args(arguments)
     text = page()
@@ -290,8 +326,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     write_text(PAGE, text)
     if options.figures is None:
         return 0
-    chosen = [xai.METHODS[name] for name in options.figures or xai.METHODS]
+    chosen = [xai.METHODS[name] for name in options.figures or xai.METHODS if name != "balanced"]
     draw_images()
+    if not options.figures or "balanced" in options.figures:
+        print(f"balanced: {'drawn' if draw_balanced() else 'left as it is: XAI_KIT names no weights'}", flush=True)
     for method in chosen:
         start = time.perf_counter()
         drawn = draw(method)

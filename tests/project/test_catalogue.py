@@ -40,7 +40,8 @@ def test_every_method_has_a_small_figure(tool, name):
 
 def test_nothing_is_left_of_methods_that_are_gone(tool):
     pictures = {path.stem for path in (ROOT / "docs" / "methods").glob("*")}
-    assert pictures == {*xai.METHODS, "images"}
+    assert pictures == {*xai.METHODS, "images", "balanced"}
+    assert (ROOT / "docs" / "methods" / "balanced.png").stat().st_size <= tool.LARGEST
     assert set(tool.PITFALLS) == set(xai.METHODS)
     for name, parameters in tool.FIGURE_PARAMETERS.items():
         check_parameters(name, xai.METHODS[name].parameters, parameters)
