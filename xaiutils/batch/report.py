@@ -275,8 +275,7 @@ def compared(table: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame
 
 def best_methods(scores: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
     """The best method by each metric, with its interval, and those that Nemenyi's test does not distinguish from the
-    one that is first by mean rank. Controls and chance do not compete. ``warning``: where the metric is known not to
-    tell the evidence from its impostors.
+    one that is first by mean rank. Controls and chance do not compete. ``warning``: of metrics that do not separate.
 
     ``scores``: means by method and metric; ``images``: values of each image, from which the ranks come.
     """
@@ -288,10 +287,9 @@ def best_methods(scores: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
                 continue
             ascending = not METRICS[metric].higher_is_better
             top = table.sort_values("mean", ascending=ascending, kind="stable").iloc[0]
-            row = {**{k: v for k, v in key.items() if k != "notebook"}, "metric": metric}
-            row |= {"warning": "does not separate" if fails_on(metric) else "", "best": top["method"]}
+            row = {**{k: v for k, v in key.items() if k != "notebook"}, "metric": metric, "best": top["method"]}
             row |= {name: top[name] for name in ("mean", "low", "high", "n")}
-            row["not distinguished from the first"] = ""
+            row |= {"warning": "does not separate" if fails_on(metric) else "", "not distinguished from the first": ""}
             per_image = measured.get(json.dumps(key), pd.DataFrame(columns=["method"]))
             try:
                 found = rank(of_methods(per_image)[lambda t, m=table["method"]: t["method"].isin(m)], metric)
