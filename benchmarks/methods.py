@@ -242,12 +242,14 @@ class Passes:
 
     def now(self, needed: Mapping[str, float], images: int, repeats: int = 3) -> dict[str, float]:
         """Seconds a pass at this moment, for other work on the machine slows passes and methods alike: at the best
-        batch size that so many images, with the passes that each of them ``needed``, can fill."""
+        batch size that so many images, with the passes that each of them ``needed``, can fill; with one pass of each
+        where those of an image come "in turn", each where the one before has led."""
         found = {}
         for kind, count in needed.items():
-            sizes = [size for size in self._found[kind] if size <= max(1, images * count)]
-            best = min(sizes, key=lambda size: self._found[kind][size][0])
-            found[kind] = measure(self._found[kind][best][1], repeats)[0] / best
+            of_kind = self._found[kind.removesuffix(" in turn")]
+            most = images if kind.endswith(" in turn") else max(1, images * count)
+            best = min((size for size in of_kind if size <= most), key=lambda size: of_kind[size][0])
+            found[kind] = measure(of_kind[best][1], repeats)[0] / best
         return found
 
 
@@ -291,9 +293,9 @@ def floor_passes(method: str, parameters: dict, network: Network, size: int) -> 
         "rise": lambda: {"forward": parameters["n_masks"]},
         "lime": lambda: {"forward": samples},
         "prediction_difference": lambda: {"forward": windows() * samples + 1},
-        "guided_ig": lambda: {"gradient": steps},
+        "guided_ig": lambda: {"gradient in turn": steps},
         "blur_ig": lambda: {"gradient": steps},
-        "idgi": lambda: {"gradient": steps, "forward": steps + 1},
+        "idgi": lambda: {"gradient": steps, "forward": 1},
         "shapley": lambda: {"forward": coalitions()},
         "kernel_shap": lambda: {"forward": parameters["n_coalitions"] + 2},
         "mda": lambda: {"forward": tries(), "gradient": 1},

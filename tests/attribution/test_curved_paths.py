@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 from saliency.core import BlurIG, GuidedIG
 from saliency.core.base import INPUT_OUTPUT_GRADIENTS
+from scipy import ndimage
 
 import xaiutils as xai
-from xaiutils.attribution import Network
+from xaiutils.attribution import Network, curved_paths
 from xaiutils.attribution.completeness import completeness_gap
+from xaiutils.backend import tf
 from xaiutils.graph.passes import input_gradients
 
 
@@ -87,3 +89,63 @@ def test_on_a_linear_model(linear, images):
     rise = (images[:2] * w[..., 1]).sum(axis=(1, 2, 3))
     found = xai.explain(model, images[:2], 1, "idgi", n_steps=3)
     np.testing.assert_allclose(found, rise[:, None, None] * squares, atol=1e-5)
+
+
+@pytest.mark.parametrize("max_distance", [0.0, 0.05, 0.3, 1.0])
+@pytest.mark.parametrize("fraction", [0.1, 0.25, 1.0])
+def test_a_guided_step_as_numpy_makes_it(fraction, max_distance):
+    """With values that have no way to go, gradients of 0, and a baseline that is no colour; one step after another."""
+    rng = np.random.default_rng(3)
+    shape, n_steps = (2, 12, 10, 3), 4
+    x, start = rng.uniform(0, 255, shape), rng.uniform(0, 255, shape)
+    x[:, :2] = start[:, :2]
+    points = curved_paths._guided(start, x[0].size, n_steps, fraction, max_distance, rises=False)
+    now, reached = start, tf.zeros(shape)
+    for j in range(n_steps):
+        g = rng.standard_t(2, shape).astype(np.float32) * (rng.random(shape) < 0.7)
+        now = np.stack(
+            [guided_step(*one, (j + 1) / n_steps, fraction, max_distance) for one in zip(now, start, x, g, strict=True)]
+        )
+        numbers = points.scales[j].reshape(1, 1, 1, -1)
+        reached = curved_paths._go_on(reached, tf.constant(g), tf.constant(x - start, tf.float32), tf.constant(numbers))
+        np.testing.assert_allclose(start + reached.numpy() * (x - start), now, atol=2e-3)
+    np.testing.assert_allclose(now, x, atol=0.01)
+
+
+def guided_step(now, start, end, g, alpha, fraction, max_distance):
+    """The step of one image: the smallest gradients' values go as far as they may, until enough of the way is gone."""
+    way, size = end - start, np.abs(g).astype(float)
+    low, high = max(alpha - max_distance, 0), min(alpha + max_distance, 1)
+    least, most = start + low * way, start + high * way
+    now = np.where(np.sign(way) * (least - now) > 0, least, now)
+    while (left := np.abs(end - now).sum() - (1 - alpha) * np.abs(way).sum()) > 1e-7 * np.abs(way).sum():
+        size[np.isclose(now, most, atol=1e-9)] = np.inf
+        chosen = (size <= np.quantile(size, fraction, method="lower")) & np.isfinite(size)
+        reach = np.abs(most - now)[chosen].sum()
+        if not reach:
+            break
+        now = np.where(chosen, now + min(1, left / reach) * (most - now), now)
+    return now
+
+
+def test_the_smallest_values_are_those_that_sorting_finds():
+    rng = np.random.default_rng(0)
+    rows = np.abs(rng.standard_t(2, (5, 4000))).astype(np.float32)
+    rows[1, :2500] = 0.0
+    rows[2] = rng.integers(0, 4, 4000)
+    rows[3, 50:] = np.inf
+    rows[4] = 1.0
+    for count in (1, 2, 61, 1000, 3999, 4000):
+        limit = curved_paths._smallest(tf.constant(rows), tf.constant(count)).numpy()[:, None]
+        expected = np.sort(rows, axis=1)[:, count - 1 : count]
+        np.testing.assert_array_equal(rows <= limit, rows <= expected)
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.1, 0.7, 3.0, 20.0])
+def test_blurs_as_scipy_makes_them(sigma):
+    """20: further than the image reaches."""
+    x = np.random.default_rng(0).uniform(0, 255, (2, 14, 9, 3)).astype(np.float32)
+    taps = curved_paths._gaussian(sigma, 14)[None]
+    (found,) = curved_paths._blur(tf.constant(x), tf.constant(taps)).numpy()
+    expected = ndimage.gaussian_filter(x.astype(float), (0, sigma, sigma, 0), mode="constant") if sigma else x
+    np.testing.assert_allclose(found, expected, atol=1e-4)

@@ -1,115 +1,163 @@
 """Gradients along paths that are not straight: guided and blur integrated gradients; and IDGI, on any of these paths.
 
 A path is walked in steps; what is summed of a step from x_j to x_{j+1} is the gradient times the step, or for IDGI
-(S(x_{j+1}) - S(x_j)) g^2 / sum g^2: all of what the score gained, shared out by the squared gradient.
+(S(x_{j+1}) - S(x_j)) g^2 / sum g^2: all of what the score gained, shared out by the squared gradient. Points of paths
+that are known before are made many at once; the guided path is found step by step, for many images at once.
 """
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple
+import math
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
 from xaiutils.attribution.baselines import BASELINE, BASELINE_IMAGE, chosen_baselines, score_above_baseline
 from xaiutils.attribution.method import SHARES, Method
+from xaiutils.backend import tf
 from xaiutils.graph.network import Network
-from xaiutils.graph.passes import batches, input_gradients, reduce_channels, target_scores
+from xaiutils.graph.passes import reduce_channels, target_scores
+from xaiutils.graph.paths import Points, gradient_sums
 from xaiutils.registry import Parameter
 
-_CLOSE = 1e-9  # of distances that are the same
+_CLOSE = 1e-7  # part of a path that is no distance any more: float32's rounding
+_SAMPLED = 61  # of so many values one is looked at to begin with, where the smallest are to be told from the others
+_INF = 0x7F800000  # the bits of infinity: those of smaller numbers above 0 are in the order of the numbers
 
 
-class Path(NamedTuple):
-    """From ``start`` ``(n, height, width, C)`` float64: ``step(j, x, g)`` goes on from x, the gradient there being g;
-    with ``ahead`` it needs no g, so that gradients are taken in the middle of each step."""
-
-    start: np.ndarray
-    step: Callable[[int, np.ndarray, Any], np.ndarray]
-    ahead: bool = False
-
-
-def _straight(x: np.ndarray, start: np.ndarray, n_steps: int) -> Path:
-    return Path(start, lambda j, *_: start + (j + 1) / n_steps * (x - start), ahead=True)
+def _guided(start: np.ndarray, size: int, n_steps: int, fraction: float, max_distance: float, rises: bool) -> Points:
+    """Of images with ``size`` values each."""
+    least = math.floor(fraction * (size - 1)) + 1  # how many values a quantile of their gradients lets go on
+    alphas = np.arange(1, n_steps + 1) / n_steps
+    numbers = np.stack([alphas, np.full(n_steps, max_distance), np.full(n_steps, least)], axis=1)[:, None]
+    return Points(
+        np.ones(n_steps), numbers.astype(np.float32), lambda _, members: start[None, members],
+        rises=rises, advance=_go_on,
+    )  # fmt: skip
 
 
-def _blurred(x: np.ndarray, n_steps: int, max_sigma: float) -> Path:
-    def at(j: int) -> np.ndarray:
-        sigma = max_sigma * (1 - j / n_steps) ** 2  # small steps where the image is nearly sharp, and changes most
-        return ndimage.gaussian_filter(x, (0, sigma, sigma, 0), mode="constant") if sigma else x
+def _go_on(reached: tf.Tensor, gradient: tf.Tensor, way: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
+    """Moves the values of each image that matter least, by the size of their gradients, until a part alpha of the whole
+    distance lies behind; none is further than max_distance of its own way from where a straight path is.
 
-    return Path(at(0), lambda j, *_: at(j + 1), ahead=True)
+    ``reached``: what part of its way each value has gone, ``(n, height, width, C)``; ``numbers``: alpha, max_distance
+    and how many values go on at once.
+    """
+    alpha, max_distance, least = tf.unstack(numbers[0, 0, 0])
+    low, high = tf.maximum(alpha - max_distance, 0.0), tf.minimum(alpha + max_distance, 1.0)
+    flat = [tf.shape(reached)[0], -1]
+    way = tf.reshape(tf.abs(way), flat)
+    room = high - tf.maximum(tf.reshape(reached, flat), low)
+    size = tf.where((way > 0) & (room > 0), tf.reshape(tf.abs(gradient), flat), np.inf)
+
+    def distance(of_way: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_sum(tf.cast(of_way * way, tf.float64), axis=1)
+
+    close = _CLOSE * distance(tf.ones_like(way))
+    to_go = distance(room - (high - alpha))
+
+    def unfinished(to_go: tf.Tensor, *_: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_any(to_go > close)
+
+    def move(to_go: tf.Tensor, room: tf.Tensor, size: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        chosen = size <= tf.minimum(_smallest(size, tf.cast(least, tf.int32)), size.dtype.max)[:, None]
+        rest = tf.where(chosen, room, 0.0)
+        reach = distance(rest)
+        part = tf.where(to_go > close, tf.minimum(tf.math.divide_no_nan(to_go, reach), 1.0), 0.0)
+        room -= tf.cast(part, tf.float32)[:, None] * rest
+        return tf.where(reach > 0, to_go - part * reach, 0.0), room, tf.where(chosen, np.inf, size)
+
+    _, room, _ = tf.while_loop(unfinished, move, (to_go, room, size))
+    return tf.reshape(high - room, tf.shape(reached))
 
 
-def _guided(x: np.ndarray, start: np.ndarray, n_steps: int, fraction: float, max_distance: float) -> Path:
-    def step(j: int, now: np.ndarray, g: np.ndarray) -> np.ndarray:
-        of_each = zip(now, start, x, np.abs(g), strict=True)
-        return np.stack([_guided_step(*one, (j + 1) / n_steps, fraction, max_distance) for one in of_each])
+def _smallest(values: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+    """A number ``(n,)`` for each row of values from 0 to infinity ``(n, k)`` that just ``count`` of them do not exceed,
+    or, where several are equal, as few more as may be.
 
-    return Path(start, step)
+    Found by counting below guesses, the first two from a sample: sorting takes five times as long.
+    """
+    bits = tf.bitcast(values, tf.int32)
+    n, k = tf.unstack(tf.shape(values))
+    sample = tf.sort(bits[:, ::_SAMPLED], axis=1)
+    last = tf.shape(sample)[1] - 1
+    at = tf.cast(count, tf.float32) / _SAMPLED
+    spread = 1.5 * tf.sqrt(at + 1)
+    first, second = (
+        tf.gather(sample, tf.clip_by_value(tf.cast(x, tf.int32), 0, last), axis=1) for x in (at - spread, at + spread)
+    )
+
+    def unfinished(low: tf.Tensor, high: tf.Tensor, below: tf.Tensor, within: tf.Tensor, _: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_any((within != count) & (high - low > 1))
+
+    def guess(
+        low: tf.Tensor, high: tf.Tensor, below: tf.Tensor, within: tf.Tensor, step: tf.Tensor
+    ) -> tuple[tf.Tensor, ...]:
+        """Of the number sought more than ``low``, at most ``high``: ``below`` values and ``within`` do not exceed."""
+        open_ = (within != count) & (high - low > 1)
+        part = tf.cast(count - below, tf.float32) / tf.cast(within - below, tf.float32)
+        between = low + tf.cast(part * tf.cast(high - low, tf.float32), tf.int32)
+        middle = low + (high - low) // 2
+        middle = tf.where(step == 0, first, tf.where(step == 1, second, tf.where(step % 4 == 3, middle, between)))
+        middle = tf.maximum(tf.minimum(middle, high - 1), low + 1)
+        counted = tf.reduce_sum(tf.cast(bits <= middle[:, None], tf.int32), axis=1)
+        enough, too_few = open_ & (counted >= count), open_ & (counted < count)
+        return (
+            tf.where(too_few, middle, low),
+            tf.where(enough, middle, high),
+            tf.where(too_few, counted, below),
+            tf.where(enough, counted, within),
+            step + 1,
+        )
+
+    begin = tf.fill([n], -1), tf.fill([n], _INF), tf.fill([n], 0), tf.fill([n], k), 0
+    return tf.bitcast(tf.while_loop(unfinished, guess, begin)[1], tf.float32)
 
 
-def _guided_step(
-    now: np.ndarray,
-    start: np.ndarray,
-    end: np.ndarray,
-    size: np.ndarray,
-    alpha: float,
-    fraction: float,
-    max_distance: float,
-) -> np.ndarray:
-    """Moves the values of one image that matter least, by ``size`` of their gradients, until a part ``alpha`` of the
-    whole distance lies behind; none is further than ``max_distance`` of its own way from where a straight path is."""
-    way, size = end - start, size.copy()
-    low, high = max(alpha - max_distance, 0.0), min(alpha + max_distance, 1.0)
-    least, most = start + low * way, start + high * way
-    wanted = (1 - alpha) * np.abs(way).sum()
-    behind = np.sign(way) * (least - now) > 0
-    now = np.where(behind, least, now)
-    while (left := np.abs(end - now).sum()) > wanted * (1 + _CLOSE) + _CLOSE:
-        size[now == most] = np.inf
-        chosen = (size <= np.quantile(size, fraction, method="lower")) & np.isfinite(size)
-        reach = np.abs(most - now)[chosen].sum()
-        if not reach:
-            break
-        now = np.where(chosen, now + min(1.0, (left - wanted) / reach) * (most - now), now)
-        now = np.where(chosen & (left - wanted >= reach), most, now)
-    return now
+def _blurred(shape: tuple[int, ...], n_steps: int, max_sigma: float, rises: bool) -> Points:
+    """Of images of ``shape`` (height, width, C)."""
+    sigmas = max_sigma * (1 - np.arange(n_steps + 1) / n_steps) ** 2  # small steps where the image changes most
+    taps = np.stack([_gaussian(sigma, max(shape[:2])) for sigma in sigmas])
+    numbers = taps[:-1] if rises else np.concatenate([taps[:-1], taps[1:]], axis=1)
+    none = np.zeros((1, 1, 1, 1, shape[-1]), np.float32)
+    return Points(
+        np.ones(n_steps), numbers[:, None], lambda *_: none, _at_blurs if rises else _between_blurs, rises=rises
+    )
+
+
+def _gaussian(sigma: float, length: int) -> np.ndarray:
+    """What a Gaussian as SciPy's, cut off at 4 sigma, takes from 0, 1, ... pixels away; float32 ``(length,)``."""
+    away = np.arange(int(4 * sigma + 0.5) + 1)
+    taps = np.exp(-0.5 * (away / sigma) ** 2) if sigma else np.ones(1)
+    taps /= 2 * taps.sum() - 1
+    return np.concatenate([taps, np.zeros(length)])[:length].astype(np.float32)
+
+
+def _at_blurs(images: tf.Tensor, _: tf.Tensor, taps: tf.Tensor) -> tuple[tf.Tensor, None]:
+    return _blur(images, taps[:, 0, 0, 0]), None
+
+
+def _between_blurs(images: tf.Tensor, _: tf.Tensor, taps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """In the middle of each step, and the step; each begins where the one before has ended."""
+    first, last = tf.split(taps[:, 0, 0, 0], 2, axis=1)
+    ends = _blur(images, tf.concat([first, last[-1:]], axis=0))
+    return (ends[:-1] + ends[1:]) / 2, ends[1:] - ends[:-1]
+
+
+def _blur(images: tf.Tensor, taps: tf.Tensor) -> tf.Tensor:
+    """``(k, n, height, width, C)``: the images, black beyond the edge, blurred by each row of `_gaussian`; as a product
+    with a matrix on either side."""
+    height, width = tf.unstack(tf.shape(images)[1:3])
+    down, along = (
+        tf.gather(taps, tf.abs(tf.range(n)[:, None] - tf.range(n)), axis=1)[:, None, None] for n in (height, width)
+    )
+    return tf.transpose(down @ tf.transpose(images, (0, 3, 1, 2)) @ along, (0, 1, 3, 4, 2))
 
 
 def _shares(
-    network: Network,
-    images: np.ndarray,
-    targets: np.ndarray,
-    batch_size: int,
-    path: Callable[[slice], Path],
-    n_steps: int,
-    important: bool = False,
+    network: Network, images: np.ndarray, targets: np.ndarray, points: Points, batch_size: int, reduction: str
 ) -> np.ndarray:
-    """What a walk of ``path(batch)`` gives each value ``(n, height, width, C)`` float64; ``important``: by IDGI."""
-    run, shares = input_gradients(network), np.zeros(images.shape)
-
-    def scores(x: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-        return target_scores(network, x.astype(np.float32), wanted, batch_size).astype(np.float64)
-
-    for batch in batches(len(images), batch_size, "paths"):
-        wanted, (x, step, ahead) = targets[batch], path(batch)
-        reached = scores(x, wanted) if important else 0.0
-        for j in range(n_steps):
-            following = step(j, x, None) if ahead else x
-            at = x if important or not ahead else (x + following) / 2
-            g = run(at.astype(np.float32), wanted).astype(np.float64)
-            following = following if ahead else step(j, x, g)
-            if important:
-                before, reached = reached, scores(following, wanted)
-                squares = g**2
-                whole = squares.sum(axis=(1, 2, 3), keepdims=True)
-                rise = (reached - before)[:, None, None, None]
-                shares[batch] += rise * np.divide(squares, whole, out=np.zeros_like(g), where=whole > 0)
-            else:
-                shares[batch] += (following - x) * g
-            x = following
-    return shares
+    (shares,) = gradient_sums(network, images, targets, points, batch_size, "paths")
+    return reduce_channels(shares, reduction).astype(np.float32)
 
 
 def guided_ig(
@@ -135,12 +183,8 @@ def guided_ig(
     beginning.
     """
     start = chosen_baselines(images, baseline, baseline_image)
-
-    def path(batch: slice) -> Path:
-        ends = images[batch].astype(np.float64), start[batch].astype(np.float64)
-        return _guided(*ends, n_steps, fraction, max_distance)
-
-    return reduce_channels(_shares(network, images, targets, batch_size, path, n_steps), reduction).astype(np.float32)
+    points = _guided(start, images[0].size, n_steps, fraction, max_distance, rises=False)
+    return _shares(network, images, targets, points, batch_size, reduction)
 
 
 def blur_ig(
@@ -162,10 +206,8 @@ def blur_ig(
     middle: the same integral with less error. Maps sum to S(x) - S(blurred x) up to that.
     """
 
-    def path(batch: slice) -> Path:
-        return _blurred(images[batch].astype(np.float64), n_steps, max_sigma)
-
-    return reduce_channels(_shares(network, images, targets, batch_size, path, n_steps), reduction).astype(np.float32)
+    points = _blurred(images.shape[1:], n_steps, max_sigma, rises=False)
+    return _shares(network, images, targets, points, batch_size, reduction)
 
 
 def idgi(
@@ -189,30 +231,21 @@ def idgi(
     S(x_0) whatever the number of steps, but for steps without a gradient. The paper takes 128 steps, and explains the
     probability where here it is the logit.
     """
-    make = _of_name(images, path, n_steps, baseline, baseline_image)
-    shares = _shares(network, images, targets, batch_size, make, n_steps, important=True)
-    return reduce_channels(shares, reduction).astype(np.float32)
-
-
-def _of_name(
-    images: np.ndarray, path: str, n_steps: int, baseline: str, baseline_image: np.ndarray | None
-) -> Callable[[slice], Path]:
     start = chosen_baselines(images, baseline, baseline_image)
-
-    def make(batch: slice) -> Path:
-        x, first = images[batch].astype(np.float64), start[batch].astype(np.float64)
-        if path == "blur":
-            return _blurred(x, n_steps, _MAX_SIGMA.default)
-        guided = partial(_guided, fraction=_FRACTION.default, max_distance=_MAX_DISTANCE.default)
-        return (guided if path == "guided" else _straight)(x, first, n_steps)
-
-    return make
+    if path == "guided":
+        points = _guided(start, images[0].size, n_steps, _FRACTION.default, _MAX_DISTANCE.default, rises=True)
+    elif path == "blur":
+        points = _blurred(images.shape[1:], n_steps, _MAX_SIGMA.default, rises=True)
+    else:
+        alphas = (np.arange(n_steps, dtype=np.float32) / n_steps)[:, None]
+        points = Points(np.ones(n_steps), alphas, lambda _, members: start[None, members], rises=True)
+    return _shares(network, images, targets, points, batch_size, reduction)
 
 
 def _above_blur(
     network: Network, images: np.ndarray, targets: np.ndarray, batch_size: int, *, max_sigma: float, **_: object
 ) -> np.ndarray:
-    blurred = _blurred(images.astype(np.float64), 1, max_sigma).start.astype(np.float32)
+    blurred = ndimage.gaussian_filter(images, (0, max_sigma, max_sigma, 0), mode="constant")
     sharp, first = (target_scores(network, x, targets, batch_size) for x in (images, blurred))
     return sharp - first
 
@@ -265,7 +298,7 @@ IDGI = Method(
     family="gradients",
     paper="Yang, Wang & Bilgic 2023, CVPR, arXiv:2303.14242",
     signed=True,
-    cost="n_steps gradients, + n_steps forwards",
+    cost="n_steps gradients, + 1 forward",
     compute=idgi,
     total=_idgi_total,
     parameters=(

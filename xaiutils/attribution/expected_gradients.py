@@ -42,7 +42,7 @@ def expected_gradients(
     def fields(at: slice, _: slice) -> np.ndarray:
         return references[chosen[at], None]
 
-    points = Points(np.full(n_samples, 1 / n_samples), alpha[:, None], fields, along=True)
+    points = Points(np.full(n_samples, 1 / n_samples), alpha[:, None], fields)
     (shares,) = gradient_sums(network, images, targets, points, batch_size, "expected gradients")
     return reduce_channels(shares, reduction).astype(np.float32)
 

@@ -37,7 +37,7 @@ def integrated_gradients(
     def fields(_: slice, members: slice) -> np.ndarray:
         return start[None, members]
 
-    points = Points(weights, alphas.astype(np.float32)[:, None], fields, along=True)
+    points = Points(weights, alphas.astype(np.float32)[:, None], fields)
     (shares,) = gradient_sums(network, images, targets, points, batch_size, "integrated gradients")
     return reduce_channels(shares, reduction).astype(np.float32)
 
@@ -62,7 +62,7 @@ def integrated_gradients_bw(
     def fields(at: slice, _: slice) -> np.ndarray:
         return np.repeat(ends[at], images.shape[-1], axis=-1)
 
-    points = Points(weights / 2, alphas.astype(np.float32)[:, None], fields, along=True)
+    points = Points(weights / 2, alphas.astype(np.float32)[:, None], fields)
     (shares,) = gradient_sums(network, images, targets, points, batch_size, "integrated gradients")
     return reduce_channels(shares, reduction).astype(np.float32)
 

@@ -29,7 +29,7 @@ from xaiutils.attribution.method import (
 )
 from xaiutils.graph.network import Network
 from xaiutils.graph.passes import batches, reduce_channels
-from xaiutils.graph.paths import Points, gradient_sums
+from xaiutils.graph.paths import Points, gradient_sums, shifted
 from xaiutils.map_reading import read_maps
 from xaiutils.registry import Parameter, check_parameters
 
@@ -92,7 +92,7 @@ def _moments(
         if compute is None:
             scales = np.broadcast_to(sigma, (count, n))
             weights = np.full(count, 1 / count)
-            points = Points(weights, scales, lambda at, _: noise(at)[:, None], False, reading, squares)
+            points = Points(weights, scales, lambda at, _: noise(at)[:, None], shifted, reading, squares)
             size = min(batch_size, n * -(-count // 2))  # the second half's noise is drawn while the first half passes
             sums = gradient_sums(network, images, targets, points, size, "noisy copies")
             return sums[0], sums[-1]

@@ -109,19 +109,24 @@ def input_gradients(network: Network) -> Callable[[np.ndarray, np.ndarray], np.n
 
 def input_gradient(network: Network, images: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
     """Gradient of each target logit by its image, a tensor of the images' shape; ModelError where there is none."""
+    return logit_and_gradient(network, images, targets)[1]
+
+
+def logit_and_gradient(network: Network, images: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Each target logit ``(n,)`` and `input_gradient` of it, of one pass."""
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(images)
-        # Images do not mix, so the gradient of the sum holds each image's own gradient.
-        total = tf.reduce_sum(class_scores(network, folded_logits(network, images), targets, "logit"))
+        found = class_scores(network, folded_logits(network, images), targets, "logit")
+        total = tf.reduce_sum(found)  # images do not mix, so the gradient of the sum holds each image's own gradient
     try:
-        found = tape.gradient(total, images)
+        gradient = tape.gradient(total, images)
     except LookupError as error:
         raise ModelError(
             f"TensorFlow has no gradient of an operation in the model ({error}); use occlusion, rise or lime."
         ) from error
-    if found is None:
+    if gradient is None:
         raise ModelError(NO_GRADIENT)
-    return found
+    return found, gradient
 
 
 def check_gradient(network: Network) -> None:
