@@ -446,10 +446,17 @@ def overview(found: dict[str, pd.DataFrame]) -> str:
                 *_not_measured_again(found),
                 *tables,
                 NOTES.strip(),
+                _without_row(found),
             ]
         )
         + "\n"
     )
+
+
+def _without_row(found: dict[str, pd.DataFrame]) -> str:
+    """The methods that no cell has."""
+    measured = set().union(*(scores["method"] for scores in found.values()))
+    return f"Not measured: {', '.join(f'`{m}`' for m in xai.METHODS if m not in measured)}."
 
 
 def _not_measured_again(found: dict[str, pd.DataFrame]) -> list[str]:
