@@ -47,7 +47,8 @@ def road_curve(
     for batch in batches(len(members), case.batch_size, "ROAD, MoRF" if most_relevant_first else "ROAD, LeRF"):
         chosen = members[batch]
         removed = ranks[chosen] < counts[steps[batch]][:, None, None]
-        changed = impute(case.images[chosen], removed) + field * removed[..., None]
+        changed = impute(case.images[chosen], removed)
+        changed += field * removed.repeat(len(field[0, 0])).reshape(changed.shape)  # 3 times as fast as [..., None]
         found = logits(case.network, changed, case.batch_size)
         if score == "correct":
             values[batch] = found.argmax(axis=1) == case.targets[chosen]
