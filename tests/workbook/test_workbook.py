@@ -51,6 +51,27 @@ def test_start_refuses_unknown_names_at_the_first_start_only(parameters):
     workbook.start("01_x", later)  # the setup cell run again: the notebook's own variables are no parameters
 
 
+@pytest.mark.parametrize(
+    ("notebook", "given", "match"),
+    [
+        (
+            "attention",
+            {"models": []},
+            "models of attention must not be empty; give at least one name of xaiutils.MODELS",
+        ),
+        ("attention", {"models": ["vgg16"], "conditions": []}, "conditions of attention .* CONDITIONS"),
+        ("ct_poster", {"models": []}, "models of ct_poster"),
+        ("readers", {"models": []}, "models of readers"),
+        ("xrelevance", {"models": []}, "models of xrelevance"),
+        ("imbalance", {"shares": [], "remedies": []}, "shares and remedies of imbalance .* REMEDIES"),
+    ],
+)
+def test_a_study_refuses_an_empty_list_of_what_it_needs(tmp_path, notebook, given, match):
+    with pytest.raises(ValueError, match=match):
+        workbook.start(notebook, {"runs_dir": str(tmp_path), **given})
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("name", ["", "..", "a/b", "../evil", ".hidden"])
 def test_run_names_stay_in_the_folder(parameters, name):
     with pytest.raises(ValueError, match="not a folder name"):

@@ -8,7 +8,7 @@ import pandas as pd
 
 from xaiutils.backend import keras
 from xaiutils.workbook.own_models import kept_names
-from xaiutils.workbook.parameters import PARAMETERS, check
+from xaiutils.workbook.parameters import PARAMETERS, check, check_needed
 from xaiutils.workbook.run import Run, folders
 
 
@@ -37,7 +37,9 @@ def start(notebook: str, namespace: Mapping[str, Any]) -> Run:
             for k, v in given.items()
             if k in earlier.given or (k in had and _looks_like_parameter(k, v) and v != had[k])
         }
-    run = Run(notebook, check(given, kept_names(folders(given)[1])))
+    checked = check(given, kept_names(folders(given)[1]))
+    check_needed(notebook, checked)
+    run = Run(notebook, checked)
     keras.utils.set_random_seed(run.parameters.get("seed", 0))
     pd.set_option("display.html.use_mathjax", False)  # dollars in names of the data are no mathematics
     warnings.showwarning = _print_warning

@@ -210,6 +210,14 @@ OWN_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 
+# Lists of which a study takes the first, or one after another: elsewhere empty ``models`` are all of the run.
+_NEEDED = {
+    "attention": ("models", "conditions"),
+    **dict.fromkeys(("ct_poster", "readers", "xrelevance"), ("models",)),
+    "imbalance": ("shares", "remedies"),
+}
+
+
 @cache
 def text_names() -> dict[str, bool]:
     """Parameters and data set options whose values are texts, by name, and whether a list of them: YAML must not make
@@ -253,6 +261,16 @@ def check(values: Mapping[str, Any], known_models: Collection[str] = ()) -> dict
     if problems:
         raise ValueError("the parameters are not valid:\n- " + "\n- ".join(dict.fromkeys(problems)))
     return checked
+
+
+def check_needed(notebook: str, values: Mapping[str, Any]) -> None:
+    """Raise ValueError for an empty list of what the notebook needs one of."""
+    empty = [name for name in _NEEDED.get(notebook, ()) if values.get(name) == []]
+    if empty:
+        raise ValueError(
+            f"{' and '.join(empty)} of {notebook} must not be empty; give at least one "
+            + ("name of xaiutils.MODELS." if empty == ["models"] else f"of each: {PARAMETERS[empty[-1]].help}.")
+        )
 
 
 def _check_names(name: str, value: Any, method_parameters: Any) -> None:
