@@ -59,11 +59,11 @@ def test_start_refuses_unknown_names_at_the_first_start_only(parameters):
             {"models": []},
             "models of attention must not be empty; give at least one name of xaiutils.MODELS",
         ),
-        ("attention", {"models": ["vgg16"], "conditions": []}, "conditions of attention .* CONDITIONS"),
+        ("attention", {"models": ["vgg16"], "conditions": []}, "conditions of attention .*CONDITIONS"),
         ("ct_poster", {"models": []}, "models of ct_poster"),
         ("readers", {"models": []}, "models of readers"),
         ("xrelevance", {"models": []}, "models of xrelevance"),
-        ("imbalance", {"shares": [], "remedies": []}, "shares and remedies of imbalance .* REMEDIES"),
+        ("imbalance", {"shares": [], "remedies": []}, "shares and remedies of imbalance .*REMEDIES"),
     ],
 )
 def test_a_study_refuses_an_empty_list_of_what_it_needs(tmp_path, notebook, given, match):

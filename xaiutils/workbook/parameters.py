@@ -269,7 +269,7 @@ def check_needed(notebook: str, values: Mapping[str, Any]) -> None:
     if empty:
         raise ValueError(
             f"{' and '.join(empty)} of {notebook} must not be empty; give at least one "
-            + ("name of xaiutils.MODELS." if empty == ["models"] else f"of each: {PARAMETERS[empty[-1]].help}.")
+            + ("name of xaiutils.MODELS." if empty == ["models"] else f"each ({PARAMETERS[empty[-1]].help}).")
         )
 
 
