@@ -70,11 +70,17 @@ COUNTED = (
     "place of the 0 by which a unit without positive contributions is known.)\n"
     "- FullGrad: each of its shares (84 on Lite0, two for each convolution) is a product of bias and signal, of "
     "which the absolute value, the least, the largest and the sum over channels are taken: five passes over memory "
-    "that no gradient makes, two fifths of its CPU time on Lite0.\n"
+    "that no gradient makes, two fifths of its CPU time on Lite0. The bias taken out of the product, and the sum over "
+    "channels as a product with a matrix, took as long or longer.\n"
     "- DeepLIFT: the multiplier of a ReLU takes nine operations on every value (activation, two differences, size, "
     "comparison, product, quotient, derivative, choice), a gradient's takes one; they are half of its CPU time on "
-    "Lite0. On one thread it is 2.3 gradients, before the choice was made once 2.7. Only fused operations (XLA) would "
-    "take fewer passes over memory."
+    "Lite0. On one thread it is 2.3 gradients, before the choice was made once 2.7. Only fused operations would "
+    "take fewer passes over memory, and XLA, which has them, loses more at the convolutions of a CPU (docs/gpu.md). "
+    "One of the nine less (an exact comparison in place of size and comparison) took as long.\n"
+    "- Guided integrated gradients: its points follow from one another, so that its floor is gradients of as many "
+    "images as there are. A step finds two or three quantiles of the gradients' sizes, by some ten counts over all "
+    "values each: an eighth to a quarter of a gradient of Lite0. Sorting took five times as long as counting. (Its "
+    "rows, and those of IDGI and blur IG, are of a machine that did other work: their ratios hold, not their seconds.)"
 )
 THESIS = {
     "vanilla_gradients": ("tf-explain", {}),
@@ -437,7 +443,8 @@ def report(rows: Rows, complete: bool) -> str:
         parts += ["## Growth with images, steps, channels and masks", as_markdown(shown)]
     if (found.part == "grid").any():
         parts += ["## The thesis' grid: 8 methods, 7 variants of an image", _grid(found[found.part == "grid"])]
-    parts += peers_section(rows.path.with_name(rows.path.name.replace("methods", "peers")))
+    peers = rows.path.with_name(rows.path.name.replace("methods", "peers"))
+    parts += peers_section(peers) if peers != rows.path else []
     return "\n\n".join(parts) + "\n"
 
 
