@@ -9,7 +9,7 @@ from scipy import ndimage
 import xaiutils as xai
 from xaiutils.attribution import Network, curved_paths
 from xaiutils.attribution.completeness import completeness_gap
-from xaiutils.backend import tf
+from xaiutils.backend import keras, tf
 from xaiutils.graph.passes import input_gradients
 
 
@@ -89,6 +89,19 @@ def test_on_a_linear_model(linear, images):
     rise = (images[:2] * w[..., 1]).sum(axis=(1, 2, 3))
     found = xai.explain(model, images[:2], 1, "idgi", n_steps=3)
     np.testing.assert_allclose(found, rise[:, None, None] * squares, atol=1e-5)
+
+
+def test_idgi_of_gradients_whose_squares_are_no_float32(images):
+    """A linear model whose weights are 1e-25; shares of its rise are those of their squares, not 0."""
+    w = np.random.default_rng(0).normal(size=(images[0].size, 2)).astype(np.float32) * 1e-25
+    inputs = keras.Input(images.shape[1:])
+    model = keras.Model(inputs, keras.layers.Dense(2, use_bias=False)(keras.layers.Flatten()(inputs)))
+    model.layers[-1].kernel.assign(w)
+    found = xai.explain(model, images[:2], 1, "idgi", n_steps=3).astype(float)
+    of_one = w[:, 1].astype(float).reshape(images.shape[1:]) ** 2
+    rise = (images[:2].reshape(2, -1).astype(float) @ w[:, 1].astype(float))[:, None, None]
+    expected = rise * of_one.sum(axis=-1) / of_one.sum()
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("max_distance", [0.0, 0.05, 0.3, 1.0])

@@ -124,7 +124,7 @@ def _state_specs(points: Points, image: tf.TensorSpec) -> list[tf.TensorSpec]:
     where the path is found on the way, how far each value is."""
     specs = [tf.TensorSpec([1 + points.squares, *image.shape], tf.float64)]
     if points.rises:
-        specs += [tf.TensorSpec(image.shape, tf.float64), tf.TensorSpec([None], tf.float64)]
+        specs += [image, tf.TensorSpec([None], tf.float64)]
     if points.advance:
         specs.append(image)
     return specs
@@ -177,10 +177,12 @@ def _rises(
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """What the points before each of these give each value, ``(1, images, height, width, C)``; and of the last point
     its shares of a rise, which are squared gradients, and its score."""
-    scores, squares = tf.cast(scores, tf.float64), tf.cast(found, tf.float64) ** 2
-    shares = tf.math.divide_no_nan(squares, tf.reduce_sum(squares, axis=(2, 3, 4), keepdims=True))
+    scores, axes = tf.cast(scores, tf.float64), (2, 3, 4)
+    squares = tf.math.divide_no_nan(found, tf.reduce_max(tf.abs(found), axes, keepdims=True)) ** 2
+    shares = tf.math.divide_no_nan(squares, tf.reduce_sum(squares, axes, keepdims=True))
     rise = (scores - tf.concat([score_before[None], scores[:-1]], axis=0))[..., None, None, None]
-    gained = rise[0] * shares_before + tf.reduce_sum(rise[1:] * shares[:-1], axis=0)
+    gained = rise[0] * tf.cast(shares_before, tf.float64)
+    gained += tf.reduce_sum(rise[1:] * tf.cast(shares[:-1], tf.float64), axis=0)
     return gained[None], shares[-1], scores[-1]
 
 
@@ -189,12 +191,12 @@ def _last_rise(network: Network) -> Callable[..., tf.Tensor]:
 
     def build():
         image = network.image_spec
-        shares, score = tf.TensorSpec(image.shape, tf.float64), tf.TensorSpec([None], tf.float64)
-        signature = [image, TARGETS, tf.TensorSpec([1, *image.shape], tf.float64), shares, score]
+        sums, score = tf.TensorSpec([1, *image.shape], tf.float64), tf.TensorSpec([None], tf.float64)
+        signature = [image, TARGETS, sums, image, score]
 
         def run(images, targets, sums, shares, before):
             found = logit_of_target(network, folded_logits(network, images), targets)
-            return sums + (tf.cast(found, tf.float64) - before)[:, None, None, None] * shares
+            return sums + (tf.cast(found, tf.float64) - before)[:, None, None, None] * tf.cast(shares, tf.float64)
 
         return tiered(network, run, signature)
 
