@@ -53,6 +53,23 @@ def test_scores_of_maps_have_each_image_once(network, images, maps):
     assert list(study.pooled_iou(images, chosen)["layer"]) == ["layer4", "4+3"]
 
 
+@pytest.mark.parametrize(("bias", "kept"), [((0, 9), list("abc")), ((9, 0), None)])
+def test_images_that_are_called_right_must_show_evidence(images, bias, kept):
+    """A network that always says yes is right on a, b and c; one that always says no on d alone, without evidence."""
+    x = xai.backend.keras.Input((64, 64, 3))
+    head = xai.backend.keras.layers.Dense(2, kernel_initializer="zeros", name="logits")
+    always = xai.backend.keras.Model(x, head(xai.backend.keras.layers.GlobalAveragePooling2D()(x)))
+    head.bias.assign(bias)
+    if kept:
+        assert study.right_images([always], images).ids == kept
+        assert len(study.right_images([always], images, 2)) == 2
+    else:
+        with pytest.raises(
+            ValueError, match=r"of 4 images all networks are right on 1 \(classes: no\), and none of these"
+        ):
+            study.right_images([always], images)
+
+
 def test_a_network_of_fewer_resolutions_is_refused():
     x = xai.backend.keras.Input((32, 32, 3))
     y = xai.backend.keras.layers.Conv2D(4, 3, activation="relu")(x)

@@ -77,10 +77,20 @@ def stage_layers(model: keras.Model) -> dict[str, str]:
 
 
 def right_images(models: Iterable[keras.Model], ds: ImageDataset, n_images: int = 0, seed: int = 0) -> ImageDataset:
-    """The images that all models are right on, at most ``n_images`` of them (0: all), drawn by ``seed``."""
+    """The images that all models are right on, at most ``n_images`` of them (0: all), drawn by ``seed``.
+
+    Raises ValueError where ``ds`` has evidence and none of them shows any, as of networks that call everything normal.
+    """
     found = [predict(model, ds.images).argmax(axis=1) == ds.labels for model in models]
     few = ds.select(np.flatnonzero(np.all(found, axis=0)))
-    return few.sample(n_images, seed) if 0 < n_images < len(few) else few
+    few = few.sample(n_images, seed) if 0 < n_images < len(few) else few
+    if ds.masks is not None and ds.masks.any() and (few.masks is None or not few.masks.any()):
+        classes = ", ".join(dict.fromkeys(few.label_texts())) or "none"
+        raise ValueError(
+            f"of {len(ds)} images all networks are right on {len(few)} (classes: {classes}), and none of these shows "
+            "evidence that maps could overlap with: train for longer (epochs, n_train), or take more images (n_test)."
+        )
+    return few
 
 
 def layer_maps(
