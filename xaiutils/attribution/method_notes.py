@@ -23,7 +23,10 @@ PITFALLS = {
     "integrated_gradients_bw": "Twice the cost of one baseline; in a grey image, whose pixels lie between the "
     "two, contributions of opposite sign can cancel.",
     "guided_ig": "The path depends on the gradients that it meets, so two images that differ little may be walked on "
-    "different paths. Gradients at the beginning of each step: check completeness.",
+    "different paths. So may one image: with the points of the walk moved by 1e-5 grey levels, less than float32 "
+    "rounds, maps of 8 phantoms and a trained EfficientNet-Lite0 correlated by .91 with themselves (.88 to .94; 20 "
+    "steps), with max_distance=1 by .03; of other path methods by .99 and more. Keep max_distance small, and read "
+    "regions, not pixels. Gradients at the beginning of each step: check completeness.",
     "blur_ig": "Explains detail that blurring removes; what the blurred image already says is left out. Beyond the "
     "edge there is black, which strong blurring draws in. On small images give a smaller max_sigma.",
     "idgi": "Complete by construction, so completeness says nothing of the number of steps. Squares decide who gets "
