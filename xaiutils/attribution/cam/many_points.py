@@ -9,6 +9,7 @@ from xaiutils.attribution.method import LAYER, SEED, Method
 from xaiutils.backend import tf
 from xaiutils.graph.network import Network
 from xaiutils.graph.passes import activation, activations_and_gradients, batches, enlarge
+from xaiutils.graph.paths import sent
 from xaiutils.registry import Parameter
 
 
@@ -34,18 +35,18 @@ def smooth_grad_cam_plus_plus(
 
     def weigh(few: np.ndarray, wanted: np.ndarray, path: str) -> tuple[np.ndarray, tf.Tensor]:
         run = activations_and_gradients(network, [path])
-        A = activation(network, path, few, batch_size)
-        moments = np.zeros((3, *A.shape))
+        A, shown = activation(network, path, few, batch_size), sent(few)
         sigma = np.float32(noise) * np.ptp(few, axis=(1, 2, 3), keepdims=True)
-        for copy in range(n_samples):
-            unit = np.random.default_rng([seed, copy]).standard_normal(few.shape[1:], dtype=np.float32)
-            ((_, g),) = run(few + sigma * unit, wanted)
-            moments += np.stack([g.numpy().astype(np.float64) ** power for power in (1, 2, 3)]) / n_samples
-        first, second, third = moments
-        ratio = np.divide(third, second, out=np.zeros_like(third), where=second > 0)
-        below = 2 + A.sum(axis=(1, 2), keepdims=True) * ratio
-        alpha = np.divide(1.0, below, out=np.zeros_like(below), where=(second > 0) & (below != 0))
-        return A, tf.constant((alpha * np.maximum(first, 0)).sum(axis=(1, 2)), tf.float32)
+        moments = tf.zeros((3, *A.shape), tf.float64)
+        for at in _filling(batch_size, len(few), n_samples):
+            unit = [np.random.default_rng([seed, k]).standard_normal(few.shape[1:], np.float32) for k in at]
+            ((_, g),) = run(_as_batch(shown + sigma * np.stack(unit)[:, None]), np.tile(wanted, len(at)))
+            g = tf.cast(tf.reshape(g, (len(at), *A.shape)), tf.float64)
+            moments += tf.stack([tf.reduce_sum(power, axis=0) for power in (g, g * g, g * g * g)])
+        first, second, third = tf.unstack(moments / n_samples)
+        below = 2 + A.sum(axis=(1, 2), keepdims=True) * tf.math.divide_no_nan(third, second)
+        alpha = tf.where(second > 0, tf.math.divide_no_nan(tf.ones_like(below), below), 0.0)
+        return A, tf.cast(tf.reduce_sum(alpha * tf.nn.relu(first), axis=(1, 2)), tf.float32)
 
     return maps_of_weights(network, images, targets, batch_size, network.cam_layers(layer), weigh, relu=True)
 
@@ -68,17 +69,31 @@ def integrated_grad_cam(
     A in place of the difference: ``difference=False``.
     """
     total, (height, width) = np.zeros(images.shape[:3], np.float32), images.shape[1:3]
+    alphas = ((np.arange(n_steps) + 0.5) / n_steps).astype(np.float32)[:, None, None, None, None]
     for path in network.cam_layers(layer):
         run, place = activations_and_gradients(network, [path]), network.place(path)
         for batch in batches(len(images), batch_size, "Integrated Grad-CAM"):
-            start = baseline_images(images[batch], baseline)
-            lowest = activation(network, path, start, batch_size) if difference else 0.0
-            for step in range(n_steps):
-                point = start + np.float32((step + 0.5) / n_steps) * (images[batch] - start)
-                ((A, g),) = run(point, targets[batch])
-                maps = weighted_sum(A - lowest, grad_cam_weights(A, g), relu=True) / n_steps
-                total[batch] += enlarge(maps, height, width, place)
+            start, end = baseline_images(images[batch], baseline), sent(images[batch])
+            lowest = activation(network, path, start, batch_size) if difference else np.zeros(1, np.float32)
+            maps = 0.0
+            for at in _filling(batch_size, len(end), n_steps):
+                ((A, g),) = run(_as_batch(start + alphas[at] * (end - start)), np.tile(targets[batch], len(at)))
+                less = np.tile(lowest, (len(at), 1, 1, 1)) if difference else lowest
+                found = weighted_sum(A - less, grad_cam_weights(A, g), relu=True)
+                maps += tf.reduce_sum(tf.reshape(found, (len(at), len(end), *found.shape[1:])), axis=0)
+            total[batch] += enlarge(maps / n_steps, height, width, place)
     return total
+
+
+def _filling(batch_size: int, n: int, n_points: int) -> list[range]:
+    """The points, as many of them at a time as fill a pass with ``n`` images each."""
+    at_once = max(1, batch_size // n)
+    return [range(k, min(k + at_once, n_points)) for k in range(0, n_points, at_once)]
+
+
+def _as_batch(points: tf.Tensor) -> tf.Tensor:
+    """``(points, n, height, width, C)`` to images."""
+    return tf.reshape(points, (-1, *points.shape[2:]))
 
 
 SMOOTH_GRAD_CAM_PLUS_PLUS = Method(
