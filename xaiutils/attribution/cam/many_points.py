@@ -39,8 +39,8 @@ def smooth_grad_cam_plus_plus(
         sigma = np.float32(noise) * np.ptp(few, axis=(1, 2, 3), keepdims=True)
         moments = tf.zeros((3, *A.shape), tf.float64)
         for at in _filling(batch_size, len(few), n_samples):
-            unit = [np.random.default_rng([seed, k]).standard_normal(few.shape[1:], np.float32) for k in at]
-            ((_, g),) = run(_as_batch(shown + sigma * np.stack(unit)[:, None]), np.tile(wanted, len(at)))
+            unit = (np.random.default_rng([seed, k]).standard_normal(few.shape[1:], np.float32) for k in at)
+            ((_, g),) = run(tf.concat([shown + sigma * u for u in unit], axis=0), np.tile(wanted, len(at)))
             g = tf.cast(tf.reshape(g, (len(at), *A.shape)), tf.float64)
             moments += tf.stack([tf.reduce_sum(power, axis=0) for power in (g, g * g, g * g * g)])
         first, second, third = tf.unstack(moments / n_samples)
@@ -69,15 +69,15 @@ def integrated_grad_cam(
     A in place of the difference: ``difference=False``.
     """
     total, (height, width) = np.zeros(images.shape[:3], np.float32), images.shape[1:3]
-    alphas = ((np.arange(n_steps) + 0.5) / n_steps).astype(np.float32)[:, None, None, None, None]
     for path in network.cam_layers(layer):
         run, place = activations_and_gradients(network, [path]), network.place(path)
         for batch in batches(len(images), batch_size, "Integrated Grad-CAM"):
             start, end = baseline_images(images[batch], baseline), sent(images[batch])
             lowest = activation(network, path, start, batch_size) if difference else np.zeros(1, np.float32)
-            maps = 0.0
+            maps, way = 0.0, end - start
             for at in _filling(batch_size, len(end), n_steps):
-                ((A, g),) = run(_as_batch(start + alphas[at] * (end - start)), np.tile(targets[batch], len(at)))
+                points = tf.concat([start + np.float32((k + 0.5) / n_steps) * way for k in at], axis=0)
+                ((A, g),) = run(points, np.tile(targets[batch], len(at)))
                 less = np.tile(lowest, (len(at), 1, 1, 1)) if difference else lowest
                 found = weighted_sum(A - less, grad_cam_weights(A, g), relu=True)
                 maps += tf.reduce_sum(tf.reshape(found, (len(at), len(end), *found.shape[1:])), axis=0)
@@ -89,11 +89,6 @@ def _filling(batch_size: int, n: int, n_points: int) -> list[range]:
     """The points, as many of them at a time as fill a pass with ``n`` images each."""
     at_once = max(1, batch_size // n)
     return [range(k, min(k + at_once, n_points)) for k in range(0, n_points, at_once)]
-
-
-def _as_batch(points: tf.Tensor) -> tf.Tensor:
-    """``(points, n, height, width, C)`` to images."""
-    return tf.reshape(points, (-1, *points.shape[2:]))
 
 
 SMOOTH_GRAD_CAM_PLUS_PLUS = Method(
