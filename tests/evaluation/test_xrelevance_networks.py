@@ -166,6 +166,7 @@ def test_use_of_the_mark_tells_a_network_that_needs_it(monkeypatch):
     )
     assert found.uses().loc[("imagenet", "no"), "p_with"] == pytest.approx(0, abs=1e-5)
     assert claims.transfer(found.use["scratch"], found.use["imagenet"])["ours"] == pytest.approx(1, abs=1e-5)
+    assert not found.learnt()["imagenet"]  # it always says no
     right = found.accuracy().set_index(["start", "marks"])["mean"]
     for kind in MARKS:
         marked = confound(test, 1, mark, marks=kind, seed=2).masks.any(axis=(1, 2))

@@ -10,6 +10,7 @@ from xaiutils.datasets import ImageDataset
 from xaiutils.evaluation.pooled import pooled_overlap
 from xaiutils.evaluation.studies import xrelevance_claims as claims
 from xaiutils.evaluation.studies import xrelevance_study as study
+from xaiutils.evaluation.studies.xrelevance_transfer import Transfer
 
 IDS = [f"image {i}" for i in range(20)]
 
@@ -147,6 +148,11 @@ def test_other_claims_by_hand_and_the_list_of_all():
     use = pd.DataFrame({"image_id": IDS, "p_without": 0.1, "p_with": np.linspace(0.7, 0.9, len(IDS))})
     found = claims.transfer(use, use.assign(p_with=0.2))
     assert found["ours"] == pytest.approx(0.6)
+    assert found["verdict"] == claims.HOLDS
+    assert claims.transfer(use, use.assign(p_with=0.2), learnt=False)["verdict"] == claims.OPEN
+    hits = pd.DataFrame({"image_id": IDS, "class": ["a", "b"] * 10, "marks": "iid", "value": 1.0})
+    hits = pd.concat([hits.assign(start="imagenet"), hits.assign(start="scratch", value=[1.0, 0.0] * 10)])
+    assert Transfer(hits, {}, hits, 0.0).learnt() == {"imagenet": True, "scratch": False}
     left = pd.DataFrame(
         {"method": "xrelevance_cam", "similarity": "spearman", "depth": [1, 2], "left": [0.9, 0.01]}
         | {"low": [0.8, -0.02], "high": [0.95, 0.05], "n": 8}

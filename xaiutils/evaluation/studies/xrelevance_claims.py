@@ -108,13 +108,16 @@ def selective(with_kernels: pd.DataFrame, without: pd.DataFrame, n_resamples: in
     return _finding("selective", *found, len(change), bool((signs == signs.iloc[0]).all()))
 
 
-def transfer(scratch: pd.DataFrame, pretrained: pd.DataFrame, n_resamples: int = 1000, seed: int = 0) -> dict:
+def transfer(
+    scratch: pd.DataFrame, pretrained: pd.DataFrame, n_resamples: int = 1000, seed: int = 0, learnt: bool = True
+) -> dict:
     """What a mark adds to the probability of its class (`planted_mark.mark_use`, for that class) in the network from
-    scratch, beyond what it adds in the pretrained one."""
+    scratch, beyond what it adds in the pretrained one. Unless both have ``learnt`` to tell the classes it says nothing:
+    a network that answers all images alike uses no mark, and no tissue either."""
     change = [t.set_index("image_id").eval("p_with - p_without") for t in (scratch, pretrained)]
     values = (change[0] - change[1]).to_frame()
     found = _bootstrapped(values.to_numpy(), _units(scratch, values.index), lambda x: x[:, 0], n_resamples, seed)
-    return _finding("transfer", *found, len(values))
+    return _finding("transfer", *found, len(values), learnt)
 
 
 def randomisation(verdicts: pd.DataFrame, margin: float = 0.1) -> dict[str, object]:

@@ -43,6 +43,13 @@ class Transfer:
         """`summarise` of the hits, a row for each start and kind of marks."""
         return summarise(self.hits, ["start", "marks"], seed=seed)
 
+    def learnt(self, seed: int = 0) -> dict[str, bool]:
+        """By start, whether more images with marks as in training are called right than always naming the most frequent
+        class does, by the whole 95 % interval."""
+        most = self.hits.drop_duplicates("image_id")["class"].value_counts(normalize=True).max()
+        own = self.accuracy(seed).query("marks == 'iid'").set_index("start")["low"]
+        return {start: bool(low > most) for start, low in own.items()}
+
     def uses(self) -> pd.DataFrame:
         """Means by start and class: p_without, p_with (the marked class' probability), turned, and n."""
         table = pd.concat(self.use, names=["start"]).reset_index("start")
