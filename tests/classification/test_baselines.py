@@ -1,12 +1,14 @@
 """What the majority class and random answers score: by hand, and by averaging over draws."""
 
+import warnings
+
 import numpy as np
 import pytest
 from simulated_predictions import TWO
 from sklearn import metrics
 
 from xaiutils.classification import Predictions, assess
-from xaiutils.classification.baselines import average_baselines, metric_baselines
+from xaiutils.classification.baselines import average_baselines, metric_baselines, warn_untaught
 
 # Five images of the first class, three of the second, two of the third.
 COUNTS = np.array([5, 3, 2])
@@ -71,3 +73,21 @@ def test_averages_over_classes_by_hand():
     assert found["weighted average, majority"].tolist() == pytest.approx([0.25, 0.5, 0.5 * 2 * 0.5 / 1.5])
     assert found["macro average, random"].tolist() == pytest.approx([1 / 3] * 3)
     assert found["weighted average, random"].tolist() == pytest.approx([0.38] * 3)
+
+
+def test_networks_that_have_not_learnt_are_named():
+    """Ten of 16 images are of the first class: 16 right are surely more (p = 2 / 2**6), 11 are not, 9 are fewer."""
+    labels = np.repeat([0, 1], (10, 6))
+    hits = {name: np.arange(16) < n for name, n in (("good", 16), ("poor", 11), ("bad", 9))}
+    hits["always"] = labels == 0
+    with pytest.warns(
+        UserWarning, match=r"largest class \(62.5% of 16 images\): poor 68.8%, bad 56.2%, always 62.5%\. "
+    ):
+        assert warn_untaught(hits, labels) == ["poor", "bad", "always"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert warn_untaught({"good": hits["good"]}, labels) == []
+    with pytest.warns(UserWarning, match="good"):  # six more images, all of one patient
+        assert warn_untaught({"good": hits["good"]}, labels, np.where(np.arange(16) < 10, np.arange(16), 10)) == [
+            "good"
+        ]

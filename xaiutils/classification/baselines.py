@@ -1,5 +1,8 @@
 """What two classifiers without knowledge score: one always names the largest class, one guesses by class frequency."""
 
+import warnings
+from collections.abc import Mapping
+
 import numpy as np
 
 from xaiutils.classification.curves import random_average_precision
@@ -10,9 +13,35 @@ from xaiutils.statistics.mcnemar import mcnemar
 def beats_majority(found: Predictions, confidence: float) -> tuple[bool, float]:
     """Whether more answers are right than of always naming the largest class, by the exact test of `mcnemar` over
     units, and its p."""
-    largest = np.bincount(found.labels).argmax()
-    right, always = found.predicted == found.labels, found.labels == largest
-    p = mcnemar(right, always, found.units).p
+    return _beats_majority(found.predicted == found.labels, found.labels, found.units, confidence)
+
+
+def warn_untaught(
+    right: Mapping[str, np.ndarray], labels: np.ndarray, units: np.ndarray | None = None, confidence: float = 0.95
+) -> list[str]:
+    """Warn of networks that are not right more often than always naming the largest class, by more than chance
+    (`beats_majority`), and return their names: what their maps show says nothing of networks that have learnt.
+
+    ``right`` is bool ``(n,)`` by name, of images with ``labels`` int ``(n,)``; ``units`` as `mcnemar` takes them.
+    """
+    untaught = [name for name, found in right.items() if not _beats_majority(found, labels, units, confidence)[0]]
+    if untaught:
+        shares = ", ".join(f"{name} {np.mean(right[name]):.1%}" for name in untaught[:4])
+        more = f" and {len(untaught) - 4} more" if len(untaught) > 4 else ""
+        most = np.bincount(labels).max() / len(labels)
+        warnings.warn(
+            f"not surely right more often than always naming the largest class ({most:.1%} of {len(labels)} images): "
+            f"{shares}{more}. What the maps of such networks show says nothing of networks that have learnt.",
+            stacklevel=3,
+        )
+    return untaught
+
+
+def _beats_majority(
+    right: np.ndarray, labels: np.ndarray, units: np.ndarray | None, confidence: float
+) -> tuple[bool, float]:
+    always = labels == np.bincount(labels).argmax()
+    p = mcnemar(right, always, units).p
     return bool(right.sum() > always.sum() and p < 1 - confidence), p
 
 

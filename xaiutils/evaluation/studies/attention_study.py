@@ -20,6 +20,7 @@ from xaiutils import __version__
 from xaiutils.attribution import own_readings
 from xaiutils.backend import keras
 from xaiutils.classification import Predictions
+from xaiutils.classification.baselines import warn_untaught
 from xaiutils.evaluation.map_similarity import similarity_table
 from xaiutils.evaluation.studies.trainings import Splits, check_splits, digest, digest_of_data, digest_of_weights
 from xaiutils.graph.network import Network
@@ -179,12 +180,18 @@ def scores(trained: Iterable[Trained]) -> pd.DataFrame:
 
 def agreed(trained: Iterable[Trained], agree_on: str = "backbone") -> dict[str, np.ndarray]:
     """Positions of the test images that networks are right on, int64, by backbone: all networks of that backbone (the
-    study's code), or with "all" those of every backbone (its text)."""
+    study's code), or with "all" those of every backbone (its text). Warns of networks that have not learnt
+    (`warn_untaught`)."""
     check_choice("agree_on", agree_on, AGREE_ON)
     right: dict[str, list[np.ndarray]] = {}
+    hits, found = {}, None
     for one in trained:
         found = one.answers[BY_VAL]
-        right.setdefault(one.backbone, []).append(np.flatnonzero(found.predicted == found.labels))
+        name = f"{one.backbone}, {CONDITIONS[one.condition].title}, seed {one.seed}"
+        hits[name] = found.predicted == found.labels
+        right.setdefault(one.backbone, []).append(np.flatnonzero(hits[name]))
+    if found is not None:  # all of the same test images
+        warn_untaught(hits, found.labels, found.units)
     every = [positions for of_one in right.values() for positions in of_one]
     return {name: reduce(np.intersect1d, every if agree_on == "all" else of_one) for name, of_one in right.items()}
 

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+import numpy as np
 import pandas as pd
 
 from xaiutils import __version__
 from xaiutils.backend import keras
+from xaiutils.classification.baselines import warn_untaught
 from xaiutils.datasets import ImageDataset
 from xaiutils.evaluation.studies.dropout import with_dropout
 from xaiutils.evaluation.studies.trainings import digest, digest_of_data, digest_of_weights
@@ -73,11 +75,12 @@ class Networks:
 
     def accuracy(self, test: ImageDataset, seed: int = 0) -> pd.DataFrame:
         """`summarise` of the share of right answers, a row for each network; patients are drawn where they are
-        known."""
+        known. Warns of networks that have not learnt (`warn_untaught`)."""
         rows = pd.DataFrame({"image_id": test.ids})
         if test.patients is not None:
             rows["patient_id"] = list(test.patients)
         hits = {name: predict(model, test.images).argmax(axis=1) == test.labels for name, model in self.titled.items()}
+        warn_untaught(hits, test.labels, None if test.patients is None else np.asarray(test.patients))
         tables = [rows.assign(network=name, value=found.astype(float)) for name, found in hits.items()]
         return summarise(pd.concat(tables, ignore_index=True), "network", seed=seed)
 
