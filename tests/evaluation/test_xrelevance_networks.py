@@ -175,3 +175,22 @@ def test_use_of_the_mark_tells_a_network_that_needs_it(monkeypatch):
     assert found.chance == 1 / 16
     assert len(found.share) == 2 * 5
     np.testing.assert_allclose(found.share["value"], 1 / 16, rtol=1e-5)
+
+
+def test_other_starts_than_imagenet(monkeypatch):
+    monkeypatch.setattr(
+        xrelevance_transfer,
+        "layer_maps",
+        lambda m, images, *_: {("relevance_cam", "layer1"): np.ones(images.shape[:3])},
+    )
+    training = Untrained({None: threshold(120, 8), "digits.weights.h5": threshold(1000, SIZE)})
+    starts = {"digits": "digits.weights.h5", "nothing": None}
+    mark = Mark("", place="bottom_left", height=0.25, margin=0, brightness=1.0)
+    splits = (grey(), grey("val"), grey("test"))
+    found = xrelevance_transfer.transfer(training, "a", splits, mark=mark, n_images=5, starts=starts)
+    assert [one[3] for one in training.seen] == ["digits.weights.h5", None]
+    assert list(found.learnt()) == list(found.use) == ["digits", "nothing"]
+    assert found.uses().loc[("nothing", "yes"), "turned"] == 1
+    assert found.uses().loc[("digits", "yes"), "turned"] == 0
+    with pytest.raises(ValueError, match="at least one start"):
+        xrelevance_transfer.transfer(training, "a", splits, starts={})

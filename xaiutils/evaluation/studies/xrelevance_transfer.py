@@ -9,6 +9,7 @@ coin, and the other way round.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ from xaiutils.evaluation.studies.xrelevance_study import layer_maps
 from xaiutils.graph.predict import predict
 from xaiutils.statistics.summaries import summarise
 
-STARTS = {"scratch": None, "imagenet": "imagenet"}
+STARTS: Mapping[str, str | None] = MappingProxyType({"scratch": None, "imagenet": "imagenet"})
 SQUARE = Mark("", place="bottom_left", height=0.1, opacity=0.5)
 
 
@@ -65,12 +66,17 @@ def transfer(
     mark: Mark = SQUARE,
     n_images: int = 40,
     seed: int = 0,
+    starts: Mapping[str, str | None] = STARTS,
 ) -> Transfer:
-    """Train ``model`` of `xaiutils.MODELS` twice, from a random start and from ImageNet's weights, on the training and
-    validation images of ``splits`` with the mark on 95 % of ``marked_class`` and 5 % of the others; and test both.
+    """Train ``model`` of `xaiutils.MODELS` from each of ``starts``, a random one and ImageNet's weights, on the
+    training and validation images of ``splits`` with the mark on 95 % of ``marked_class`` and 5 % of the others; and
+    test all.
 
-    ``n_images`` test images at most have maps. Raises ValueError for a model without weights of ImageNet.
+    ``n_images`` test images at most have maps. ``starts``: weights as `build_model` takes them, by name, so that a
+    network without weights of ImageNet can begin at a file. Raises ValueError for weights that the model cannot have.
     """
+    if not starts:
+        raise ValueError("starts={}: name at least one start and its weights (None: random).")
     shown = [confound(ds, marked_class, mark, seed=seed) for ds in splits[:2]]
     test = splits[2]
     marked, tests = plant(test, mark), {kind: confound(test, marked_class, mark, 0.95, kind, seed) for kind in MARKS}
@@ -78,7 +84,7 @@ def transfer(
     if test.patients is not None:
         ids["patient_id"] = list(test.patients)
     hits, use, share = [], {}, []
-    for start, weights in STARTS.items():
+    for start, weights in starts.items():
         network = training.network(model, shown, seed, weights)
         for kind, ds in tests.items():
             right = predict(network, ds.images).argmax(axis=1) == ds.labels
