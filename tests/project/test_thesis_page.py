@@ -136,7 +136,18 @@ def test_a_cell_of_few_images_has_no_tables_and_is_named():
         text = thesis_page.page(rows, facts, ["mnist_net", "busi_net"])
         assert f"| mnist_net | 224 | 100 | 96.0 [90.2, 98.4] | {n} (" in text
         assert "(../docs/thesis/mnist_net.webp)" in text
-        assert f"by every method: {'' if enough else 'mnist_net, '}busi_net." in text
+        assert f"images or more: {'' if enough else 'mnist_net; '}busi_net." in text
         assert ("vanilla_gradients of mnist_net 6" in text) == enough  # comparisons without a value are told
         assert ("| mnist_net | 0.50, 0.50 |" in text) == enough
     assert thesis_page.cell_page(rows, "mnist_net").count("\n## ") == 2
+
+
+def test_a_method_of_few_images_has_no_value_and_is_named():
+    facts = {"mnist_net": {"test": 100, "right": 96, "pixels": 224, "drawn": True}}
+    n = {name: 3 if name in ("occlusion", "score_cam") else thesis_page.LEAST for name in thesis_page.ROWS}
+    rows = table_of({name: np.linspace(0.1, 0.9, k) for name, k in n.items()})
+    text = thesis_page.page(rows, facts, ["mnist_net"])
+    assert "**Not yet measured** of 5 images or more: occlusion, score_cam of mnist_net." in text
+    tables = text.partition("## Do maps stay?")[2]
+    assert "| grad_cam | 0.50" in tables
+    assert "| score_cam |" not in tables
