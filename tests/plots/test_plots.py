@@ -216,6 +216,7 @@ def test_a_gallery_keeps_families_together(ds, images):
     assert rows == [["", "input", "A", "H", "", "", ""], ["", *"BCDEFG"]]
     assert [figure.axes[i].texts[0].get_text() for i in (0, 7)] == ["X", "Y"]
     six = {name: "X" if name in "abcdef" else "Y" for name in names}  # and the image
+    six["z"] = "X"  # of a method without a map here
     figure = drawn(plots.gallery(images[0], maps, six, dict.fromkeys(names, False), titles, ds.masks[0]))
     rows = [[axes.get_title() for axes in figure.axes[i : i + 8]] for i in (0, 8)]
     assert rows == [["", "input", *"ABCDEF"], ["", "G", "H", "", "", "", "", ""]]

@@ -234,7 +234,7 @@ def gallery(
     its own colour limits.
     """
     rows: list[tuple[str, list[str]]] = []
-    across = 7 if [*families.values()].count(families[next(iter(maps))]) == 6 else 6
+    across = 7 if sum(families[name] == families[next(iter(maps))] for name in maps) == 6 else 6
     for family in dict.fromkeys(families[name] for name in maps):
         names = [name for name in maps if families[name] == family]
         names = names if rows else ["", *names]
