@@ -101,6 +101,16 @@ def test_importing_the_package_is_light():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_tensorflow_comes_without_a_search_for_cycles_which_then_goes_on():
+    code = (
+        "import gc; found = []; gc.callbacks.append(lambda *_: found.append(1)); {}; "
+        "import xaiutils.datasets; found.clear(); import xaiutils.backend; print(len(found) < 9, gc.isenabled())"  # else some thousand
+    )
+    for before, after in (("1", "True True"), ("gc.disable()", "True False")):
+        done = subprocess.run([sys.executable, "-c", code.format(before)], capture_output=True, text=True, check=True)
+        assert done.stdout.split("\n")[0] == after
+
+
 def test_public_names():
     import xaiutils as xai
 

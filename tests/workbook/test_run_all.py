@@ -21,7 +21,16 @@ from xaiutils.datasets import DATASETS
 from xaiutils.workbook.execute import NotebookError, execute
 from xaiutils.workbook.html_report import write_report
 from xaiutils.workbook.parameters import PARAMETERS
-from xaiutils.workbook.run_all import ROOT, check_data, main, notebooks, prepare, read_arguments, run_notebooks
+from xaiutils.workbook.run_all import (
+    PREPARE,
+    ROOT,
+    check_data,
+    main,
+    notebooks,
+    prepare,
+    read_arguments,
+    run_notebooks,
+)
 
 PATHS = notebooks(ROOT / "notebooks")
 TINY = {
@@ -190,6 +199,29 @@ def test_what_needs_nothing_of_each_other_runs_two_at_a_time_each_in_its_own_fol
     assert {p.name for p in (tmp_path / "runs" / "x").glob("*.txt")} == {"03_a.txt", "04_b.txt"}
     assert {p.stem for p in tmp_path.iterdir() if not p.suffix} == {"03_a", "04_b", "runs"}
     assert Path.cwd() == before
+
+
+def test_notebooks_that_run_at_once_share_the_cores(tmp_path, monkeypatch):
+    """What runs alone has all of them, and what the user set stays."""
+    names = ("TF_NUM_INTRAOP_THREADS", "OPENBLAS_NUM_THREADS")
+    told = {}
+
+    def execute(step, *_, tell):
+        told[step.stem[:2]] = [os.environ.get(name) for name in names]
+
+    for name, value in ((names[0], ""), (names[1], "3")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv(names[0])
+    monkeypatch.setattr("xaiutils.workbook.run_all.execute", execute)
+    monkeypatch.setattr("xaiutils.workbook.run_all._at_once", lambda: 2)
+    monkeypatch.setattr("xaiutils.workbook.run_all.os.cpu_count", lambda: 16)
+    for steps, at_once in ((PATHS[:4], "8"), ([PATHS[0], PATHS[4]], None)):
+        told.clear()
+        with pytest.raises(FileNotFoundError, match="no record"):
+            run_notebooks({"run_name": "x"}, tmp_path, steps)
+        expected = {step.stem[:2]: [None if step.stem[:2] in PREPARE else at_once, "3"] for step in steps}
+        assert told == expected
+        assert names[0] not in os.environ
 
 
 def test_a_killed_kernel_is_reported_and_old_results_are_gone(tmp_path):

@@ -33,7 +33,8 @@ from xaiutils.text import html, markdown
 from xaiutils.transforms import TRANSFORMS
 from xaiutils.workbook import read_maps
 from xaiutils.workbook.execute import execute
-from xaiutils.workbook.html_report import for_screen, in_words
+from xaiutils.workbook.html_report import in_words
+from xaiutils.workbook.page_pictures import MIME, for_screen
 from xaiutils.workbook.saved_tables import read_saved_table
 
 NOTEBOOK = Path(__file__).with_name("report.ipynb")
@@ -141,8 +142,8 @@ def show_figures(batch: "Batch", figures: Sequence[FigureFile]) -> Shown:
     for number, figure in enumerate(figures):
         link = source = quote(figure.file)
         if number < _FIGURES_EMBEDDED:
-            mime, data = for_screen(batch.folder / figure.file)
-            source = f"data:{mime};base64,{base64.b64encode(data).decode('ascii')}"
+            data = base64.b64encode(for_screen(batch.folder / figure.file)).decode("ascii")
+            source = f"data:{MIME};base64,{data}"
         values = {**figure.point, "method": " ".join(figure.methods)}
         belongs = " ".join(f'data-{axis}="{html(values.get(axis, ""))}"' for axis in FILTERED)
         caption = html(figure.caption)

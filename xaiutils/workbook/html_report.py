@@ -1,9 +1,9 @@
 """One HTML page that shows a run: figures, tables, parameters and versions. It opens offline, from any place."""
 
 import base64
-import hashlib
-import io
 import json
+from collections.abc import Mapping
+from concurrent.futures import Future
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,13 @@ from xaiutils.files import inside, write_text
 from xaiutils.templates import render
 from xaiutils.text import one_line
 from xaiutils.workbook.first_screen import first_screen, sources
-from xaiutils.workbook.picture import FIGURE_DPI
+from xaiutils.workbook.page_pictures import MIME, PagePicture, for_screen, read_pictures, within_budget
 from xaiutils.workbook.saved_tables import read_saved_table
 
 _ROWS_SHOWN = 60
-_MOST_BYTES = 3_000_000  # of all pictures; in base64 a third more
-_WIDTHS = (1600, 1200, 900, 640, 400)  # of pictures; those that take more than their share get the next one
 _THUMBNAIL = 720
-_CSS_DPI = 96
 _COLUMNS_PRINTED, _ROWS_PRINTED = 20, 16  # a wider table is not legible on A4
+_Pictures = Mapping[str, Future[PagePicture]]  # by file
 
 
 def write_report(folder: str | Path) -> Path:
@@ -41,9 +39,13 @@ def write_report(folder: str | Path) -> Path:
     records = [record for record in found.values() if record is not None]
     if not records:
         raise FileNotFoundError(f"{folder} holds no record of a notebook that can be read; there is nothing to report.")
-    sections = [_section(record, folder, number) for number, record in enumerate(records, start=1)]
+    figures = {item["file"] for record in records for item in record["items"] if item["kind"] == "figure"}
+    paths = {file: inside(folder, file) for file in sorted(figures)}
+    pictures = read_pictures({file: path for file, path in paths.items() if path is not None and path.is_file()})
+    first = first_screen(folder, records)  # while threads read the pictures
+    sections = [_section(record, folder, number, pictures) for number, record in enumerate(records, start=1)]
     items = [item for section in sections for item in section["items"]]
-    _put_pictures(items, folder)
+    _put_pictures(items, pictures)
     shown = {item["file"]: item for item in reversed(items) if "label" in item}  # where it is shown first
     cited = sources(shown)
     thumbnail = _thumbnail(items, folder)
@@ -57,7 +59,7 @@ def write_report(folder: str | Path) -> Path:
         environment=records[-1]["environment"],
         sections=sections,
         damaged=[path.name for path in files if found.get(path.name) is None],
-        first=first_screen(folder, records),
+        first=first,
         cited={claim: [shown[file] for file in files] for claim, files in cited.items()},
         thumbnail=thumbnail,
     )
@@ -96,13 +98,13 @@ def _parameters(records: list[dict[str, Any]]) -> dict[str, list[str]]:
     return {name: values for name, values in shown.items() if values}
 
 
-def _section(record: dict[str, Any], folder: Path, number: int) -> dict[str, Any]:
+def _section(record: dict[str, Any], folder: Path, number: int, pictures: _Pictures) -> dict[str, Any]:
     """A chapter: what a notebook saved; its figures and tables bear the notebook's number."""
     name = record["notebook"]
     digits, title = (name[:2], name[3:]) if name[:2].isdecimal() else ("", name)  # of a study: none
     chapter = int(digits) if digits else number
     notebook = f"notebooks/{name}.ipynb"
-    items = [shown for item in record["items"] if (shown := _item(item, folder)) is not None]
+    items = [shown for item in record["items"] if (shown := _item(item, folder, pictures)) is not None]
     counts = {"figure": 0, "table": 0}
     for place, item in enumerate(items):
         item["id"] = f"c{number}-{place}"
@@ -136,7 +138,7 @@ def _choose_for_paper(sections: list[dict[str, Any]], cited: set[str]) -> None:
             item["key"] = item["id"] in keys
 
 
-def _item(item: dict[str, str], folder: Path) -> dict[str, Any] | None:
+def _item(item: dict[str, str], folder: Path, pictures: _Pictures) -> dict[str, Any] | None:
     path = inside(folder, item["file"])
     if path is not None and not path.is_file():
         return None
@@ -145,11 +147,8 @@ def _item(item: dict[str, str], folder: Path) -> dict[str, Any] | None:
         return shown | {"kind": "error", "error": f"{item['file']} is not in the run's folder"}
     try:
         if item["kind"] == "figure":
-            with Image.open(path) as picture:
-                picture.load()
-                dpi = picture.info.get("dpi", (FIGURE_DPI["saved"],))[0]
-            shown["width"] = max(1, round(picture.width * _CSS_DPI / dpi))  # as on paper: type has its own size
-            shown["height"] = max(1, round(picture.height * _CSS_DPI / dpi))
+            picture = pictures[item["file"]].result()
+            shown |= {"width": picture.width, "height": picture.height}
             pdf = Path(item["file"]).with_suffix(".pdf")
             shown["pdf"] = quote(pdf.as_posix()) if path.with_suffix(".pdf").is_file() else ""
         elif item["kind"] == "table":
@@ -177,25 +176,17 @@ class _Safe(mistune.HTMLRenderer):
 _rendered: Any = mistune.create_markdown(renderer=_Safe(), plugins=["table"])
 
 
-def _put_pictures(items: list[dict[str, Any]], folder: Path) -> None:
-    """Put into each figure its picture, each picture once, all of them within `_MOST_BYTES`."""
+def _put_pictures(items: list[dict[str, Any]], pictures: _Pictures) -> None:
+    """Put into each figure its picture, each picture once."""
     first: dict[bytes, dict[str, Any]] = {}
     for item in items:
         if item["kind"] == "figure":
-            digest = hashlib.sha256((folder / item["file"]).read_bytes()).digest()
+            digest = pictures[item["file"]].result().digest
             item["same"], item["data"] = first.get(digest), ""
             first.setdefault(digest, item)
-    encoded: dict[str, tuple[str, bytes]] = {}
-    for width in _WIDTHS:
-        if sum(len(data) for _, data in encoded.values()) <= _MOST_BYTES and encoded:
-            break
-        for item in first.values():
-            known = encoded.get(item["file"])
-            if known is None or len(known[1]) > _MOST_BYTES / len(first):
-                encoded[item["file"]] = for_screen(folder / item["file"], width)
+    data = within_budget({item["file"]: pictures[item["file"]].result() for item in first.values()})
     for item in first.values():
-        mime, data = encoded[item["file"]]
-        item |= {"mime": mime, "data": base64.b64encode(data).decode("ascii")}
+        item |= {"mime": MIME, "data": base64.b64encode(data[item["file"]]).decode("ascii")}
 
 
 def _thumbnail(items: list[dict[str, Any]], folder: Path) -> dict[str, Any] | None:
@@ -204,8 +195,7 @@ def _thumbnail(items: list[dict[str, Any]], folder: Path) -> dict[str, Any] | No
     chosen = next((item for item in figures if Path(item["file"]).name.startswith("grid_")), None)
     if chosen is None:
         return None
-    _, data = for_screen(folder / chosen["file"], _THUMBNAIL)
-    return chosen | {"data": base64.b64encode(data).decode("ascii")}
+    return chosen | {"data": base64.b64encode(for_screen(folder / chosen["file"], _THUMBNAIL)).decode("ascii")}
 
 
 def _cells(table: pd.DataFrame) -> dict[str, Any]:
@@ -234,13 +224,3 @@ def in_words(value: Any) -> str:
     if value is None or (isinstance(value, float) and np.isnan(value)):
         return ""
     return f"{value:.4g}" if isinstance(value, float) else one_line(value)
-
-
-def for_screen(path: Path, width: int = 1600) -> tuple[str, bytes]:
-    """MIME type and bytes of a figure as a page embeds it: WebP, at most ``width`` pixels wide."""
-    with Image.open(path) as picture:
-        rgb = picture.convert("RGB")
-    rgb.thumbnail((width, 10 * width))
-    small = io.BytesIO()
-    rgb.save(small, "webp", quality=82, method=2)
-    return "image/webp", small.getvalue()

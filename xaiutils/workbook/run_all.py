@@ -17,6 +17,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -209,12 +210,12 @@ def check_data(parameters: Mapping[str, Any]) -> None:
     Raises ValueError that says what is wrong with ``data_dir``, the options, ``positive_class``, or the class names of
     own ``models``.
     """
-    from xaiutils.models import MODELS
-
     name = parameters.get("dataset", PARAMETERS["dataset"].default)
     entry = DATASETS[name]
     if not entry.reads_files:
         return
+    from xaiutils.models import MODELS  # and with them TensorFlow
+
     place = Path(parameters.get("data_dir") or NOTEBOOKS / PARAMETERS["data_dir"].default)
     if "downloaded" in entry.access:  # into a new folder too, but not far from where folders are
         if not (place if place.exists() else place.parent).is_dir():
@@ -268,7 +269,7 @@ def run_notebooks(values: Mapping[str, Any], runs_dir: Path | None = None, steps
     folder.mkdir(parents=True, exist_ok=True)
     _forget(folder, steps)
     begun, walk = time.monotonic(), _Walk(shared, folder)
-    with kernel_environment(walk.environment):
+    with kernel_environment(walk.environment), walk.shares:
         for step in steps:
             try:
                 walk.wait_for(step)
@@ -295,7 +296,7 @@ class _Walk:
         self._shared, self._folder, self._steps = shared, folder, list(shared)
         self._running: dict[Path, Future[float]] = {}
         self._shown: Path | None = None
-        self.pool = ThreadPoolExecutor(_at_once())
+        self.pool, self.shares = ThreadPoolExecutor(_at_once()), ExitStack()
         self.environment = {"XAI_PROGRESS": "log", "XAI_RUNS": str(folder.parent)}
 
     def back(self, step: Path) -> str:
@@ -311,6 +312,8 @@ class _Walk:
         else:
             if not self._running:
                 later = self._steps[self._steps.index(step) :]
+                if len(later) > 1:
+                    self.shares.enter_context(kernel_environment(_shared_cores()))
                 self._running = {one: self.pool.submit(self._execute, one) for one in later}
             seconds = self._running[step].result()
         print(f"{self.back(step)}{seconds:.0f} s", flush=True)
@@ -333,6 +336,13 @@ def _at_once() -> int:
     """How many notebooks run at a time: two, if there are two cores, and memory for both."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
     return 2 if memory > 7e9 and (os.cpu_count() or 1) > 1 else 1
+
+
+def _shared_cores() -> dict[str, str]:
+    """What gives each of the notebooks that run `_at_once` its part of the cores: with threads for all of them they
+    wait for each other. What the user has set stays."""
+    part = str(max(1, (os.cpu_count() or 1) // _at_once()))
+    return {name: os.environ.get(name, part) for name in ("TF_NUM_INTRAOP_THREADS", "OPENBLAS_NUM_THREADS")}
 
 
 def _tell(back: str, cell: int, cells: int, heading: str) -> None:
