@@ -81,9 +81,7 @@ COUNTED = (
     "One of the nine less (an exact comparison in place of size and comparison) took as long.\n"
     "- Guided integrated gradients: its points follow from one another, so that its floor is gradients of as many "
     "images as there are. A step finds two or three quantiles of the gradients' sizes, by some ten counts over all "
-    "values each: an eighth to a quarter of a gradient of Lite0. Sorting took five times as long as counting. (Its "
-    "rows, and those of IDGI, blur IG, Smooth Grad-CAM++ and Integrated Grad-CAM, are of a machine that did other "
-    "work: their ratios hold to a fifth or so, their seconds do not.)"
+    "values each: an eighth to a quarter of a gradient of Lite0. Sorting took five times as long as counting."
 )
 THESIS = {
     "vanilla_gradients": ("tf-explain", {}),

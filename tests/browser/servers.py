@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,16 +102,17 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
-def environment(folder: Path, runs: Path) -> dict[str, str]:
-    """The environment of a server that shares nothing with the user's own Jupyter."""
+def environment(folder: Path, runs: Path, kernels: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a server that shares nothing with the user's own Jupyter; ``kernels``: the variables of
+    `forked_kernels`, if its kernels come from there."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("JUPYTER", "XAI_STRICT", "XAI_PROGRESS"))}
     own = {f"JUPYTER_{k}_DIR": str(folder / k.lower()) for k in ("CONFIG", "RUNTIME", "DATA")}
     lab = {f"JUPYTERLAB_{k.upper()}_DIR": str(folder / k) for k in ("settings", "workspaces")}
-    return {**kept, **own, **lab, "IPYTHONDIR": str(folder / "ipython"), "XAI_RUNS": str(runs)}
+    return {**kept, **own, **lab, "IPYTHONDIR": str(folder / "ipython"), "XAI_RUNS": str(runs), **kernels}
 
 
 @contextmanager
-def lab_server(folder: Path, run: Run) -> Iterator[Server]:
+def lab_server(folder: Path, run: Run, kernels: Mapping[str, str]) -> Iterator[Server]:
     """JupyterLab at a copy of notebook 03 that reads the tiny run."""
     notebook = nbformat.read(NOTEBOOKS / "03_attribution_explorer.ipynb", as_version=4)
     cell = next(c for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
@@ -133,7 +134,7 @@ def lab_server(folder: Path, run: Run) -> Iterator[Server]:
         "--LabApp.extension_manager=readonly",
     ]
     with serving(
-        command, environment(folder, run.folder.parent), f"{server.url}/api?token={TOKEN}", folder / "lab.log"
+        command, environment(folder, run.folder.parent, kernels), f"{server.url}/api?token={TOKEN}", folder / "lab.log"
     ):
         yield server
 
@@ -142,7 +143,7 @@ def lab_server(folder: Path, run: Run) -> Iterator[Server]:
 def app_server(folder: Path, run: Run, idle_seconds: int = 120) -> Iterator[Server]:
     """The page of ``make app``; `TOKEN` lets in."""
     server = Server(f"http://127.0.0.1:{free_port()}", folder)
-    own = environment(folder, run.folder.parent)
+    own = environment(folder, run.folder.parent, {})
     added = {**launch.environment("default", run.folder.parent), **own, "XAI_APP_TOKEN": TOKEN}
     added["JUPYTER_PATH"] = str(launch.FOLDER)
     command = launch.command(int(server.url.rsplit(":", 1)[1]), browser=False, idle_seconds=idle_seconds)

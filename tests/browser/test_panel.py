@@ -41,8 +41,8 @@ def run(browser, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def lab(browser, run, tmp_path_factory):
-    with lab_server(tmp_path_factory.mktemp("lab"), run) as server:
+def lab(browser, run, kernel_server, tmp_path_factory):
+    with lab_server(tmp_path_factory.mktemp("lab"), run, kernel_server) as server:
         yield server
 
 

@@ -104,7 +104,7 @@ def test_importing_the_package_is_light():
 def test_tensorflow_comes_without_a_search_for_cycles_which_then_goes_on():
     code = (
         "import gc; found = []; gc.callbacks.append(lambda *_: found.append(1)); {}; "
-        "import xaiutils.datasets; found.clear(); import xaiutils.backend; print(len(found) < 9, gc.isenabled())"  # else some thousand
+        "import xaiutils.datasets; found.clear(); import xaiutils.backend; print(len(found) < 9, gc.isenabled())"
     )
     for before, after in (("1", "True True"), ("gc.disable()", "True False")):
         done = subprocess.run([sys.executable, "-c", code.format(before)], capture_output=True, text=True, check=True)

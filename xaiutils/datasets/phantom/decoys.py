@@ -32,29 +32,29 @@ def draw_decoys(
     finds none is left out. ``radii`` in mm and ``contrasts``, of masses and of calcium, are drawn from as a lesion's.
     """
     size = anatomy.breast.shape[0]
-    rows, columns = np.indices((size, size), np.float32) * np.float32(FIELD_MM / size)
+    places = np.arange(size, dtype=np.float32) * np.float32(FIELD_MM / size)
     added = np.zeros((size, size), np.float32)
     free = ndimage.distance_transform_edt(~anatomy.pectoral) * FIELD_MM / size if anatomy.pectoral.any() else np.inf
     free = np.minimum(free, FIELD_MM * anatomy.depth)
     for centre, radius in taken:
-        free = np.minimum(free, _distance(rows, columns, centre) - radius)
+        free = np.minimum(free, _distance(places, centre) - radius)
     for i in range(n):
         kind, radius = KINDS[i % len(KINDS)], rng.uniform(*radii)
         low, high = contrasts[kind == "vessel"]
         contrast, place, seed = rng.uniform(low, high), rng.random(), rng.integers(2**32)
-        allowed = np.argwhere(free > 1.1 * radius)
+        allowed = np.flatnonzero(free > 1.1 * radius)
         if not len(allowed):
             continue
-        row, column = allowed[int(place * len(allowed))]
-        centre = int(row), int(column)
+        centre = divmod(int(allowed[int(place * len(allowed))]), size)
         added += np.float32(contrast) * _profile(np.random.default_rng(seed), kind, radius, centre, size)
-        free = np.minimum(free, _distance(rows, columns, centre) - 1.1 * radius)
+        free = np.minimum(free, _distance(places, centre) - 1.1 * radius)
     return added
 
 
-def _distance(rows, columns, centre):
-    pitch = np.float32(FIELD_MM / len(rows))
-    return np.hypot(rows - pitch * centre[0], columns - pitch * centre[1])
+def _distance(places, centre):
+    """From the pixel ``centre`` to every pixel, in mm; ``places`` are those of rows and of columns."""
+    pitch = np.float32(FIELD_MM / len(places))
+    return np.hypot((places - pitch * centre[0])[:, None], places - pitch * centre[1])
 
 
 def _profile(rng, kind, radius, centre, size):

@@ -12,6 +12,10 @@ FIELD_MM = 224.0  # height and width of the image
 _SPICULE_BRIGHTNESS = 0.85  # of the mass
 _SPICULE_HALF_WIDTH = (0.35, 1.3)  # at the tip and at the root
 _ROOT = 0.7  # spicules begin inside the mass, at this fraction of its radius
+_TURN = np.linspace(-np.pi, np.pi, 361)
+_COARSE_PITCH = 2.0  # coarser than most images: precise enough for an energy, and quick
+_REACH = np.arange(-56, 56.1, _COARSE_PITCH, dtype=np.float32)
+_COARSE_GRID = np.hypot(_REACH[:, None], _REACH), np.arctan2(_REACH[:, None], _REACH)  # distances and angles
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ def mass_profiles(shape: MassShape, centre: tuple[int, int], size: int) -> Profi
     """The mass on an image of ``size`` pixels, its centre at the pixel ``centre``."""
     reach = shape.radius * (1 + shape.lengths.max(initial=0.8)) + 6
     patch, down, right = patch_around(centre, size, reach)
-    core, spicules = _mass_parts(shape, down, right, FIELD_MM / size)
+    core, spicules = _mass_parts(shape, np.hypot(down, right), np.arctan2(down, right), FIELD_MM / size)
     profiles = no_lesion(size)
     added, body, rays = profiles.added, np.zeros((size, size), bool), np.zeros((size, size), bool)
     added[patch] = _mass(core, spicules)
@@ -148,11 +152,8 @@ def cluster_profiles(cluster: Cluster, centre: tuple[int, int], size: int) -> Pr
 
 def _with_energy(shape, energy):
     """The shape scaled until the sum of its squared profile, in square millimetres, is ``energy``."""
-    pitch = 2.0  # coarser than most images: precise enough, and quick
-    reach = np.arange(-56, 56.1, pitch, dtype=np.float32)
-    down, right = np.meshgrid(reach, reach, indexing="ij")
     for _ in range(3):
-        found = np.sum(_mass(*_mass_parts(shape, down, right, pitch)) ** 2) * pitch**2
+        found = np.sum(_mass(*_mass_parts(shape, *_COARSE_GRID, _COARSE_PITCH)) ** 2) * _COARSE_PITCH**2
         shape = replace(shape, radius=shape.radius * float(np.sqrt(energy / found)))
     return shape
 
@@ -161,13 +162,11 @@ def _mass(core, spicules):
     return np.maximum(core, _SPICULE_BRIGHTNESS * spicules)
 
 
-def _mass_parts(shape, down, right, pitch):
-    """Profiles of core and spicules at offsets from the centre, on a grid of ``pitch`` millimetres."""
-    distance, angle = np.hypot(down, right), np.arctan2(down, right)
-    turn = np.linspace(-np.pi, np.pi, 361)
-    waves = np.cos(shape.orders[:, None] * turn + shape.phases[:, None])
+def _mass_parts(shape, distance, angle, pitch):
+    """Profiles of core and spicules at distances and angles from the centre, on a grid of ``pitch`` millimetres."""
+    waves = np.cos(shape.orders[:, None] * _TURN + shape.phases[:, None])
     border = shape.radius * (1 + shape.amplitudes @ waves)
-    core = step(np.interp(angle, turn, border).astype(np.float32) - distance, max(1.8 * shape.margin, 0.7 * pitch))
+    core = step(np.interp(angle, _TURN, border).astype(np.float32) - distance, max(1.8 * shape.margin, 0.7 * pitch))
     spicules = np.zeros_like(core)
     if len(shape.angles):
         near = (distance > _ROOT * shape.radius) & (distance < shape.radius * (1 + shape.lengths.max()))
