@@ -56,10 +56,10 @@ HERE = Path(__file__).parent
 MODELS = ("efficientnet_lite0", "efficientnet_b0", "vit_b32")
 PARTS = ("methods", "growth", "grid", "first")
 FIRST_AIM = (
-    "Seconds of the first map of one image in a new process whose model is built, TensorFlow's own first call among "
-    "them. The aim for a method of one pass: at most 0.8 on EfficientNet-Lite0, 3 on B5, 1.5 on ViT-B/32. Empty: not "
-    "measured."
+    "Seconds of the first map of one image in a new process whose model is built: the import of the methods and "
+    "TensorFlow's own first call are among them, some 0.1 and 0.2 s. Empty: not measured."
 )
+FIRST_AIMS = {"efficientnet_lite0": 0.8, "efficientnet_b5": 3.0, "vit_b32": 1.5}  # seconds, for a method of one pass
 COUNTED = (
     "What the floor does not count, and cannot be saved.\n\n"
     "- LRP, CLRP, SGLRP: the z+ rule of a convolution takes the convolution, the sum of its positive "
@@ -112,6 +112,9 @@ PARAMETERS = {
     "hsic": {"n_masks": 200},
     "kernel_shap": {"n_coalitions": 200},
 }
+REPEAT = set(PARAMETERS) | {
+    *("integrated_gradients_bw", "integrated_grad_cam", "faster_score_cam", "ablation_cam", "xrai", "mda")
+}  # what takes many passes
 # (method, number of images, parameters), one thing growing in each group.
 GROWTH = (
     [("grad_cam", n, {}) for n in (1, 8, 32, 64)]
@@ -436,7 +439,7 @@ def report(rows: Rows, complete: bool) -> str:
         first = found[found.part == "first"]
         shown = first.assign(shown=[f"{x:.2f}" if x == x else "refused" for x in first.seconds])
         table = shown.pivot(index="method", columns="model", values="shown").reindex(first.method.unique()).fillna("")
-        parts += ["## The first map", FIRST_AIM, as_markdown(table.reset_index())]
+        parts += ["## The first map", FIRST_AIM, _late(first), as_markdown(table.reset_index())]
     if (found.part == "growth").any():
         growth = found[found.part == "growth"]
         shown = growth[["model", "method", "images", "parameters", "seconds"]].copy()
@@ -483,6 +486,21 @@ def _misses(found: pd.DataFrame) -> str:
             f"{(ratio <= aim).sum()} of {len(rows)} rows. Missed by: {', '.join(missed) or 'none'}."
         )
     return "\n\n".join(said)
+
+
+def _late(first: pd.DataFrame) -> str:
+    """Which methods of one pass miss `FIRST_AIMS`."""
+    rows = first[~first.method.isin(REPEAT) & first.model.isin(list(FIRST_AIMS))].dropna(subset=["seconds"])
+    late = rows[rows.seconds.round(2) > rows.model.map(FIRST_AIMS)]
+    missed = (
+        f"{model} ({', '.join(f'{r.method} {r.seconds:.2f}' for r in of_model.itertuples())})"
+        for model, of_model in late.groupby("model", sort=False)
+    )
+    aims = ", ".join(f"{aim:g} on {model}" for model, aim in FIRST_AIMS.items())
+    return (
+        f"The aim for methods of one pass, {aims}, is met in {len(rows) - len(late)} of {len(rows)} rows. "
+        f"Missed on: {'; '.join(missed) or 'none'}."
+    )
 
 
 def _by_method(found: pd.DataFrame) -> pd.DataFrame:

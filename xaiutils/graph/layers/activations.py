@@ -112,14 +112,18 @@ def applied_activation(graph: FlatGraph, step: Step) -> Callable[[Any], Any] | N
 
 def is_elementwise(function: Callable[[Any], Any], shape: Sequence[int | None]) -> bool:
     """Whether a function treats each value of tensors ``(n, *shape)`` alone."""
-    is_layer = layer_type(function).kind == ACTIVATION and not isinstance(function, layers.Activation)
-    if is_layer or _is_one_of(function, _ELEMENTWISE):
+    if _is_activation_layer(function) or _is_one_of(function, _ELEMENTWISE):
         return True  # PReLU too, with slopes of its own for each place
     sizes = [n or 4 for n in shape]
     try:
         return treats_each_alone(lambda x: numbers(lambda: function(tf.constant(x, tf.float32))), sizes)
     except (TypeError, ValueError, tf.errors.OpError):
         return False
+
+
+def _is_activation_layer(function: Any) -> bool:
+    """Whether it is one of Keras' layers that are an elementwise function of their own: ReLU, PReLU, LeakyReLU, ..."""
+    return layer_type(function).kind == ACTIVATION and not isinstance(function, layers.Activation)
 
 
 def _is_one_of(function: Any, known: set[Any]) -> bool:
@@ -138,12 +142,16 @@ def values_at(function: Callable[[Any], Any], x: np.ndarray, shape: Sequence[int
 
 
 def _known_once(ask: Callable[..., Any]) -> Callable[..., Any]:
-    """``ask(function, shape)``, once for each of Keras' own elementwise functions, whose values know no shape."""
+    """``ask(function, shape)``, once for each of Keras' own elementwise functions, and in a small shape for its layers
+    without weights: their values know no shape, and a whole image's takes long."""
     known = functools.cache(lambda function: ask(function, (8,)))
 
     @functools.wraps(ask)
     def asked(function: Callable[[Any], Any], shape: Sequence[int | None] = (8,)) -> Any:
-        return known(function) if _is_one_of(function, _ELEMENTWISE) else ask(function, shape)
+        if _is_one_of(function, _ELEMENTWISE):
+            return known(function)
+        knows_no_shape = _is_activation_layer(function) and not getattr(function, "weights", None)
+        return ask(function, (8,) if knows_no_shape else shape)
 
     return asked
 
