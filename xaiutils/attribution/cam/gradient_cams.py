@@ -28,8 +28,8 @@ def grad_cam_plus_plus_weights(A: tf.Tensor, g: tf.Tensor) -> tf.Tensor:
     With Y = exp(S) the second and third derivatives of eq. 19 reduce to alpha = g^2 / (2 g^2 + sum_ab A_ab g^3), 0
     where g = 0; g^2 cancels, and the common factor exp(S) of all weights is left out.
     """
-    alpha = tf.math.divide_no_nan(1.0, 2 + tf.reduce_sum(A, axis=(1, 2), keepdims=True) * g)
-    return tf.reduce_sum(tf.where(g != 0, alpha, 0.0) * tf.nn.relu(g), axis=(1, 2), keepdims=True)
+    sizes = 2 + tf.reduce_sum(A, axis=(1, 2), keepdims=True) * g
+    return tf.reduce_sum(tf.math.divide_no_nan(tf.nn.relu(g), sizes), axis=(1, 2), keepdims=True)
 
 
 def xgrad_cam_weights(A: tf.Tensor, g: tf.Tensor, epsilon: float = 1e-6) -> tf.Tensor:

@@ -72,7 +72,7 @@ def _as_is(scale: Any) -> Any:
 def dense(layer: Any) -> Parts:
     """``keras.layers.Dense``."""
 
-    return [lambda: Linear(ops.matmul, tf.cast(layer.kernel, tf.float32), _bias(layer), _as_is, sums=True)]
+    return [lambda: Linear(ops.matmul, tf.cast(layer.kernel, tf.float32), _bias(layer), _as_is)]
 
 
 def einsum_dense(layer: Any) -> Parts:
