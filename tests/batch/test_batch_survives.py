@@ -56,7 +56,12 @@ def begin(folder, report=True):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     call = [sys.executable, *(["-m", "xaiutils.batch"] if report else ["-c", NO_REPORT]), *arguments(folder)]
     with (folder / "out.txt").open("w") as out:
-        return subprocess.Popen(call, stdout=out, stderr=out, env=environment)
+        return subprocess.Popen(call, stdout=out, stderr=out, env=environment, preexec_fn=hear_hangups)
+
+
+def hear_hangups():
+    """The tests may run under nohup; what is ignored there would be ignored by the batch too."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def wait_for(condition, seconds=240):

@@ -154,8 +154,8 @@ def assert_as_in_torch(space):
 
 
 def test_the_parameter_file_is_read(tmp_path, monkeypatch):
+    from xaiutils.workbook.assignments import read_arguments
     from xaiutils.workbook.own_models import by_name
-    from xaiutils.workbook.run_all import read_arguments
 
     monkeypatch.chdir(tmp_path)
     small().save("mine.keras")

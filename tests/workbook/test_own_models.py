@@ -10,9 +10,10 @@ from PIL import Image
 import xaiutils as xai
 from xaiutils import workbook
 from xaiutils.backend import keras
+from xaiutils.workbook.assignments import read_arguments
 from xaiutils.workbook.own_models import by_name, file_digest, own_model
 from xaiutils.workbook.parameters import check
-from xaiutils.workbook.run_all import NOTEBOOKS, check_data, notebooks, prepare, read_arguments, run_notebooks
+from xaiutils.workbook.run_all import NOTEBOOKS, check_data, notebooks, prepare, run_notebooks
 from xaiutils.workbook.take_own import sample_of
 
 STEPS = notebooks(NOTEBOOKS)

@@ -18,6 +18,7 @@ from PIL import Image
 from trees import make_cbis, make_inbreast
 
 from xaiutils.datasets import DATASETS
+from xaiutils.workbook.assignments import read_arguments
 from xaiutils.workbook.execute import NotebookError, execute
 from xaiutils.workbook.html_report import write_report
 from xaiutils.workbook.parameters import PARAMETERS
@@ -28,7 +29,6 @@ from xaiutils.workbook.run_all import (
     main,
     notebooks,
     prepare,
-    read_arguments,
     run_notebooks,
 )
 

@@ -3,7 +3,6 @@
 Here are the tables and figures that its cells ask for, and `write_report`, which makes the pages.
 """
 
-import base64
 import json
 import zipfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -34,7 +33,7 @@ from xaiutils.transforms import TRANSFORMS
 from xaiutils.workbook import read_maps
 from xaiutils.workbook.execute import execute
 from xaiutils.workbook.html_report import in_words
-from xaiutils.workbook.page_pictures import MIME, for_screen
+from xaiutils.workbook.page_pictures import as_url, for_screen
 from xaiutils.workbook.saved_tables import read_saved_table
 
 NOTEBOOK = Path(__file__).with_name("report.ipynb")
@@ -142,8 +141,7 @@ def show_figures(batch: "Batch", figures: Sequence[FigureFile]) -> Shown:
     for number, figure in enumerate(figures):
         link = source = quote(figure.file)
         if number < _FIGURES_EMBEDDED:
-            data = base64.b64encode(for_screen(batch.folder / figure.file)).decode("ascii")
-            source = f"data:{MIME};base64,{data}"
+            source = as_url(for_screen(batch.folder / figure.file))
         values = {**figure.point, "method": " ".join(figure.methods)}
         belongs = " ".join(f'data-{axis}="{html(values.get(axis, ""))}"' for axis in FILTERED)
         caption = html(figure.caption)

@@ -1,6 +1,5 @@
 """One HTML page that shows a run: figures, tables, parameters and versions. It opens offline, from any place."""
 
-import base64
 import json
 from collections.abc import Mapping
 from concurrent.futures import Future
@@ -19,7 +18,7 @@ from xaiutils.files import inside, write_text
 from xaiutils.templates import render
 from xaiutils.text import one_line
 from xaiutils.workbook.first_screen import first_screen, sources
-from xaiutils.workbook.page_pictures import MIME, PagePicture, for_screen, read_pictures, within_budget
+from xaiutils.workbook.page_pictures import PagePicture, as_url, for_screen, read_pictures, within_budget
 from xaiutils.workbook.saved_tables import read_saved_table
 
 _ROWS_SHOWN = 60
@@ -186,7 +185,7 @@ def _put_pictures(items: list[dict[str, Any]], pictures: _Pictures) -> None:
             first.setdefault(digest, item)
     data = within_budget({item["file"]: pictures[item["file"]].result() for item in first.values()})
     for item in first.values():
-        item |= {"mime": MIME, "data": base64.b64encode(data[item["file"]]).decode("ascii")}
+        item["data"] = as_url(data[item["file"]])
 
 
 def _thumbnail(items: list[dict[str, Any]], folder: Path) -> dict[str, Any] | None:
@@ -195,7 +194,7 @@ def _thumbnail(items: list[dict[str, Any]], folder: Path) -> dict[str, Any] | No
     chosen = next((item for item in figures if Path(item["file"]).name.startswith("grid_")), None)
     if chosen is None:
         return None
-    return chosen | {"data": base64.b64encode(for_screen(folder / chosen["file"], _THUMBNAIL)).decode("ascii")}
+    return chosen | {"data": as_url(for_screen(folder / chosen["file"], _THUMBNAIL))}
 
 
 def _cells(table: pd.DataFrame) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Figures as an HTML page embeds them: WebP pictures, read and made in threads (Pillow works outside Python's lock)."""
 
+import base64
 import hashlib
 import io
 import os
@@ -12,7 +13,6 @@ from PIL import Image
 
 from xaiutils.workbook.picture import FIGURE_DPI
 
-MIME = "image/webp"
 _WIDTHS = (1600, 1200, 900, 640, 400)  # those that take more than their share get the next one
 _MOST_BYTES = 3_000_000  # of all pictures; in base64 a third more
 _CSS_DPI = 96
@@ -66,6 +66,11 @@ def for_screen(path: Path, width: int = _WIDTHS[0]) -> bytes:
     """WebP of a figure, at most ``width`` pixels wide."""
     with Image.open(path) as picture:
         return _small(picture, width)
+
+
+def as_url(webp: bytes) -> str:
+    """A picture as a ``data:`` URL."""
+    return f"data:image/webp;base64,{base64.b64encode(webp).decode('ascii')}"
 
 
 def _small(picture: Image.Image, width: int) -> bytes:

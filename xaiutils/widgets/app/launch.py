@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from xaiutils.workbook import Run
+from xaiutils.workbook.assignments import read_arguments
 from xaiutils.workbook.own_models import KEPT, kept_names
 from xaiutils.workbook.parameters import PARAMETERS
 from xaiutils.workbook.run import SETTLED
-from xaiutils.workbook.run_all import NOTEBOOKS, check_data, notebooks, prepare, read_arguments, runs_folder
+from xaiutils.workbook.run_all import NOTEBOOKS, check_data, notebooks, prepare, runs_folder
 
 FOLDER = Path(__file__).resolve().parent  # of the server, the notebook and the page's template
 PORT = 8866
