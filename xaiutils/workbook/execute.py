@@ -67,6 +67,8 @@ def execute(
                 stderr_file=out,
                 execution_timeout=cell_seconds,
                 config=private_kernel(sockets),
+                # Jupyter interrupts a kernel before it ends it, and the kernel calls that an error where it was busy.
+                extra_arguments=["--Application.log_level=CRITICAL"],
             )
         except papermill.PapermillExecutionError as error:
             part.replace(failed)
