@@ -60,15 +60,12 @@ def execute(
                 literal(part),
                 parameters=dict(parameters),
                 resources={"metadata": {"path": str(step.parent)}},  # papermill's cwd would be that of all threads
-                kernel_name="python3",
                 progress_bar=False,
                 engine_name=_engine(tell) if tell else None,
                 stdout_file=out,
                 stderr_file=out,
                 execution_timeout=cell_seconds,
-                config=private_kernel(sockets),
-                # Jupyter interrupts a kernel before it ends it, and the kernel calls that an error where it was busy.
-                extra_arguments=["--Application.log_level=CRITICAL"],
+                **_kernel(sockets),
             )
         except papermill.PapermillExecutionError as error:
             part.replace(failed)
@@ -128,6 +125,13 @@ def _engine(tell: Callable[[int, int, str], None]) -> str:
 def literal(path: Path) -> str:
     """A path as papermill takes it, which would put parameters in the place of {braces}."""
     return str(path).replace("{", "{{").replace("}", "}}")
+
+
+def _kernel(folder: str) -> dict[str, Any]:
+    """How papermill starts the kernel. Jupyter interrupts it before it ends it, which the kernel calls an error where
+    it was busy: a run's lines do not show that."""
+    quiet = ["--Application.log_level=CRITICAL"]
+    return {"kernel_name": "python3", "config": private_kernel(folder), "extra_arguments": quiet}
 
 
 def private_kernel(folder: str) -> Any:
