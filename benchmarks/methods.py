@@ -57,7 +57,7 @@ MODELS = ("efficientnet_lite0", "efficientnet_b0", "vit_b32")
 PARTS = ("methods", "growth", "grid", "first")
 FIRST_AIM = (
     "Seconds of the first map of one image in a new process whose model is built: the import of the methods and "
-    "TensorFlow's own first call are among them, some 0.1 and 0.2 s. Empty: not measured."
+    "TensorFlow's own first call are among them, some 0.1 s each. Empty: not measured."
 )
 FIRST_AIMS = {"efficientnet_lite0": 0.8, "efficientnet_b5": 3.0, "vit_b32": 1.5}  # seconds, for a method of one pass
 COUNTED = (

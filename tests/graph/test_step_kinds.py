@@ -13,6 +13,7 @@ from xaiutils.attribution.relevance.linear_rules import Settings
 from xaiutils.attribution.relevance.lrp import logit_seed, relevance
 from xaiutils.attribution.relevance.propagation import Propagation
 from xaiutils.backend import keras, tf
+from xaiutils.graph.layers.activations import is_nonnegative, keeps_scale, rectifier
 from xaiutils.graph.layers.step_kinds import kind_of, kinds, norm_of
 from xaiutils.graph.layers.table import ACTIVATION, AFFINE, LAYER_NORM, SOFTMAX
 
@@ -267,3 +268,28 @@ def test_quantised_layers_are_refused_by_name_where_they_are_taken_apart(small):
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
         assert xai.explain(model, small, 1, "occlusion", patch_size=4, stride=4).shape == (3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("layer", "name", "nonnegative", "scales"),
+    [
+        (layers.ReLU(), "relu", True, True),
+        (layers.ReLU(max_value=6), "relu", True, False),
+        (layers.ReLU(negative_slope=0.1), "smooth", False, True),
+        (layers.ReLU(threshold=1), "smooth", True, False),
+        (layers.LeakyReLU(), "smooth", False, True),
+        (layers.ELU(), "smooth", False, False),
+        (layers.PReLU(), "smooth", False, True),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, layers.Layer) else None,
+)
+def test_what_an_activation_layer_is_does_not_depend_on_the_shape_that_it_is_asked_in(layer, name, nonnegative, scales):
+    shape = (4, 5, 3)
+    layer.build((None, *shape))
+    hidden = lambda x: layer(x)  # noqa: E731 - an unknown function, asked in the whole shape
+    assert is_nonnegative(layer, shape) == nonnegative
+    assert keeps_scale(layer, shape) == keeps_scale(hidden, shape) == scales
+    assert rectifier(layer, shape) == name
+    if not layer.weights:
+        assert rectifier(hidden, shape) == name
+        assert is_nonnegative(hidden, shape) == nonnegative

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from xaiutils.workbook.html_report import write_report
+from xaiutils.workbook.page_pictures import for_screen, read_pictures, within_budget
 
 HOSTILE = "<script>alert(1)</script>\"'&$x_{$|`"
 
@@ -133,3 +134,17 @@ def test_the_first_screen_says_which_method_finds_the_evidence(folder):
     assert "net (30 images, maps read by their magnitude): Grad-CAM has the best IoU, 0.7" in first
     assert "the best control, brightness, has 0.4" in first
     assert "2 of 2 methods beat a random map by some metric; every control is beaten by Grad-CAM (IoU)." in first
+
+
+def test_large_pictures_are_made_narrower_until_all_fit(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in "abc":
+        Image.fromarray(rng.integers(0, 256, (1000, 1600, 3), np.uint8)).save(tmp_path / f"{name}.png", dpi=(300, 300))
+    Image.new("RGB", (1600, 300), "white").save(tmp_path / "plain.png")
+    read = {name: found.result() for name, found in read_pictures({p.stem: p for p in tmp_path.iterdir()}).items()}
+    assert (read["a"].width, read["a"].height) == (512, 320)  # 1600 x 1000 pixels of 1/300 inch, in those of 1/96
+    assert sum(len(one.data) for one in read.values()) > 3_000_000
+    data = within_budget(read)
+    assert sum(map(len, data.values())) <= 3_000_000
+    assert data["plain"] == read["plain"].data, "it took no more than its share"
+    assert data["a"] in [for_screen(tmp_path / "a.png", width) for width in (1200, 900, 640, 400)]

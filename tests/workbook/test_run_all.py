@@ -209,9 +209,8 @@ def test_notebooks_that_run_at_once_share_the_cores(tmp_path, monkeypatch):
     def execute(step, *_, tell):
         told[step.stem[:2]] = [os.environ.get(name) for name in names]
 
-    for name, value in ((names[0], ""), (names[1], "3")):
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv(names[0])
+    monkeypatch.delenv(names[0], raising=False)
+    monkeypatch.setenv(names[1], "3")
     monkeypatch.setattr("xaiutils.workbook.run_all.execute", execute)
     monkeypatch.setattr("xaiutils.workbook.run_all._at_once", lambda: 2)
     monkeypatch.setattr("xaiutils.workbook.run_all.os.cpu_count", lambda: 16)
